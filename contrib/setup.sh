@@ -1,0 +1,118 @@
+# shellcheck shell=sh
+# SPDX-License-Identifier: MIT
+#
+# Sourced by contrib/quickstart and tests/run: which packages they need, and how a source tree
+# is made ready to be built. The functions speak on stderr and return 0 or 1.
+
+# An ordinary user's PATH often lacks the place of mkfs.ext4, debugfs, losetup and blkid.
+PATH=$PATH:/usr/sbin:/sbin
+
+# group, Debian package, and what shows that it is there, from wherever it came.
+SETUP_PACKAGES='
+build   gcc             command cc
+build   libc6-dev       file    /usr/include/stdlib.h
+build   make            command make
+build   autoconf        command autoreconf
+build   automake        command automake
+build   pkg-config      command pkg-config
+build   libfuse3-dev    module  fuse3
+build   zlib1g-dev      module  zlib
+build   libzstd-dev     module  libzstd
+build   libdeflate-dev  module  libdeflate
+build   libjansson-dev  module  jansson
+mount   fuse3           command fusermount3
+look    e2fsprogs       command debugfs
+look    fdisk           command sfdisk
+look    mount           command losetup
+look    util-linux      command blkid
+example qemu-utils      command qemu-img
+tests   check           module  check
+tests   python3         command python3
+tests   xz-utils        command xz
+lint    clang-format    command clang-format
+lint    mandoc          command mandoc
+lint    shellcheck      command shellcheck
+'
+
+# setup_has KIND NAME
+setup_has() {
+    case $1 in
+    command) command -v "$2" >/dev/null 2>&1 ;;
+    module) pkg-config --exists "$2" 2>/dev/null ;;
+    file) [ -e "$2" ] ;;
+    esac
+}
+
+# setup_missing GROUP...: the packages of these groups that are not there, on one line.
+setup_missing() {
+    echo "$SETUP_PACKAGES" | while read -r group package kind name; do
+        case " $* " in
+        *" $group "*) setup_has "$kind" "$name" || printf '%s ' "$package" ;;
+        esac
+    done | sed 's/ $//'
+}
+
+# setup_require GROUP...: returns 0 when everything is there; root on Debian gets it installed.
+setup_require() {
+    setup_wanted=$(setup_missing "$@")
+    [ -n "$setup_wanted" ] || return 0
+    if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+        echo "Missing: $setup_wanted. Install with: sudo apt-get install $setup_wanted" >&2
+        return 1
+    fi
+    echo "Installing $setup_wanted" >&2
+    # The list is to be split into words.
+    # shellcheck disable=SC2086
+    { apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q -y \
+        install --no-install-recommends $setup_wanted; } </dev/null >&2 || return 1
+    setup_wanted=$(setup_missing "$@")
+    [ -z "$setup_wanted" ] || {
+        echo "Still missing after the installation: $setup_wanted" >&2
+        return 1
+    }
+}
+
+# setup_in_place TOP DIRECTORY...: whether these directories can be built in, under TOP. They
+# cannot where the tree is not ours to write, or was configured itself (automake's VPATH builds
+# need a source tree without objects of its own).
+setup_in_place() {
+    [ -w "$1" ] && [ ! -e "$1/config.status" ] || return 1
+    cd "$1" || return 1
+    shift
+    for setup_dir; do
+        [ ! -e "$setup_dir" ] || [ -w "$setup_dir" ] || return 1
+    done
+}
+
+# setup_copy TOP COPY: copies the sources, and nothing that was made from them.
+setup_copy() {
+    mkdir -p "$2" || return 1
+    tar -C "$1" --exclude=./.git --exclude='./build*' --exclude='./qcow2fs-[0-9]*' \
+        --exclude=./autom4te.cache --exclude=./configure --exclude=./config.status \
+        --exclude=./config.h --exclude='./stamp-h*' --exclude=./Makefile \
+        --exclude=./src/qcow2fs --exclude=./tests/tmp --exclude='*.[oa]' --exclude=.deps \
+        --exclude=.dirstamp --exclude='*.log' --exclude='*.trs' -cf - . |
+        tar -C "$2" --no-same-owner -xf - || return 1
+    chmod -R u+w "$2" || return 1
+    find "$2/tests/unit" -name 'test-*' ! -name '*.c' -exec rm -f {} +
+}
+
+# setup_generate TOP: makes or renews ./configure.
+setup_generate() {
+    if [ ! -e "$1/configure" ] || [ ! -e "$1/Makefile.in" ] ||
+        [ -n "$(find "$1/configure.ac" "$1/Makefile.am" -newer "$1/configure")" ]; then
+        "$1/autogen.sh" >&2
+    fi
+}
+
+# setup_configure TOP DIRECTORY OPTION...: configures DIRECTORY, anew where it has other options.
+setup_configure() (
+    top=$1
+    directory=$2
+    shift 2
+    [ ! -e "$directory/config.status" ] || [ ! -e "$directory/setup-options" ] ||
+        [ "$(cat "$directory/setup-options")" != "$*" ] || exit 0
+    rm -rf "$directory"
+    mkdir -p "$directory" && cd "$directory" && "$top/configure" "$@" &&
+        echo "$*" >setup-options
+)

@@ -1,0 +1,516 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * An entry is in one of these states, all changes under its shard's mutex:
+ *
+ *     FILLING  in the table, pinned by the thread that fills it and by those
+ *              that wait for it; `data` is the filler's alone
+ *     READY    in the table; pinned, or else in the LRU list
+ *     FAILED   in no table and no list; the last of those that waited frees it
+ *
+ * The LRU list holds the unpinned entries alone, in the order in which they
+ * were unpinned: what to evict next is its tail, and what was not used since
+ * some moment is a run of entries at its tail.
+ */
+#include "config.h"
+
+#include "cache/pool.h"
+
+#include "cache/slab.h"
+#include "util/checked.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#define SHARD_BITS        4
+#define SHARDS            (1U << SHARD_BITS)
+#define FIRST_BUCKETS     ((size_t)16) /* of a shard, at least */
+#define FIRST_BUCKETS_MAX ((size_t)512)
+#define CPU_CACHE_LINE    64
+
+enum block_state {
+    BLOCK_FILLING,
+    BLOCK_READY,
+    BLOCK_FAILED,
+};
+
+struct block {
+    struct cache_entry entry;    /* what users see; must be first */
+    struct slab_block memory;    /* where entry.data comes from */
+    struct block *next;          /* in its bucket; then in a list of blocks to free */
+    struct block *newer, *older; /* in the LRU list */
+    uint64_t epoch;              /* the pool's when it was last unpinned */
+    unsigned pins;
+    enum block_state state;
+    int error; /* FAILED: what `fill` returned */
+};
+
+struct shard {
+    _Alignas(CPU_CACHE_LINE) pthread_mutex_t mutex; /* guards all of the shard; a leaf */
+    pthread_cond_t filled;                          /* some block of the shard is FILLING no more */
+    struct block **buckets;                         /* NULL while the shard was never used */
+    size_t bucket_count;                            /* a power of two */
+    struct block *newest, *oldest;
+    uint64_t entries;
+    uint64_t hits, misses, evictions;
+};
+
+struct cache_pool {
+    /* Read by every hit. */
+    uint64_t budget;
+    size_t first_buckets;       /* of a shard */
+    atomic_uint_fast64_t epoch; /* counts the calls of cache_pool_clean() */
+    /* Written by every miss. */
+    _Alignas(CPU_CACHE_LINE) atomic_uint_fast64_t bytes;
+    struct slab_allocator slabs;
+    struct shard shards[SHARDS];
+};
+
+/* Every bit of the key moves about half of the result's: neighbours go to different shards. */
+static uint64_t key_hash(struct cache_key key)
+{
+    uint64_t hash = key.host_offset ^ (key.owner * UINT64_C(0x9e3779b97f4a7c15));
+
+    hash = (hash ^ (hash >> 33)) * UINT64_C(0xff51afd7ed558ccd);
+    hash = (hash ^ (hash >> 33)) * UINT64_C(0xc4ceb9fe1a85ec53);
+    return hash ^ (hash >> 33);
+}
+
+static unsigned shard_index(uint64_t hash)
+{
+    return (unsigned)(hash >> (64 - SHARD_BITS));
+}
+
+static struct shard *shard_of(struct cache_pool *pool, uint64_t hash)
+{
+    return &pool->shards[shard_index(hash)];
+}
+
+/* --- The table ---------------------------------------------------------------- */
+
+static struct block **bucket_of(const struct shard *shard, uint64_t hash)
+{
+    return &shard->buckets[hash & (shard->bucket_count - 1)];
+}
+
+static bool same_key(struct cache_key a, struct cache_key b)
+{
+    return a.host_offset == b.host_offset && a.owner == b.owner;
+}
+
+static struct block *table_find(const struct shard *shard, uint64_t hash, struct cache_key key)
+{
+    struct block *block = shard->buckets != NULL ? *bucket_of(shard, hash) : NULL;
+
+    while (block != NULL && !same_key(block->entry.key, key)) {
+        block = block->next;
+    }
+    return block;
+}
+
+/* Moves the entries over to `count` buckets. On failure all stays as it was. */
+static int table_resize(struct shard *shard, size_t count)
+{
+    struct block **old = shard->buckets;
+    size_t old_count = old != NULL ? shard->bucket_count : 0;
+    struct block **buckets = calloc(count, sizeof(struct block *));
+
+    if (buckets == NULL) {
+        return -ENOMEM;
+    }
+    shard->buckets = buckets;
+    shard->bucket_count = count;
+    for (size_t i = 0; i < old_count; i++) {
+        while (old[i] != NULL) {
+            struct block *block = old[i];
+            struct block **bucket = bucket_of(shard, key_hash(block->entry.key));
+
+            old[i] = block->next;
+            block->next = *bucket;
+            *bucket = block;
+        }
+    }
+    free(old);
+    return 0;
+}
+
+static int table_insert(struct cache_pool *pool, struct shard *shard, uint64_t hash,
+                        struct block *block)
+{
+    struct block **bucket;
+
+    if (shard->buckets == NULL) {
+        if (table_resize(shard, pool->first_buckets) != 0) {
+            return -ENOMEM;
+        }
+    } else if (shard->entries >= shard->bucket_count) {
+        /* Where there is no memory for it, longer chains have to do. */
+        (void)table_resize(shard, 2 * shard->bucket_count);
+    }
+    bucket = bucket_of(shard, hash);
+    block->next = *bucket;
+    *bucket = block;
+    shard->entries++;
+    return 0;
+}
+
+static void table_remove(struct shard *shard, struct block *block)
+{
+    struct block **link = bucket_of(shard, key_hash(block->entry.key));
+
+    while (*link != block) {
+        link = &(*link)->next;
+    }
+    *link = block->next;
+    block->next = NULL;
+    shard->entries--;
+}
+
+/* --- The LRU list -------------------------------------------------------------- */
+
+static void lru_insert(struct shard *shard, struct block *block)
+{
+    block->newer = NULL;
+    block->older = shard->newest;
+    if (shard->newest != NULL) {
+        shard->newest->newer = block;
+    } else {
+        shard->oldest = block;
+    }
+    shard->newest = block;
+}
+
+static void lru_remove(struct shard *shard, struct block *block)
+{
+    if (block->newer != NULL) {
+        block->newer->older = block->older;
+    } else {
+        shard->newest = block->older;
+    }
+    if (block->older != NULL) {
+        block->older->newer = block->newer;
+    } else {
+        shard->oldest = block->newer;
+    }
+}
+
+/* --- Eviction -------------------------------------------------------------------- */
+
+/* Gives the memory back; the block is in no table and no list. Under no lock. */
+static void block_free(struct cache_pool *pool, struct block *block)
+{
+    slab_free(&pool->slabs, &block->memory);
+    free(block);
+}
+
+/* Takes the oldest unpinned block out of the shard, whose mutex is held. NULL: there is none. */
+static struct block *shard_take_oldest(struct cache_pool *pool, struct shard *shard)
+{
+    struct block *block = shard->oldest;
+
+    if (block != NULL) {
+        lru_remove(shard, block);
+        table_remove(shard, block);
+        atomic_fetch_sub_explicit(&pool->bytes, block->entry.size, memory_order_relaxed);
+    }
+    return block;
+}
+
+static bool over_budget(struct cache_pool *pool)
+{
+    return atomic_load_explicit(&pool->bytes, memory_order_relaxed) > pool->budget;
+}
+
+/*
+ * Evicts until the pool is within its budget, or nothing is left to evict,
+ * first in the shard `first`, then in those behind it. No mutex is held on
+ * entry, and one at a time inside.
+ */
+static void evict(struct cache_pool *pool, unsigned first)
+{
+    for (unsigned i = 0; i < SHARDS; i++) {
+        struct shard *shard = &pool->shards[(first + i) % SHARDS];
+        struct block *block;
+
+        do {
+            block = NULL;
+            pthread_mutex_lock(&shard->mutex);
+            if (over_budget(pool)) {
+                block = shard_take_oldest(pool, shard);
+                shard->evictions += block != NULL;
+            }
+            pthread_mutex_unlock(&shard->mutex);
+            if (block != NULL) {
+                block_free(pool, block);
+            }
+        } while (block != NULL);
+        if (!over_budget(pool)) {
+            return;
+        }
+    }
+}
+
+/* --- Life of a pool ------------------------------------------------------------- */
+
+static size_t first_buckets(uint64_t budget, size_t typical_size)
+{
+    uint64_t entries = budget / max_u64(typical_size, 1) / SHARDS;
+    size_t buckets = FIRST_BUCKETS;
+
+    while (buckets < entries && buckets < FIRST_BUCKETS_MAX) {
+        buckets *= 2;
+    }
+    return buckets;
+}
+
+int cache_pool_create(uint64_t budget, size_t typical_size, struct cache_pool **pool)
+{
+    struct cache_pool *created = aligned_alloc(CPU_CACHE_LINE, sizeof(*created));
+
+    if (created == NULL) {
+        return -ENOMEM;
+    }
+    *created = (struct cache_pool){
+        .budget = budget,
+        .first_buckets = first_buckets(budget, typical_size),
+    };
+    slab_allocator_init(&created->slabs);
+    for (unsigned i = 0; i < SHARDS; i++) {
+        pthread_mutex_init(&created->shards[i].mutex, NULL);
+        pthread_cond_init(&created->shards[i].filled, NULL);
+    }
+    *pool = created;
+    return 0;
+}
+
+static void shard_release(struct cache_pool *pool, struct shard *shard)
+{
+    struct block *block;
+
+    while ((block = shard_take_oldest(pool, shard)) != NULL) {
+        block_free(pool, block);
+    }
+    free(shard->buckets);
+    pthread_cond_destroy(&shard->filled);
+    pthread_mutex_destroy(&shard->mutex);
+}
+
+void cache_pool_destroy(struct cache_pool *pool)
+{
+    if (pool == NULL) {
+        return;
+    }
+    for (unsigned i = 0; i < SHARDS; i++) {
+        shard_release(pool, &pool->shards[i]);
+    }
+    slab_allocator_release(&pool->slabs);
+    free(pool);
+}
+
+/* --- Get and unpin --------------------------------------------------------------- */
+
+/* Allocates and fills a block that is in the table already, for others to wait at. */
+static int block_fill(struct cache_pool *pool, struct block *block, cache_fill_fn *fill,
+                      void *context)
+{
+    int error = slab_alloc(&pool->slabs, block->entry.size, &block->memory);
+
+    if (error != 0) {
+        return error;
+    }
+    block->entry.data = block->memory.data;
+    return fill(context, block->entry.data, block->entry.size);
+}
+
+/* Drops one pin of a FAILED block; returns it when it was the last. The mutex is held. */
+static struct block *failed_unpin(struct block *block)
+{
+    block->pins--;
+    return block->pins == 0 ? block : NULL;
+}
+
+/* Pins a block of the table, after its fill if need be. The mutex is held, and dropped. */
+static int get_found(struct cache_pool *pool, struct shard *shard, struct block *block,
+                     const struct cache_entry **entry)
+{
+    struct block *failed = NULL;
+    int error = 0;
+
+    if (block->state == BLOCK_READY && block->pins == 0) {
+        lru_remove(shard, block);
+    }
+    block->pins++;
+    while (block->state == BLOCK_FILLING) {
+        pthread_cond_wait(&shard->filled, &shard->mutex);
+    }
+    if (block->state == BLOCK_READY) {
+        shard->hits++;
+        *entry = &block->entry;
+    } else {
+        error = block->error;
+        failed = failed_unpin(block);
+    }
+    pthread_mutex_unlock(&shard->mutex);
+    if (failed != NULL) {
+        block_free(pool, failed);
+    }
+    return error;
+}
+
+/* Ends the fill of a block: for better, or for worse. */
+static void fill_end(struct cache_pool *pool, struct shard *shard, struct block *block, int error)
+{
+    struct block *failed = NULL;
+
+    pthread_mutex_lock(&shard->mutex);
+    if (error == 0) {
+        block->state = BLOCK_READY;
+    } else {
+        block->state = BLOCK_FAILED;
+        block->error = error;
+        table_remove(shard, block);
+        atomic_fetch_sub_explicit(&pool->bytes, block->entry.size, memory_order_relaxed);
+        failed = failed_unpin(block);
+    }
+    pthread_cond_broadcast(&shard->filled);
+    pthread_mutex_unlock(&shard->mutex);
+    if (failed != NULL) {
+        block_free(pool, failed);
+    }
+}
+
+/* Makes the block that the table does not have. The shard's mutex is held, and dropped. */
+static int get_missing(struct cache_pool *pool, uint64_t hash, struct cache_key key, size_t size,
+                       cache_fill_fn *fill, void *context, const struct cache_entry **entry)
+{
+    struct shard *shard = shard_of(pool, hash);
+    struct block *block = malloc(sizeof(*block));
+    int error;
+
+    if (block != NULL) {
+        *block = (struct block){.entry = {.key = key, .size = size}, .pins = 1};
+    }
+    if (block == NULL || table_insert(pool, shard, hash, block) != 0) {
+        pthread_mutex_unlock(&shard->mutex);
+        free(block);
+        return -ENOMEM;
+    }
+    shard->misses++;
+    atomic_fetch_add_explicit(&pool->bytes, size, memory_order_relaxed);
+    pthread_mutex_unlock(&shard->mutex);
+
+    /* Room is made before memory is taken, so that the budget is not exceeded in between. */
+    if (over_budget(pool)) {
+        evict(pool, shard_index(hash));
+    }
+    error = block_fill(pool, block, fill, context);
+    if (error == 0) {
+        *entry = &block->entry;
+    }
+    fill_end(pool, shard, block, error);
+    return error;
+}
+
+int cache_pool_get(struct cache_pool *pool, struct cache_key key, size_t size, cache_fill_fn *fill,
+                   void *context, const struct cache_entry **entry)
+{
+    uint64_t hash = key_hash(key);
+    struct shard *shard = shard_of(pool, hash);
+    struct block *block;
+
+    pthread_mutex_lock(&shard->mutex);
+    block = table_find(shard, hash, key);
+    if (block == NULL) {
+        return get_missing(pool, hash, key, size, fill, context, entry);
+    }
+    if (block->entry.size != size) {
+        /* A caller's mistake, which must not become a read past the end of the block. */
+        pthread_mutex_unlock(&shard->mutex);
+        return -EINVAL;
+    }
+    return get_found(pool, shard, block, entry);
+}
+
+void cache_pool_unpin(struct cache_pool *pool, const struct cache_entry *entry)
+{
+    struct block *block = (struct block *)(uintptr_t)entry;
+    uint64_t hash = key_hash(entry->key);
+    struct shard *shard = shard_of(pool, hash);
+    bool unpinned;
+
+    pthread_mutex_lock(&shard->mutex);
+    block->pins--;
+    unpinned = block->pins == 0;
+    if (unpinned) {
+        block->epoch = atomic_load_explicit(&pool->epoch, memory_order_relaxed);
+        lru_insert(shard, block);
+    }
+    pthread_mutex_unlock(&shard->mutex);
+    /* More was pinned than the budget holds: the first chance to give it back. */
+    if (unpinned && over_budget(pool)) {
+        evict(pool, shard_index(hash));
+    }
+}
+
+/* --- Cleaning and statistics ------------------------------------------------------ */
+
+/* Takes all blocks unpinned before `epoch` out of the shard: a list, linked by `next`. */
+static struct block *shard_take_unused(struct cache_pool *pool, struct shard *shard, uint64_t epoch)
+{
+    struct block *unused = NULL;
+
+    pthread_mutex_lock(&shard->mutex);
+    while (shard->oldest != NULL && shard->oldest->epoch < epoch) {
+        struct block *block = shard_take_oldest(pool, shard);
+
+        block->next = unused;
+        unused = block;
+    }
+    if (shard->entries == 0) {
+        free(shard->buckets);
+        shard->buckets = NULL;
+        shard->bucket_count = 0;
+    }
+    pthread_mutex_unlock(&shard->mutex);
+    return unused;
+}
+
+uint64_t cache_pool_clean(struct cache_pool *pool)
+{
+    /* From here on a use counts for the next call; one before it, for this call. */
+    uint64_t epoch = atomic_fetch_add_explicit(&pool->epoch, 1, memory_order_relaxed);
+    uint64_t dropped = 0;
+
+    for (unsigned i = 0; i < SHARDS; i++) {
+        struct block *block = shard_take_unused(pool, &pool->shards[i], epoch);
+
+        while (block != NULL) {
+            struct block *next = block->next;
+
+            dropped += block->entry.size;
+            block_free(pool, block);
+            block = next;
+        }
+    }
+    if (dropped > 0) {
+        slab_trim(&pool->slabs);
+    }
+    return dropped;
+}
+
+void cache_pool_stats(struct cache_pool *pool, struct cache_pool_stats *stats)
+{
+    *stats = (struct cache_pool_stats){.budget = pool->budget};
+    for (unsigned i = 0; i < SHARDS; i++) {
+        struct shard *shard = &pool->shards[i];
+
+        pthread_mutex_lock(&shard->mutex);
+        stats->hits += shard->hits;
+        stats->misses += shard->misses;
+        stats->evictions += shard->evictions;
+        stats->entries += shard->entries;
+        pthread_mutex_unlock(&shard->mutex);
+    }
+    stats->bytes = atomic_load_explicit(&pool->bytes, memory_order_relaxed);
+}

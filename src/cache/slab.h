@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Memory for the blocks of a cache pool. A block is aligned to its own size, or
+ * to 4096 bytes; taken one by one from malloc, two 4 KiB blocks would lie 8 KiB
+ * apart, and a pool would occupy twice its budget. So blocks of up to 32 KiB
+ * are cut out of slabs of 64 KiB, each of blocks of one size:
+ *
+ *     partial[log2 of the size] -> slab -> slab    those with a free block
+ *                                   |
+ *                                   memory: [block|block|free|block|...]
+ *
+ * Larger blocks, and those of a size that is no power of two, come from malloc.
+ *
+ * Any thread may call. The one mutex is a leaf; it is taken on a miss and on an
+ * eviction, never on a hit.
+ */
+#ifndef CACHE_SLAB_H
+#define CACHE_SLAB_H
+
+#include <pthread.h>
+#include <stddef.h>
+
+struct slab;
+
+#define SLAB_BLOCK_BITS_MIN 9
+#define SLAB_BLOCK_BITS_MAX 15
+
+struct slab_allocator {
+    pthread_mutex_t mutex; /* guards all slabs */
+    struct slab *partial[SLAB_BLOCK_BITS_MAX + 1];
+};
+
+/* A block in use. */
+struct slab_block {
+    void *data;
+    struct slab *slab; /* NULL where it came from malloc */
+};
+
+void slab_allocator_init(struct slab_allocator *allocator);
+
+/* Every block must have been freed. */
+void slab_allocator_release(struct slab_allocator *allocator);
+
+/* 0 or -ENOMEM. `size` > 0, bytes. What the block holds is undefined. */
+int slab_alloc(struct slab_allocator *allocator, size_t size, struct slab_block *block);
+
+/* A slab whose last block is freed goes back to malloc. */
+void slab_free(struct slab_allocator *allocator, const struct slab_block *block);
+
+/*
+ * Gives the pages under the free blocks of slabs in use back to the system.
+ * Returns the bytes that lie in such pages.
+ */
+size_t slab_trim(struct slab_allocator *allocator);
+
+#endif

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The files that are open under the mount point. Each is one open(2) of the
+ * kernel's; those of one snapshot share a view, which is opened by the first
+ * and closed by the last (reading a snapshot's L1 table is not done unasked).
+ *
+ * Lock order: a snapshot's mutex, under which its L1 table may be read, then
+ * nothing. The list of open files has a leaf mutex. Opening one snapshot does
+ * not wait for another, nor does anything wait for a read.
+ */
+#ifndef FUSE_FILES_H
+#define FUSE_FILES_H
+
+#include "fuse/stats.h"
+#include "fuse/tree.h"
+#include "image/view.h"
+
+#include <stdint.h>
+
+struct files;
+
+/* Has a view or a text. Constant while it is open. */
+struct open_file {
+    struct open_file *next, *previous;
+    struct shared_view *shared; /* where the view is counted, or NULL */
+    struct view *view;
+    const char *text; /* NULL where there is a view */
+    char *own_text;   /* the same, where it belongs to this open file alone */
+    uint64_t size;    /* bytes that can be read */
+};
+
+/* All is borrowed, and outlives the files. 0, or a negative errno with a sentence. */
+int files_create(struct image *image, struct tree *tree, const struct stats *stats, struct log *log,
+                 struct files **files, struct error *error);
+
+/* Closes what is still open. `files` may be NULL. */
+void files_destroy(struct files *files);
+
+/*
+ * Opens a file. 0; -EISDIR; -EIO, after a log line, when the snapshot's L1
+ * table cannot be used; -ENOMEM.
+ */
+int files_open(struct files *files, const struct node *node, struct open_file **file);
+void files_close(struct files *files, struct open_file *file);
+
+#endif

@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "fuse/names.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The most that an ID takes of a name: what is left must tell the names apart for the eye. */
+#define ID_MAX 127
+
+/* A file name that is being written; what does not fit is left out from there on. */
+struct quoted {
+    char text[NAMES_MAX + 1];
+    size_t length;
+    size_t limit; /* bytes, at most NAMES_MAX */
+    bool full;
+};
+
+static void quoted_start(struct quoted *quoted, size_t limit)
+{
+    quoted->length = 0;
+    quoted->limit = limit;
+    quoted->full = false;
+    quoted->text[0] = '\0';
+}
+
+/* Appends one unit, a character or a %XX: all of it or nothing. */
+static void quoted_append(struct quoted *quoted, const char *unit, size_t length)
+{
+    if (quoted->full || length > quoted->limit - quoted->length) {
+        quoted->full = true;
+        return;
+    }
+    memcpy(quoted->text + quoted->length, unit, length);
+    quoted->length += length;
+    quoted->text[quoted->length] = '\0';
+}
+
+static void quoted_append_escape(struct quoted *quoted, unsigned char byte)
+{
+    static const char digits[] = "0123456789ABCDEF";
+    char unit[3] = {'%', digits[byte >> 4], digits[byte & 15]};
+
+    quoted_append(quoted, unit, sizeof(unit));
+}
+
+static bool is_continuation(unsigned char byte)
+{
+    return (byte & 0xc0) == 0x80;
+}
+
+/* Bytes of the UTF-8 character at `text` (RFC 3629: shortest form, no surrogates), 0 if none. */
+static size_t utf8_length(const char *text)
+{
+    const unsigned char *byte = (const unsigned char *)text;
+
+    if (byte[0] < 0x80) {
+        return byte[0] != '\0';
+    }
+    if (byte[0] >= 0xc2 && byte[0] <= 0xdf) {
+        return is_continuation(byte[1]) ? 2 : 0;
+    }
+    if ((byte[0] & 0xf0) == 0xe0) {
+        bool overlong = byte[0] == 0xe0 && byte[1] < 0xa0;
+        bool surrogate = byte[0] == 0xed && byte[1] > 0x9f;
+
+        return is_continuation(byte[1]) && !overlong && !surrogate && is_continuation(byte[2]) ? 3
+                                                                                               : 0;
+    }
+    if (byte[0] >= 0xf0 && byte[0] <= 0xf4) {
+        bool overlong = byte[0] == 0xf0 && byte[1] < 0x90;
+        bool too_high = byte[0] == 0xf4 && byte[1] > 0x8f;
+
+        return is_continuation(byte[1]) && !overlong && !too_high && is_continuation(byte[2]) &&
+                       is_continuation(byte[3])
+                   ? 4
+                   : 0;
+    }
+    return 0;
+}
+
+static void quoted_append_text(struct quoted *quoted, const char *text)
+{
+    while (*text != '\0' && !quoted->full) {
+        unsigned char byte = (unsigned char)*text;
+        size_t length = utf8_length(text);
+
+        if (length == 0 || byte < 0x20 || byte == 0x7f || byte == '/' || byte == '%') {
+            quoted_append_escape(quoted, byte);
+            text++;
+        } else {
+            quoted_append(quoted, text, length);
+            text += length;
+        }
+    }
+}
+
+/* Quotes the name, cut to `limit` bytes. */
+static void quote_name(struct quoted *quoted, const struct snapshot *snapshot, size_t limit)
+{
+    quoted_start(quoted, limit);
+    if (snapshot->name[0] == '\0') {
+        quoted_append(quoted, "id-", 3);
+        quoted_append_text(quoted, snapshot->id);
+    } else if (strcmp(snapshot->name, ".") == 0) {
+        quoted_append_escape(quoted, '.');
+    } else if (strcmp(snapshot->name, "..") == 0) {
+        quoted_append_escape(quoted, '.');
+        quoted_append_escape(quoted, '.');
+    } else {
+        quoted_append_text(quoted, snapshot->name);
+    }
+}
+
+/* "NAME" followed by an ending that is kept whole. */
+static void quote_with_ending(struct quoted *quoted, const struct snapshot *snapshot,
+                              const char *ending)
+{
+    size_t length = strlen(ending);
+
+    quote_name(quoted, snapshot, NAMES_MAX - length);
+    memcpy(quoted->text + quoted->length, ending, length + 1);
+    quoted->length += length;
+}
+
+static void quote_with_id(struct quoted *quoted, const struct snapshot *snapshot)
+{
+    struct quoted ending;
+
+    quoted_start(&ending, 1 + ID_MAX);
+    quoted_append(&ending, "@", 1);
+    quoted_append_text(&ending, snapshot->id);
+    quote_with_ending(quoted, snapshot, ending.text);
+}
+
+static void quote_with_index(struct quoted *quoted, const struct snapshot *snapshot, size_t index)
+{
+    char ending[32];
+
+    snprintf(ending, sizeof(ending), "%%#%zu", index);
+    quote_with_ending(quoted, snapshot, ending);
+}
+
+static int compare_names(const void *a, const void *b, void *context)
+{
+    char **names = context;
+
+    return strcmp(names[*(const size_t *)a], names[*(const size_t *)b]);
+}
+
+/* Marks in `shared` the names that are not alone. `order` is scratch space. */
+static void find_shared(char **names, size_t *order, bool *shared, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        order[i] = i;
+        shared[i] = false;
+    }
+    qsort_r(order, count, sizeof(*order), compare_names, names);
+    for (size_t i = 1; i < count; i++) {
+        if (strcmp(names[order[i - 1]], names[order[i]]) == 0) {
+            shared[order[i - 1]] = true;
+            shared[order[i]] = true;
+        }
+    }
+}
+
+static int replace_name(char **name, const struct quoted *quoted)
+{
+    char *copy = strdup(quoted->text);
+
+    if (copy == NULL) {
+        return -ENOMEM;
+    }
+    free(*name);
+    *name = copy;
+    return 0;
+}
+
+static int make_unique(const struct snapshot *snapshots, size_t count, char **names, size_t *order,
+                       bool *shared)
+{
+    struct quoted quoted;
+    int r = 0;
+
+    for (size_t i = 0; i < count && r == 0; i++) {
+        quote_name(&quoted, &snapshots[i], NAMES_MAX);
+        r = replace_name(&names[i], &quoted);
+    }
+    if (r != 0) {
+        return r;
+    }
+    find_shared(names, order, shared, count);
+    for (size_t i = 0; i < count && r == 0; i++) {
+        if (shared[i]) {
+            quote_with_id(&quoted, &snapshots[i]);
+            r = replace_name(&names[i], &quoted);
+        }
+    }
+    if (r != 0) {
+        return r;
+    }
+    find_shared(names, order, shared, count);
+    for (size_t i = 0; i < count && r == 0; i++) {
+        if (shared[i]) {
+            quote_with_index(&quoted, &snapshots[i], i);
+            r = replace_name(&names[i], &quoted);
+        }
+    }
+    return r;
+}
+
+int names_make(const struct snapshot *snapshots, size_t count, char ***names)
+{
+    char **made = calloc(count + 1, sizeof(*made));
+    size_t *order = calloc(count + 1, sizeof(*order));
+    bool *shared = calloc(count + 1, sizeof(*shared));
+    int r = -ENOMEM;
+
+    if (made != NULL && order != NULL && shared != NULL) {
+        r = make_unique(snapshots, count, made, order, shared);
+    }
+    free(order);
+    free(shared);
+    if (r != 0) {
+        names_free(made, count);
+        return r;
+    }
+    *names = made;
+    return 0;
+}
+
+void names_free(char **names, size_t count)
+{
+    if (names == NULL) {
+        return;
+    }
+    for (size_t i = 0; i < count; i++) {
+        free(names[i]);
+    }
+    free(names);
+}

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * File names for snapshots. A snapshot's name is any string of bytes, and two
+ * snapshots may share one; a file name may not. Pure functions, no state.
+ *
+ *     quoting    '/', '%', control bytes and bytes that are not UTF-8 -> %XX
+ *                "." -> "%2E", ".." -> "%2E%2E", no name at all -> "id-ID"
+ *     length     cut to NAMES_MAX bytes, never inside a character or a %XX
+ *     equal      every one of a group of equal names -> "NAME@ID"
+ *     still so   (hostile images) -> "NAME%#INDEX": quoting leaves no % that is
+ *                not followed by two hexadecimal digits, so no other name can
+ *                look like this one
+ */
+#ifndef FUSE_NAMES_H
+#define FUSE_NAMES_H
+
+#include "meta/snapshot.h"
+
+#include <stddef.h>
+
+#define NAMES_MAX 255 /* bytes, without the NUL; what Linux allows in a directory */
+
+/*
+ * Makes one name for each snapshot, in their order: (*names)[i] is that of
+ * snapshots[i], and no two are equal. Takes n log n time. 0 or -ENOMEM. For
+ * names_free().
+ */
+int names_make(const struct snapshot *snapshots, size_t count, char ***names);
+
+/* `names` may be NULL. */
+void names_free(char **names, size_t count);
+
+#endif

@@ -1,0 +1,450 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#define FUSE_USE_VERSION 312
+
+#include "fuse/ops.h"
+
+#include "fuse/names.h"
+#include "image/view.h"
+#include "util/checked.h"
+
+#include <errno.h>
+#include <fuse_lowlevel.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define BACKGROUND_REQUESTS 64
+#define CONGESTED_REQUESTS  48
+#define TIMEOUT_STATIC      86400.0 /* seconds */
+#define BUFFER_ALIGNMENT    4096
+
+/* --- the file system -------------------------------------------------------- */
+
+struct buffer {
+    size_t size;
+    char *bytes;
+};
+
+static void free_buffer(void *value)
+{
+    struct buffer *buffer = value;
+
+    if (buffer != NULL) {
+        free(buffer->bytes);
+        free(buffer);
+    }
+}
+
+int filesystem_create(struct image *image, const struct mount_options *options,
+                      bool root_is_directory, struct log *log, struct filesystem **filesystem,
+                      struct error *error)
+{
+    struct filesystem *made = calloc(1, sizeof(*made));
+    int r;
+
+    if (made == NULL || pthread_key_create(&made->buffers, free_buffer) != 0) {
+        free(made);
+        return error_set(error, ENOMEM, "out of memory for the file system");
+    }
+    made->image = image;
+    stats_init(&made->stats);
+    r = tree_create(image, options, root_is_directory, &made->tree, error);
+    if (r == 0) {
+        r = files_create(image, made->tree, &made->stats, log, &made->files, error);
+    }
+    if (r != 0) {
+        filesystem_destroy(made);
+        return r;
+    }
+    *filesystem = made;
+    return 0;
+}
+
+void filesystem_destroy(struct filesystem *filesystem)
+{
+    if (filesystem == NULL) {
+        return;
+    }
+    files_destroy(filesystem->files);
+    tree_destroy(filesystem->tree);
+    /* Other threads' buffers went with the threads. */
+    free_buffer(pthread_getspecific(filesystem->buffers));
+    pthread_key_delete(filesystem->buffers);
+    free(filesystem);
+}
+
+/*
+ * At least `size` bytes that belong to this thread, aligned for direct I/O;
+ * what was in them is lost. NULL when memory ran out.
+ */
+static char *thread_buffer(struct filesystem *filesystem, size_t size)
+{
+    struct buffer *buffer = pthread_getspecific(filesystem->buffers);
+    void *bytes;
+
+    if (buffer == NULL) {
+        buffer = calloc(1, sizeof(*buffer));
+        if (buffer == NULL || pthread_setspecific(filesystem->buffers, buffer) != 0) {
+            free(buffer);
+            return NULL;
+        }
+    }
+    if (size > buffer->size) {
+        if (posix_memalign(&bytes, BUFFER_ALIGNMENT, size) != 0) {
+            return NULL;
+        }
+        free(buffer->bytes);
+        *buffer = (struct buffer){size, bytes};
+    }
+    return buffer->bytes;
+}
+
+/* --- answers ---------------------------------------------------------------- */
+
+/* What every handler begins with. */
+static struct filesystem *begin(fuse_req_t request, enum request_kind kind)
+{
+    struct filesystem *filesystem = fuse_req_userdata(request);
+
+    stats_add(&filesystem->stats.requests[kind], 1);
+    return filesystem;
+}
+
+/* Fails the request with a negative errno. */
+static void fail(fuse_req_t request, int r)
+{
+    struct filesystem *filesystem = fuse_req_userdata(request);
+
+    if (r == -EIO || r == -ENOMEM) {
+        stats_add(&filesystem->stats.errors, 1);
+    }
+    fuse_reply_err(request, -r);
+}
+
+static double timeout_of(const struct node *node)
+{
+    return tree_is_static(node) ? TIMEOUT_STATIC : 0;
+}
+
+static int make_entry(struct filesystem *filesystem, const struct node *node,
+                      struct fuse_entry_param *entry)
+{
+    *entry = (struct fuse_entry_param){
+        .ino = node->inode,
+        .attr_timeout = timeout_of(node),
+        .entry_timeout = timeout_of(node),
+    };
+    return tree_attributes(filesystem->tree, node, &entry->attr);
+}
+
+static struct open_file *file_of(const struct fuse_file_info *info)
+{
+    return (struct open_file *)(uintptr_t)info->fh;
+}
+
+/* --- the connection --------------------------------------------------------- */
+
+static void want(struct fuse_conn_info *connection, unsigned capabilities, bool wanted)
+{
+    if (wanted) {
+        connection->want |= connection->capable & capabilities;
+    } else {
+        connection->want &= ~capabilities;
+    }
+}
+
+static void op_init(void *user_data, struct fuse_conn_info *connection)
+{
+    struct filesystem *filesystem = user_data;
+
+    connection->max_write = OPS_REQUEST_MAX;
+    connection->max_read = OPS_REQUEST_MAX;
+    connection->max_background = BACKGROUND_REQUESTS;
+    connection->congestion_threshold = CONGESTED_REQUESTS;
+    want(connection,
+         FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_PARALLEL_DIROPS |
+             FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO,
+         true);
+    /* Nobody else changes the data: what the kernel has cached stays true until unmount. */
+    want(connection, FUSE_CAP_EXPLICIT_INVAL_DATA, true);
+    want(connection, FUSE_CAP_AUTO_INVAL_DATA, false);
+    /* Data comes from a buffer in memory, mostly; a pipe between would be one more copy. */
+    want(connection, FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE, false);
+    filesystem->ready(filesystem->ready_context);
+}
+
+static void op_statfs(fuse_req_t request, fuse_ino_t inode)
+{
+    struct filesystem *filesystem = begin(request, REQUEST_STATFS);
+    unsigned long block_size = (unsigned long)filesystem->tree->block_size;
+    struct statvfs status = {
+        .f_bsize = block_size,
+        .f_frsize = block_size,
+        .f_blocks = div_round_up(filesystem->image->virtual_size, block_size),
+        .f_files = tree_inode_count(filesystem->tree),
+        .f_namemax = NAMES_MAX,
+    };
+
+    (void)inode;
+    fuse_reply_statfs(request, &status);
+}
+
+/* --- names and attributes --------------------------------------------------- */
+
+static void op_lookup(fuse_req_t request, fuse_ino_t parent, const char *name)
+{
+    struct filesystem *filesystem = begin(request, REQUEST_LOOKUP);
+    struct fuse_entry_param entry;
+    struct node directory, node;
+    int r;
+
+    if (!tree_node(filesystem->tree, parent, &directory)) {
+        return fail(request, -ENOENT);
+    }
+    if (!tree_lookup(filesystem->tree, &directory, name, &node)) {
+        /* Inode 0: there is none, and the kernel may remember that. */
+        entry = (struct fuse_entry_param){.entry_timeout = TIMEOUT_STATIC};
+        fuse_reply_entry(request, &entry);
+        return;
+    }
+    r = make_entry(filesystem, &node, &entry);
+    if (r != 0) {
+        return fail(request, r);
+    }
+    fuse_reply_entry(request, &entry);
+}
+
+static void op_getattr(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *info)
+{
+    struct filesystem *filesystem = begin(request, REQUEST_GETATTR);
+    struct node node;
+    struct stat attributes;
+    int r = -ENOENT;
+
+    (void)info;
+    if (tree_node(filesystem->tree, inode, &node)) {
+        r = tree_attributes(filesystem->tree, &node, &attributes);
+    }
+    if (r != 0) {
+        return fail(request, r);
+    }
+    fuse_reply_attr(request, &attributes, timeout_of(&node));
+}
+
+static void op_setattr(fuse_req_t request, fuse_ino_t inode, struct stat *attributes, int to_set,
+                       struct fuse_file_info *info)
+{
+    (void)inode;
+    (void)attributes;
+    (void)to_set;
+    (void)info;
+    fail(request, -EROFS);
+}
+
+/* --- directories ------------------------------------------------------------ */
+
+static void op_opendir(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *info)
+{
+    begin(request, REQUEST_OPENDIR);
+    (void)inode;
+    info->cache_readdir = 1;
+    info->keep_cache = 1;
+    fuse_reply_open(request, info);
+}
+
+/* How one entry is written into the buffer; returns the bytes that it needs. */
+typedef size_t add_entry_fn(fuse_req_t request, const struct node *node, const char *name,
+                            uint64_t next_position, char *buffer, size_t size);
+
+static size_t add_plain(fuse_req_t request, const struct node *node, const char *name,
+                        uint64_t next_position, char *buffer, size_t size)
+{
+    struct stat attributes = {
+        .st_ino = node->inode,
+        .st_mode = tree_is_directory(node) ? S_IFDIR : S_IFREG,
+    };
+
+    return fuse_add_direntry(request, buffer, size, name, &attributes, (off_t)next_position);
+}
+
+static size_t add_plus(fuse_req_t request, const struct node *node, const char *name,
+                       uint64_t next_position, char *buffer, size_t size)
+{
+    struct filesystem *filesystem = fuse_req_userdata(request);
+    struct fuse_entry_param entry;
+
+    if (make_entry(filesystem, node, &entry) != 0) {
+        /* The name alone; a lookup will say what is wrong. */
+        entry = (struct fuse_entry_param){.attr.st_ino = node->inode};
+        entry.attr.st_mode = tree_is_directory(node) ? S_IFDIR : S_IFREG;
+    }
+    return fuse_add_direntry_plus(request, buffer, size, name, &entry, (off_t)next_position);
+}
+
+static void list(fuse_req_t request, fuse_ino_t inode, size_t size, off_t offset,
+                 add_entry_fn *add_entry)
+{
+    struct filesystem *filesystem = begin(request, REQUEST_READDIR);
+    char *buffer = thread_buffer(filesystem, size);
+    uint64_t position = (uint64_t)offset;
+    struct node directory, node;
+    const char *name;
+    size_t used = 0;
+
+    if (buffer == NULL) {
+        return fail(request, -ENOMEM);
+    }
+    if (!tree_node(filesystem->tree, inode, &directory)) {
+        return fail(request, -ENOENT);
+    }
+    while (tree_entry(filesystem->tree, &directory, position, &name, &node)) {
+        size_t needed = add_entry(request, &node, name, position + 1, buffer + used, size - used);
+
+        if (needed > size - used) {
+            break;
+        }
+        used += needed;
+        position++;
+    }
+    fuse_reply_buf(request, buffer, used);
+}
+
+static void op_readdir(fuse_req_t request, fuse_ino_t inode, size_t size, off_t offset,
+                       struct fuse_file_info *info)
+{
+    (void)info;
+    list(request, inode, size, offset, add_plain);
+}
+
+static void op_readdirplus(fuse_req_t request, fuse_ino_t inode, size_t size, off_t offset,
+                           struct fuse_file_info *info)
+{
+    (void)info;
+    list(request, inode, size, offset, add_plus);
+}
+
+/* --- files ------------------------------------------------------------------ */
+
+static void op_open(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *info)
+{
+    struct filesystem *filesystem = begin(request, REQUEST_OPEN);
+    struct open_file *file = NULL;
+    struct node node;
+    int r = -ENOENT;
+
+    if ((info->flags & O_ACCMODE) != O_RDONLY || (info->flags & O_TRUNC) != 0) {
+        return fail(request, -EROFS);
+    }
+    if (tree_node(filesystem->tree, inode, &node)) {
+        r = files_open(filesystem->files, &node, &file);
+    }
+    if (r != 0) {
+        return fail(request, r);
+    }
+    info->fh = (uintptr_t)file;
+    info->noflush = 1;
+    info->keep_cache = tree_is_static(&node);
+    info->direct_io = !tree_is_static(&node);
+    if (fuse_reply_open(request, info) == -ENOENT) {
+        /* Who asked was interrupted: there will be no release. */
+        files_close(filesystem->files, file);
+    }
+}
+
+static void op_release(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *info)
+{
+    struct filesystem *filesystem = begin(request, REQUEST_RELEASE);
+
+    (void)inode;
+    files_close(filesystem->files, file_of(info));
+    fuse_reply_err(request, 0);
+}
+
+/*
+ * All that was asked for, up to the end of the file, or an error: the kernel
+ * would take less for the end of the file, and show zeros from there on.
+ */
+static void op_read(fuse_req_t request, fuse_ino_t inode, size_t size, off_t offset,
+                    struct fuse_file_info *info)
+{
+    struct filesystem *filesystem = begin(request, REQUEST_READ);
+    const struct open_file *file = file_of(info);
+    uint64_t start = min_u64((uint64_t)offset, file->size);
+    size_t length = min_u64(size, file->size - start);
+    char *buffer;
+
+    (void)inode;
+    if (file->text != NULL) {
+        fuse_reply_buf(request, file->text + start, length);
+        return;
+    }
+    buffer = thread_buffer(filesystem, length);
+    if (buffer == NULL && length > 0) {
+        return fail(request, -ENOMEM);
+    }
+    if (length > 0 && view_read(file->view, start, buffer, length) != 0) {
+        return fail(request, -EIO);
+    }
+    stats_add(&filesystem->stats.bytes_read, length);
+    fuse_reply_buf(request, buffer, length);
+}
+
+static bool interrupted(void *context)
+{
+    return fuse_req_interrupted(context) != 0;
+}
+
+/* A text is data from its beginning to its end. */
+static int seek(fuse_req_t request, const struct open_file *file, uint64_t offset, bool want_data,
+                uint64_t *found)
+{
+    if (offset >= file->size) {
+        return -ENXIO;
+    }
+    if (file->view != NULL) {
+        return view_seek(file->view, offset, want_data, interrupted, request, found);
+    }
+    *found = want_data ? offset : file->size;
+    return 0;
+}
+
+static void op_lseek(fuse_req_t request, fuse_ino_t inode, off_t offset, int whence,
+                     struct fuse_file_info *info)
+{
+    const struct open_file *file = file_of(info);
+    uint64_t found;
+    int r = -EINVAL;
+
+    begin(request, REQUEST_LSEEK);
+    (void)inode;
+    if (whence == SEEK_DATA || whence == SEEK_HOLE) {
+        /* A negative offset becomes one far past the end. */
+        r = seek(request, file, (uint64_t)offset, whence == SEEK_DATA, &found);
+    }
+    if (r != 0) {
+        return fail(request, r);
+    }
+    fuse_reply_lseek(request, (off_t)min_u64(found, file->size));
+}
+
+/*
+ * What is not here is answered by libfuse with what is right: forget needs
+ * nothing, since inodes are not counted; ENOSYS to getxattr, listxattr, flush
+ * and fsync makes the kernel stop asking.
+ */
+const struct fuse_lowlevel_ops filesystem_operations = {
+    .init = op_init,
+    .statfs = op_statfs,
+    .lookup = op_lookup,
+    .getattr = op_getattr,
+    .setattr = op_setattr,
+    .opendir = op_opendir,
+    .readdir = op_readdir,
+    .readdirplus = op_readdirplus,
+    .open = op_open,
+    .release = op_release,
+    .read = op_read,
+    .lseek = op_lseek,
+};

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The requests of the kernel: each is decoded, given to the tree, the open
+ * files or a view, and answered. Any number of threads serve requests at the
+ * same time; none waits for another's read.
+ */
+#ifndef FUSE_OPS_H
+#define FUSE_OPS_H
+
+#include "fuse/files.h"
+#include "fuse/options.h"
+#include "fuse/stats.h"
+#include "fuse/tree.h"
+#include "image/image.h"
+
+#include <pthread.h>
+
+/* Bytes of the largest request; the kernel must be told the same when it mounts. */
+#define OPS_REQUEST_MAX (1U << 20)
+
+struct fuse_lowlevel_ops;
+
+/* What the handlers work on: the user data of the session. */
+struct filesystem {
+    struct image *image;
+    struct tree *tree;
+    struct files *files;
+    struct stats stats;
+    pthread_key_t buffers;        /* each thread's buffer for what it answers */
+    void (*ready)(void *context); /* called once, when the kernel has begun to talk to us */
+    void *ready_context;
+};
+
+/* `image` and `log` are borrowed. 0, or a negative errno with a sentence. */
+int filesystem_create(struct image *image, const struct mount_options *options,
+                      bool root_is_directory, struct log *log, struct filesystem **filesystem,
+                      struct error *error);
+
+/* No request may be under way. Frees the calling thread's buffer too. May be NULL. */
+void filesystem_destroy(struct filesystem *filesystem);
+
+extern const struct fuse_lowlevel_ops filesystem_operations;
+
+#endif

@@ -1,0 +1,430 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#define FUSE_USE_VERSION 312
+
+#include "fuse/session.h"
+
+#include "fuse/messages.h"
+#include "fuse/ops.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <fuse_lowlevel.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+struct session {
+    struct session_settings settings;
+    char *mount_point; /* absolute */
+    struct filesystem *filesystem;
+    struct fuse_session *fuse;
+    bool handles_signals;
+    bool is_mounted;
+    int null;  /* in the server: /dev/null, or -1 */
+    int ready; /* in the server: the pipe to who waits, or -1 */
+};
+
+/* --- the mount point -------------------------------------------------------- */
+
+static int reject_mount_point(const char *path, int code, struct error *error)
+{
+    const char *advice = "";
+
+    if (code == ENOENT) {
+        advice = "; make an empty file or a directory there first";
+    } else if (code == ENOTCONN) {
+        advice = "; the program that served a mount there is gone: unmount it with "
+                 "fusermount3 -u first";
+    }
+    return error_set(error, code, "the mount point %s cannot be used: %s%s", path, strerror(code),
+                     advice);
+}
+
+static const char *type_name(mode_t mode)
+{
+    switch (mode & S_IFMT) {
+    case S_IFBLK:
+        return "a block device";
+    case S_IFCHR:
+        return "a character device";
+    case S_IFIFO:
+        return "a FIFO";
+    case S_IFSOCK:
+        return "a socket";
+    default:
+        return "neither";
+    }
+}
+
+/* Finds out where it really is (later there is another working directory) and what it is. */
+static int resolve_mount_point(struct session *session, bool *is_directory, struct error *error)
+{
+    const char *path = session->settings.mount_point;
+    struct stat status;
+
+    session->mount_point = realpath(path, NULL);
+    if (session->mount_point == NULL || stat(session->mount_point, &status) != 0) {
+        return reject_mount_point(path, errno, error);
+    }
+    if (!S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode)) {
+        return error_set(error, EINVAL,
+                         "the mount point %s is %s; give a regular file or a directory", path,
+                         type_name(status.st_mode));
+    }
+    *is_directory = S_ISDIR(status.st_mode);
+    return 0;
+}
+
+/* --- mounting --------------------------------------------------------------- */
+
+/* Appends NAME=VALUE, escaped. False when memory ran out. */
+static bool add_value(char **list, const char *name, const char *value)
+{
+    char *item;
+    bool added;
+
+    if (asprintf(&item, "%s=%s", name, value) < 0) {
+        return false;
+    }
+    added = fuse_opt_add_opt_escaped(list, item) == 0;
+    free(item);
+    return added;
+}
+
+static bool add_if(char **list, bool wanted, const char *option)
+{
+    return !wanted || fuse_opt_add_opt(list, option) == 0;
+}
+
+/* The options of the kernel mount, comma-separated; NULL when memory ran out. */
+static char *kernel_options(const struct session *session)
+{
+    const struct mount_options *options = session->settings.options;
+    const char *image_path = session->settings.image->path;
+    char *absolute = realpath(image_path, NULL);
+    const char *fsname = absolute != NULL ? absolute : image_path;
+    char max_read[32];
+    char *list = NULL;
+    bool complete;
+
+    snprintf(max_read, sizeof(max_read), "max_read=%u", OPS_REQUEST_MAX);
+    complete = add_if(&list, options->kernel != NULL, options->kernel) &&
+               fuse_opt_add_opt(&list, "ro") == 0 &&
+               fuse_opt_add_opt(&list, "default_permissions") == 0 &&
+               fuse_opt_add_opt(&list, max_read) == 0 &&
+               add_if(&list, options->allow_other.value, "allow_other") &&
+               add_if(&list, options->allow_root.value, "allow_root") &&
+               add_if(&list, options->auto_unmount.value, "auto_unmount") &&
+               add_value(&list, "fsname", options->fsname != NULL ? options->fsname : fsname) &&
+               add_value(&list, "subtype", options->subtype != NULL ? options->subtype : "qcow2fs");
+    free(absolute);
+    if (!complete) {
+        free(list);
+        return NULL;
+    }
+    return list;
+}
+
+static int make_fuse_session(struct session *session)
+{
+    struct fuse_args arguments = FUSE_ARGS_INIT(0, NULL);
+    char *list = kernel_options(session);
+    bool complete = list != NULL && fuse_opt_add_arg(&arguments, "qcow2fs") == 0 &&
+                    fuse_opt_add_arg(&arguments, "-o") == 0 &&
+                    fuse_opt_add_arg(&arguments, list) == 0;
+
+    if (complete && session->settings.debug) {
+        complete = fuse_opt_add_arg(&arguments, "-d") == 0;
+    }
+    if (complete) {
+        session->fuse = fuse_session_new(&arguments, &filesystem_operations,
+                                         sizeof(filesystem_operations), session->filesystem);
+    }
+    fuse_opt_free_args(&arguments);
+    free(list);
+    return session->fuse != NULL ? 0 : -EINVAL;
+}
+
+/*
+ * Signals are handled from before the mount on: one that comes too early for
+ * the loop ends it as soon as it begins, and nothing stays mounted.
+ */
+static int mount_quietly(struct session *session)
+{
+    int r = make_fuse_session(session);
+
+    if (r != 0) {
+        return r;
+    }
+    if (fuse_set_signal_handlers(session->fuse) != 0) {
+        return -EINVAL;
+    }
+    session->handles_signals = true;
+    errno = 0;
+    if (fuse_session_mount(session->fuse, session->mount_point) != 0) {
+        return errno != 0 ? -errno : -EIO;
+    }
+    session->is_mounted = true;
+    return 0;
+}
+
+static int mount_image(struct session *session, struct error *error)
+{
+    struct messages messages;
+    int r;
+
+    messages_catch(&messages);
+    r = mount_quietly(session);
+    messages_release(&messages);
+    if (r != 0) {
+        return error_set(error, -r, "%s cannot be mounted on %s: %s", session->settings.image->path,
+                         session->settings.mount_point,
+                         messages.text[0] != '\0' ? messages.text : strerror(-r));
+    }
+    if (messages.text[0] != '\0') {
+        log_line(session->settings.log, LOG_LEVEL_WARNING, "%s", messages.text);
+    }
+    return 0;
+}
+
+static void on_ready(void *context);
+
+static int open_all(struct session *session, struct error *error)
+{
+    bool is_directory = false;
+    int r = resolve_mount_point(session, &is_directory, error);
+
+    if (r == 0) {
+        r = filesystem_create(session->settings.image, session->settings.options, is_directory,
+                              session->settings.log, &session->filesystem, error);
+    }
+    if (r != 0) {
+        return r;
+    }
+    session->filesystem->ready = on_ready;
+    session->filesystem->ready_context = session;
+    return mount_image(session, error);
+}
+
+int session_open(const struct session_settings *settings, struct session **session,
+                 struct error *error)
+{
+    struct session *made = malloc(sizeof(*made));
+    int r;
+
+    if (made == NULL) {
+        return error_set(error, ENOMEM, "out of memory for the mount");
+    }
+    *made = (struct session){.settings = *settings, .null = -1, .ready = -1};
+    messages_to_log(settings->log);
+    r = open_all(made, error);
+    if (r != 0) {
+        session_close(made);
+        return r;
+    }
+    *session = made;
+    return 0;
+}
+
+static void close_descriptor(int *descriptor)
+{
+    if (*descriptor >= 0) {
+        close(*descriptor);
+        *descriptor = -1;
+    }
+}
+
+void session_close(struct session *session)
+{
+    if (session == NULL) {
+        return;
+    }
+    if (session->is_mounted) {
+        fuse_session_unmount(session->fuse);
+    }
+    if (session->handles_signals) {
+        fuse_remove_signal_handlers(session->fuse);
+    }
+    if (session->fuse != NULL) {
+        fuse_session_destroy(session->fuse);
+    }
+    messages_to_log(NULL);
+    filesystem_destroy(session->filesystem);
+    close_descriptor(&session->null);
+    close_descriptor(&session->ready);
+    free(session->mount_point);
+    free(session);
+}
+
+/* --- into the background ---------------------------------------------------- */
+
+/*
+ * The kernel talks to us. In the server: lets go of the terminal, and tells who
+ * waits for it. Runs in the thread that serves the first request.
+ */
+static void on_ready(void *context)
+{
+    struct session *session = context;
+
+    if (session->ready < 0) {
+        return;
+    }
+    log_redirect(session->settings.log, session->settings.background_sink, NULL);
+    dup2(session->null, STDIN_FILENO);
+    dup2(session->null, STDOUT_FILENO);
+    dup2(session->null, STDERR_FILENO);
+    close_descriptor(&session->null);
+    while (write(session->ready, "", 1) < 0 && errno == EINTR) {
+    }
+    close_descriptor(&session->ready);
+}
+
+/* The server failed: it has said why, unless it had no time for that. */
+static int explain_failure(pid_t server, enum session_process *process, struct error *error)
+{
+    int status;
+
+    while (waitpid(server, &status, 0) < 0) {
+        if (errno != EINTR) {
+            return error_set(error, errno, "the process in the background was lost: %s",
+                             strerror(errno));
+        }
+    }
+    if (WIFSIGNALED(status)) {
+        return error_set(error, ECHILD,
+                         "the process in the background was ended by signal %d (%s) before the "
+                         "raw file answered",
+                         WTERMSIG(status), strsignal(WTERMSIG(status)));
+    }
+    if (WEXITSTATUS(status) == 0) {
+        return error_set(error, ECANCELED, "unmounted before the raw file answered");
+    }
+    *process = SESSION_GAVE_UP;
+    return 0;
+}
+
+static int wait_for_server(struct session *session, pid_t server, int pipe_end,
+                           enum session_process *process, struct error *error)
+{
+    bool told = false;
+    ssize_t count;
+    char byte;
+
+    while ((count = read(pipe_end, &byte, 1)) < 0 && errno == EINTR) {
+        if (fuse_session_exited(session->fuse) && !told) {
+            /* A signal to end: the server, in a session of its own, did not get it. */
+            kill(server, SIGTERM);
+            told = true;
+        }
+    }
+    close(pipe_end);
+    if (count == 1) {
+        *process = SESSION_DONE;
+        return 0;
+    }
+    return explain_failure(server, process, error);
+}
+
+static int become_server(struct session *session, int pipe_end, struct error *error)
+{
+    session->ready = pipe_end;
+    setsid();
+    if (chdir("/") != 0) {
+        return error_set(error, errno, "/ cannot be made the working directory: %s",
+                         strerror(errno));
+    }
+    session->null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (session->null < 0) {
+        return error_set(error, errno, "/dev/null cannot be opened: %s", strerror(errno));
+    }
+    return 0;
+}
+
+int session_background(struct session *session, enum session_process *process, struct error *error)
+{
+    int pipe_ends[2];
+    pid_t server;
+
+    if (pipe2(pipe_ends, O_CLOEXEC) != 0) {
+        return error_set(error, errno, "no pipe to the background: %s", strerror(errno));
+    }
+    fflush(NULL);
+    server = fork();
+    if (server < 0) {
+        int code = errno;
+
+        close(pipe_ends[0]);
+        close(pipe_ends[1]);
+        return error_set(error, code, "no process in the background: %s", strerror(code));
+    }
+    if (server == 0) {
+        close(pipe_ends[0]);
+        *process = SESSION_SERVER;
+        return become_server(session, pipe_ends[1], error);
+    }
+    close(pipe_ends[1]);
+    return wait_for_server(session, server, pipe_ends[0], process, error);
+}
+
+/* --- serving ---------------------------------------------------------------- */
+
+/* A signal must meet the thread that waits in the loop, and interrupt it there. */
+static int start_cleaner(struct session *session)
+{
+    sigset_t all, before;
+    int r;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    r = cache_start_cleaner(session->settings.image->cache);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return r;
+}
+
+static int loop(struct session *session)
+{
+    const struct option_number *threads = &session->settings.options->threads;
+    struct fuse_loop_config *config;
+    int r;
+
+    if (session->settings.single_threaded) {
+        return fuse_session_loop(session->fuse);
+    }
+    config = fuse_loop_cfg_create();
+    if (config == NULL) {
+        return -ENOMEM;
+    }
+    fuse_loop_cfg_set_clone_fd(config, 1);
+    fuse_loop_cfg_set_max_threads(config,
+                                  threads->set ? (unsigned)threads->value : MOUNT_THREADS_DEFAULT);
+    r = fuse_session_loop_mt(session->fuse, config);
+    fuse_loop_cfg_destroy(config);
+    return r;
+}
+
+int session_serve(struct session *session, struct error *error)
+{
+    int r = start_cleaner(session);
+
+    if (r != 0) {
+        return error_set(error, -r, "no thread to clean the caches: %s", strerror(-r));
+    }
+    /* Positive: the number of the signal that ended it. */
+    r = loop(session);
+    if (r < 0) {
+        return error_set(error, -r, "%s: requests can no longer be served: %s",
+                         session->mount_point, strerror(-r));
+    }
+    return 0;
+}
+
+const char *session_fuse_version(void)
+{
+    return fuse_pkgversion();
+}

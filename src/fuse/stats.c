@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "fuse/stats.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void stats_init(struct stats *stats)
+{
+    clock_gettime(CLOCK_MONOTONIC, &stats->started);
+    for (int kind = 0; kind < REQUEST_KINDS; kind++) {
+        atomic_init(&stats->requests[kind], 0);
+    }
+    atomic_init(&stats->bytes_read, 0);
+    atomic_init(&stats->errors, 0);
+}
+
+#ifdef HAVE_JANSSON
+
+#include <jansson.h>
+
+bool stats_available(void)
+{
+    return true;
+}
+
+static json_int_t load(const atomic_uint_fast64_t *counter)
+{
+    return (json_int_t)atomic_load_explicit(counter, memory_order_relaxed);
+}
+
+static json_t *requests_json(const struct stats *stats)
+{
+    static const char *const names[REQUEST_KINDS] = {
+        [REQUEST_LOOKUP] = "lookup",   [REQUEST_GETATTR] = "getattr", [REQUEST_OPEN] = "open",
+        [REQUEST_READ] = "read",       [REQUEST_LSEEK] = "lseek",     [REQUEST_RELEASE] = "release",
+        [REQUEST_OPENDIR] = "opendir", [REQUEST_READDIR] = "readdir", [REQUEST_STATFS] = "statfs",
+    };
+    json_t *object = json_object();
+
+    for (int kind = 0; kind < REQUEST_KINDS; kind++) {
+        json_object_set_new(object, names[kind], json_integer(load(&stats->requests[kind])));
+    }
+    return object;
+}
+
+static json_t *pool_json(struct cache_pool *pool)
+{
+    struct cache_pool_stats stats;
+
+    cache_pool_stats(pool, &stats);
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "hits", (json_int_t)stats.hits,
+                     "misses", (json_int_t)stats.misses, "evictions", (json_int_t)stats.evictions,
+                     "writebacks", (json_int_t)stats.writebacks, "bytes", (json_int_t)stats.bytes,
+                     "entries", (json_int_t)stats.entries, "budget", (json_int_t)stats.budget);
+}
+
+/* jansson passes a NULL on from call to call: memory that ran out shows at the end. */
+static json_t *cache_json(const struct cache *cache)
+{
+    return json_pack("{s:o, s:o, s:o}", "l2", pool_json(cache->l2), "refcount",
+                     pool_json(cache->refcount), "data", pool_json(cache->data));
+}
+
+static json_int_t uptime(const struct stats *stats)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec - stats->started.tv_sec - (now.tv_nsec < stats->started.tv_nsec);
+}
+
+char *stats_json(const struct stats *stats, const struct cache *cache)
+{
+    json_t *root =
+        json_pack("{s:I, s:o, s:I, s:I, s:o}", "uptime-seconds", uptime(stats), "requests",
+                  requests_json(stats), "bytes-read", load(&stats->bytes_read), "errors",
+                  load(&stats->errors), "cache", cache_json(cache));
+    char *text = root != NULL ? json_dumps(root, JSON_INDENT(4)) : NULL;
+    size_t length = text != NULL ? strlen(text) : 0;
+    char *longer = text != NULL ? realloc(text, length + 2) : NULL;
+
+    json_decref(root);
+    if (longer == NULL) {
+        free(text);
+        return NULL;
+    }
+    memcpy(longer + length, "\n", 2);
+    return longer;
+}
+
+#else
+
+bool stats_available(void)
+{
+    return false;
+}
+
+char *stats_json(const struct stats *stats, const struct cache *cache)
+{
+    (void)stats;
+    (void)cache;
+    return NULL;
+}
+
+#endif

@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "image/chain.h"
+
+#include "image/filename.h"
+#include "image/probe.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bool same_file(struct store *a, struct store *b)
+{
+    struct store_info a_info, b_info;
+
+    return store_info(a, &a_info) == 0 && store_info(b, &b_info) == 0 &&
+           a_info.device == b_info.device && a_info.inode == b_info.inode;
+}
+
+/* Refuses a backing file that is an image of the chain already. */
+static int check_cycle(struct image *active, const struct image *overlay, const char *path,
+                       struct store *file, struct error *error)
+{
+    const struct image *image;
+
+    for (image = active; image != NULL; image = image->backing) {
+        if (same_file(image->file, file)) {
+            return error_set(error, ELOOP,
+                             "%s: its backing file %s is part of a cycle: it is %s again; record "
+                             "the right one with qemu-img rebase -u",
+                             overlay->path, path, image == overlay ? "that image" : image->path);
+        }
+    }
+    return 0;
+}
+
+/* Guesses the format as QEMU does, but takes nothing for raw that QEMU would not. */
+static int probe_format(const struct image *overlay, const char *path, struct store *file,
+                        enum image_format *format, struct error *error)
+{
+    struct store_info info;
+    struct probe probe;
+    int result = store_info(file, &info);
+
+    if (result == 0) {
+        result = probe_store(file, info.size, &probe);
+    }
+    if (result < 0) {
+        return error_set(error, -result, "%s: cannot be read: %s", path, strerror(-result));
+    }
+    if (probe.class == PROBE_DISK_IMAGE) {
+        return error_set(error, ENOTSUP,
+                         "%s: its backing file %s has no recorded format and looks like %s, which "
+                         "qcow2fs cannot read; convert it with qemu-img, or record its format "
+                         "with qemu-img rebase -u -F raw if it is raw",
+                         overlay->path, path, probe.description);
+    }
+    *format = probe.class == PROBE_QCOW2 ? IMAGE_QCOW2 : IMAGE_RAW;
+    return 0;
+}
+
+/* The recorded format of the backing file; *known is false where it must be guessed. */
+static int recorded_format(const struct image *overlay, const char *path, enum image_format *format,
+                           bool *known, struct error *error)
+{
+    const char *name = overlay->header->backing_format;
+
+    *known = name != NULL;
+    if (name == NULL) {
+        return 0;
+    }
+    if (strcmp(name, "qcow2") == 0) {
+        *format = IMAGE_QCOW2;
+        return 0;
+    }
+    /* Old images name the driver of the host file or device where they mean raw. */
+    if (strcmp(name, "raw") == 0 || strcmp(name, "file") == 0 || strcmp(name, "host_device") == 0) {
+        *format = IMAGE_RAW;
+        return 0;
+    }
+    return error_set(error, ENOTSUP,
+                     "%s: the format of its backing file %s is '%s'; qcow2fs reads qcow2 and raw "
+                     "backing files: convert it with qemu-img convert -O qcow2, then qemu-img "
+                     "rebase -u",
+                     overlay->path, path, name);
+}
+
+/* Opens the file at `path` as the image behind `overlay`. */
+static int open_behind(struct image *active, struct image *overlay, const char *path,
+                       const struct image_options *options, struct log *log, struct error *error)
+{
+    struct image_request request = {
+        .path = path,
+        .what = "backing file",
+        .number = overlay->number + 1,
+        .access = options->access == STORE_READ_SHARED ? STORE_READ_SHARED : STORE_READ,
+    };
+    struct error cause = {0};
+    bool known;
+    int result;
+
+    result = recorded_format(overlay, path, &request.format, &known, error);
+    if (result < 0) {
+        return result;
+    }
+    result = store_file_open(path, request.what, request.access, &request.file, &cause);
+    if (result < 0) {
+        return error_set(error, -result, "%s: its backing file cannot be used: %s", overlay->path,
+                         cause.text);
+    }
+    result = check_cycle(active, overlay, path, request.file, error);
+    if (result == 0 && !known) {
+        request.probed = true;
+        result = probe_format(overlay, path, request.file, &request.format, error);
+    }
+    if (result < 0) {
+        store_close(request.file);
+        return result;
+    }
+    return image_open_one(&request, options, log, &overlay->backing, error);
+}
+
+int chain_open_backing(struct image *image, const struct image_options *options, struct log *log,
+                       struct error *error)
+{
+    struct image *overlay = image;
+
+    while (overlay->header != NULL && overlay->header->backing_file != NULL) {
+        char *path;
+        int result;
+
+        if (overlay->number + 1 >= IMAGE_CHAIN_MAX) {
+            return error_set(error, EMFILE,
+                             "%s: has more than %d images behind it, the most that is supported; "
+                             "shorten the chain with qemu-img commit or rebase",
+                             image->path, IMAGE_CHAIN_MAX - 1);
+        }
+        result = filename_resolve(overlay->path, "backing file", overlay->header->backing_file,
+                                  false, &path, error);
+        if (result < 0) {
+            return result;
+        }
+        result = open_behind(image, overlay, path, options, log, error);
+        free(path);
+        if (result < 0) {
+            return result;
+        }
+        overlay = overlay->backing;
+    }
+    return 0;
+}

@@ -1,0 +1,344 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "image/image.h"
+
+#include "image/chain.h"
+#include "image/filename.h"
+#include "image/probe.h"
+#include "meta/format.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* --- One image --------------------------------------------------------------------- */
+
+/* Refuses what is not a qcow2 image, saying what it looks like. */
+static int check_is_qcow2(const struct image *image, struct error *error)
+{
+    struct probe probe;
+    int result = probe_store(image->file, image->file_size, &probe);
+    const char *remedy = "check the file name";
+
+    if (result < 0) {
+        return error_set(error, -result, "%s: cannot be read: %s", image->path, strerror(-result));
+    }
+    if (probe.class == PROBE_QCOW2) {
+        return 0;
+    }
+    if (probe.class == PROBE_DISK_IMAGE) {
+        remedy = "convert it with qemu-img convert -O qcow2";
+    } else if (image->number > 0) {
+        remedy =
+            "if it is the right backing file, record its format with qemu-img rebase -u -F raw";
+    } else if (probe.class == PROBE_RAW) {
+        remedy = "it needs no qcow2fs: use it as it is";
+    }
+    return error_set(error, EINVAL, "%s: is not a qcow2 image, it looks like %s; %s", image->path,
+                     probe.description, remedy);
+}
+
+/* Things that a reader can live with, but should know of. */
+static void warn_of_state(const struct image *image)
+{
+    const struct header *header = image->header;
+    uint64_t outside = mapping_tables_outside(image->active, image->file_size);
+
+    if ((header->incompatible_features & INCOMPATIBLE_CORRUPT) != 0) {
+        log_line(image->log, LOG_LEVEL_WARNING,
+                 "%s: is marked corrupt; what can be read of it is shown", image->path);
+    }
+    if (outside > 0) {
+        log_line(image->log, LOG_LEVEL_WARNING,
+                 "%s: was cut off: %" PRIu64
+                 " L2 tables lie past the end of the file, the parts of the disk that they map "
+                 "cannot be read",
+                 image->path, outside);
+    }
+}
+
+/* Opens the external data file. */
+static int open_data_file(struct image *image, const struct image_request *request,
+                          const struct image_options *options, struct error *error)
+{
+    const char *name = image->header->data_file;
+    struct error cause = {0};
+    struct store_info info;
+    int result;
+
+    if (request->number == 0 && options->data_file != NULL) {
+        image->data_file_path = strdup(options->data_file);
+        if (image->data_file_path == NULL) {
+            return error_set(error, ENOMEM, "%s: out of memory", image->path);
+        }
+    } else if (name == NULL) {
+        return error_set(error, EINVAL,
+                         "%s: keeps its data in an external data file but does not name it; name "
+                         "it with -o data-file=PATH",
+                         image->path);
+    } else {
+        result =
+            filename_resolve(image->path, "data file", name, true, &image->data_file_path, error);
+        if (result < 0) {
+            return result;
+        }
+    }
+    result = store_file_open(image->data_file_path, "data file", request->access, &image->data_file,
+                             &cause);
+    if (result < 0) {
+        return error_set(error, -result, "%s: its data file cannot be used: %s", image->path,
+                         cause.text);
+    }
+    result = store_info(image->data_file, &info);
+    if (result == 0 && info.size < image->virtual_size) {
+        log_line(image->log, LOG_LEVEL_WARNING,
+                 "%s: its data file %s has %" PRIu64 " bytes, fewer than the disk of %" PRIu64
+                 " bytes: what is missing reads as zeros",
+                 image->path, image->data_file_path, info.size, image->virtual_size);
+    }
+    return 0;
+}
+
+/* Guessed to be qcow2, an image may not make us open further files. */
+static int check_probed(const struct image *image, struct error *error)
+{
+    const struct header *header = image->header;
+    const char *named = header->backing_file != NULL ? "backing file" : "data file";
+
+    if (header->backing_file == NULL && !header->external_data_file) {
+        return 0;
+    }
+    return error_set(error, EACCES,
+                     "%s: no format is recorded for this backing file; it looks like qcow2 and "
+                     "names a %s of its own, which could be a trap set by whoever wrote to a raw "
+                     "disk; record its format with qemu-img rebase -u -F, or allow it with -o "
+                     "allow-probed-backing",
+                     image->path, named);
+}
+
+/* The qcow2 side of an image whose file is open. */
+static int open_qcow2(struct image *image, const struct image_request *request,
+                      const struct image_options *options, struct error *error)
+{
+    struct mapping_source source;
+    int result;
+
+    result = check_is_qcow2(image, error);
+    if (result == 0) {
+        result = header_read(image->file, image->file_size, image->path, &image->header, error);
+    }
+    if (result == 0 && request->probed && !options->allow_probed) {
+        result = check_probed(image, error);
+    }
+    if (result < 0) {
+        return result;
+    }
+    image->virtual_size = image->header->virtual_size;
+    if (image->header->external_data_file) {
+        result = open_data_file(image, request, options, error);
+        if (result < 0) {
+            return result;
+        }
+    }
+    result = snapshot_table_read(image->file, image->header, image->file_size, image->path,
+                                 &image->snapshots, error);
+    if (result < 0) {
+        return result;
+    }
+    result = codec_create(image->header->compression_type, options->codec, &image->codec);
+    if (result < 0) {
+        return error_set(error, -result, "%s: cannot prepare to decompress: %s", image->path,
+                         strerror(-result));
+    }
+    source = (struct mapping_source){
+        .header = image->header,
+        .file = image->file,
+        .data_file = image->data_file,
+        .owner = image->number,
+    };
+    result = mapping_open(&source, image->path, image->header->l1_offset, image->header->l1_entries,
+                          &image->active, error);
+    if (result == 0) {
+        warn_of_state(image);
+    }
+    return result;
+}
+
+/* Frees one image without what is behind it. */
+static void close_one(struct image *image)
+{
+    mapping_close(image->active);
+    codec_destroy(image->codec);
+    snapshot_table_free(image->snapshots);
+    header_free(image->header);
+    if (image->data_file != image->file) {
+        store_close(image->data_file);
+    }
+    store_close(image->file);
+    free(image->data_file_path);
+    free(image->path);
+    free(image);
+}
+
+static int fill_image(struct image *image, const struct image_request *request,
+                      const struct image_options *options, struct error *error)
+{
+    struct store_info info;
+    int result;
+
+    image->path = strdup(request->path);
+    if (image->path == NULL) {
+        return error_set(error, ENOMEM, "%s: out of memory", request->path);
+    }
+    result = store_info(image->file, &info);
+    if (result < 0) {
+        return error_set(error, -result, "%s: its size cannot be found out: %s", image->path,
+                         strerror(-result));
+    }
+    image->file_size = info.size;
+    image->virtual_size = info.size;
+    return image->format == IMAGE_QCOW2 ? open_qcow2(image, request, options, error) : 0;
+}
+
+int image_open_one(const struct image_request *request, const struct image_options *options,
+                   struct log *log, struct image **image, struct error *error)
+{
+    struct image *opened = calloc(1, sizeof(*opened));
+    int result;
+
+    *image = NULL;
+    if (opened == NULL) {
+        store_close(request->file);
+        return error_set(error, ENOMEM, "%s: out of memory", request->path);
+    }
+    opened->format = request->format;
+    opened->number = request->number;
+    opened->log = log;
+    opened->file = request->file;
+    opened->data_file = request->file;
+    result = fill_image(opened, request, options, error);
+    if (result < 0) {
+        close_one(opened);
+        return result;
+    }
+    *image = opened;
+    return 0;
+}
+
+/* --- The chain ---------------------------------------------------------------------- */
+
+int image_open(const char *path, const struct image_options *options, struct log *log,
+               struct image **image, struct error *error)
+{
+    struct image_request request = {
+        .path = path,
+        .what = "image",
+        .format = IMAGE_QCOW2,
+        .access = options->access,
+    };
+    int result;
+
+    *image = NULL;
+    result = store_file_open(path, request.what, request.access, &request.file, error);
+    if (result < 0) {
+        return result;
+    }
+    result = image_open_one(&request, options, log, image, error);
+    if (result < 0) {
+        return result;
+    }
+    result = chain_open_backing(*image, options, log, error);
+    if (result < 0) {
+        image_close(*image);
+        *image = NULL;
+    }
+    return result;
+}
+
+void image_close(struct image *image)
+{
+    struct cache *cache = image != NULL ? image->cache : NULL;
+
+    while (image != NULL) {
+        struct image *backing = image->backing;
+
+        close_one(image);
+        image = backing;
+    }
+    cache_destroy(cache);
+}
+
+static void describe_geometry(const struct image *image, struct cache_geometry *geometry)
+{
+    const struct header *header = image->header;
+
+    *geometry = (struct cache_geometry){
+        .virtual_size = header->virtual_size,
+        .file_size = image->file_size,
+        .cluster_size = header->cluster_size,
+        .l2_entry_bytes = header->l2_entry_bytes,
+        .refcount_bits = UINT32_C(1) << header->refcount_order,
+    };
+}
+
+int image_attach_cache(struct image *image, const struct cache_options *options,
+                       struct error *error)
+{
+    struct cache_geometry *geometry;
+    struct cache_sizes sizes;
+    struct cache *cache;
+    struct image *each;
+    size_t count = 0;
+    int result;
+
+    for (each = image; each != NULL; each = each->backing) {
+        count++;
+    }
+    geometry = calloc(count, sizeof(*geometry));
+    if (geometry == NULL) {
+        return error_set(error, ENOMEM, "%s: out of memory", image->path);
+    }
+    count = 0;
+    for (each = image; each != NULL; each = each->backing) {
+        if (each->header != NULL) {
+            describe_geometry(each, &geometry[count++]);
+        }
+    }
+    result = cache_sizes_resolve(options, geometry, count, &sizes, error);
+    free(geometry);
+    if (result < 0) {
+        return result;
+    }
+    result = cache_create(&sizes, &cache);
+    if (result < 0) {
+        return error_set(error, -result, "%s: no memory for the cache", image->path);
+    }
+    for (each = image; each != NULL; each = each->backing) {
+        each->cache = cache;
+        if (each->active != NULL) {
+            mapping_set_cache(each->active, cache->l2, sizes.l2_entry_size);
+        }
+    }
+    return 0;
+}
+
+int image_allocated(const struct image *image, uint64_t *bytes)
+{
+    struct store_info info;
+    int result = store_info(image->file, &info);
+
+    if (result < 0) {
+        return result;
+    }
+    *bytes = info.allocated;
+    if (image->data_file != image->file) {
+        result = store_info(image->data_file, &info);
+        if (result < 0) {
+            return result;
+        }
+        *bytes += info.allocated;
+    }
+    return 0;
+}

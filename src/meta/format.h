@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The on-disk structures of a qcow2 file: where each field is, what each bit
+ * means. The only place where offsets, masks and shifts of the format are
+ * written down; all other code goes through the names and functions here.
+ *
+ * Names and section titles are those of the specification ("Qcow2 Image File
+ * Format", docs/interop/qcow2 in the QEMU project).
+ */
+#ifndef META_FORMAT_H
+#define META_FORMAT_H
+
+#include "util/bytes.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* --- Header: byte offsets of the fields ------------------------------------ */
+
+#define QCOW_MAGIC UINT32_C(0x514649fb) /* "QFI\xfb" */
+
+enum header_field {
+    HEADER_MAGIC = 0,
+    HEADER_VERSION = 4,
+    HEADER_BACKING_FILE_OFFSET = 8,
+    HEADER_BACKING_FILE_SIZE = 16,
+    HEADER_CLUSTER_BITS = 20,
+    HEADER_SIZE = 24,
+    HEADER_CRYPT_METHOD = 32,
+    HEADER_L1_SIZE = 36,
+    HEADER_L1_TABLE_OFFSET = 40,
+    HEADER_REFCOUNT_TABLE_OFFSET = 48,
+    HEADER_REFCOUNT_TABLE_CLUSTERS = 56,
+    HEADER_NB_SNAPSHOTS = 60,
+    HEADER_SNAPSHOTS_OFFSET = 64,
+    HEADER_V2_LENGTH = 72, /* the header of version 2 ends here */
+    HEADER_INCOMPATIBLE_FEATURES = 72,
+    HEADER_COMPATIBLE_FEATURES = 80,
+    HEADER_AUTOCLEAR_FEATURES = 88,
+    HEADER_REFCOUNT_ORDER = 96,
+    HEADER_HEADER_LENGTH = 100,
+    HEADER_V3_LENGTH = 104, /* the least header_length of version 3 */
+    HEADER_COMPRESSION_TYPE = 104,
+};
+
+#define CLUSTER_BITS_MIN             9
+#define CLUSTER_BITS_MAX             21
+#define CLUSTER_BITS_MIN_EXTENDED_L2 14
+#define REFCOUNT_ORDER_V2            4
+#define REFCOUNT_ORDER_MAX           6
+#define BACKING_FILE_NAME_MAX        1023
+
+#define CRYPT_NONE UINT32_C(0)
+#define CRYPT_AES  UINT32_C(1)
+#define CRYPT_LUKS UINT32_C(2)
+
+#define INCOMPATIBLE_DIRTY              (UINT64_C(1) << 0)
+#define INCOMPATIBLE_CORRUPT            (UINT64_C(1) << 1)
+#define INCOMPATIBLE_EXTERNAL_DATA_FILE (UINT64_C(1) << 2)
+#define INCOMPATIBLE_COMPRESSION_TYPE   (UINT64_C(1) << 3)
+#define INCOMPATIBLE_EXTENDED_L2        (UINT64_C(1) << 4)
+#define INCOMPATIBLE_KNOWN                                                         \
+    (INCOMPATIBLE_DIRTY | INCOMPATIBLE_CORRUPT | INCOMPATIBLE_EXTERNAL_DATA_FILE | \
+     INCOMPATIBLE_COMPRESSION_TYPE | INCOMPATIBLE_EXTENDED_L2)
+
+#define COMPATIBLE_LAZY_REFCOUNTS (UINT64_C(1) << 0)
+
+#define AUTOCLEAR_BITMAPS           (UINT64_C(1) << 0)
+#define AUTOCLEAR_RAW_EXTERNAL_DATA (UINT64_C(1) << 1)
+
+/* --- Header extensions ------------------------------------------------------ */
+
+#define EXTENSION_END                UINT32_C(0x00000000)
+#define EXTENSION_BACKING_FORMAT     UINT32_C(0xe2792aca)
+#define EXTENSION_FEATURE_NAME_TABLE UINT32_C(0x6803f857)
+#define EXTENSION_BITMAPS            UINT32_C(0x23852875)
+#define EXTENSION_ENCRYPTION         UINT32_C(0x0537be77)
+#define EXTENSION_DATA_FILE          UINT32_C(0x44415441)
+
+enum extension_field {
+    EXTENSION_TYPE = 0,
+    EXTENSION_LENGTH = 4,
+    EXTENSION_DATA = 8, /* padded to a multiple of 8 bytes */
+};
+
+enum bitmaps_extension_field {
+    BITMAPS_NB_BITMAPS = 0,
+    BITMAPS_RESERVED = 4,
+    BITMAPS_DIRECTORY_SIZE = 8,
+    BITMAPS_DIRECTORY_OFFSET = 16,
+    BITMAPS_EXTENSION_LENGTH = 24,
+};
+
+enum feature_name_field {
+    FEATURE_NAME_TYPE = 0, /* see below */
+    FEATURE_NAME_BIT = 1,
+    FEATURE_NAME_TEXT = 2, /* padded with zeros, not always terminated */
+    FEATURE_NAME_LENGTH = 48,
+};
+
+#define FEATURE_TYPE_INCOMPATIBLE 0
+
+/* --- L1 and L2 tables ("Cluster mapping") ------------------------------------ */
+
+#define L1_ENTRY_BYTES          8
+#define L2_ENTRY_BYTES          8
+#define L2_ENTRY_BYTES_EXTENDED 16
+#define SUBCLUSTERS_EXTENDED    32
+
+#define ENTRY_HOST_OFFSET_MASK UINT64_C(0x00fffffffffffe00) /* bits 9 - 55 */
+#define ENTRY_COPIED           (UINT64_C(1) << 63)
+#define L2_ENTRY_COMPRESSED    (UINT64_C(1) << 62)
+#define L2_ENTRY_ZERO          (UINT64_C(1) << 0)
+
+/* Host offset of the L2 table that an L1 entry names; 0: none. */
+static inline uint64_t l1_entry_table(uint64_t entry)
+{
+    return entry & ENTRY_HOST_OFFSET_MASK;
+}
+
+static inline bool l2_entry_is_compressed(uint64_t entry)
+{
+    return (entry & L2_ENTRY_COMPRESSED) != 0;
+}
+
+/* "Standard Cluster Descriptor": host offset of the cluster. */
+static inline uint64_t l2_entry_host_offset(uint64_t entry)
+{
+    return entry & ENTRY_HOST_OFFSET_MASK;
+}
+
+static inline bool l2_entry_is_copied(uint64_t entry)
+{
+    return (entry & ENTRY_COPIED) != 0;
+}
+
+/* "Standard Cluster Descriptor", bit 0; means nothing with extended L2 entries. */
+static inline bool l2_entry_is_zero(uint64_t entry)
+{
+    return (entry & L2_ENTRY_ZERO) != 0;
+}
+
+/* "Compressed Clusters Descriptor": x = 62 - (cluster_bits - 8). */
+static inline uint64_t l2_entry_compressed_offset(uint64_t entry, uint32_t cluster_bits)
+{
+    uint32_t x = 62 - (cluster_bits - 8);
+
+    return entry & ((UINT64_C(1) << x) - 1);
+}
+
+/* Bytes from the compressed offset to the end of the last sector that holds the data. */
+static inline uint64_t l2_entry_compressed_size(uint64_t entry, uint32_t cluster_bits)
+{
+    uint32_t x = 62 - (cluster_bits - 8);
+    uint64_t additional_sectors = (entry & (L2_ENTRY_COMPRESSED - 1)) >> x;
+
+    return (additional_sectors + 1) * 512 - l2_entry_compressed_offset(entry, cluster_bits) % 512;
+}
+
+/* "Subcluster Allocation Bitmap": one bit a subcluster, the least significant first. */
+static inline uint32_t bitmap_allocated(uint64_t bitmap)
+{
+    return (uint32_t)bitmap;
+}
+
+static inline uint32_t bitmap_zero(uint64_t bitmap)
+{
+    return (uint32_t)(bitmap >> 32);
+}
+
+/* --- Snapshot table entry ("Snapshots") -------------------------------------- */
+
+enum snapshot_field {
+    SNAPSHOT_L1_TABLE_OFFSET = 0,
+    SNAPSHOT_L1_SIZE = 8,
+    SNAPSHOT_ID_LENGTH = 12,
+    SNAPSHOT_NAME_LENGTH = 14,
+    SNAPSHOT_DATE_SEC = 16,
+    SNAPSHOT_DATE_NSEC = 20,
+    SNAPSHOT_VM_CLOCK_NSEC = 24,
+    SNAPSHOT_VM_STATE_SIZE = 32,
+    SNAPSHOT_EXTRA_DATA_SIZE = 36,
+    SNAPSHOT_FIXED_LENGTH = 40,
+    /* Extra data, present as far as SNAPSHOT_EXTRA_DATA_SIZE goes. */
+    SNAPSHOT_EXTRA_VM_STATE_SIZE = 40,
+    SNAPSHOT_EXTRA_DISK_SIZE = 48,
+    SNAPSHOT_EXTRA_ICOUNT = 56,
+};
+
+/* --- Bitmap directory entry ("Bitmap directory") ------------------------------ */
+
+enum bitmap_field {
+    BITMAP_TABLE_OFFSET = 0,
+    BITMAP_TABLE_SIZE = 8,
+    BITMAP_FLAGS = 12,
+    BITMAP_TYPE = 16,
+    BITMAP_GRANULARITY_BITS = 17,
+    BITMAP_NAME_SIZE = 18,
+    BITMAP_EXTRA_DATA_SIZE = 20,
+    BITMAP_FIXED_LENGTH = 24,
+};
+
+#define BITMAP_FLAG_IN_USE UINT32_C(1)
+#define BITMAP_FLAG_AUTO   UINT32_C(2)
+#define BITMAP_NAME_MAX    1023
+#define BITMAPS_MAX        65535
+
+#endif

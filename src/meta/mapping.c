@@ -1,0 +1,471 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "meta/mapping.h"
+
+#include "meta/format.h"
+#include "util/checked.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct mapping {
+    struct mapping_source source;
+    struct cache_pool *l2; /* NULL until mapping_set_cache() */
+    uint64_t slice_size;   /* bytes of an L2 table that are cached as one */
+    uint64_t l1_entries;
+    uint64_t *l1; /* in host byte order */
+    /* What was last seen of the file's size, in bytes; it grows while others write. */
+    _Atomic uint64_t file_size;
+};
+
+/* A lookup on its way through the tables. */
+struct walk {
+    struct mapping *mapping;
+    uint64_t position;     /* guest offset of the next byte to look at */
+    uint64_t end;          /* guest offset at which to stop */
+    struct extent *extent; /* found so far; length 0 at first */
+    struct mapping_fault *fault;
+};
+
+/* --- Faults ---------------------------------------------------------------------- */
+
+static int fault_set(const struct walk *walk, uint64_t guest_offset, uint64_t host_offset,
+                     const char *format, ...) __attribute__((format(printf, 4, 5)));
+
+static int fault_set(const struct walk *walk, uint64_t guest_offset, uint64_t host_offset,
+                     const char *format, ...)
+{
+    va_list arguments;
+
+    walk->fault->guest_offset = guest_offset;
+    walk->fault->host_offset = host_offset;
+    va_start(arguments, format);
+    vsnprintf(walk->fault->text, sizeof(walk->fault->text), format, arguments);
+    va_end(arguments);
+    return -EIO;
+}
+
+/*
+ * Whether `length` bytes at `offset` are in the image file. What seems to lie
+ * past its end is looked at again: with force-share, another program may be
+ * writing to the image.
+ */
+static bool in_file(struct mapping *mapping, uint64_t offset, uint64_t length)
+{
+    struct store_info info;
+
+    if (range_within(offset, length,
+                     atomic_load_explicit(&mapping->file_size, memory_order_relaxed))) {
+        return true;
+    }
+    if (store_info(mapping->source.file, &info) < 0) {
+        return false;
+    }
+    atomic_store_explicit(&mapping->file_size, info.size, memory_order_relaxed);
+    return range_within(offset, length, info.size);
+}
+
+/* --- Decoding of entries ------------------------------------------------------------ */
+
+/* True when the piece could be joined to what was found so far. */
+static bool extent_append(struct extent *extent, const struct extent *piece)
+{
+    if (extent->length == 0) {
+        *extent = *piece;
+        return true;
+    }
+    if (extent->kind != piece->kind || extent->kind == EXTENT_COMPRESSED) {
+        return false;
+    }
+    if (extent->kind == EXTENT_DATA && extent->host_offset + extent->length != piece->host_offset) {
+        return false;
+    }
+    extent->length += piece->length;
+    return true;
+}
+
+/* Appends `piece`, cut to the walk's end; false when the extent ends before it. */
+static bool walk_append(struct walk *walk, struct extent *piece)
+{
+    piece->length = min_u64(piece->length, walk->end - walk->position);
+    if (!extent_append(walk->extent, piece)) {
+        return false;
+    }
+    walk->position += piece->length;
+    return true;
+}
+
+/* "Compressed Clusters Descriptor" */
+static int decode_compressed(const struct walk *walk, uint64_t entry, uint64_t entry_offset,
+                             struct extent *piece)
+{
+    struct mapping *mapping = walk->mapping;
+    const struct header *header = mapping->source.header;
+    uint64_t in_cluster = walk->position & (header->cluster_size - 1);
+    uint64_t offset = l2_entry_compressed_offset(entry, header->cluster_bits);
+
+    if (header->external_data_file) {
+        return fault_set(walk, walk->position - in_cluster, entry_offset,
+                         "L2 entry 0x%016" PRIx64 " is of a compressed cluster, which an image "
+                         "with an external data file cannot have",
+                         entry);
+    }
+    if (!in_file(mapping, offset, 1)) {
+        return fault_set(walk, walk->position - in_cluster, entry_offset,
+                         "L2 entry 0x%016" PRIx64 " names compressed data at 0x%" PRIx64
+                         ", past the end of the file",
+                         entry, offset);
+    }
+    *piece = (struct extent){
+        .kind = EXTENT_COMPRESSED,
+        .length = header->cluster_size - in_cluster,
+        .store = mapping->source.file,
+        .host_offset = offset,
+        .compressed_size = l2_entry_compressed_size(entry, header->cluster_bits),
+        .offset_in_cluster = in_cluster,
+    };
+    return 0;
+}
+
+/* Checks what a standard cluster's entry says of its host cluster, used or only preallocated. */
+static int check_host_cluster(const struct walk *walk, uint64_t entry, uint64_t entry_offset,
+                              bool used)
+{
+    struct mapping *mapping = walk->mapping;
+    const struct header *header = mapping->source.header;
+    uint64_t cluster = round_down(walk->position, header->cluster_size);
+    uint64_t host = l2_entry_host_offset(entry);
+
+    if (host % header->cluster_size != 0) {
+        return fault_set(walk, cluster, entry_offset,
+                         "L2 entry 0x%016" PRIx64 " names host offset 0x%" PRIx64
+                         ", which is not the start of a cluster",
+                         entry, host);
+    }
+    if (header->external_data_file) {
+        if (host != cluster) {
+            return fault_set(walk, cluster, entry_offset,
+                             "L2 entry 0x%016" PRIx64 " names offset 0x%" PRIx64
+                             " of the data file, which is not the guest offset",
+                             entry, host);
+        }
+        return 0;
+    }
+    if (used && !in_file(mapping, host, 1)) {
+        return fault_set(walk, cluster, entry_offset,
+                         "L2 entry 0x%016" PRIx64 " names host offset 0x%" PRIx64
+                         ", past the end of the file",
+                         entry, host);
+    }
+    return 0;
+}
+
+/* Whether the entry names a host cluster; only in a data file one can be at offset 0. */
+static bool has_host_cluster(const struct header *header, uint64_t entry)
+{
+    return l2_entry_host_offset(entry) != 0 ||
+           (header->external_data_file && l2_entry_is_copied(entry));
+}
+
+/*
+ * The part of a cluster from walk->position on that is of one kind, given which
+ * of its subclusters are allocated and which read as zeros.
+ */
+static void decode_subclusters(const struct walk *walk, uint64_t entry, uint32_t allocated,
+                               uint32_t zero, struct extent *piece)
+{
+    const struct mapping *mapping = walk->mapping;
+    const struct header *header = mapping->source.header;
+    uint64_t in_cluster = walk->position & (header->cluster_size - 1);
+    uint32_t first = (uint32_t)(in_cluster >> header->subcluster_bits);
+    uint32_t bit = UINT32_C(1) << first, same;
+    uint64_t run;
+
+    *piece = (struct extent){.kind = EXTENT_UNALLOCATED};
+    same = ~(allocated | zero);
+    if ((zero & bit) != 0) {
+        piece->kind = EXTENT_ZERO;
+        same = zero;
+    } else if ((allocated & bit) != 0) {
+        piece->kind = EXTENT_DATA;
+        piece->store = mapping->source.data_file;
+        piece->host_offset = l2_entry_host_offset(entry) + in_cluster;
+        same = allocated;
+    }
+    /* How many bits from `first` on are like the first: zeros of the complement. */
+    run =
+        ~same >> first == 0 ? header->subclusters - first : (uint32_t)__builtin_ctz(~same >> first);
+    run = min_u64(run, header->subclusters - first);
+    piece->length = ((first + run) << header->subcluster_bits) - in_cluster;
+}
+
+/* Decodes the entry at `raw` (at host offset `entry_offset`) of the cluster at walk->position. */
+static int decode_entry(const struct walk *walk, const uint8_t *raw, uint64_t entry_offset,
+                        struct extent *piece)
+{
+    const struct header *header = walk->mapping->source.header;
+    uint64_t cluster = round_down(walk->position, header->cluster_size);
+    uint64_t entry = load_be64(raw);
+    uint64_t bitmap = header->extended_l2 ? load_be64(raw + L2_ENTRY_BYTES) : 0;
+    bool has_host = has_host_cluster(header, entry);
+    uint32_t allocated = has_host ? 1 : 0, zero = 0;
+    int result;
+
+    if (l2_entry_is_compressed(entry)) {
+        return decode_compressed(walk, entry, entry_offset, piece);
+    }
+    if (header->extended_l2) {
+        allocated = bitmap_allocated(bitmap);
+        zero = bitmap_zero(bitmap);
+        if ((allocated & zero) != 0 || (allocated != 0 && !has_host)) {
+            return fault_set(walk, cluster, entry_offset,
+                             "L2 entry 0x%016" PRIx64 " has the impossible subcluster bitmap "
+                             "0x%016" PRIx64,
+                             entry, bitmap);
+        }
+    } else if (l2_entry_is_zero(entry)) {
+        if (header->version < 3) {
+            return fault_set(walk, cluster, entry_offset,
+                             "L2 entry 0x%016" PRIx64 " is of a zero cluster, which an image of "
+                             "version 2 cannot have",
+                             entry);
+        }
+        zero = 1;
+        allocated = 0;
+    }
+    if (has_host) {
+        result = check_host_cluster(walk, entry, entry_offset, allocated != 0);
+        if (result < 0) {
+            return result;
+        }
+    }
+    decode_subclusters(walk, entry, allocated, zero, piece);
+    return 0;
+}
+
+/* --- The walk ---------------------------------------------------------------------- */
+
+/* cache_fill_fn of an L2 slice; `context` is where it is. */
+struct slice_source {
+    struct store *file;
+    uint64_t host_offset;
+};
+
+static int fill_slice(void *context, void *data, size_t size)
+{
+    const struct slice_source *source = context;
+
+    return store_read(source->file, source->host_offset, data, size);
+}
+
+/* Finds and pins the slice that maps walk->position; checks the L1 entry that leads to it. */
+static int pin_slice(const struct walk *walk, uint64_t l1_index, uint64_t table,
+                     const struct cache_entry **slice)
+{
+    struct mapping *mapping = walk->mapping;
+    const struct header *header = mapping->source.header;
+    uint64_t l1_bits = header_l1_entry_bits(header);
+    uint64_t in_table = walk->position & ((UINT64_C(1) << l1_bits) - 1);
+    uint64_t entry_at = (in_table >> header->cluster_bits) * header->l2_entry_bytes;
+    struct slice_source source = {
+        .file = mapping->source.file,
+        .host_offset = table + round_down(entry_at, mapping->slice_size),
+    };
+    struct cache_key key = {.owner = mapping->source.owner, .host_offset = source.host_offset};
+    uint64_t guest = walk->position - in_table;
+    int result;
+
+    if (table % header->cluster_size != 0) {
+        return fault_set(walk, guest, table,
+                         "L1 entry %" PRIu64 " (0x%016" PRIx64 ") names host offset 0x%" PRIx64
+                         ", which is not the start of a cluster",
+                         l1_index, mapping->l1[l1_index], table);
+    }
+    if (!in_file(mapping, table, header->cluster_size)) {
+        return fault_set(walk, guest, table,
+                         "L1 entry %" PRIu64 " (0x%016" PRIx64 ") names an L2 table at 0x%" PRIx64
+                         ", past the end of the file",
+                         l1_index, mapping->l1[l1_index], table);
+    }
+    result = cache_pool_get(mapping->l2, key, mapping->slice_size, fill_slice, &source, slice);
+    if (result < 0) {
+        fault_set(walk, walk->position, source.host_offset, "the L2 table cannot be read: %s",
+                  strerror(-result));
+    }
+    return result;
+}
+
+/* Decodes the slice's entries as far as they continue the extent; *more: up to its last one. */
+static int walk_slice(struct walk *walk, const struct cache_entry *slice, bool *more)
+{
+    const struct mapping *mapping = walk->mapping;
+    const struct header *header = mapping->source.header;
+    uint64_t slice_entries = mapping->slice_size / header->l2_entry_bytes;
+    uint64_t index = (walk->position >> header->cluster_bits) & (slice_entries - 1);
+    uint64_t last = walk->position >> header->cluster_bits;
+
+    *more = false;
+    while (index < slice_entries && walk->position < walk->end) {
+        uint64_t at = index * header->l2_entry_bytes;
+        struct extent piece;
+        int result = decode_entry(walk, (const uint8_t *)slice->data + at,
+                                  slice->key.host_offset + at, &piece);
+
+        if (result < 0) {
+            return result;
+        }
+        if (!walk_append(walk, &piece)) {
+            return 0;
+        }
+        index += (walk->position >> header->cluster_bits) - last;
+        last = walk->position >> header->cluster_bits;
+    }
+    *more = walk->position < walk->end;
+    return 0;
+}
+
+/* What one L1 entry, or the space behind the last one, says of walk->position. */
+static int walk_step(struct walk *walk, bool *more)
+{
+    struct mapping *mapping = walk->mapping;
+    uint32_t l1_bits = header_l1_entry_bits(mapping->source.header);
+    uint64_t l1_index = walk->position >> l1_bits;
+    struct extent nothing = {.kind = EXTENT_UNALLOCATED, .length = walk->end - walk->position};
+    const struct cache_entry *slice;
+    uint64_t table;
+    int result;
+
+    *more = false;
+    if (l1_index >= mapping->l1_entries) {
+        walk_append(walk, &nothing);
+        return 0;
+    }
+    table = l1_entry_table(mapping->l1[l1_index]);
+    if (table == 0) {
+        nothing.length =
+            (UINT64_C(1) << l1_bits) - (walk->position & ((UINT64_C(1) << l1_bits) - 1));
+        *more = walk_append(walk, &nothing) && walk->position < walk->end;
+        return 0;
+    }
+    result = pin_slice(walk, l1_index, table, &slice);
+    if (result < 0) {
+        return result;
+    }
+    result = walk_slice(walk, slice, more);
+    cache_pool_unpin(mapping->l2, slice);
+    return result;
+}
+
+int mapping_lookup(struct mapping *mapping, uint64_t guest_offset, uint64_t length,
+                   struct extent *extent, struct mapping_fault *fault)
+{
+    struct walk walk = {
+        .mapping = mapping,
+        .position = guest_offset,
+        .extent = extent,
+        .fault = fault,
+    };
+    bool more = true;
+
+    assert(mapping->l2 != NULL && length > 0);
+    if (!checked_add(guest_offset, length, &walk.end)) {
+        walk.end = UINT64_MAX;
+    }
+    *extent = (struct extent){.kind = EXTENT_UNALLOCATED};
+    while (more) {
+        int result = walk_step(&walk, &more);
+
+        if (result < 0) {
+            return extent->length > 0 ? 0 : result;
+        }
+    }
+    return 0;
+}
+
+/* --- Opening ------------------------------------------------------------------------- */
+
+static int read_l1(struct mapping *mapping, const char *name, uint64_t l1_offset,
+                   struct error *error)
+{
+    uint64_t size = mapping->l1_entries * L1_ENTRY_BYTES, i;
+    int result;
+
+    if (!in_file(mapping, l1_offset, size)) {
+        return error_set(error, EINVAL,
+                         "%s: the L1 table at offset 0x%" PRIx64 " (%" PRIu64
+                         " bytes) runs over the end of the file; the file was cut off, use an "
+                         "intact copy",
+                         name, l1_offset, size);
+    }
+    mapping->l1 = malloc(max_u64(size, 1));
+    if (mapping->l1 == NULL) {
+        return error_set(error, ENOMEM, "%s: no memory for the L1 table of %" PRIu64 " bytes", name,
+                         size);
+    }
+    result = store_read(mapping->source.file, l1_offset, mapping->l1, size);
+    if (result < 0) {
+        return error_set(error, -result,
+                         "%s: the L1 table at offset 0x%" PRIx64 " cannot be read: %s", name,
+                         l1_offset, strerror(-result));
+    }
+    for (i = 0; i < mapping->l1_entries; i++) {
+        mapping->l1[i] = load_be64(&mapping->l1[i]);
+    }
+    return 0;
+}
+
+int mapping_open(const struct mapping_source *source, const char *name, uint64_t l1_offset,
+                 uint64_t entries, struct mapping **mapping, struct error *error)
+{
+    struct mapping *opened = calloc(1, sizeof(*opened));
+    int result;
+
+    *mapping = NULL;
+    if (opened == NULL) {
+        return error_set(error, ENOMEM, "%s: out of memory", name);
+    }
+    opened->source = *source;
+    opened->l1_entries = entries;
+    result = read_l1(opened, name, l1_offset, error);
+    if (result < 0) {
+        mapping_close(opened);
+        return result;
+    }
+    *mapping = opened;
+    return 0;
+}
+
+void mapping_close(struct mapping *mapping)
+{
+    if (mapping != NULL) {
+        free(mapping->l1);
+        free(mapping);
+    }
+}
+
+void mapping_set_cache(struct mapping *mapping, struct cache_pool *l2, uint64_t l2_entry_size)
+{
+    mapping->l2 = l2;
+    mapping->slice_size = min_u64(l2_entry_size, mapping->source.header->cluster_size);
+}
+
+uint64_t mapping_tables_outside(const struct mapping *mapping, uint64_t file_size)
+{
+    uint64_t cluster_size = mapping->source.header->cluster_size, outside = 0, i;
+
+    for (i = 0; i < mapping->l1_entries; i++) {
+        uint64_t table = l1_entry_table(mapping->l1[i]);
+
+        if (table != 0 && !range_within(table, cluster_size, file_size)) {
+            outside++;
+        }
+    }
+    return outside;
+}

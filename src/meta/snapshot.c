@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "meta/snapshot.h"
+
+#include "meta/format.h"
+#include "util/checked.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define DAMAGED "the snapshot table is damaged, use an intact copy of the image"
+
+/* The table while it is being read. */
+struct reader {
+    struct store *file;
+    const struct header *header;
+    uint64_t file_size;
+    const char *name;
+    struct error *error;
+    uint64_t position; /* host offset of the next entry */
+};
+
+/* Reads a part of entry `index`; the table may end neither past the file nor past its limit. */
+static int read_part(const struct reader *reader, size_t index, uint64_t offset, void *buffer,
+                     size_t length)
+{
+    uint64_t limit;
+    int result;
+
+    if (!checked_add(reader->header->snapshots_offset, SNAPSHOT_TABLE_MAX, &limit) ||
+        limit > reader->file_size) {
+        limit = reader->file_size;
+    }
+    if (!range_within(offset, length, limit)) {
+        return error_set(
+            reader->error, EINVAL,
+            "%s: entry %zu of the snapshot table, at offset 0x%" PRIx64 ", runs over %s; " DAMAGED,
+            reader->name, index + 1, reader->position,
+            limit == reader->file_size ? "the end of the file" : "the table's limit of 64 MiB");
+    }
+    result = store_read(reader->file, offset, buffer, length);
+    if (result < 0) {
+        return error_set(reader->error, -result,
+                         "%s: the snapshot table at offset 0x%" PRIx64 " cannot be read: %s",
+                         reader->name, offset, strerror(-result));
+    }
+    return 0;
+}
+
+/* The fields that every entry has, and those of its extra data as far as that goes. */
+static void decode_fields(const uint8_t *entry, uint32_t extra_size, const struct header *header,
+                          struct snapshot *snapshot)
+{
+    uint64_t length = (uint64_t)SNAPSHOT_FIXED_LENGTH + extra_size;
+
+    snapshot->l1_offset = load_be64(entry + SNAPSHOT_L1_TABLE_OFFSET);
+    snapshot->l1_entries = load_be32(entry + SNAPSHOT_L1_SIZE);
+    snapshot->date_sec = load_be32(entry + SNAPSHOT_DATE_SEC);
+    snapshot->date_nsec = load_be32(entry + SNAPSHOT_DATE_NSEC);
+    snapshot->vm_clock_nsec = load_be64(entry + SNAPSHOT_VM_CLOCK_NSEC);
+    snapshot->vm_state_size = load_be32(entry + SNAPSHOT_VM_STATE_SIZE);
+    snapshot->disk_size = header->virtual_size;
+    snapshot->icount = UINT64_MAX;
+    if (length >= SNAPSHOT_EXTRA_VM_STATE_SIZE + 8) {
+        snapshot->vm_state_size = load_be64(entry + SNAPSHOT_EXTRA_VM_STATE_SIZE);
+    }
+    if (length >= SNAPSHOT_EXTRA_DISK_SIZE + 8) {
+        snapshot->disk_size = load_be64(entry + SNAPSHOT_EXTRA_DISK_SIZE);
+    }
+    if (length >= SNAPSHOT_EXTRA_ICOUNT + 8) {
+        snapshot->icount = load_be64(entry + SNAPSHOT_EXTRA_ICOUNT);
+    }
+}
+
+/* Reads `length` bytes as a string; what follows a NUL in them is not seen by anybody. */
+static int read_string(const struct reader *reader, size_t index, uint64_t offset, uint16_t length,
+                       char **string)
+{
+    *string = calloc(1, (size_t)length + 1);
+    if (*string == NULL) {
+        return error_set(reader->error, ENOMEM, "%s: out of memory", reader->name);
+    }
+    return read_part(reader, index, offset, *string, length);
+}
+
+/* "Snapshot table entry" */
+static int read_entry(struct reader *reader, size_t index, struct snapshot *snapshot)
+{
+    uint8_t entry[SNAPSHOT_FIXED_LENGTH + SNAPSHOT_EXTRA_DATA_MAX];
+    uint64_t position = reader->position + SNAPSHOT_FIXED_LENGTH;
+    uint16_t id_length, name_length;
+    uint32_t extra_size;
+    int result;
+
+    result = read_part(reader, index, reader->position, entry, SNAPSHOT_FIXED_LENGTH);
+    if (result < 0) {
+        return result;
+    }
+    extra_size = load_be32(entry + SNAPSHOT_EXTRA_DATA_SIZE);
+    if (extra_size > SNAPSHOT_EXTRA_DATA_MAX) {
+        return error_set(reader->error, EINVAL,
+                         "%s: entry %zu of the snapshot table has %" PRIu32
+                         " bytes of extra data, at most %d are possible; " DAMAGED,
+                         reader->name, index + 1, extra_size, SNAPSHOT_EXTRA_DATA_MAX);
+    }
+    result = read_part(reader, index, position, entry + SNAPSHOT_FIXED_LENGTH, extra_size);
+    if (result < 0) {
+        return result;
+    }
+    position += extra_size;
+    decode_fields(entry, extra_size, reader->header, snapshot);
+    id_length = load_be16(entry + SNAPSHOT_ID_LENGTH);
+    name_length = load_be16(entry + SNAPSHOT_NAME_LENGTH);
+    result = read_string(reader, index, position, id_length, &snapshot->id);
+    if (result == 0) {
+        result = read_string(reader, index, position + id_length, name_length, &snapshot->name);
+    }
+    position += (uint64_t)id_length + name_length;
+    reader->position = (position + 7) & ~UINT64_C(7);
+    return result;
+}
+
+static int read_entries(struct reader *reader, struct snapshot_table *table)
+{
+    uint64_t begin = reader->header->snapshots_offset;
+    uint32_t count = reader->header->snapshot_count;
+    const char *other;
+
+    reader->position = begin;
+    while (table->count < count) {
+        size_t index = table->count++;
+        int result = read_entry(reader, index, &table->snapshots[index]);
+
+        if (result < 0) {
+            return result;
+        }
+    }
+    table->size = reader->position - begin;
+    other = header_overlap(reader->header, HEADER_TABLE_NONE, begin, table->size);
+    if (other != NULL) {
+        return error_set(reader->error, EINVAL,
+                         "%s: the snapshot table at offset 0x%" PRIx64 " (%" PRIu64
+                         " bytes) overlaps the %s; the header is damaged, use an intact copy of "
+                         "the image",
+                         reader->name, begin, table->size, other);
+    }
+    return 0;
+}
+
+int snapshot_table_read(struct store *file, const struct header *header, uint64_t file_size,
+                        const char *name, struct snapshot_table **table, struct error *error)
+{
+    struct reader reader = {
+        .file = file,
+        .header = header,
+        .file_size = file_size,
+        .name = name,
+        .error = error,
+    };
+    struct snapshot_table *read;
+    int result;
+
+    *table = NULL;
+    if (header->snapshot_count > SNAPSHOTS_MAX) {
+        return error_set(error, EINVAL,
+                         "%s: the header field nb_snapshots is %" PRIu32
+                         ", at most %d are supported; the header is damaged, use an intact copy "
+                         "of the image",
+                         name, header->snapshot_count, SNAPSHOTS_MAX);
+    }
+    read = calloc(1, sizeof(*read));
+    if (read != NULL) {
+        read->snapshots = calloc((size_t)header->snapshot_count + 1, sizeof(*read->snapshots));
+    }
+    if (read == NULL || read->snapshots == NULL) {
+        free(read);
+        return error_set(error, ENOMEM, "%s: out of memory", name);
+    }
+    result = read_entries(&reader, read);
+    if (result < 0) {
+        snapshot_table_free(read);
+        return result;
+    }
+    *table = read;
+    return 0;
+}
+
+void snapshot_table_free(struct snapshot_table *table)
+{
+    size_t i;
+
+    if (table == NULL) {
+        return;
+    }
+    for (i = 0; i < table->count; i++) {
+        free(table->snapshots[i].id);
+        free(table->snapshots[i].name);
+    }
+    free(table->snapshots);
+    free(table);
+}
+
+uint64_t snapshot_vm_state_offset(const struct header *header, const struct snapshot *snapshot)
+{
+    return header_l1_entries_for(header, snapshot->disk_size) << header_l1_entry_bits(header);
+}
+
+int snapshot_validate(const struct header *header, const struct snapshot *snapshot,
+                      const char *name, struct error *error)
+{
+    uint64_t vm_state_end;
+
+    if (snapshot->l1_entries > HEADER_L1_SIZE_MAX / L1_ENTRY_BYTES) {
+        return error_set(error, EINVAL,
+                         "%s: snapshot '%s' has an L1 table of %" PRIu32
+                         " entries, at most 4194304 are supported",
+                         name, snapshot->name, snapshot->l1_entries);
+    }
+    if (snapshot->l1_offset % header->cluster_size != 0) {
+        return error_set(error, EINVAL,
+                         "%s: snapshot '%s' has its L1 table at offset 0x%" PRIx64
+                         ", which is not the start of a cluster",
+                         name, snapshot->name, snapshot->l1_offset);
+    }
+    if (snapshot->disk_size > INT64_MAX ||
+        snapshot->l1_entries < header_l1_entries_for(header, snapshot->disk_size)) {
+        return error_set(error, EINVAL,
+                         "%s: snapshot '%s' has an L1 table of %" PRIu32
+                         " entries, too small for its disk of %" PRIu64 " bytes",
+                         name, snapshot->name, snapshot->l1_entries, snapshot->disk_size);
+    }
+    if (snapshot->vm_state_size > INT64_MAX ||
+        !checked_add(snapshot_vm_state_offset(header, snapshot), snapshot->vm_state_size,
+                     &vm_state_end) ||
+        header_l1_entries_for(header, vm_state_end) > snapshot->l1_entries) {
+        return error_set(error, EINVAL,
+                         "%s: snapshot '%s' has a VM state of %" PRIu64
+                         " bytes, more than its L1 table maps",
+                         name, snapshot->name, snapshot->vm_state_size);
+    }
+    return 0;
+}

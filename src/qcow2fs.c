@@ -1,0 +1,389 @@
+/* SPDX-License-Identifier: MIT */
+/* qcow2fs: options in, exit code out. */
+#include "config.h"
+
+#include "fuse/options.h"
+#include "fuse/session.h"
+#include "image/image.h"
+#include "util/error.h"
+#include "util/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <syslog.h>
+#include <unistd.h>
+
+enum exit_status {
+    EXIT_OK = 0,
+    EXIT_FAILED = 1,
+    EXIT_USAGE = 2,
+};
+
+enum action {
+    ACTION_MOUNT,
+    ACTION_HELP,
+    ACTION_VERSION,
+    ACTION_MAN,
+    ACTION_NAMES,
+};
+
+struct command_line {
+    enum action action;
+    const char *image;
+    const char *mount_point;
+    bool foreground;
+    bool debug;
+    bool single_threaded;
+    struct mount_options options;
+};
+
+/* --- what it prints --------------------------------------------------------- */
+
+static const char help_text[] =
+    "Usage: qcow2fs [-f] [-d] [-s] [-o OPT[,OPT...]] IMAGE MOUNTPOINT\n"
+    "\n"
+    "Shows a qcow2 disk image as a raw file. Where MOUNTPOINT is a regular file, that\n"
+    "path becomes the raw disk; where it is a directory, the disk appears in it as\n"
+    "disk.raw, and each internal snapshot as snapshots/NAME/disk.raw.\n"
+    "\n"
+    "  -f                          stay in the foreground\n"
+    "  -d                          the same, and show every request\n"
+    "  -s                          serve one request at a time, in one thread\n"
+    "  -o OPT[,OPT...]             mount options, see below\n"
+    "  -h, --help                  show this\n"
+    "  -V, --version               show the version, and what was built in\n"
+    "\n"
+    "Look at an image and its snapshots:\n"
+    "  qcow2fs -o ro disk.qcow2 /mnt/image\n"
+    "\n"
+    "Attach it as a block device, with its partitions:\n"
+    "  touch disk.raw\n"
+    "  qcow2fs -o ro disk.qcow2 disk.raw\n"
+    "  losetup --find --show --read-only --partscan disk.raw\n"
+    "\n"
+    "Examine evidence: every state of the disk, and nothing written to it:\n"
+    "  qcow2fs -o ro evidence.qcow2 /mnt/case\n"
+    "  sha256sum /mnt/case/disk.raw /mnt/case/snapshots/*/disk.raw\n"
+    "\n"
+    "Unmount:\n"
+    "  umount MOUNTPOINT           or, as an ordinary user:\n"
+    "  fusermount3 -u MOUNTPOINT\n"
+    "\n"
+    "Mount options; - and _ in a name are the same, and SIZE takes k, M, G, T:\n";
+
+static void print_help(void)
+{
+    fputs(help_text, stdout);
+    options_help(mount_option_table, stdout);
+}
+
+static void print_version(void)
+{
+    static const struct {
+        const char *name;
+        bool is_in;
+    } libraries[] = {
+        {"zlib", true},
+#ifdef HAVE_ZSTD
+        {"libzstd", true},
+#else
+        {"libzstd", false},
+#endif
+#ifdef HAVE_LIBDEFLATE
+        {"libdeflate", true},
+#else
+        {"libdeflate", false},
+#endif
+#ifdef HAVE_JANSSON
+        {"jansson", true},
+#else
+        {"jansson", false},
+#endif
+    };
+
+    printf("qcow2fs %s\nlibfuse %s\n", PACKAGE_VERSION, session_fuse_version());
+    for (size_t i = 0; i < sizeof(libraries) / sizeof(libraries[0]); i++) {
+        printf("%s %s\n", libraries[i].name, libraries[i].is_in ? "yes" : "no");
+    }
+}
+
+static void say(const char *text)
+{
+    fprintf(stderr, "qcow2fs: %s\n", text);
+}
+
+static void log_to_stderr(void *context, enum log_level level, const char *line)
+{
+    (void)context;
+    (void)level;
+    say(line);
+}
+
+static void log_to_syslog(void *context, enum log_level level, const char *line)
+{
+    int priority = level == LOG_LEVEL_ERROR     ? LOG_ERR
+                   : level == LOG_LEVEL_WARNING ? LOG_WARNING
+                                                : LOG_INFO;
+
+    (void)context;
+    syslog(priority, "%s", line);
+}
+
+/* --- the command line ------------------------------------------------------- */
+
+static int parse_help_topic(const char *topic, struct command_line *line, struct error *error)
+{
+    if (topic == NULL) {
+        line->action = ACTION_HELP;
+    } else if (strcmp(topic, "man") == 0) {
+        line->action = ACTION_MAN;
+    } else if (strcmp(topic, "names") == 0) {
+        line->action = ACTION_NAMES;
+    } else {
+        return error_set(error, EINVAL, "there is no --help=%s; try --help", topic);
+    }
+    return 0;
+}
+
+static int take_positional(const char *argument, struct command_line *line, struct error *error)
+{
+    if (line->image == NULL) {
+        line->image = argument;
+    } else if (line->mount_point == NULL) {
+        line->mount_point = argument;
+    } else {
+        return error_set(error, EINVAL,
+                         "'%s' is one argument too many; give one image and one mount point",
+                         argument);
+    }
+    return 0;
+}
+
+/* What getopt_long() returned. */
+static int take_option(int option, char **arguments, struct command_line *line, struct error *error)
+{
+    switch (option) {
+    case 1: /* not an option: mount(8) puts its -o behind these */
+        return take_positional(optarg, line, error);
+    case 'f':
+        line->foreground = true;
+        return 0;
+    case 'd':
+        line->foreground = true;
+        line->debug = true;
+        return 0;
+    case 's':
+        line->single_threaded = true;
+        return 0;
+    case 'o':
+        return options_parse(mount_option_table, &line->options, optarg, error);
+    case 'h':
+        return parse_help_topic(optarg, line, error);
+    case 'V':
+        line->action = ACTION_VERSION;
+        return 0;
+    case ':':
+        return error_set(error, EINVAL, "-%c needs a value; try --help", optopt);
+    default:
+        break;
+    }
+    if (strncmp(arguments[optind - 1], "--", 2) == 0) {
+        return error_set(error, EINVAL, "unknown option %s; try --help", arguments[optind - 1]);
+    }
+    return error_set(error, EINVAL, "unknown option -%c; try --help", optopt);
+}
+
+static int check_command_line(const struct command_line *line, struct error *error)
+{
+    if (line->action == ACTION_MOUNT && line->image == NULL) {
+        return error_set(error, EINVAL, "which image, and where to? Try --help");
+    }
+    if (line->action == ACTION_MOUNT && line->mount_point == NULL) {
+        return error_set(error, EINVAL, "where to? Give a mount point behind the image %s",
+                         line->image);
+    }
+    if (line->options.allow_other.value && line->options.allow_root.value) {
+        return error_set(error, EINVAL, "allow_other and allow_root exclude each other");
+    }
+    return 0;
+}
+
+/* 0 or a negative errno with a sentence. */
+static int parse_command_line(int count, char **arguments, struct command_line *line,
+                              struct error *error)
+{
+    static const struct option long_options[] = {
+        {"help", optional_argument, NULL, 'h'},
+        {"version", no_argument, NULL, 'V'},
+        {NULL, 0, NULL, 0},
+    };
+    int option, r = 0;
+
+    opterr = 0;
+    /* "-": hand over the other arguments too, in their order; ":": tell what is missing. */
+    while (r == 0 &&
+           (option = getopt_long(count, arguments, "-:fdso:hV", long_options, NULL)) != -1) {
+        r = take_option(option, arguments, line, error);
+    }
+    for (; r == 0 && optind < count; optind++) { /* behind -- */
+        r = take_positional(arguments[optind], line, error);
+    }
+    return r != 0 ? r : check_command_line(line, error);
+}
+
+/* --- mounting --------------------------------------------------------------- */
+
+/* A file that is opened must not become 0, 1 or 2: who prints would write into it. */
+static int hold_standard_descriptors(void)
+{
+    int descriptor;
+
+    do {
+        descriptor = open("/dev/null", O_RDWR);
+    } while (descriptor >= 0 && descriptor <= STDERR_FILENO);
+    if (descriptor < 0) {
+        return -errno;
+    }
+    close(descriptor);
+    return 0;
+}
+
+/* A long chain takes more descriptors than most shells allow at first. */
+static void raise_descriptor_limit(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
+/* Mounts, and returns when it is unmounted; or, in the process that was started, at once. */
+static enum exit_status mount_and_serve(const struct command_line *line, struct image *image,
+                                        struct log *log, struct error *error)
+{
+    const struct session_settings settings = {
+        .image = image,
+        .log = log,
+        .background_sink = log_to_syslog,
+        .mount_point = line->mount_point,
+        .options = &line->options,
+        .debug = line->debug,
+        .single_threaded = line->single_threaded,
+    };
+    enum session_process process = SESSION_SERVER;
+    struct session *session;
+    int r = session_open(&settings, &session, error);
+
+    if (r != 0) {
+        return EXIT_FAILED;
+    }
+    if (!line->options.read_only.value) {
+        log_line(log, LOG_LEVEL_INFO,
+                 "mounting read-only: this version cannot write yet (say -o ro to leave out this "
+                 "line)");
+    }
+    if (!line->foreground) {
+        r = session_background(session, &process, error);
+    }
+    if (r == 0 && process == SESSION_DONE) {
+        _exit(EXIT_OK); /* all that there is to close belongs to the server now */
+    }
+    if (r == 0 && process == SESSION_SERVER) {
+        r = session_serve(session, error);
+    }
+    session_close(session);
+    return r == 0 && process != SESSION_GAVE_UP ? EXIT_OK : EXIT_FAILED;
+}
+
+static enum exit_status open_and_mount(const struct command_line *line, struct log *log,
+                                       struct error *error)
+{
+    const struct image_options options = {
+        .access = line->options.force_share.value ? STORE_READ_SHARED : STORE_READ,
+        .allow_probed = line->options.allow_probed_backing.value,
+        .data_file = line->options.data_file,
+        .codec = CODEC_FASTEST,
+    };
+    enum exit_status status;
+    struct image *image;
+    int r = image_open(line->image, &options, log, &image, error);
+
+    if (r != 0) {
+        return EXIT_FAILED;
+    }
+    r = image_attach_cache(image, &line->options.cache, error);
+    if (r == -EINVAL) {
+        status = EXIT_USAGE; /* sizes that contradict each other, or do not fit the image */
+    } else if (r != 0) {
+        status = EXIT_FAILED;
+    } else {
+        status = mount_and_serve(line, image, log, error);
+    }
+    image_close(image);
+    return status;
+}
+
+static enum exit_status mount_command(const struct command_line *line)
+{
+    struct error error = {0};
+    enum exit_status status;
+    struct log log;
+
+    log_init(&log, log_to_stderr, NULL);
+    openlog("qcow2fs", LOG_PID, LOG_DAEMON);
+    raise_descriptor_limit();
+    status = open_and_mount(line, &log, &error);
+    if (error.code != 0) {
+        log_line(&log, LOG_LEVEL_ERROR, "%s", error.text);
+    }
+    closelog();
+    log_release(&log);
+    return status;
+}
+
+static enum exit_status run(const struct command_line *line)
+{
+    switch (line->action) {
+    case ACTION_MOUNT:
+        return mount_command(line);
+    case ACTION_HELP:
+        print_help();
+        break;
+    case ACTION_VERSION:
+        print_version();
+        break;
+    case ACTION_MAN:
+        options_man(mount_option_table, stdout);
+        break;
+    case ACTION_NAMES:
+        options_names(mount_option_table, stdout);
+        break;
+    }
+    return fflush(stdout) == 0 && !ferror(stdout) ? EXIT_OK : EXIT_FAILED;
+}
+
+int main(int argc, char **argv)
+{
+    struct command_line line = {.action = ACTION_MOUNT};
+    struct error error = {0};
+    enum exit_status status;
+
+    if (hold_standard_descriptors() != 0) {
+        return EXIT_FAILED;
+    }
+    if (parse_command_line(argc, argv, &line, &error) != 0) {
+        say(error.text);
+        status = EXIT_USAGE;
+    } else {
+        status = run(&line);
+    }
+    options_release(mount_option_table, &line.options);
+    return status;
+}

@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "store/file.h"
+
+#include "store/open.h"
+#include "util/checked.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static_assert(sizeof(off_t) == 8, "images are larger than 32 bits can address");
+
+#define STAT_BLOCK_SIZE 512 /* st_blocks counts these, whatever the file system's blocks are */
+#define ZEROS_SIZE      65536
+
+struct file_store {
+    struct store store;
+    int fd;
+    bool block_device;
+};
+
+static struct file_store *to_file(struct store *store)
+{
+    return (struct file_store *)((char *)store - offsetof(struct file_store, store));
+}
+
+static int file_read(struct store *store, uint64_t offset, void *buffer, size_t length)
+{
+    int fd = to_file(store)->fd;
+    uint8_t *to = buffer;
+
+    /* No file reaches beyond INT64_MAX: there, as behind the end of this one, are zeros. */
+    while (length > 0 && offset < INT64_MAX) {
+        size_t part = (size_t)min_u64(length, INT64_MAX - offset);
+        ssize_t done = pread(fd, to, part, (off_t)offset);
+
+        if (done < 0 && errno == EINTR) {
+            continue;
+        }
+        if (done < 0) {
+            return -errno;
+        }
+        if (done == 0) {
+            break;
+        }
+        to += done;
+        offset += (uint64_t)done;
+        length -= (size_t)done;
+    }
+    if (length > 0) {
+        memset(to, 0, length);
+    }
+    return 0;
+}
+
+static int file_write(struct store *store, uint64_t offset, const void *buffer, size_t length)
+{
+    int fd = to_file(store)->fd;
+    const uint8_t *from = buffer;
+
+    if (!range_within(offset, length, INT64_MAX)) {
+        return -EFBIG;
+    }
+    while (length > 0) {
+        ssize_t done = pwrite(fd, from, length, (off_t)offset);
+
+        if (done < 0 && errno == EINTR) {
+            continue;
+        }
+        if (done < 0) {
+            return -errno;
+        }
+        if (done == 0) {
+            return -EIO;
+        }
+        from += done;
+        offset += (uint64_t)done;
+        length -= (size_t)done;
+    }
+    return 0;
+}
+
+static int file_sync(struct store *store)
+{
+    while (fdatasync(to_file(store)->fd) != 0) {
+        if (errno != EINTR) {
+            return -errno;
+        }
+    }
+    return 0;
+}
+
+static int file_size(const struct file_store *file, const struct stat *status, uint64_t *size)
+{
+    if (!file->block_device) {
+        *size = (uint64_t)status->st_size;
+        return 0;
+    }
+    return ioctl(file->fd, BLKGETSIZE64, size) == 0 ? 0 : -errno;
+}
+
+static int current_size(const struct file_store *file, uint64_t *size)
+{
+    struct stat status;
+
+    if (fstat(file->fd, &status) != 0) {
+        return -errno;
+    }
+    return file_size(file, &status, size);
+}
+
+static int file_info(struct store *store, struct store_info *info)
+{
+    const struct file_store *file = to_file(store);
+    struct stat status;
+    int rc;
+
+    if (fstat(file->fd, &status) != 0) {
+        return -errno;
+    }
+    *info = (struct store_info){
+        .allocated = (uint64_t)status.st_blocks * STAT_BLOCK_SIZE,
+        .device = status.st_dev,
+        .inode = status.st_ino,
+        .uid = status.st_uid,
+        .gid = status.st_gid,
+        .mode = status.st_mode,
+        .atime = status.st_atim,
+        .mtime = status.st_mtim,
+        .ctime = status.st_ctim,
+    };
+    rc = file_size(file, &status, &info->size);
+    if (rc == 0 && file->block_device) {
+        info->allocated = info->size;
+    }
+    return rc;
+}
+
+static int write_zeros(struct store *store, uint64_t offset, uint64_t length)
+{
+    static const uint8_t zeros[ZEROS_SIZE];
+
+    while (length > 0) {
+        size_t part = (size_t)min_u64(length, sizeof(zeros));
+        int rc = file_write(store, offset, zeros, part);
+
+        if (rc != 0) {
+            return rc;
+        }
+        offset += part;
+        length -= part;
+    }
+    return 0;
+}
+
+static int punch_hole(int fd, uint64_t offset, uint64_t length)
+{
+    int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+
+    while (fallocate(fd, mode, (off_t)offset, (off_t)length) != 0) {
+        if (errno != EINTR) {
+            return -errno;
+        }
+    }
+    return 0;
+}
+
+static int file_punch(struct store *store, uint64_t offset, uint64_t length)
+{
+    struct file_store *file = to_file(store);
+    uint64_t size;
+    int rc = current_size(file, &size);
+
+    if (rc != 0) {
+        return rc;
+    }
+    if (offset >= size || length == 0) {
+        return 0; /* what is past the end reads as zeros already */
+    }
+    length = min_u64(length, size - offset);
+    rc = punch_hole(file->fd, offset, length);
+    switch (rc) {
+    case -EOPNOTSUPP:
+    case -ENOSYS:
+    case -ENODEV:
+    case -EINVAL: /* of a block device, for a range that is not made of its sectors */
+        return write_zeros(store, offset, length);
+    default:
+        return rc;
+    }
+}
+
+static int file_resize(struct store *store, uint64_t size)
+{
+    const struct file_store *file = to_file(store);
+
+    if (file->block_device) {
+        return -ENOTSUP;
+    }
+    if (size > INT64_MAX) {
+        return -EFBIG;
+    }
+    while (ftruncate(file->fd, (off_t)size) != 0) {
+        if (errno != EINTR) {
+            return -errno;
+        }
+    }
+    return 0;
+}
+
+static int extent_is(bool data, uint64_t length, uint64_t limit, bool *is_data, uint64_t *found)
+{
+    *is_data = data;
+    *found = min_u64(length, limit);
+    return 0;
+}
+
+/* lseek(2) with -ENOTSUP for all the ways in which a host says that it cannot tell. */
+static int seek(int fd, uint64_t from, int whence, uint64_t *found)
+{
+    off_t offset = lseek(fd, (off_t)from, whence);
+
+    if (offset >= 0) {
+        *found = (uint64_t)offset;
+        return 0;
+    }
+    switch (errno) {
+    case EINVAL:
+    case ENOSYS:
+    case EOPNOTSUPP:
+        return -ENOTSUP;
+    default:
+        return -errno;
+    }
+}
+
+/*
+ * `offset` lies before the end of a regular file. The file position moves, and
+ * other threads may move it at the same time; nothing ever depends on it.
+ */
+static int sparse_extent(int fd, uint64_t offset, uint64_t limit, bool *is_data, uint64_t *length)
+{
+    uint64_t data = 0, hole = 0;
+    int rc = seek(fd, offset, SEEK_DATA, &data);
+
+    if (rc == -ENXIO) { /* no data from here on */
+        return extent_is(false, limit, limit, is_data, length);
+    }
+    if (rc != 0) {
+        return rc;
+    }
+    if (data > offset) {
+        return extent_is(false, data - offset, limit, is_data, length);
+    }
+    rc = seek(fd, offset, SEEK_HOLE, &hole);
+    if (rc != 0 && rc != -ENXIO) {
+        return rc;
+    }
+    if (rc == -ENXIO || hole <= offset) {
+        /* Somebody has changed the file between the two questions. Data is never a lie. */
+        return -ENOTSUP;
+    }
+    return extent_is(true, hole - offset, limit, is_data, length);
+}
+
+static int file_extent(struct store *store, uint64_t offset, uint64_t limit, bool *is_data,
+                       uint64_t *length)
+{
+    const struct file_store *file = to_file(store);
+    uint64_t size;
+    int rc = current_size(file, &size);
+
+    if (rc != 0) {
+        return rc;
+    }
+    if (offset >= size) {
+        return extent_is(false, limit, limit, is_data, length);
+    }
+    rc = file->block_device ? -ENOTSUP : sparse_extent(file->fd, offset, limit, is_data, length);
+    if (rc == -ENOTSUP) {
+        return extent_is(true, size - offset, limit, is_data, length);
+    }
+    return rc;
+}
+
+static void file_close(struct store *store)
+{
+    struct file_store *file = to_file(store);
+
+    close(file->fd); /* and with it go the locks */
+    free(file);
+}
+
+static const struct store_ops file_ops = {
+    .read = file_read,
+    .write = file_write,
+    .sync = file_sync,
+    .punch = file_punch,
+    .resize = file_resize,
+    .info = file_info,
+    .extent = file_extent,
+    .close = file_close,
+};
+
+int store_file_open(const char *path, const char *what, enum store_access access,
+                    struct store **store, struct error *error)
+{
+    struct file_store *file;
+    struct stat status;
+    int fd = host_file_open(path, what, access, &status, error);
+
+    if (fd < 0) {
+        return fd;
+    }
+    file = malloc(sizeof(*file));
+    if (file == NULL) {
+        close(fd);
+        return error_set(error, ENOMEM, "%s: out of memory while opening this %s", path, what);
+    }
+    *file = (struct file_store){
+        .store = {.ops = &file_ops},
+        .fd = fd,
+        .block_device = S_ISBLK(status.st_mode),
+    };
+    *store = &file->store;
+    return 0;
+}

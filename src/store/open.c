@@ -1,0 +1,304 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "store/open.h"
+
+#include "store/holders.h"
+#include "store/lock.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <pwd.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define NAME_LENGTH 128 /* of a user or a group, for a sentence */
+#define WHO_MAX     (2 * NAME_LENGTH + 32)
+#define LOOKUP_SIZE 4096 /* of a line of the user or group database */
+
+/* What is being opened, for the functions that make sentences of it. */
+struct subject {
+    const char *path;
+    const char *what;
+    enum store_access access;
+    struct error *error;
+};
+
+static const char *type_name(mode_t mode)
+{
+    switch (mode & S_IFMT) {
+    case S_IFIFO:
+        return "named pipe";
+    case S_IFSOCK:
+        return "socket";
+    case S_IFCHR:
+        return "character device";
+    default:
+        return "special file";
+    }
+}
+
+static int check_type(const struct subject *subject, mode_t mode)
+{
+    if (S_ISREG(mode) || S_ISBLK(mode)) {
+        return 0;
+    }
+    if (S_ISDIR(mode)) {
+        return error_set(subject->error, EISDIR,
+                         "%s: this %s is a directory; name a file in it, or a block device",
+                         subject->path, subject->what);
+    }
+    return error_set(subject->error, EINVAL,
+                     "%s: this %s is a %s; only a regular file or a block device can be opened",
+                     subject->path, subject->what, type_name(mode));
+}
+
+static int missing(const struct subject *subject)
+{
+    struct stat status;
+
+    if (lstat(subject->path, &status) == 0 && S_ISLNK(status.st_mode)) {
+        return error_set(subject->error, ENOENT,
+                         "%s: this %s is a symbolic link to a file that does not exist; correct "
+                         "the link",
+                         subject->path, subject->what);
+    }
+    return error_set(subject->error, ENOENT, "%s: no such %s; check the path", subject->path,
+                     subject->what);
+}
+
+static const char *user_name(uid_t uid, char text[NAME_LENGTH])
+{
+    char buffer[LOOKUP_SIZE];
+    struct passwd entry, *found;
+
+    if (getpwuid_r(uid, &entry, buffer, sizeof(buffer), &found) == 0 && found != NULL) {
+        snprintf(text, NAME_LENGTH, "%s", entry.pw_name);
+    } else {
+        snprintf(text, NAME_LENGTH, "%lu", (unsigned long)uid);
+    }
+    return text;
+}
+
+static const char *group_name(gid_t gid, char text[NAME_LENGTH])
+{
+    char buffer[LOOKUP_SIZE];
+    struct group entry, *found;
+
+    if (getgrgid_r(gid, &entry, buffer, sizeof(buffer), &found) == 0 && found != NULL) {
+        snprintf(text, NAME_LENGTH, "%s", entry.gr_name);
+    } else {
+        snprintf(text, NAME_LENGTH, "%lu", (unsigned long)gid);
+    }
+    return text;
+}
+
+/* Who may do what is `needed` (permission bits as those of "others"), by the file's mode. */
+static const char *who_may(const struct stat *status, mode_t needed, char text[WHO_MAX])
+{
+    bool user_may = ((status->st_mode >> 6) & needed) == needed;
+    bool group_may = ((status->st_mode >> 3) & needed) == needed;
+    char user[NAME_LENGTH], group[NAME_LENGTH];
+
+    user_name(status->st_uid, user);
+    group_name(status->st_gid, group);
+    if (user_may && group_may) {
+        snprintf(text, WHO_MAX, "user %s and group %s", user, group);
+    } else if (user_may) {
+        snprintf(text, WHO_MAX, "user %s alone", user);
+    } else if (group_may) {
+        snprintf(text, WHO_MAX, "group %s alone", group);
+    } else {
+        snprintf(text, WHO_MAX, "nobody but root");
+    }
+    return text;
+}
+
+/* open(2) said EACCES: says who could open the file. */
+static int forbidden(const struct subject *subject)
+{
+    bool writes = subject->access == STORE_WRITE;
+    const char *verb = writes ? "write" : "read";
+    mode_t needed = writes ? S_IROTH | S_IWOTH : S_IROTH;
+    char who[WHO_MAX];
+    struct stat status;
+
+    if (stat(subject->path, &status) != 0) {
+        return error_set(subject->error, EACCES,
+                         "%s: no permission to enter a directory on the way to this %s; change "
+                         "the directory's permissions, or run as another user",
+                         subject->path, subject->what);
+    }
+    if ((status.st_mode & needed) == needed) {
+        return error_set(subject->error, EACCES,
+                         "%s: no permission to %s this %s, though its mode %04o would allow it; "
+                         "look for an access control list or a security policy that forbids it",
+                         subject->path, verb, subject->what, (unsigned)status.st_mode & 07777u);
+    }
+    return error_set(subject->error, EACCES,
+                     "%s: no permission to %s this %s: its mode %04o allows it to %s; change the "
+                     "mode, or run as another user",
+                     subject->path, verb, subject->what, (unsigned)status.st_mode & 07777u,
+                     who_may(&status, needed, who));
+}
+
+static const char *advice(int code)
+{
+    switch (code) {
+    case EMFILE:
+        return "; raise the limit of open files (ulimit -n)";
+    case ENFILE:
+        return "; close other programs, or raise the sysctl fs.file-max";
+    case EROFS:
+        return "; make the file system writable, or open it read-only";
+    case ETXTBSY:
+        return "; it is in use by the system, as a program or as swap space";
+    case EWOULDBLOCK:
+        return "; a file server holds a lease on it: try again in a minute";
+    case ENXIO:
+    case ENODEV:
+        return "; check that the device is there";
+    case EIO:
+        return "; look for the cause in the system's log";
+    default:
+        return "; check the path";
+    }
+}
+
+static int open_failed(const struct subject *subject, int code)
+{
+    struct stat status;
+
+    switch (code) {
+    case ENOENT:
+        return missing(subject);
+    case EACCES:
+        return forbidden(subject);
+    case EISDIR: /* for writing */
+        return check_type(subject, S_IFDIR);
+    default:
+        break;
+    }
+    /* A socket, among others, cannot be opened at all. */
+    if (stat(subject->path, &status) == 0 && check_type(subject, status.st_mode) != 0) {
+        return check_type(subject, status.st_mode);
+    }
+    return error_set(subject->error, code, "%s: this %s cannot be opened: %s%s", subject->path,
+                     subject->what, strerror(code), advice(code));
+}
+
+/* A descriptor, or a negative errno with the sentence made. */
+static int open_path(const struct subject *subject, struct stat *status)
+{
+    /* O_NONBLOCK: never wait for the other end of a FIFO, or for a device. */
+    int flags =
+        (subject->access == STORE_WRITE ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
+    int fd, rc;
+
+    do {
+        fd = open(subject->path, flags | O_NOATIME);
+        if (fd < 0 && errno == EPERM) { /* not the owner */
+            fd = open(subject->path, flags);
+        }
+    } while (fd < 0 && errno == EINTR);
+    if (fd < 0) {
+        return open_failed(subject, errno);
+    }
+    if (fstat(fd, status) != 0) {
+        rc = open_failed(subject, errno);
+        goto fail;
+    }
+    rc = check_type(subject, status->st_mode);
+    if (rc != 0) {
+        goto fail;
+    }
+    flags = fcntl(fd, F_GETFL);
+    if (flags < 0 || fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) != 0) {
+        rc = open_failed(subject, errno);
+        goto fail;
+    }
+    return fd;
+
+fail:
+    close(fd);
+    return rc;
+}
+
+static int locked_by_others(const struct subject *subject, const struct lock_conflict *conflict,
+                            const struct stat *status)
+{
+    char names[HOLDERS_TEXT_MAX], by[HOLDERS_TEXT_MAX + 4] = "";
+
+    if (holders_find(status->st_dev, status->st_ino, names)[0] != '\0') {
+        snprintf(by, sizeof(by), " (%s)", names);
+    }
+    if (conflict->exclusive) {
+        return error_set(subject->error, EBUSY,
+                         "%s: another program has locked this %s for itself%s; close it first",
+                         subject->path, subject->what, by);
+    }
+    if ((conflict->forbidden & PERMISSION_CONSISTENT_READ) != 0) {
+        return error_set(subject->error, EBUSY,
+                         "%s: another program lets nobody read this %s for now%s; wait until it "
+                         "has ended",
+                         subject->path, subject->what, by);
+    }
+    if (conflict->used == 0) { /* it is only we who would be in the way */
+        return error_set(subject->error, EBUSY,
+                         "%s: another program uses this %s and relies on nobody writing it%s; "
+                         "close it first",
+                         subject->path, subject->what, by);
+    }
+    return error_set(subject->error, EBUSY,
+                     "%s: another program has this %s open for writing%s; close it first%s",
+                     subject->path, subject->what, by,
+                     subject->access == STORE_READ ? ", or read it as it is with -o force-share"
+                                                   : "");
+}
+
+static int lock_file(const struct subject *subject, int fd, const struct stat *status)
+{
+    const unsigned changes = PERMISSION_WRITE | PERMISSION_RESIZE;
+    const struct lock_request requests[] = {
+        [STORE_READ] = {PERMISSION_CONSISTENT_READ, changes},
+        [STORE_READ_SHARED] = {PERMISSION_CONSISTENT_READ, 0},
+        [STORE_WRITE] = {PERMISSION_CONSISTENT_READ | changes, changes},
+    };
+    struct lock_conflict conflict;
+    int rc = lock_acquire(fd, &requests[subject->access], &conflict);
+
+    if (rc == 0 || (rc == -ENOLCK && subject->access != STORE_WRITE)) {
+        return 0;
+    }
+    if (rc == -EBUSY) {
+        return locked_by_others(subject, &conflict, status);
+    }
+    if (rc == -ENOLCK) {
+        return error_set(subject->error, ENOLCK,
+                         "%s: the file system of this %s has no locks, so nothing would keep two "
+                         "programs from writing it at once; move it to another file system",
+                         subject->path, subject->what);
+    }
+    return error_set(subject->error, -rc, "%s: this %s cannot be locked: %s%s", subject->path,
+                     subject->what, strerror(-rc), advice(-rc));
+}
+
+int host_file_open(const char *path, const char *what, enum store_access access,
+                   struct stat *status, struct error *error)
+{
+    const struct subject subject = {path, what, access, error};
+    int rc, fd = open_path(&subject, status);
+
+    if (fd < 0) {
+        return fd;
+    }
+    rc = lock_file(&subject, fd, status);
+    if (rc != 0) {
+        close(fd);
+        return rc;
+    }
+    return fd;
+}

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A store is a container of bytes: an image file, its data file, a raw backing
+ * file. This vtable is all that the floors above know of it; behind it stands
+ * a host file (store/file.h) today, and in tests a double that records or
+ * fails. Offsets and lengths are in bytes. Every function may be called by any
+ * thread at any time between opening and closing; none takes a lock that a
+ * caller could hold.
+ *
+ * Each returns 0 or a negative errno. A transfer is whole or failed: a short
+ * one is never reported as success.
+ */
+#ifndef STORE_STORE_H
+#define STORE_STORE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <time.h>
+
+struct store;
+
+struct store_info {
+    uint64_t size;      /* bytes a reader can reach */
+    uint64_t allocated; /* bytes of host space occupied */
+    dev_t device;       /* device and inode tell whether two stores are one file */
+    ino_t inode;
+    uid_t uid;
+    gid_t gid;
+    mode_t mode;
+    struct timespec atime, mtime, ctime;
+};
+
+struct store_ops {
+    /* Bytes past the end read as zeros. */
+    int (*read)(struct store *store, uint64_t offset, void *buffer, size_t length);
+    /* Grows the store where the range ends past its end. */
+    int (*write)(struct store *store, uint64_t offset, const void *buffer, size_t length);
+    /* When it returns 0, all writes that returned before it began are on stable storage. */
+    int (*sync)(struct store *store);
+    /* The range reads as zeros afterwards, and its host space is given back where possible. */
+    int (*punch)(struct store *store, uint64_t offset, uint64_t length);
+    int (*resize)(struct store *store, uint64_t size);
+    int (*info)(struct store *store, struct store_info *info);
+    /*
+     * Whether the host keeps data at `offset`: *is_data, and in *length how far
+     * that goes on, at most to `limit` bytes from offset. All of a store
+     * counts as data where the host cannot tell; past its end is a hole.
+     */
+    int (*extent)(struct store *store, uint64_t offset, uint64_t limit, bool *is_data,
+                  uint64_t *length);
+    void (*close)(struct store *store);
+};
+
+struct store {
+    const struct store_ops *ops;
+};
+
+static inline int store_read(struct store *store, uint64_t offset, void *buffer, size_t length)
+{
+    return store->ops->read(store, offset, buffer, length);
+}
+
+static inline int store_write(struct store *store, uint64_t offset, const void *buffer,
+                              size_t length)
+{
+    return store->ops->write(store, offset, buffer, length);
+}
+
+static inline int store_sync(struct store *store)
+{
+    return store->ops->sync(store);
+}
+
+static inline int store_punch(struct store *store, uint64_t offset, uint64_t length)
+{
+    return store->ops->punch(store, offset, length);
+}
+
+static inline int store_resize(struct store *store, uint64_t size)
+{
+    return store->ops->resize(store, size);
+}
+
+static inline int store_info(struct store *store, struct store_info *info)
+{
+    return store->ops->info(store, info);
+}
+
+static inline int store_extent(struct store *store, uint64_t offset, uint64_t limit, bool *is_data,
+                               uint64_t *length)
+{
+    return store->ops->extent(store, offset, limit, is_data, length);
+}
+
+/* `store` may be NULL. */
+static inline void store_close(struct store *store)
+{
+    if (store != NULL) {
+        store->ops->close(store);
+    }
+}
+
+#endif

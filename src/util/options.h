@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Options of the form name[=value], in a comma-separated list as after -o.
+ *
+ * One table says all about an option; parsing, --help, the man page's list and
+ * shell completion come from it. A name may be written with dashes or with
+ * underscores (QEMU's and libvirt's spelling): the two count as the same
+ * letter. A comma, or a backslash, inside a value is written with a backslash
+ * before it. Empty items are passed over, as mount(8) may leave them.
+ */
+#ifndef UTIL_OPTIONS_H
+#define UTIL_OPTIONS_H
+
+#include "util/error.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+enum option_type {
+    OPTION_BOOL,   /* struct option_bool; bare, or =on|off|yes|no|true|false|1|0 */
+    OPTION_SIZE,   /* struct option_number, in bytes; as size_parse() takes it */
+    OPTION_UINT,   /* struct option_number; decimal */
+    OPTION_OCTAL,  /* struct option_number; a file mode */
+    OPTION_STRING, /* char *, owned by the target */
+    OPTION_PASS,   /* char *: collects name[=value] items, comma-separated, escaped as they came */
+    OPTION_IGNORE, /* accepted with or without a value, no field; the name may end in * */
+};
+
+struct option_bool {
+    bool set; /* whether the user gave it */
+    bool value;
+};
+
+struct option_number {
+    bool set;
+    uint64_t value;
+};
+
+struct option_spec {
+    const char *name;    /* NULL ends the table */
+    const char *aliases; /* other names, separated by spaces, or NULL */
+    enum option_type type;
+    size_t field;             /* offsetof() the field in the target */
+    uint64_t min, max;        /* of a number, both allowed */
+    const char *value_name;   /* how --help calls the value, or NULL */
+    const char *default_text; /* for --help, or NULL */
+    const char *help;         /* one sentence for --help; NULL hides it there */
+};
+
+/*
+ * Parses `list` into `target`, whose fields are zero before the first call; a
+ * later item overrides an earlier one. Returns 0, or -EINVAL with a sentence
+ * that names the item and, for an unknown name, the nearest known one;
+ * -ENOMEM. options_release() frees the strings, after a failure too.
+ */
+int options_parse(const struct option_spec *table, void *target, const char *list,
+                  struct error *error);
+void options_release(const struct option_spec *table, void *target);
+
+/* The known name nearest to `name`, or NULL when none is near. */
+const char *options_nearest(const struct option_spec *table, const char *name);
+
+/* The table as --help shows it, wrapped at 80 columns: name=VALUE, help, (default). */
+void options_help(const struct option_spec *table, FILE *out);
+
+/* The table as man(7) source: .TP, name, help, default, one entry an option that has help. */
+void options_man(const struct option_spec *table, FILE *out);
+
+/* The names with help, one a line, a = behind those that take a value: for shell completion. */
+void options_names(const struct option_spec *table, FILE *out);
+
+#endif
