@@ -95,6 +95,9 @@ static int cleaner_spawn(struct cache *cache)
     pthread_sigmask(SIG_SETMASK, &all, &before);
     status = pthread_create(&cache->cleaner->thread, NULL, cleaner_run, cache);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (status == 0) {
+        pthread_setname_np(cache->cleaner->thread, "cache-cleaner"); /* for top and ps */
+    }
     return -status;
 }
 

@@ -4,9 +4,12 @@
  * first where it was built in. libdeflate knows only whole streams, though: one
  * that would go on behind the end of the cluster, or was cut off behind its
  * last byte, counts as bad to it. So only its success is taken, and of
- * everything else zlib is the judge. (The one success that zlib would not have:
- * code tables longer than RFC 1951 gives symbols for. No compressor makes them,
- * and the bytes are what such a stream describes.)
+ * everything else zlib is the judge.
+ *
+ * Of streams that no compressor makes, libdeflate takes some that zlib refuses:
+ * those with a code table longer than RFC 1951 has symbols for, or with a
+ * repeated code length that runs past the table's end. It then decodes what is
+ * there; about one corrupted cluster in five thousand is noticed by zlib only.
  */
 #include "config.h"
 

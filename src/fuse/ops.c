@@ -376,13 +376,17 @@ static void op_read(fuse_req_t request, fuse_ino_t inode, size_t size, off_t off
     char *buffer;
 
     (void)inode;
-    if (file->text != NULL) {
-        fuse_reply_buf(request, file->text + start, length);
-        return;
-    }
     buffer = thread_buffer(filesystem, length);
     if (buffer == NULL && length > 0) {
         return fail(request, -ENOMEM);
+    }
+    if (file->text != NULL) {
+        /* A copy: once the kernel has the reply, a release may free the text at any time. */
+        if (length > 0) {
+            memcpy(buffer, file->text + start, length);
+        }
+        fuse_reply_buf(request, buffer, length);
+        return;
     }
     if (length > 0 && view_read(file->view, start, buffer, length) != 0) {
         return fail(request, -EIO);

@@ -415,11 +415,12 @@ int session_serve(struct session *session, struct error *error)
     if (r != 0) {
         return error_set(error, -r, "no thread to clean the caches: %s", strerror(-r));
     }
-    /* Positive: the number of the signal that ended it. */
+    /* Positive: the number of the signal that ended it; -1 (no errno): no thread. */
     r = loop(session);
     if (r < 0) {
         return error_set(error, -r, "%s: requests can no longer be served: %s",
-                         session->mount_point, strerror(-r));
+                         session->mount_point,
+                         r == -1 ? "no thread could be started" : strerror(-r));
     }
     return 0;
 }

@@ -36,20 +36,34 @@ int view_open_active(struct image *image, struct view **view)
     return 0;
 }
 
-static int open_snapshot(struct image *image, size_t index, struct view **view, struct error *error)
+/* The mapping of the snapshot; the name in sentences is the file's and the snapshot's. */
+static int open_snapshot_mapping(struct image *image, const struct snapshot *snapshot,
+                                 struct mapping **mapping, struct error *error)
 {
-    const struct snapshot *snapshot = &image->snapshots->snapshots[index];
     struct mapping_source source = {
         .header = image->header,
         .file = image->file,
         .data_file = image->data_file,
         .owner = image->number,
     };
+    char *name;
+    int result;
+
+    if (asprintf(&name, "%s: snapshot '%s'", image->path, snapshot->name) < 0) {
+        return error_set(error, ENOMEM, "%s: out of memory", image->path);
+    }
+    result = mapping_open(&source, name, snapshot->l1_offset, snapshot->l1_entries, mapping, error);
+    free(name);
+    return result;
+}
+
+static int open_snapshot(struct image *image, size_t index, struct view **view, struct error *error)
+{
+    const struct snapshot *snapshot = &image->snapshots->snapshots[index];
     int result;
 
     *view = NULL;
-    result = snapshot_validate(image->header, snapshot, image->path, error);
-    if (result < 0) {
+    if (snapshot_validate(image->header, snapshot, image->path, error) < 0) {
         return -EIO;
     }
     *view = calloc(1, sizeof(**view));
@@ -58,8 +72,7 @@ static int open_snapshot(struct image *image, size_t index, struct view **view, 
     }
     (*view)->image = image;
     (*view)->owns_mapping = true;
-    result = mapping_open(&source, image->path, snapshot->l1_offset, snapshot->l1_entries,
-                          &(*view)->mapping, error);
+    result = open_snapshot_mapping(image, snapshot, &(*view)->mapping, error);
     if (result < 0) {
         view_close(*view);
         *view = NULL;
@@ -82,11 +95,16 @@ int view_open_snapshot(struct image *image, size_t index, struct view **view, st
 
 int view_open_vmstate(struct image *image, size_t index, struct view **view, struct error *error)
 {
-    int result = open_snapshot(image, index, view, error);
+    const struct snapshot *snapshot = &image->snapshots->snapshots[index];
+    int result;
 
+    *view = NULL;
+    if (snapshot_validate(image->header, snapshot, image->path, error) < 0 ||
+        snapshot_validate_vm_state(image->header, snapshot, image->path, error) < 0) {
+        return -EIO;
+    }
+    result = open_snapshot(image, index, view, error);
     if (result == 0) {
-        const struct snapshot *snapshot = &image->snapshots->snapshots[index];
-
         (*view)->base = snapshot_vm_state_offset(image->header, snapshot);
         (*view)->size = snapshot->vm_state_size;
     }
@@ -257,7 +275,7 @@ int view_read(struct view *view, uint64_t guest_offset, void *buffer, size_t len
         int result = view_lookup(view, guest_offset, length, &found);
 
         if (result == 0) {
-            result = read_extent(&found, guest_offset, to, found.extent.length);
+            result = read_extent(&found, view->base + guest_offset, to, found.extent.length);
         }
         if (result < 0) {
             return result == -ENOMEM ? -ENOMEM : -EIO;
@@ -271,12 +289,13 @@ int view_read(struct view *view, uint64_t guest_offset, void *buffer, size_t len
 
 /* --- Data and holes --------------------------------------------------------------------------- */
 
-#define SEEK_WINDOW (UINT64_C(2) << 20) /* bytes */
+#define SEEK_WINDOW     (UINT64_C(2) << 20) /* bytes */
+#define SEEK_WINDOW_MAX (UINT64_C(1) << 40) /* between two looks at whether to go on */
 
 /*
  * Whether the bytes from guest_offset on, a DATA extent, are data or a hole of
  * the host file, and how far that goes. In a qcow2 image a (sub)cluster is a
- * hole only as a whole.
+ * hole only as a whole, also where the extent is but a part of it.
  *
  *     |....unit....|....unit....|....unit....|       . data, blank: hole
  *            ^ asked for: its unit decides
@@ -287,22 +306,18 @@ static int refine_data(const struct view_extent *found, bool *is_data, uint64_t 
     const struct header *header = found->image->header;
     uint64_t unit = header == NULL ? 1 : UINT64_C(1) << header->subcluster_bits;
     uint64_t before = extent->host_offset & (unit - 1);
-    uint64_t whole = before + extent->length, run;
+    uint64_t whole = div_round_up(before + extent->length, unit) * unit, run;
     int result = store_extent(extent->store, extent->host_offset - before, whole, is_data, &run);
 
     if (result < 0) {
         return result;
     }
-    if (run < whole && !*is_data) {
-        run = round_down(run, unit);
-        if (run == 0) {
-            *is_data = true;
-            run = unit;
-        }
-    } else if (run < whole) {
-        run = div_round_up(run, unit) * unit;
+    if (!*is_data && run < unit) {
+        *is_data = true;
+        run = unit;
     }
-    *length = min_u64(run, whole) - before;
+    run = *is_data ? div_round_up(run, unit) * unit : round_down(run, unit);
+    *length = min_u64(run - before, extent->length);
     return 0;
 }
 
@@ -354,7 +369,7 @@ int view_seek(struct view *view, uint64_t guest_offset, bool want_data,
             *found = guest_offset;
             return 0;
         }
-        window = length < window ? SEEK_WINDOW : min_u64(window * 2, UINT64_C(1) << 62);
+        window = length < window ? SEEK_WINDOW : min_u64(window * 2, SEEK_WINDOW_MAX);
         guest_offset += length;
     }
     *found = view->size;

@@ -54,7 +54,8 @@ static enum step next_extension(const uint8_t *cluster, size_t end, size_t *posi
 }
 
 /* "String header extensions": replaces *string, NULL for an empty one. */
-static int take_string(const struct extension *extension, char **string, struct error *error)
+static int take_string(const struct extension *extension, const char *name, char **string,
+                       struct error *error)
 {
     free(*string);
     *string = NULL;
@@ -63,7 +64,7 @@ static int take_string(const struct extension *extension, char **string, struct 
     }
     *string = strndup((const char *)extension->data, extension->length);
     if (*string == NULL) {
-        return error_set(error, ENOMEM, "out of memory");
+        return error_set(error, ENOMEM, "%s: out of memory", name);
     }
     return 0;
 }
@@ -129,9 +130,9 @@ static int take_extension(const struct extension *extension, const char *name,
                              " bytes long, at most %d are possible; " DAMAGED,
                              name, extension->length, BACKING_FORMAT_NAME_MAX);
         }
-        return take_string(extension, &header->backing_format, error);
+        return take_string(extension, name, &header->backing_format, error);
     case EXTENSION_DATA_FILE:
-        return take_string(extension, &header->data_file, error);
+        return take_string(extension, name, &header->data_file, error);
     case EXTENSION_BITMAPS:
         return take_bitmaps(extension, name, header, error);
     case EXTENSION_FEATURE_NAME_TABLE:

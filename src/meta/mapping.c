@@ -397,7 +397,7 @@ static int read_l1(struct mapping *mapping, const char *name, uint64_t l1_offset
     uint64_t size = mapping->l1_entries * L1_ENTRY_BYTES, i;
     int result;
 
-    if (!in_file(mapping, l1_offset, size)) {
+    if (size > 0 && !in_file(mapping, l1_offset, size)) {
         return error_set(error, EINVAL,
                          "%s: the L1 table at offset 0x%" PRIx64 " (%" PRIu64
                          " bytes) runs over the end of the file; the file was cut off, use an "

@@ -208,10 +208,11 @@ uint64_t snapshot_vm_state_offset(const struct header *header, const struct snap
     return header_l1_entries_for(header, snapshot->disk_size) << header_l1_entry_bits(header);
 }
 
-int snapshot_validate(const struct header *header, const struct snapshot *snapshot,
-                      const char *name, struct error *error)
+/* Whether the snapshot's L1 table can be where the entry says it is. */
+static int validate_l1_table(const struct header *header, const struct snapshot *snapshot,
+                             const char *name, struct error *error)
 {
-    uint64_t vm_state_end;
+    const char *other;
 
     if (snapshot->l1_entries > HEADER_L1_SIZE_MAX / L1_ENTRY_BYTES) {
         return error_set(error, EINVAL,
@@ -225,6 +226,33 @@ int snapshot_validate(const struct header *header, const struct snapshot *snapsh
                          ", which is not the start of a cluster",
                          name, snapshot->name, snapshot->l1_offset);
     }
+    other = header_overlap(header, HEADER_TABLE_NONE, snapshot->l1_offset,
+                           (uint64_t)snapshot->l1_entries * L1_ENTRY_BYTES);
+    if (other != NULL) {
+        return error_set(error, EINVAL,
+                         "%s: snapshot '%s' has its L1 table at offset 0x%" PRIx64
+                         ", where it overlaps the %s",
+                         name, snapshot->name, snapshot->l1_offset, other);
+    }
+    return 0;
+}
+
+int snapshot_validate(const struct header *header, const struct snapshot *snapshot,
+                      const char *name, struct error *error)
+{
+    int result;
+
+    /* Its clusters would be those of the active state: "Header", incompatible feature bit 2. */
+    if (header->external_data_file) {
+        return error_set(error, EINVAL,
+                         "%s: snapshot '%s' cannot be read: an image with an external data file "
+                         "can have no snapshots",
+                         name, snapshot->name);
+    }
+    result = validate_l1_table(header, snapshot, name, error);
+    if (result < 0) {
+        return result;
+    }
     if (snapshot->disk_size > INT64_MAX ||
         snapshot->l1_entries < header_l1_entries_for(header, snapshot->disk_size)) {
         return error_set(error, EINVAL,
@@ -232,6 +260,14 @@ int snapshot_validate(const struct header *header, const struct snapshot *snapsh
                          " entries, too small for its disk of %" PRIu64 " bytes",
                          name, snapshot->name, snapshot->l1_entries, snapshot->disk_size);
     }
+    return 0;
+}
+
+int snapshot_validate_vm_state(const struct header *header, const struct snapshot *snapshot,
+                               const char *name, struct error *error)
+{
+    uint64_t vm_state_end;
+
     if (snapshot->vm_state_size > INT64_MAX ||
         !checked_add(snapshot_vm_state_offset(header, snapshot), snapshot->vm_state_size,
                      &vm_state_end) ||

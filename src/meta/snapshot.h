@@ -48,11 +48,14 @@ int snapshot_table_read(struct store *file, const struct header *header, uint64_
 void snapshot_table_free(struct snapshot_table *table);
 
 /*
- * Whether the snapshot's L1 table, its disk size and its VM state are possible
- * in this image: 0, or -EINVAL with a sentence.
+ * Whether the snapshot's L1 table and its disk size are possible in this image,
+ * and, of a snapshot for which they are, its VM state: 0, or -EINVAL with a
+ * sentence.
  */
 int snapshot_validate(const struct header *header, const struct snapshot *snapshot,
                       const char *name, struct error *error);
+int snapshot_validate_vm_state(const struct header *header, const struct snapshot *snapshot,
+                               const char *name, struct error *error);
 
 /*
  * The guest offset at which the snapshot's VM state starts: that of the first

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: MIT
+"""The checks that every image of the read matrix goes through.
+
+    matrix.read(suite, "a plain image of version 3", lambda directory: ..., holds=tree.LARGE)
+
+mounts the image that the function makes and returns, and compares what the mount
+shows with what qemu-img says, byte for byte and hole for hole.
+"""
+
+import contextlib
+import os
+import types
+
+from . import compare, image, mount, qcow2, tools, tree
+from .tap import check, check_equal
+
+
+def virtual_size(path):
+    """The size in the header."""
+    with qcow2.Qcow2(path) as opened:
+        return opened["virtual_size"]
+
+
+def _prepare(make, holds, options):
+    @contextlib.contextmanager
+    def prepare(directory):
+        state = types.SimpleNamespace(directory=directory, holds=None)
+        if holds is not None:
+            state.holds = tree.source(holds)
+        path = make(directory) if holds is None else make(directory, state.holds.raw)
+        state.image = path
+        state.size = virtual_size(path)
+        state.layers = image.layers(path)
+        files = {layer.path for layer in state.layers} | {layer.data_path for layer in state.layers}
+        image.settle(*files)
+        state.expected = image.to_raw(path, os.path.join(directory, "expected.raw"))
+        state.map = image.allocation_map(path)
+        state.unchanged = compare.Unchanged(*sorted(files))
+        state.top_files = {state.layers[0].path, state.layers[0].data_path}
+        try:
+            with mount.mount(path, *options) as mounted:
+                state.mounted = mounted
+                yield state
+        finally:
+            os.unlink(state.expected)
+    return prepare
+
+
+def _check_size(state):
+    check_equal(os.stat(state.mounted.disk).st_size, state.size, "the size")
+
+
+def _check_blocks(state):
+    blocks = sum(os.stat(path).st_blocks for path in state.top_files)
+    check_equal(os.stat(state.mounted.disk).st_blocks, blocks, "the number of blocks")
+
+
+def _check_bytes(state):
+    compare.check_files(state.mounted.disk, state.expected)
+
+
+def _check_random(state):
+    compare.check_random_preads(state.mounted.disk, state.expected)
+
+
+def _check_holes(state):
+    extents = image.seek_extents(state.mounted.disk)
+    compare.check_holes(extents, state.map, state.layers, state.size)
+
+
+def _check_fsck(state):
+    with mount.loop_device(state.mounted.disk) as device:
+        tools.run("e2fsck", "-fn", device)
+
+
+def _check_tree(state):
+    with mount.loop_device(state.mounted.disk) as device, \
+            mount.file_system(device) as directory:
+        files = tree.check_tree(directory, state.holds.manifest)
+        check(files > 0, "the manifest is empty")
+
+
+def _check_said(says):
+    def check_said(state):
+        told = state.mounted.stderr()
+        if says is None:
+            check_equal(told, "", "what the daemon has said")
+        else:
+            check(says in told and told.count("\n") == 1, "the daemon has said: %s", told)
+    return check_said
+
+
+def read(suite, name, make, holds=None, needs=(), options=(), says=None):
+    """Adds the group of tests for one image; returns it.
+
+    make(directory)            makes the image and returns its path; or, with `holds`,
+    make(directory, raw)       makes one with the contents of the raw image of that size,
+                               an ext4 file system, which is then checked as a whole
+
+    `says` is part of the one line that the daemon is expected to say.
+    """
+    group = suite.group(name, _prepare(make, holds, options),
+                        "unmounting ends the daemon with status 0", needs)
+    group.test("has the size that its header names", _check_size)
+    group.test("occupies the blocks of its image and data file", _check_blocks)
+    group.test("reads byte for byte as with qemu-img", _check_bytes)
+    group.test("random reads give what qemu-img gives", _check_random)
+    group.test("has holes where qemu-img maps no data", _check_holes)
+    if holds is not None:
+        group.test("e2fsck finds the file system on it clean", _check_fsck, [tools.loop])
+        group.test("every file on it has its checksum", _check_tree, [tools.loop])
+    group.after("the daemon said %s" % ("nothing" if says is None else "that it " + says),
+                _check_said(says))
+    group.after("bytes and times of its files are unchanged",
+                lambda state: state.unchanged.check())
+    return group

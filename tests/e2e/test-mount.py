@@ -1,0 +1,455 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Mounting as root: mount(8), fstab, the background, signals, unmounting, names, permissions."""
+
+import contextlib
+import os
+import signal
+import stat
+import subprocess
+import tempfile
+
+from lib import bad, compare, image, mount, run, tap, tools
+from lib.image import KiB, MiB
+from lib.tap import check, check_equal
+
+suite = tap.Suite(needs=[tools.fuse, tools.QEMU])
+MOUNT8 = [tools.root, tools.tool("mount", "umount", "mount.fuse3")]
+
+
+def mount_table(path):
+    """(source, type, options) of the mount at a path, as /proc/self/mounts has them."""
+    found = None
+    with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            source, point, kind, options = line.split()[:4]
+            if point.encode("utf-8", "surrogateescape").decode("unicode_escape") == path:
+                found = (source.encode().decode("unicode_escape"), kind, options.split(","))
+    return found
+
+
+def wait_gone(at):
+    """Fails unless the mount, and the daemon that served it, are soon gone."""
+    bad.wait_for(lambda: not mount.is_mounted(at), "%s is unmounted" % at)
+    bad.wait_for(lambda: not run.daemons(run.directory), "no daemon runs")
+
+
+@contextlib.contextmanager
+def unmounted_at_the_end(at):
+    try:
+        yield
+    finally:
+        if mount.is_mounted(at):
+            check(run.unmount(at), "%s cannot be unmounted", at)
+        wait_gone(at)
+
+
+# --- mount(8) --------------------------------------------------------------------------------------
+
+
+def environment(directory):
+    """The environment of somebody who has qcow2fs in PATH."""
+    place = os.path.join(directory, "bin")
+    os.makedirs(place, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        os.symlink(run.program(), os.path.join(place, "qcow2fs"))
+    return {"PATH": place + ":" + tools.PATH, run.MARK: run.directory}
+
+
+def points(directory):
+    """A file and a directory to mount on, and where the disk appears."""
+    at = os.path.join(directory, "dir")
+    os.makedirs(at, exist_ok=True)
+    yield bad.mount_point(directory), ""
+    yield at, "disk.raw"
+
+
+def check_disk(at, name, expected):
+    check_equal(bad.unreadable(os.path.join(at, name) if name else at, 256 * KiB, expected), [],
+                "the offsets of EIO")
+
+
+@suite.test("mount -t fuse.qcow2fs mounts, and umount unmounts", needs=MOUNT8)
+def _(directory):
+    path = bad.sample("plain", directory)
+    expected = bad.contents(path)
+    env = environment(directory)
+    for at, name in points(directory):
+        with unmounted_at_the_end(at):
+            done = tools.run("mount", "-t", "fuse.qcow2fs", path, at, "-o", "ro", env=env)
+            check_equal((done.stdout, done.stderr), ("", ""), "what mount said")
+            check_disk(at, name, expected)
+            source, kind, options = mount_table(at)
+            check_equal((source, kind), (path, "fuse.qcow2fs"), "the mount table")
+            check("ro" in options, "its options %r", options)
+            tools.run("umount", at)
+
+
+OPTIONS = ["ro", "rw", "defaults", "ro,user", "ro,users", "ro,nouser", "ro,owner", "ro,group",
+           "ro,nofail", "ro,noauto", "ro,auto", "ro,_netdev", "ro,x-systemd.automount",
+           "ro,x-systemd.requires=/srv,x-gvfs-show,X-mount.mkdir", "ro,comment=by hand", "ro,noatime",
+           "ro,relatime,nodiratime", "ro,nosuid,nodev,noexec", "ro,suid,dev,exec", "ro,sync", "ro,async",
+           "ro,allow_other,umask=022", "ro,uid=1000,gid=100,mode=640", "ro,l2-cache-size=1M",
+           "ro,l2_cache_size=1M,cache_clean_interval=60", "ro,user=somebody", "ro,nonempty",
+           "ro,lazytime", "ro,force-share,threads=2", "ro,default_permissions,max_read=65536"]
+
+
+@suite.test("the options that mount(8) passes along are understood", needs=MOUNT8)
+def _(directory):
+    path, at = bad.sample("plain", directory), bad.mount_point(directory)
+    env = environment(directory)
+    for options in OPTIONS:
+        with unmounted_at_the_end(at):
+            done = tools.run("mount", "-t", "fuse.qcow2fs", "-o", options, path, at, env=env)
+            if "ro" in options.split(","):
+                check_equal(done.stderr, "", "what mount -o %s said" % options)
+            else:
+                check("read-only" in done.stderr, "it does not say that it is read-only: %r",
+                      done.stderr)
+            check_equal(os.path.getsize(at), bad.SIZE, "the size")
+            check("ro" in mount_table(at)[2], "not read-only with -o %s", options)
+
+
+@suite.test("a bad option, and a bad image, make mount(8) fail", needs=MOUNT8)
+def _(directory):
+    path, at = bad.sample("plain", directory), bad.mount_point(directory)
+    env = environment(directory)
+    done = tools.run("mount", "-t", "fuse.qcow2fs", "-o", "ro,cash-size=1M", path, at, env=env,
+                     status=None)
+    check(done.returncode != 0 and "did you mean cache-size?" in done.stderr, "it said %r",
+          done.stderr)
+    os.truncate(path, 60)
+    done = tools.run("mount", "-t", "fuse.qcow2fs", "-o", "ro", path, at, env=env, status=None)
+    check(done.returncode != 0 and "60 bytes" in done.stderr, "it said %r", done.stderr)
+    check(not mount.is_mounted(at), "it was mounted")
+
+
+@suite.test("a line of fstab mounts by the mount point alone", needs=MOUNT8)
+def _(directory):
+    path = bad.sample("plain", directory)
+    expected = bad.contents(path)
+    spaced = os.path.join(directory, "my disk.qcow2")
+    os.rename(path, spaced)
+    fstab = os.path.join(directory, "fstab")
+    env = environment(directory)
+    for at, name in points(directory):
+        with open(fstab, "w", encoding="ascii") as file:
+            file.write("# comment\n%s %s fuse.qcow2fs ro,noauto,nofail,user,_netdev,allow_other,"
+                       "x-systemd.automount,l2-cache-size=64K 0 0\n"
+                       % (spaced.replace(" ", "\\040"), at))
+        with unmounted_at_the_end(at):
+            done = tools.run("mount", "-T", fstab, at, env=env)
+            check_equal(done.stderr, "", "what mount said")
+            check_disk(at, name, expected)
+            check_equal(mount_table(at)[0], spaced, "the source in the mount table")
+
+
+# --- the background ------------------------------------------------------------------------------
+
+
+@suite.test("out=$(qcow2fs ...) returns when the mount is there: no pipe is held")
+def _(directory):
+    path = bad.sample("plain", directory)
+    expected = bad.contents(path)
+    for at, name in points(directory):
+        with unmounted_at_the_end(at):
+            done = tools.run("sh", "-c", 'out=$("$0" -o ro "$1" "$2" 2>&1); echo "[$?$out]"',
+                             run.program(), path, at, env={run.MARK: run.directory}, timeout=30)
+            check_equal(done.stdout, "[0]\n", "status and output")
+            check_disk(at, name, expected)
+
+
+@suite.test("a failure in the background is told by status and sentence too")
+def _(directory):
+    path, at = bad.sample("plain", directory), bad.mount_point(directory)
+    os.truncate(path, 1000)
+    done = tools.run("sh", "-c", 'out=$("$0" "$1" "$2" 2>&1); echo "$?$out"', run.program(), path,
+                     at)
+    check(done.stdout.startswith("1qcow2fs: " + path), "it says %r", done.stdout)
+    check(not run.daemons(run.directory), "a daemon runs")
+
+
+@suite.test("the daemon is a leader of its own session, at home in /, without the caller's files")
+def _(directory):
+    path, at = bad.sample("plain", directory), bad.mount_point(directory)
+    with mount.mount(path, at=at, foreground=False, cwd=directory) as mounted:
+        pid = mounted.pids[0]
+        check_equal(os.getsid(pid), pid, "its session")
+        check_equal(os.readlink("/proc/%d/cwd" % pid), "/", "its working directory")
+        for name in os.listdir("/proc/%d/fd" % pid):
+            target = os.readlink("/proc/%d/fd/%s" % (pid, name))
+            check(target in ("/dev/null", "/dev/fuse", path) or target.startswith(("anon_inode:",
+                                                                                   "socket:")),
+                  "it has %s open", target)
+
+
+def ends_by(number, foreground):
+    how = "in the foreground" if foreground else "in the background"
+
+    @suite.test("%s ends the daemon %s: no mount, no process, status 0"
+                % (signal.Signals(number).name, how))
+    def _(directory):
+        path = bad.sample("plain", directory)
+        before = compare.Unchanged(path)
+        for at, name in points(directory):
+            with mount.mount(path, at=at, directory=bool(name), foreground=foreground) as mounted:
+                with open(mounted.disk, "rb") as file:
+                    file.read(MiB)
+                os.kill(mounted.pids[0], number)
+                wait_gone(at)
+                mounted.wait()
+                check_equal(mounted.stderr(), "", "what it said")
+        before.check()
+
+
+for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for where in (True, False):
+        ends_by(each, where)
+
+
+# --- unmounting -------------------------------------------------------------------------------------
+
+
+@suite.test("umount, and fusermount3 -u, end the daemon", needs=[tools.tool("fusermount3")])
+def _(directory):
+    path = bad.sample("plain", directory)
+    for command in (["umount"], ["fusermount3", "-u"]):
+        for foreground in (True, False):
+            for at, name in points(directory):
+                if command[0] == "umount" and os.geteuid() != 0:
+                    continue
+                with mount.mount(path, at=at, directory=bool(name), foreground=foreground) as mounted:
+                    check_equal(os.path.getsize(mounted.disk), bad.SIZE, "the size")
+                    tools.run(*command, at)
+                    mounted.wait()
+                check(not mount.is_mounted(at), "still mounted")
+
+
+@suite.test("while a loop device uses the disk umount says EBUSY; detached, it works",
+            needs=[tools.loop])
+def _(directory):
+    path = bad.sample("plain", directory)
+    expected = bad.contents(path)
+    for at, name in points(directory):
+        with mount.mount(path, at=at, directory=bool(name)) as mounted:
+            with mount.loop_device(mounted.disk) as device:
+                done = tools.run("umount", at, status=None)
+                check(done.returncode != 0 and "busy" in done.stderr, "umount said %r",
+                      done.stderr)
+                with open(device, "rb") as file:
+                    compare.check_bytes(file.read(), expected, 0)
+                if os.geteuid() == 0:
+                    done = tools.run("fusermount3", "-u", at, status=None)
+                    check(done.returncode != 0, "fusermount3 -u succeeded")
+                check(mount.is_mounted(at), "it was unmounted")
+            tools.run("umount", at)
+            mounted.wait()
+
+
+@suite.test("an open file, and a working directory, keep the mount busy, not forever")
+def _(directory):
+    path = bad.sample("plain", directory)
+    with mount.mount(path, directory=True) as mounted:
+        with open(mounted.disk, "rb") as file:
+            check(not run.unmount(mounted.path), "it was unmounted under an open file")
+            check_equal(len(file.read()), bad.SIZE, "the bytes read")
+        sleeper = subprocess.Popen(["sleep", "60"], cwd=mounted.path)
+        try:
+            check(not run.unmount(mounted.path), "it was unmounted under a working directory")
+        finally:
+            sleeper.kill()
+            sleeper.wait()
+        check(run.unmount(mounted.path), "it cannot be unmounted")
+        mounted.wait()
+
+
+@suite.test("a signal while a file is open ends the daemon; the reader gets an error, no hang")
+def _(directory):
+    path = bad.sample("plain", directory)
+    with mount.mount(path) as mounted:
+        with open(mounted.disk, "rb", buffering=0) as file:
+            check_equal(len(file.read(4096)), 4096, "the bytes read")
+            os.kill(mounted.pids[0], signal.SIGTERM)
+            bad.wait_for(lambda: not mount.is_mounted(mounted.path), "unmounted")
+            compare_error = None
+            try:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                os.pread(file.fileno(), 4096, MiB)
+            except OSError as error:
+                compare_error = error.errno
+            check(compare_error in (None, 5, 103, 107), "errno %s", compare_error)
+        mounted.wait()
+
+
+@suite.test("mounted and unmounted fifty times, nothing is left")
+def _(directory):
+    path, at = bad.sample("plain", directory), bad.mount_point(directory)
+    for number in range(50):
+        with mount.mount(path, at=at, foreground=bool(number % 2)):
+            if number % 5:
+                check_equal(os.path.getsize(at), bad.SIZE, "the size")
+    check(not run.daemons(run.directory), "a daemon is left")
+
+
+# --- names -----------------------------------------------------------------------------------------
+
+NAMES = ["a b", "a,b", "a\\b", "a\\,b", "a\\040b", "a=b", ",", "-f", "ünïcödé", "a\tb", "a'b\"c", "a:b",
+         "a#b", "%s%n", "\udcff\udc80"]
+
+
+@suite.test("images and mount points of any name are mounted and unmounted")
+def _(directory):
+    path = bad.sample("plain", directory)
+    expected = bad.contents(path)
+    for name in NAMES:
+        place = os.path.join(directory, name)
+        os.mkdir(place)
+        named = os.path.join(place, name + ".qcow2")
+        os.link(path, named)
+        for at in (os.path.join(place, name), os.path.join(place, name + ".dir")):
+            if at.endswith(".dir"):
+                os.mkdir(at)
+            with mount.mount(named, at=bad.mount_point(place, name) if not at.endswith(".dir")
+                             else at, directory=at.endswith(".dir")) as mounted:
+                check_disk(mounted.disk, "", expected)
+        os.unlink(named)
+
+
+@suite.test("relative names work from where the program is started, a leading - behind --")
+def _(directory):
+    path = bad.sample("plain", directory)
+    expected = bad.contents(path)
+    below = os.path.join(directory, "below")
+    os.mkdir(below)
+    for relative, at in (("../image.qcow2", "disk"), ("./../below/../image.qcow2", "./d/../disk"),
+                         ("../image.qcow2", "-o")):
+        os.makedirs(os.path.join(below, "d"), exist_ok=True)
+        full = bad.mount_point(below, os.path.basename(at))
+        with unmounted_at_the_end(full):
+            done = bad.start_and_end("-o", "ro", "--", relative, at, cwd=below)
+            check_equal((done.returncode, done.stderr), (0, ""), "how it ended")
+            check_disk(full, "", expected)
+            check_equal(mount_table(full)[0], path, "the source in the mount table")
+
+
+@suite.test("options behind the image and the mount point count, as mount.fuse writes them")
+def _(directory):
+    path, at = bad.sample("plain", directory), bad.mount_point(directory)
+    with unmounted_at_the_end(at):
+        done = bad.start_and_end(path, at, "-o", "ro", "-o", "fsname=some\\,thing,subtype=other")
+        check_equal((done.returncode, done.stderr), (0, ""), "how it ended")
+        check_equal(mount_table(at)[:2], ("some,thing", "fuse.other"), "the mount table")
+
+
+@suite.test("a mount point in a symbolic link's place is where the link leads")
+def _(directory):
+    path = bad.sample("plain", directory)
+    real = bad.mount_point(directory, "real")
+    link = os.path.join(directory, "link")
+    os.symlink("real", link)
+    image_link = os.path.join(directory, "image-link")
+    os.symlink(path, image_link)
+    with unmounted_at_the_end(real):
+        check_equal(bad.start_and_end("-o", "ro", image_link, link).returncode, 0, "the status")
+        check(mount.is_mounted(real), "not mounted there")
+        check_equal(os.path.getsize(link), bad.SIZE, "the size")
+
+
+@suite.test("the image is mounted over itself by mount(8)", needs=MOUNT8)
+def _(directory):
+    path = bad.sample("plain", directory)
+    expected = bad.contents(path)
+    before = compare.Unchanged(path)
+    with unmounted_at_the_end(path):
+        tools.run("mount", "-t", "fuse.qcow2fs", "-o", "ro", path, path, env=environment(directory))
+        check_disk(path, "", expected)
+    before.check()
+
+
+# --- owners and permissions --------------------------------------------------------------------------
+
+
+def modes(top):
+    """(uid, gid, permissions) of the disk, and of the directory around it."""
+    found = []
+    for path in (os.path.join(top, "disk.raw"), top):
+        status = os.stat(path)
+        found.append((status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)))
+    return found
+
+
+@suite.test("owner, group and permissions are those of the image, without those to write",
+            needs=[tools.root])
+def _(directory):
+    path = bad.sample("plain", directory)
+    for mode, disk, around in ((0o644, 0o444, 0o555), (0o600, 0o400, 0o500), (0o640, 0o440, 0o550),
+                               (0o777, 0o444, 0o555), (0o000, 0o400, 0o500), (0o222, 0o400, 0o500)):
+        os.chmod(path, mode)
+        os.chown(path, 12, 34)
+        with mount.mount(path, directory=True) as mounted:
+            check_equal(modes(mounted.path), [(12, 34, disk), (12, 34, around)],
+                        "with an image of mode %o" % mode)
+
+
+@suite.test("uid, gid, mode and umask are what stat says", needs=[tools.root])
+def _(directory):
+    path = bad.sample("snapshots", directory)
+    os.chmod(path, 0o644)
+    owner = (os.getuid(), os.getgid())
+    for options, who, disk, around in (
+            (["uid=1234", "gid=5678"], (1234, 5678), 0o444, 0o555),
+            (["uid=0", "gid=4294967294"], (0, 4294967294), 0o444, 0o555),
+            (["mode=640"], owner, 0o440, 0o550), (["mode=0777"], owner, 0o555, 0o555),
+            (["mode=0"], owner, 0, 0), (["umask=077"], owner, 0o400, 0o500),
+            (["umask=022"], owner, 0o444, 0o555), (["umask=0777"], owner, 0, 0),
+            (["mode=664", "umask=007"], owner, 0o440, 0o550)):
+        with mount.mount(path, *options, directory=True) as mounted:
+            check_equal(modes(mounted.path), [(*who, disk), (*who, around)], "with %r" % options)
+            check_equal(modes(os.path.join(mounted.path, "snapshots", "first")),
+                        [(*who, disk), (*who, around)], "a snapshot with %r" % options)
+
+
+@suite.test("others get in only with allow_other, and then as the permissions say",
+            needs=[tools.root, tools.tool("setpriv")])
+def _(directory):
+    path = bad.sample("plain", directory)
+    with bad.public_directory() as public:
+        at = bad.mount_point(public.path)
+
+        def reads(*command):
+            return tools.run(*bad.user_prefix(bad.NOBODY), *command, at, status=None).returncode == 0
+
+        for options, can_stat, can_read in ((["mode=444"], False, False),
+                                            (["allow_other", "mode=444"], True, True),
+                                            (["allow_other", "mode=400"], True, False),
+                                            (["allow_other", "mode=444", "umask=004"], True, False),
+                                            (["allow_other", "mode=400", "uid=65534"], True, True),
+                                            (["allow_other", "mode=040", "gid=65534"], True, True),
+                                            (["allow_other", "mode=004", "gid=65534"], True, False),
+                                            (["allow_other=off", "mode=444"], False, False)):
+            with mount.mount(path, *options, at=at):
+                check_equal((reads("stat"), reads("sha256sum")), (can_stat, can_read),
+                            "what others may with %r" % options)
+
+
+@suite.test("allow_root and allow_other exclude each other")
+def _(directory):
+    path, at = bad.sample("plain", directory), bad.mount_point(directory)
+    done = bad.start_and_end("-f", "-o", "ro,allow_other,allow_root", path, at)
+    bad.check_sentence(done.stderr, "allow_root", "allow_other")
+    check_equal(done.returncode, 2, "the exit status")
+
+
+@suite.test("auto_unmount takes the mount away when the daemon is killed",
+            needs=[tools.tool("fusermount3")])
+def _(directory):
+    path, at = bad.sample("plain", directory), bad.mount_point(directory)
+    with contextlib.suppress(mount.DaemonFailed):
+        with mount.mount(path, "auto_unmount", at=at) as mounted:
+            check_equal(os.path.getsize(at), bad.SIZE, "the size")
+            os.kill(mounted.pids[0], signal.SIGKILL)
+            bad.wait_for(lambda: not mount.is_mounted(at), "unmounted")
+
+
+if __name__ == "__main__":
+    suite.main()

@@ -1,0 +1,367 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "memory_store.h"
+
+#include "util/checked.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#define GARBAGE 0xA5
+
+struct range {
+    uint64_t offset;
+    uint64_t length;
+};
+
+struct memory_store {
+    struct store store;
+    pthread_mutex_t mutex;  /* guards all below; nothing else is taken under it */
+    pthread_cond_t changed; /* `waiting` or `blocked` has */
+    uint8_t *data;
+    uint64_t size;
+    uint64_t mapped; /* bytes behind data, >= size; zeros from size on */
+    bool sparse;
+
+    unsigned calls[MEMORY_STORE_CALLS];
+    struct {
+        unsigned countdown; /* the call that takes it to 0 fails; 0: none will */
+        int error;
+    } failures[MEMORY_STORE_CALLS];
+    struct range failing;
+    int failing_error;
+    struct range blocked;
+    unsigned waiting;
+};
+
+static struct memory_store *to_memory(struct store *store)
+{
+    return (struct memory_store *)((char *)store - offsetof(struct memory_store, store));
+}
+
+static struct memory_store *lock_memory(struct store *store)
+{
+    struct memory_store *memory = to_memory(store);
+
+    pthread_mutex_lock(&memory->mutex);
+    return memory;
+}
+
+static int unlock_memory(struct memory_store *memory, int rc)
+{
+    pthread_mutex_unlock(&memory->mutex);
+    return rc;
+}
+
+/* Counts the call; 0, or the negative errno that it was told to return. */
+static int count_call(struct memory_store *memory, enum memory_store_call call)
+{
+    memory->calls[call]++;
+    if (memory->failures[call].countdown > 0 && --memory->failures[call].countdown == 0) {
+        return -memory->failures[call].error;
+    }
+    return 0;
+}
+
+static bool touches(struct range range, uint64_t offset, uint64_t length)
+{
+    return ranges_overlap(range.offset, range.length, offset, length);
+}
+
+static _Noreturn void out_of_memory(void)
+{
+    perror("memory store");
+    abort();
+}
+
+static void set_size(struct memory_store *memory, uint64_t size)
+{
+    if (size < memory->size) {
+        memset(memory->data + size, 0, memory->size - size);
+    }
+    if (size > memory->mapped) {
+        void *data = mremap(memory->data, memory->mapped, size, MREMAP_MAYMOVE);
+
+        if (data == MAP_FAILED) {
+            out_of_memory();
+        }
+        memory->data = data;
+        memory->mapped = size;
+    }
+    memory->size = size;
+}
+
+static void wait_while_blocked(struct memory_store *memory, uint64_t offset, size_t length)
+{
+    if (!touches(memory->blocked, offset, length)) {
+        return;
+    }
+    memory->waiting++;
+    pthread_cond_broadcast(&memory->changed);
+    while (touches(memory->blocked, offset, length)) {
+        pthread_cond_wait(&memory->changed, &memory->mutex);
+    }
+    memory->waiting--;
+}
+
+static int memory_read(struct store *store, uint64_t offset, void *buffer, size_t length)
+{
+    struct memory_store *memory = lock_memory(store);
+    int rc = count_call(memory, MEMORY_STORE_READ);
+    size_t inside = 0;
+
+    wait_while_blocked(memory, offset, length);
+    if (rc == 0 && touches(memory->failing, offset, length)) {
+        rc = -memory->failing_error;
+    }
+    if (rc != 0) {
+        memset(buffer, GARBAGE, length);
+        return unlock_memory(memory, rc);
+    }
+    if (offset < memory->size) {
+        inside = (size_t)min_u64(length, memory->size - offset);
+        memcpy(buffer, memory->data + offset, inside);
+    }
+    if (inside < length) {
+        memset((uint8_t *)buffer + inside, 0, length - inside);
+    }
+    return unlock_memory(memory, 0);
+}
+
+static int memory_write(struct store *store, uint64_t offset, const void *buffer, size_t length)
+{
+    struct memory_store *memory = lock_memory(store);
+    int rc = count_call(memory, MEMORY_STORE_WRITE);
+
+    if (rc == 0 && !range_within(offset, length, INT64_MAX)) {
+        rc = -EFBIG;
+    }
+    if (rc == 0 && length > 0) {
+        if (offset + length > memory->size) {
+            set_size(memory, offset + length);
+        }
+        memcpy(memory->data + offset, buffer, length);
+    }
+    return unlock_memory(memory, rc);
+}
+
+static int memory_sync(struct store *store)
+{
+    struct memory_store *memory = lock_memory(store);
+
+    return unlock_memory(memory, count_call(memory, MEMORY_STORE_SYNC));
+}
+
+static int memory_punch(struct store *store, uint64_t offset, uint64_t length)
+{
+    struct memory_store *memory = lock_memory(store);
+    int rc = count_call(memory, MEMORY_STORE_PUNCH);
+
+    if (rc == 0 && offset < memory->size) {
+        memset(memory->data + offset, 0, min_u64(length, memory->size - offset));
+    }
+    return unlock_memory(memory, rc);
+}
+
+static int memory_resize(struct store *store, uint64_t size)
+{
+    struct memory_store *memory = lock_memory(store);
+    int rc = count_call(memory, MEMORY_STORE_RESIZE);
+
+    if (rc == 0 && size > INT64_MAX) {
+        rc = -EFBIG;
+    }
+    if (rc == 0) {
+        set_size(memory, size);
+    }
+    return unlock_memory(memory, rc);
+}
+
+static int memory_info(struct store *store, struct store_info *info)
+{
+    struct memory_store *memory = lock_memory(store);
+
+    *info = (struct store_info){
+        .size = memory->size,
+        .allocated = memory->size,
+        .inode = (ino_t)(uintptr_t)memory, /* no two stores are the same file */
+        .mode = S_IFREG | S_IRUSR | S_IWUSR,
+    };
+    return unlock_memory(memory, 0);
+}
+
+/* Whether the block around `offset` holds a byte that is not zero; *end is where it ends. */
+static bool block_is_data(const struct memory_store *memory, uint64_t offset, uint64_t *end)
+{
+    *end = min_u64(round_down(offset, MEMORY_STORE_BLOCK) + MEMORY_STORE_BLOCK, memory->size);
+    for (uint64_t at = round_down(offset, MEMORY_STORE_BLOCK); at < *end; at++) {
+        if (memory->data[at] != 0) {
+            return true;
+        }
+    }
+    return !memory->sparse;
+}
+
+static int memory_extent(struct store *store, uint64_t offset, uint64_t limit, bool *is_data,
+                         uint64_t *length)
+{
+    struct memory_store *memory = lock_memory(store);
+    int rc = count_call(memory, MEMORY_STORE_EXTENT);
+    uint64_t end, next;
+
+    if (rc != 0) {
+        return unlock_memory(memory, rc);
+    }
+    if (offset >= memory->size) {
+        *is_data = false;
+        *length = limit;
+        return unlock_memory(memory, 0);
+    }
+    *is_data = block_is_data(memory, offset, &end);
+    while (memory->sparse && end < memory->size && end - offset < limit &&
+           block_is_data(memory, end, &next) == *is_data) {
+        end = next;
+    }
+    /* What is past the end goes on as a hole. */
+    if (!memory->sparse) {
+        end = memory->size;
+    } else if (!*is_data && end == memory->size) {
+        end = UINT64_MAX;
+    }
+    *length = min_u64(limit, end - offset);
+    return unlock_memory(memory, 0);
+}
+
+static void memory_close(struct store *store)
+{
+    struct memory_store *memory = to_memory(store);
+
+    munmap(memory->data, memory->mapped);
+    pthread_cond_destroy(&memory->changed);
+    pthread_mutex_destroy(&memory->mutex);
+    free(memory);
+}
+
+static const struct store_ops memory_ops = {
+    .read = memory_read,
+    .write = memory_write,
+    .sync = memory_sync,
+    .punch = memory_punch,
+    .resize = memory_resize,
+    .info = memory_info,
+    .extent = memory_extent,
+    .close = memory_close,
+};
+
+struct store *memory_store_create(uint64_t size)
+{
+    struct memory_store *memory = calloc(1, sizeof(*memory));
+
+    if (memory == NULL) {
+        out_of_memory();
+    }
+    memory->store.ops = &memory_ops;
+    pthread_mutex_init(&memory->mutex, NULL);
+    pthread_cond_init(&memory->changed, NULL);
+    memory->size = size;
+    memory->mapped = max_u64(size, 1); /* a mapping cannot be empty */
+    memory->data = mmap(NULL, memory->mapped, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory->data == MAP_FAILED) {
+        out_of_memory();
+    }
+    return &memory->store;
+}
+
+struct store *memory_store_from(const void *bytes, size_t size)
+{
+    struct store *store = memory_store_create(size);
+
+    if (size > 0) {
+        memcpy(memory_store_data(store), bytes, size);
+    }
+    return store;
+}
+
+uint8_t *memory_store_data(struct store *store)
+{
+    struct memory_store *memory = lock_memory(store);
+    uint8_t *data = memory->data;
+
+    pthread_mutex_unlock(&memory->mutex);
+    return data;
+}
+
+uint64_t memory_store_size(struct store *store)
+{
+    struct memory_store *memory = lock_memory(store);
+    uint64_t size = memory->size;
+
+    pthread_mutex_unlock(&memory->mutex);
+    return size;
+}
+
+unsigned memory_store_calls(struct store *store, enum memory_store_call call)
+{
+    struct memory_store *memory = lock_memory(store);
+    unsigned calls = memory->calls[call];
+
+    pthread_mutex_unlock(&memory->mutex);
+    return calls;
+}
+
+void memory_store_fail(struct store *store, enum memory_store_call call, unsigned n, int error)
+{
+    struct memory_store *memory = lock_memory(store);
+
+    memory->failures[call].countdown = n;
+    memory->failures[call].error = error;
+    pthread_mutex_unlock(&memory->mutex);
+}
+
+void memory_store_fail_reads(struct store *store, uint64_t offset, uint64_t length, int error)
+{
+    struct memory_store *memory = lock_memory(store);
+
+    memory->failing = (struct range){offset, length};
+    memory->failing_error = error;
+    pthread_mutex_unlock(&memory->mutex);
+}
+
+void memory_store_block_reads(struct store *store, uint64_t offset, uint64_t length)
+{
+    struct memory_store *memory = lock_memory(store);
+
+    memory->blocked = (struct range){offset, length};
+    pthread_cond_broadcast(&memory->changed);
+    pthread_mutex_unlock(&memory->mutex);
+}
+
+void memory_store_wait_blocked(struct store *store, unsigned count)
+{
+    struct memory_store *memory = lock_memory(store);
+
+    while (memory->waiting < count) {
+        pthread_cond_wait(&memory->changed, &memory->mutex);
+    }
+    pthread_mutex_unlock(&memory->mutex);
+}
+
+void memory_store_release_reads(struct store *store)
+{
+    memory_store_block_reads(store, 0, 0);
+}
+
+void memory_store_set_sparse(struct store *store, bool sparse)
+{
+    struct memory_store *memory = lock_memory(store);
+
+    memory->sparse = sparse;
+    pthread_mutex_unlock(&memory->mutex);
+}
