@@ -29,6 +29,12 @@ example qemu-utils      command qemu-img
 tests   check           module  check
 tests   python3         command python3
 tests   xz-utils        command xz
+tests   e2fsprogs       command mkfs.ext4
+tests   xfsprogs        command mkfs.xfs
+tests   btrfs-progs     command mkfs.btrfs
+tests   fio             command fio
+tests   quota           command setquota
+tests   strace          command strace
 lint    clang-format    command clang-format
 lint    mandoc          command mandoc
 lint    shellcheck      command shellcheck

@@ -5,12 +5,15 @@
 #include "fuse/options.h"
 #include "fuse/session.h"
 #include "image/image.h"
+#include "image/writer.h"
+#include "progress.h"
 #include "util/error.h"
 #include "util/log.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -61,10 +64,10 @@ static const char help_text[] =
     "Look at an image and its snapshots:\n"
     "  qcow2fs -o ro disk.qcow2 /mnt/image\n"
     "\n"
-    "Attach it as a block device, with its partitions:\n"
+    "Attach it as a block device, with its partitions, to read and write:\n"
     "  touch disk.raw\n"
-    "  qcow2fs -o ro disk.qcow2 disk.raw\n"
-    "  losetup --find --show --read-only --partscan disk.raw\n"
+    "  qcow2fs disk.qcow2 disk.raw\n"
+    "  losetup --find --show --partscan disk.raw\n"
     "\n"
     "Examine evidence: every state of the disk, and nothing written to it:\n"
     "  qcow2fs -o ro evidence.qcow2 /mnt/case\n"
@@ -207,9 +210,6 @@ static int check_command_line(const struct command_line *line, struct error *err
         return error_set(error, EINVAL, "where to? Give a mount point behind the image %s",
                          line->image);
     }
-    if (line->options.allow_other.value && line->options.allow_root.value) {
-        return error_set(error, EINVAL, "allow_other and allow_root exclude each other");
-    }
     return 0;
 }
 
@@ -264,12 +264,123 @@ static void raise_descriptor_limit(void)
     }
 }
 
-/* Mounts, and returns when it is unmounted; or, in the process that was started, at once. */
-static enum exit_status mount_and_serve(const struct command_line *line, struct image *image,
-                                        struct log *log, struct error *error)
+/* What is mounted: the image, and what writes to it where that is wanted and possible. */
+struct source {
+    struct image *image;
+    struct writer *writer;      /* NULL for a read-only mount */
+    struct error why_read_only; /* where that was not asked for */
+    bool options_do_not_fit;    /* after a failure: neither each other, nor the image */
+};
+
+static int open_image(const struct command_line *line, enum store_access access, struct log *log,
+                      struct source *source, struct error *error)
+{
+    const struct image_options options = {
+        .access = access,
+        .cache = mount_cache_mode(&line->options),
+        .allow_probed = line->options.allow_probed_backing.value,
+        .data_file = line->options.data_file,
+        .codec = CODEC_FASTEST,
+    };
+    int r = image_open(line->image, &options, log, &source->image, error);
+
+    if (r != 0) {
+        return r;
+    }
+    r = image_attach_cache(source->image, &line->options.cache, error);
+    if (r != 0) {
+        source->options_do_not_fit = r == -EINVAL;
+        image_close(source->image);
+        source->image = NULL;
+    }
+    return r;
+}
+
+static int open_to_write(const struct command_line *line, struct log *log, struct source *source,
+                         struct error *error)
+{
+    struct writer_options options;
+    struct progress progress;
+    int r = open_image(line, STORE_WRITE, log, source, error);
+
+    if (r != 0) {
+        return r;
+    }
+    mount_writer_options(&line->options, &options);
+    options.progress = progress_show;
+    options.progress_context = &progress;
+    progress_begin(&progress, "qcow2fs", "repairing the image");
+    r = writer_open(source->image, &options, &source->writer, error);
+    progress_end(&progress);
+    if (r != 0) {
+        source->options_do_not_fit = r == -EINVAL;
+        image_close(source->image);
+        source->image = NULL;
+    }
+    return r;
+}
+
+/* Whether opening for writing fails so where reading may be possible. */
+static bool only_writing_fails(int r)
+{
+    return r == -EACCES || r == -EPERM || r == -EROFS;
+}
+
+/* Opens the image as the options say; read-only where it cannot be written. */
+static int open_source(const struct command_line *line, struct log *log, struct source *source,
+                       struct error *error)
+{
+    const struct mount_options *options = &line->options;
+    enum store_access reading = options->force_share.value ? STORE_READ_SHARED : STORE_READ;
+    int r;
+
+    *source = (struct source){0};
+    if (!options->read_only.value && options->force_share.value) {
+        error_set(&source->why_read_only, EROFS, "with force-share an image is only read");
+    } else if (!options->read_only.value) {
+        r = open_to_write(line, log, source, &source->why_read_only);
+        if (!only_writing_fails(r)) {
+            *error = source->why_read_only;
+            return r;
+        }
+    }
+    return open_image(line, reading, log, source, error);
+}
+
+static int close_source(const struct command_line *line, struct source *source, struct log *log)
+{
+    int r = source->writer != NULL ? writer_close(source->writer) : 0;
+
+    if (r != 0) {
+        log_line(log, LOG_LEVEL_ERROR,
+                 "%s: what was written last could not be saved: %s; look at the image with "
+                 "qemu-img check",
+                 line->image, strerror(-r));
+    }
+    image_close(source->image);
+    return r;
+}
+
+static void say_what_to_know(const struct command_line *line, const struct source *source,
+                             struct log *log)
+{
+    if (source->why_read_only.code != 0) {
+        log_line(log, LOG_LEVEL_WARNING, "mounting read-only: %s", source->why_read_only.text);
+    }
+    if (source->writer != NULL && mount_cache_mode(&line->options) == STORE_CACHE_UNSAFE) {
+        log_line(log, LOG_LEVEL_WARNING,
+                 "cache=unsafe: nothing is made stable; after a crash of the host the image may "
+                 "be beyond repair");
+    }
+}
+
+/* Mounts, and returns when it is unmounted; or, in the process that was started, not at all. */
+static int mount_and_serve(const struct command_line *line, const struct source *source,
+                           struct log *log, struct error *error)
 {
     const struct session_settings settings = {
-        .image = image,
+        .image = source->image,
+        .writer = source->writer,
         .log = log,
         .background_sink = log_to_syslog,
         .mount_point = line->mount_point,
@@ -282,52 +393,40 @@ static enum exit_status mount_and_serve(const struct command_line *line, struct 
     int r = session_open(&settings, &session, error);
 
     if (r != 0) {
-        return EXIT_FAILED;
+        return r;
     }
-    if (!line->options.read_only.value) {
-        log_line(log, LOG_LEVEL_INFO,
-                 "mounting read-only: this version cannot write yet (say -o ro to leave out this "
-                 "line)");
-    }
+    say_what_to_know(line, source, log);
     if (!line->foreground) {
         r = session_background(session, &process, error);
     }
-    if (r == 0 && process == SESSION_DONE) {
-        _exit(EXIT_OK); /* all that there is to close belongs to the server now */
+    if (process != SESSION_SERVER) {
+        /* All that there is to close, and to write, belongs to the server. */
+        if (r != 0) {
+            say(error->text);
+        }
+        _exit(r == 0 && process == SESSION_DONE ? EXIT_OK : EXIT_FAILED);
     }
-    if (r == 0 && process == SESSION_SERVER) {
+    if (r == 0) {
         r = session_serve(session, error);
     }
     session_close(session);
-    return r == 0 && process != SESSION_GAVE_UP ? EXIT_OK : EXIT_FAILED;
+    return r;
 }
 
 static enum exit_status open_and_mount(const struct command_line *line, struct log *log,
                                        struct error *error)
 {
-    const struct image_options options = {
-        .access = line->options.force_share.value ? STORE_READ_SHARED : STORE_READ,
-        .allow_probed = line->options.allow_probed_backing.value,
-        .data_file = line->options.data_file,
-        .codec = CODEC_FASTEST,
-    };
-    enum exit_status status;
-    struct image *image;
-    int r = image_open(line->image, &options, log, &image, error);
+    struct source source;
+    int r = open_source(line, log, &source, error);
 
     if (r != 0) {
-        return EXIT_FAILED;
+        return source.options_do_not_fit ? EXIT_USAGE : EXIT_FAILED;
     }
-    r = image_attach_cache(image, &line->options.cache, error);
-    if (r == -EINVAL) {
-        status = EXIT_USAGE; /* sizes that contradict each other, or do not fit the image */
-    } else if (r != 0) {
-        status = EXIT_FAILED;
-    } else {
-        status = mount_and_serve(line, image, log, error);
+    r = mount_and_serve(line, &source, log, error);
+    if (close_source(line, &source, log) != 0) {
+        r = -EIO;
     }
-    image_close(image);
-    return status;
+    return r == 0 ? EXIT_OK : EXIT_FAILED;
 }
 
 static enum exit_status mount_command(const struct command_line *line)
@@ -339,6 +438,7 @@ static enum exit_status mount_command(const struct command_line *line)
     log_init(&log, log_to_stderr, NULL);
     openlog("qcow2fs", LOG_PID, LOG_DAEMON);
     raise_descriptor_limit();
+    signal(SIGXFSZ, SIG_IGN); /* a limit on the size of files is an error of the write, EFBIG */
     status = open_and_mount(line, &log, &error);
     if (error.code != 0) {
         log_line(&log, LOG_LEVEL_ERROR, "%s", error.text);

@@ -1,21 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * An entry is in one of these states, all changes under its shard's mutex:
- *
- *     FILLING  in the table, pinned by the thread that fills it and by those
- *              that wait for it; `data` is the filler's alone
- *     READY    in the table; pinned, or else in the LRU list
- *     FAILED   in no table and no list; the last of those that waited frees it
- *
- * The LRU list holds the unpinned entries alone, in the order in which they
- * were unpinned: what to evict next is its tail, and what was not used since
- * some moment is a run of entries at its tail.
- */
 #include "config.h"
 
 #include "cache/pool.h"
 
-#include "cache/slab.h"
+#include "cache/pool_internal.h"
 #include "util/checked.h"
 
 #include <errno.h>
@@ -23,52 +11,11 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-#define SHARD_BITS        4
-#define SHARDS            (1U << SHARD_BITS)
 #define FIRST_BUCKETS     ((size_t)16) /* of a shard, at least */
 #define FIRST_BUCKETS_MAX ((size_t)512)
-#define CPU_CACHE_LINE    64
-
-enum block_state {
-    BLOCK_FILLING,
-    BLOCK_READY,
-    BLOCK_FAILED,
-};
-
-struct block {
-    struct cache_entry entry;    /* what users see; must be first */
-    struct slab_block memory;    /* where entry.data comes from */
-    struct block *next;          /* in its bucket; then in a list of blocks to free */
-    struct block *newer, *older; /* in the LRU list */
-    uint64_t epoch;              /* the pool's when it was last unpinned */
-    unsigned pins;
-    enum block_state state;
-    int error; /* FAILED: what `fill` returned */
-};
-
-struct shard {
-    _Alignas(CPU_CACHE_LINE) pthread_mutex_t mutex; /* guards all of the shard; a leaf */
-    pthread_cond_t filled;                          /* some block of the shard is FILLING no more */
-    struct block **buckets;                         /* NULL while the shard was never used */
-    size_t bucket_count;                            /* a power of two */
-    struct block *newest, *oldest;
-    uint64_t entries;
-    uint64_t hits, misses, evictions;
-};
-
-struct cache_pool {
-    /* Read by every hit. */
-    uint64_t budget;
-    size_t first_buckets;       /* of a shard */
-    atomic_uint_fast64_t epoch; /* counts the calls of cache_pool_clean() */
-    /* Written by every miss. */
-    _Alignas(CPU_CACHE_LINE) atomic_uint_fast64_t bytes;
-    struct slab_allocator slabs;
-    struct shard shards[SHARDS];
-};
 
 /* Every bit of the key moves about half of the result's: neighbours go to different shards. */
-static uint64_t key_hash(struct cache_key key)
+uint64_t key_hash(struct cache_key key)
 {
     uint64_t hash = key.host_offset ^ (key.owner * UINT64_C(0x9e3779b97f4a7c15));
 
@@ -87,6 +34,11 @@ static struct shard *shard_of(struct cache_pool *pool, uint64_t hash)
     return &pool->shards[shard_index(hash)];
 }
 
+struct shard *shard_of_key(struct cache_pool *pool, struct cache_key key)
+{
+    return shard_of(pool, key_hash(key));
+}
+
 /* --- The table ---------------------------------------------------------------- */
 
 static struct block **bucket_of(const struct shard *shard, uint64_t hash)
@@ -99,7 +51,7 @@ static bool same_key(struct cache_key a, struct cache_key b)
     return a.host_offset == b.host_offset && a.owner == b.owner;
 }
 
-static struct block *table_find(const struct shard *shard, uint64_t hash, struct cache_key key)
+struct block *table_find(const struct shard *shard, uint64_t hash, struct cache_key key)
 {
     struct block *block = shard->buckets != NULL ? *bucket_of(shard, hash) : NULL;
 
@@ -155,7 +107,7 @@ static int table_insert(struct cache_pool *pool, struct shard *shard, uint64_t h
     return 0;
 }
 
-static void table_remove(struct shard *shard, struct block *block)
+void table_remove(struct shard *shard, struct block *block)
 {
     struct block **link = bucket_of(shard, key_hash(block->entry.key));
 
@@ -165,6 +117,44 @@ static void table_remove(struct shard *shard, struct block *block)
     *link = block->next;
     block->next = NULL;
     shard->entries--;
+}
+
+void shard_replace(struct shard *shard, struct block *old, struct block *copy)
+{
+    struct block **link = bucket_of(shard, key_hash(old->entry.key));
+
+    while (*link != old) {
+        link = &(*link)->next;
+    }
+    copy->next = old->next;
+    *link = copy;
+    old->next = NULL;
+}
+
+/* --- The list of dirty blocks ------------------------------------------------- */
+
+void shard_list_dirty(struct shard *shard, struct block *block)
+{
+    block->listed = true;
+    block->previous_dirty = NULL;
+    block->next_dirty = shard->dirty;
+    if (shard->dirty != NULL) {
+        shard->dirty->previous_dirty = block;
+    }
+    shard->dirty = block;
+}
+
+void shard_unlist_dirty(struct shard *shard, struct block *block)
+{
+    block->listed = false;
+    if (block->previous_dirty != NULL) {
+        block->previous_dirty->next_dirty = block->next_dirty;
+    } else {
+        shard->dirty = block->next_dirty;
+    }
+    if (block->next_dirty != NULL) {
+        block->next_dirty->previous_dirty = block->previous_dirty;
+    }
 }
 
 /* --- The LRU list -------------------------------------------------------------- */
@@ -181,7 +171,7 @@ static void lru_insert(struct shard *shard, struct block *block)
     shard->newest = block;
 }
 
-static void lru_remove(struct shard *shard, struct block *block)
+void lru_remove(struct shard *shard, struct block *block)
 {
     if (block->newer != NULL) {
         block->newer->older = block->older;
@@ -198,10 +188,17 @@ static void lru_remove(struct shard *shard, struct block *block)
 /* --- Eviction -------------------------------------------------------------------- */
 
 /* Gives the memory back; the block is in no table and no list. Under no lock. */
-static void block_free(struct cache_pool *pool, struct block *block)
+void block_free(struct cache_pool *pool, struct block *block)
 {
     slab_free(&pool->slabs, &block->memory);
+    free(block->dirty);
     free(block);
+}
+
+void stale_free(struct cache_pool *pool, struct block *block)
+{
+    atomic_fetch_sub_explicit(&pool->bytes, block->entry.size, memory_order_relaxed);
+    block_free(pool, block);
 }
 
 /* Takes the oldest unpinned block out of the shard, whose mutex is held. NULL: there is none. */
@@ -288,6 +285,11 @@ static void shard_release(struct cache_pool *pool, struct shard *shard)
 {
     struct block *block;
 
+    while ((block = shard->dirty) != NULL) { /* could not be written back */
+        shard_unlist_dirty(shard, block);
+        table_remove(shard, block);
+        block_free(pool, block);
+    }
     while ((block = shard_take_oldest(pool, shard)) != NULL) {
         block_free(pool, block);
     }
@@ -344,7 +346,7 @@ static int get_found(struct cache_pool *pool, struct shard *shard, struct block 
     while (block->state == BLOCK_FILLING) {
         pthread_cond_wait(&shard->filled, &shard->mutex);
     }
-    if (block->state == BLOCK_READY) {
+    if (block->state != BLOCK_FAILED) { /* READY, or replaced since: whole in any case */
         shard->hits++;
         *entry = &block->entry;
     } else {
@@ -434,19 +436,24 @@ int cache_pool_get(struct cache_pool *pool, struct cache_key key, size_t size, c
 
 void cache_pool_unpin(struct cache_pool *pool, const struct cache_entry *entry)
 {
-    struct block *block = (struct block *)(uintptr_t)entry;
+    struct block *block = block_of_entry(entry);
     uint64_t hash = key_hash(entry->key);
     struct shard *shard = shard_of(pool, hash);
-    bool unpinned;
+    bool unpinned, stale;
 
     pthread_mutex_lock(&shard->mutex);
     block->pins--;
     unpinned = block->pins == 0;
-    if (unpinned) {
+    stale = block->state == BLOCK_STALE;
+    if (unpinned && !stale) {
         block->epoch = atomic_load_explicit(&pool->epoch, memory_order_relaxed);
         lru_insert(shard, block);
     }
     pthread_mutex_unlock(&shard->mutex);
+    if (unpinned && stale) {
+        stale_free(pool, block);
+        return;
+    }
     /* More was pinned than the budget holds: the first chance to give it back. */
     if (unpinned && over_budget(pool)) {
         evict(pool, shard_index(hash));
@@ -509,6 +516,7 @@ void cache_pool_stats(struct cache_pool *pool, struct cache_pool_stats *stats)
         stats->hits += shard->hits;
         stats->misses += shard->misses;
         stats->evictions += shard->evictions;
+        stats->writebacks += shard->writebacks;
         stats->entries += shard->entries;
         pthread_mutex_unlock(&shard->mutex);
     }

@@ -56,7 +56,7 @@ typedef int cache_fill_fn(void *context, void *data, size_t size);
 /* 0 or -ENOMEM. `typical_size`: of an entry, bytes, to size the hash table. */
 int cache_pool_create(uint64_t budget, size_t typical_size, struct cache_pool **pool);
 
-/* No entry may be pinned. `pool` may be NULL. */
+/* No entry may be pinned; what is dirty is lost. `pool` may be NULL. */
 void cache_pool_destroy(struct cache_pool *pool);
 
 /*

@@ -3,6 +3,8 @@
 
 #include "fuse/files.h"
 
+#include "util/checked.h"
+
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -25,8 +27,9 @@ struct files {
     struct view *active;
     size_t shared_count;
     struct shared_view *shared;
-    pthread_mutex_t mutex; /* guards the list below */
+    pthread_mutex_t mutex; /* guards the two below */
     struct open_file *first;
+    unsigned writers; /* that have the disk open, but for ourselves */
 };
 
 int files_create(struct image *image, struct tree *tree, const struct stats *stats, struct log *log,
@@ -150,11 +153,10 @@ static int fill(struct files *files, const struct node *node, struct open_file *
     switch (node->kind) {
     case NODE_DISK:
         file->view = files->active;
-        file->size = tree_size(files->tree, node);
+        file->is_disk = true;
         return 0;
     case NODE_SNAPSHOT_DISK:
     case NODE_SNAPSHOT_VMSTATE:
-        file->size = tree_size(files->tree, node);
         return use_shared(files, node, file);
     case NODE_INFO:
     case NODE_STATS:
@@ -169,6 +171,11 @@ static int fill(struct files *files, const struct node *node, struct open_file *
     return -EISDIR;
 }
 
+static bool counts_as_writer(const struct open_file *file)
+{
+    return file->is_disk && file->writes && !file->is_own;
+}
+
 static void enlist(struct files *files, struct open_file *file)
 {
     pthread_mutex_lock(&files->mutex);
@@ -177,6 +184,7 @@ static void enlist(struct files *files, struct open_file *file)
         file->next->previous = file;
     }
     files->first = file;
+    files->writers += counts_as_writer(file);
     pthread_mutex_unlock(&files->mutex);
 }
 
@@ -191,10 +199,12 @@ static void delist(struct files *files, struct open_file *file)
     } else {
         files->first = file->next;
     }
+    files->writers -= counts_as_writer(file);
     pthread_mutex_unlock(&files->mutex);
 }
 
-int files_open(struct files *files, const struct node *node, struct open_file **file)
+int files_open(struct files *files, const struct node *node, const struct open_request *request,
+               struct open_file **file)
 {
     struct open_file *made = calloc(1, sizeof(*made));
     int r = made != NULL ? fill(files, node, made) : -ENOMEM;
@@ -203,6 +213,10 @@ int files_open(struct files *files, const struct node *node, struct open_file **
         free(made);
         return r;
     }
+    made->opener = request->opener;
+    made->writes = request->writes;
+    made->is_own = request->is_own;
+    atomic_init(&made->past_end, false);
     enlist(files, made);
     *file = made;
     return 0;
@@ -216,4 +230,30 @@ void files_close(struct files *files, struct open_file *file)
     }
     free(file->own_text);
     free(file);
+}
+
+uint64_t files_size(const struct open_file *file)
+{
+    return file->view != NULL ? min_u64(view_size(file->view), INT64_MAX) : file->size;
+}
+
+bool files_are_written(struct files *files)
+{
+    bool are_written;
+
+    pthread_mutex_lock(&files->mutex);
+    are_written = files->writers > 0;
+    pthread_mutex_unlock(&files->mutex);
+    return are_written;
+}
+
+void files_tell_past_end(struct files *files)
+{
+    pthread_mutex_lock(&files->mutex);
+    for (struct open_file *file = files->first; file != NULL; file = file->next) {
+        if (counts_as_writer(file)) {
+            atomic_store(&file->past_end, true);
+        }
+    }
+    pthread_mutex_unlock(&files->mutex);
 }

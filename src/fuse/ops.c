@@ -3,14 +3,14 @@
 
 #define FUSE_USE_VERSION 312
 
-#include "fuse/ops.h"
+#include "fuse/ops_internal.h"
 
 #include "fuse/names.h"
+#include "fuse/own_mount.h"
 #include "image/view.h"
 #include "util/checked.h"
 
 #include <errno.h>
-#include <fuse_lowlevel.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -18,6 +18,7 @@
 #define BACKGROUND_REQUESTS 64
 #define CONGESTED_REQUESTS  48
 #define TIMEOUT_STATIC      86400.0 /* seconds */
+#define TIMEOUT_WRITTEN     1.0     /* of the space that a disk occupies while it is written to */
 #define BUFFER_ALIGNMENT    4096
 
 /* --- the file system -------------------------------------------------------- */
@@ -37,9 +38,23 @@ static void free_buffer(void *value)
     }
 }
 
-int filesystem_create(struct image *image, const struct mount_options *options,
-                      bool root_is_directory, struct log *log, struct filesystem **filesystem,
-                      struct error *error)
+/* What the options mean for writing. */
+static void set_writer(struct filesystem *filesystem, struct writer *writer,
+                       const struct mount_options *options)
+{
+    struct writer_options wanted;
+
+    mount_writer_options(options, &wanted);
+    filesystem->writer = writer;
+    filesystem->is_growable = wanted.growable;
+    filesystem->unmaps = wanted.discard;
+    /* In its cache the kernel would move the end of the disk before we do. */
+    filesystem->kernel_caches_writes = writer != NULL && !wanted.growable && !wanted.write_through;
+}
+
+int filesystem_create(struct image *image, struct writer *writer,
+                      const struct mount_options *options, bool root_is_directory, struct log *log,
+                      struct filesystem **filesystem, struct error *error)
 {
     struct filesystem *made = calloc(1, sizeof(*made));
     int r;
@@ -49,8 +64,9 @@ int filesystem_create(struct image *image, const struct mount_options *options,
         return error_set(error, ENOMEM, "out of memory for the file system");
     }
     made->image = image;
+    set_writer(made, writer, options);
     stats_init(&made->stats);
-    r = tree_create(image, options, root_is_directory, &made->tree, error);
+    r = tree_create(image, options, root_is_directory, writer != NULL, &made->tree, error);
     if (r == 0) {
         r = files_create(image, made->tree, &made->stats, log, &made->files, error);
     }
@@ -103,8 +119,7 @@ static char *thread_buffer(struct filesystem *filesystem, size_t size)
 
 /* --- answers ---------------------------------------------------------------- */
 
-/* What every handler begins with. */
-static struct filesystem *begin(fuse_req_t request, enum request_kind kind)
+struct filesystem *ops_begin(fuse_req_t request, enum request_kind kind)
 {
     struct filesystem *filesystem = fuse_req_userdata(request);
 
@@ -112,20 +127,22 @@ static struct filesystem *begin(fuse_req_t request, enum request_kind kind)
     return filesystem;
 }
 
-/* Fails the request with a negative errno. */
-static void fail(fuse_req_t request, int r)
+void ops_fail(fuse_req_t request, int r)
 {
     struct filesystem *filesystem = fuse_req_userdata(request);
 
-    if (r == -EIO || r == -ENOMEM) {
+    if (r == -EIO || r == -ENOMEM || r == -ENOSPC) {
         stats_add(&filesystem->stats.errors, 1);
     }
     fuse_reply_err(request, -r);
 }
 
-static double timeout_of(const struct node *node)
+double ops_timeout(const struct filesystem *filesystem, const struct node *node)
 {
-    return tree_is_static(node) ? TIMEOUT_STATIC : 0;
+    if (tree_is_made_at_open(node)) {
+        return 0;
+    }
+    return tree_changes(filesystem->tree, node) ? TIMEOUT_WRITTEN : TIMEOUT_STATIC;
 }
 
 static int make_entry(struct filesystem *filesystem, const struct node *node,
@@ -133,15 +150,10 @@ static int make_entry(struct filesystem *filesystem, const struct node *node,
 {
     *entry = (struct fuse_entry_param){
         .ino = node->inode,
-        .attr_timeout = timeout_of(node),
-        .entry_timeout = timeout_of(node),
+        .attr_timeout = ops_timeout(filesystem, node),
+        .entry_timeout = tree_is_made_at_open(node) ? 0 : TIMEOUT_STATIC,
     };
     return tree_attributes(filesystem->tree, node, &entry->attr);
-}
-
-static struct open_file *file_of(const struct fuse_file_info *info)
-{
-    return (struct open_file *)(uintptr_t)info->fh;
 }
 
 /* --- the connection --------------------------------------------------------- */
@@ -170,6 +182,9 @@ static void op_init(void *user_data, struct fuse_conn_info *connection)
     /* Nobody else changes the data: what the kernel has cached stays true until unmount. */
     want(connection, FUSE_CAP_EXPLICIT_INVAL_DATA, true);
     want(connection, FUSE_CAP_AUTO_INVAL_DATA, false);
+    /* See op_setattr(). */
+    want(connection, FUSE_CAP_ATOMIC_O_TRUNC, false);
+    want(connection, FUSE_CAP_WRITEBACK_CACHE, filesystem->kernel_caches_writes);
     /* Data comes from a buffer in memory, mostly; a pipe between would be one more copy. */
     want(connection, FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE, false);
     filesystem->ready(filesystem->ready_context);
@@ -177,7 +192,7 @@ static void op_init(void *user_data, struct fuse_conn_info *connection)
 
 static void op_statfs(fuse_req_t request, fuse_ino_t inode)
 {
-    struct filesystem *filesystem = begin(request, REQUEST_STATFS);
+    struct filesystem *filesystem = ops_begin(request, REQUEST_STATFS);
     unsigned long block_size = (unsigned long)filesystem->tree->block_size;
     struct statvfs status = {
         .f_bsize = block_size,
@@ -195,13 +210,13 @@ static void op_statfs(fuse_req_t request, fuse_ino_t inode)
 
 static void op_lookup(fuse_req_t request, fuse_ino_t parent, const char *name)
 {
-    struct filesystem *filesystem = begin(request, REQUEST_LOOKUP);
+    struct filesystem *filesystem = ops_begin(request, REQUEST_LOOKUP);
     struct fuse_entry_param entry;
     struct node directory, node;
     int r;
 
     if (!tree_node(filesystem->tree, parent, &directory)) {
-        return fail(request, -ENOENT);
+        return ops_fail(request, -ENOENT);
     }
     if (!tree_lookup(filesystem->tree, &directory, name, &node)) {
         /* Inode 0: there is none, and the kernel may remember that. */
@@ -211,43 +226,35 @@ static void op_lookup(fuse_req_t request, fuse_ino_t parent, const char *name)
     }
     r = make_entry(filesystem, &node, &entry);
     if (r != 0) {
-        return fail(request, r);
+        return ops_fail(request, r);
     }
     fuse_reply_entry(request, &entry);
 }
 
 static void op_getattr(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *info)
 {
-    struct filesystem *filesystem = begin(request, REQUEST_GETATTR);
+    struct filesystem *filesystem = ops_begin(request, REQUEST_GETATTR);
     struct node node;
     struct stat attributes;
     int r = -ENOENT;
 
-    (void)info;
     if (tree_node(filesystem->tree, inode, &node)) {
         r = tree_attributes(filesystem->tree, &node, &attributes);
     }
-    if (r != 0) {
-        return fail(request, r);
+    if (r == 0) {
+        r = ops_check_past_end(request, info);
     }
-    fuse_reply_attr(request, &attributes, timeout_of(&node));
-}
-
-static void op_setattr(fuse_req_t request, fuse_ino_t inode, struct stat *attributes, int to_set,
-                       struct fuse_file_info *info)
-{
-    (void)inode;
-    (void)attributes;
-    (void)to_set;
-    (void)info;
-    fail(request, -EROFS);
+    if (r != 0) {
+        return ops_fail(request, r);
+    }
+    fuse_reply_attr(request, &attributes, ops_timeout(filesystem, &node));
 }
 
 /* --- directories ------------------------------------------------------------ */
 
 static void op_opendir(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *info)
 {
-    begin(request, REQUEST_OPENDIR);
+    ops_begin(request, REQUEST_OPENDIR);
     (void)inode;
     info->cache_readdir = 1;
     info->keep_cache = 1;
@@ -286,7 +293,7 @@ static size_t add_plus(fuse_req_t request, const struct node *node, const char *
 static void list(fuse_req_t request, fuse_ino_t inode, size_t size, off_t offset,
                  add_entry_fn *add_entry)
 {
-    struct filesystem *filesystem = begin(request, REQUEST_READDIR);
+    struct filesystem *filesystem = ops_begin(request, REQUEST_READDIR);
     char *buffer = thread_buffer(filesystem, size);
     uint64_t position = (uint64_t)offset;
     struct node directory, node;
@@ -294,10 +301,10 @@ static void list(fuse_req_t request, fuse_ino_t inode, size_t size, off_t offset
     size_t used = 0;
 
     if (buffer == NULL) {
-        return fail(request, -ENOMEM);
+        return ops_fail(request, -ENOMEM);
     }
     if (!tree_node(filesystem->tree, inode, &directory)) {
-        return fail(request, -ENOENT);
+        return ops_fail(request, -ENOENT);
     }
     while (tree_entry(filesystem->tree, &directory, position, &name, &node)) {
         size_t needed = add_entry(request, &node, name, position + 1, buffer + used, size - used);
@@ -329,24 +336,30 @@ static void op_readdirplus(fuse_req_t request, fuse_ino_t inode, size_t size, of
 
 static void op_open(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *info)
 {
-    struct filesystem *filesystem = begin(request, REQUEST_OPEN);
+    struct filesystem *filesystem = ops_begin(request, REQUEST_OPEN);
+    pid_t opener = fuse_req_ctx(request)->pid;
+    const struct open_request wanted = {
+        .opener = opener,
+        .writes = (info->flags & O_ACCMODE) != O_RDONLY,
+        .is_own = own_mount_is_opener(filesystem->own, opener),
+    };
     struct open_file *file = NULL;
     struct node node;
     int r = -ENOENT;
 
-    if ((info->flags & O_ACCMODE) != O_RDONLY || (info->flags & O_TRUNC) != 0) {
-        return fail(request, -EROFS);
-    }
     if (tree_node(filesystem->tree, inode, &node)) {
-        r = files_open(filesystem->files, &node, &file);
+        bool can_write = filesystem->writer != NULL && node.kind == NODE_DISK;
+
+        r = wanted.writes && !can_write ? -EROFS
+                                        : files_open(filesystem->files, &node, &wanted, &file);
     }
     if (r != 0) {
-        return fail(request, r);
+        return ops_fail(request, r);
     }
     info->fh = (uintptr_t)file;
-    info->noflush = 1;
-    info->keep_cache = tree_is_static(&node);
-    info->direct_io = !tree_is_static(&node);
+    info->noflush = !wanted.writes;
+    info->keep_cache = !tree_is_made_at_open(&node);
+    info->direct_io = tree_is_made_at_open(&node);
     if (fuse_reply_open(request, info) == -ENOENT) {
         /* Who asked was interrupted: there will be no release. */
         files_close(filesystem->files, file);
@@ -355,10 +368,10 @@ static void op_open(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info 
 
 static void op_release(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *info)
 {
-    struct filesystem *filesystem = begin(request, REQUEST_RELEASE);
+    struct filesystem *filesystem = ops_begin(request, REQUEST_RELEASE);
 
     (void)inode;
-    files_close(filesystem->files, file_of(info));
+    files_close(filesystem->files, ops_file(info));
     fuse_reply_err(request, 0);
 }
 
@@ -369,16 +382,17 @@ static void op_release(fuse_req_t request, fuse_ino_t inode, struct fuse_file_in
 static void op_read(fuse_req_t request, fuse_ino_t inode, size_t size, off_t offset,
                     struct fuse_file_info *info)
 {
-    struct filesystem *filesystem = begin(request, REQUEST_READ);
-    const struct open_file *file = file_of(info);
-    uint64_t start = min_u64((uint64_t)offset, file->size);
-    size_t length = min_u64(size, file->size - start);
+    struct filesystem *filesystem = ops_begin(request, REQUEST_READ);
+    const struct open_file *file = ops_file(info);
+    uint64_t end = files_size(file);
+    uint64_t start = min_u64((uint64_t)offset, end);
+    size_t length = min_u64(size, end - start);
     char *buffer;
 
     (void)inode;
     buffer = thread_buffer(filesystem, length);
     if (buffer == NULL && length > 0) {
-        return fail(request, -ENOMEM);
+        return ops_fail(request, -ENOMEM);
     }
     if (file->text != NULL) {
         /* A copy: once the kernel has the reply, a release may free the text at any time. */
@@ -389,7 +403,7 @@ static void op_read(fuse_req_t request, fuse_ino_t inode, size_t size, off_t off
         return;
     }
     if (length > 0 && view_read(file->view, start, buffer, length) != 0) {
-        return fail(request, -EIO);
+        return ops_fail(request, -EIO);
     }
     stats_add(&filesystem->stats.bytes_read, length);
     fuse_reply_buf(request, buffer, length);
@@ -400,43 +414,55 @@ static bool interrupted(void *context)
     return fuse_req_interrupted(context) != 0;
 }
 
-/* A text is data from its beginning to its end. */
+/*
+ * A text is data from its beginning to its end. So is a disk that somebody has
+ * open to write: the kernel asks here without a look at what it has cached,
+ * which may be anywhere.
+ */
 static int seek(fuse_req_t request, const struct open_file *file, uint64_t offset, bool want_data,
                 uint64_t *found)
 {
-    if (offset >= file->size) {
+    struct filesystem *filesystem = fuse_req_userdata(request);
+    uint64_t end = files_size(file);
+    int r;
+
+    if (offset >= end) {
         return -ENXIO;
     }
-    if (file->view != NULL) {
-        return view_seek(file->view, offset, want_data, interrupted, request, found);
+    if (file->text != NULL || (file->is_disk && files_are_written(filesystem->files))) {
+        *found = want_data ? offset : end;
+        return 0;
     }
-    *found = want_data ? offset : file->size;
-    return 0;
+    r = view_seek(file->view, offset, want_data, interrupted, request, found);
+    if (r == 0) {
+        *found = min_u64(*found, end);
+    }
+    return r;
 }
 
 static void op_lseek(fuse_req_t request, fuse_ino_t inode, off_t offset, int whence,
                      struct fuse_file_info *info)
 {
-    const struct open_file *file = file_of(info);
+    const struct open_file *file = ops_file(info);
     uint64_t found;
     int r = -EINVAL;
 
-    begin(request, REQUEST_LSEEK);
+    ops_begin(request, REQUEST_LSEEK);
     (void)inode;
     if (whence == SEEK_DATA || whence == SEEK_HOLE) {
         /* A negative offset becomes one far past the end. */
         r = seek(request, file, (uint64_t)offset, whence == SEEK_DATA, &found);
     }
     if (r != 0) {
-        return fail(request, r);
+        return ops_fail(request, r);
     }
-    fuse_reply_lseek(request, (off_t)min_u64(found, file->size));
+    fuse_reply_lseek(request, (off_t)found);
 }
 
 /*
  * What is not here is answered by libfuse with what is right: forget needs
- * nothing, since inodes are not counted; ENOSYS to getxattr, listxattr, flush
- * and fsync makes the kernel stop asking.
+ * nothing, since inodes are not counted; ENOSYS to getxattr and listxattr makes
+ * the kernel stop asking.
  */
 const struct fuse_lowlevel_ops filesystem_operations = {
     .init = op_init,
@@ -450,5 +476,9 @@ const struct fuse_lowlevel_ops filesystem_operations = {
     .open = op_open,
     .release = op_release,
     .read = op_read,
+    .write = op_write,
+    .fallocate = op_fallocate,
+    .flush = op_flush,
+    .fsync = op_fsync,
     .lseek = op_lseek,
 };

@@ -12,6 +12,7 @@
 #include "fuse/stats.h"
 #include "fuse/tree.h"
 #include "image/image.h"
+#include "image/writer.h"
 
 #include <pthread.h>
 
@@ -19,22 +20,31 @@
 #define OPS_REQUEST_MAX (1U << 20)
 
 struct fuse_lowlevel_ops;
+struct own_mount;
 
 /* What the handlers work on: the user data of the session. */
 struct filesystem {
     struct image *image;
+    struct writer *writer; /* NULL where nothing can be written */
     struct tree *tree;
     struct files *files;
+    struct own_mount *own; /* with a writer; the session's */
+    bool kernel_caches_writes;
+    bool is_growable;
+    bool unmaps; /* what is discarded */
     struct stats stats;
     pthread_key_t buffers;        /* each thread's buffer for what it answers */
     void (*ready)(void *context); /* called once, when the kernel has begun to talk to us */
     void *ready_context;
 };
 
-/* `image` and `log` are borrowed. 0, or a negative errno with a sentence. */
-int filesystem_create(struct image *image, const struct mount_options *options,
-                      bool root_is_directory, struct log *log, struct filesystem **filesystem,
-                      struct error *error);
+/*
+ * `image`, `log` and `writer`, which may be NULL, are borrowed. 0, or a negative
+ * errno with a sentence.
+ */
+int filesystem_create(struct image *image, struct writer *writer,
+                      const struct mount_options *options, bool root_is_directory, struct log *log,
+                      struct filesystem **filesystem, struct error *error);
 
 /* No request may be under way. Frees the calling thread's buffer too. May be NULL. */
 void filesystem_destroy(struct filesystem *filesystem);

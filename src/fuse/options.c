@@ -3,7 +3,14 @@
 
 #include "fuse/options.h"
 
+#include <assert.h>
 #include <stddef.h>
+
+/* The choices of cache= are in the order of the enumeration. */
+static_assert(STORE_CACHE_WRITEBACK == 0 && STORE_CACHE_NONE == 1 &&
+                  STORE_CACHE_WRITETHROUGH == 2 && STORE_CACHE_DIRECTSYNC == 3 &&
+                  STORE_CACHE_UNSAFE == 4,
+              "see cache= in the table");
 
 #define FIELD(name) offsetof(struct mount_options, name)
 
@@ -20,14 +27,20 @@ const struct option_spec mount_option_table[] = {
     {.name = "ro",
      .type = OPTION_BOOL,
      .field = FIELD(read_only),
-     .help = "Mount read-only. All mounts are, in this version; saying so leaves out the line on "
-             "standard error about it."},
-    {.name = "rw", .type = OPTION_BOOL, .field = FIELD(read_write)},
+     .help = "Mount read-only: nothing of the image is changed, and others may read it, too."},
+    {.name = "rw",
+     .type = OPTION_BOOL,
+     .field = FIELD(read_only),
+     .opposite = true,
+     .help = "Mount for reading and writing. This is the default; of ro and rw the later one "
+             "counts."},
     {.name = "force-share",
      .type = OPTION_BOOL,
      .field = FIELD(force_share),
-     .help = "Open the image although another program, a running virtual machine for one, has it "
-             "open for writing. What is read may then be a mixture of old and new, or fail."},
+     .help =
+         "Open the image although another program, a running virtual machine for one, has it "
+         "open for writing. What is read may then be a mixture of old and new, or fail. The mount "
+         "is read-only."},
     {.name = "allow-probed-backing",
      .type = OPTION_BOOL,
      .field = FIELD(allow_probed_backing),
@@ -40,6 +53,51 @@ const struct option_spec mount_option_table[] = {
      .value_name = "PATH",
      .help = "The external data file of the image, in place of the name recorded in it.",
      .default_text = "the recorded name"},
+    {.name = "cache",
+     .type = OPTION_CHOICE,
+     .field = FIELD(cache_mode),
+     .choices = "writeback none writethrough directsync unsafe",
+     .value_name = "MODE",
+     .help =
+         "How writing reaches the image, in QEMU's words: writeback, none (past the page cache "
+         "of the host), writethrough (stable before each write returns), directsync (both of "
+         "these), or unsafe (nothing is made stable, ever: for an image that can be made again).",
+     .default_text = "writeback"},
+    {.name = "discard",
+     .type = OPTION_CHOICE,
+     .field = FIELD(discard),
+     .choices = "unmap=on ignore=off",
+     .value_name = "unmap|ignore",
+     .help = "Whether what is discarded (fstrim, blkdiscard, fallocate --punch-hole) gives its "
+             "space in the image back. It reads as zeros in both cases.",
+     .default_text = "unmap"},
+    {.name = "growable",
+     .type = OPTION_BOOL,
+     .field = FIELD(growable),
+     .help = "Make the disk larger when something is written past its end, in place of an error. "
+             "The kernel then hands over each write at once."},
+    {.name = "lazy-refcounts",
+     .type = OPTION_BOOL,
+     .field = FIELD(lazy_refcounts),
+     .value_name = "on|off",
+     .help = "Write the counts of used clusters only at the end. After a crash the image is marked "
+             "dirty, and is repaired when it is next mounted for writing. Version 3 only.",
+     .default_text = "what the image says"},
+    {.name = "repair",
+     .type = OPTION_BOOL,
+     .field = FIELD(repair),
+     .value_name = "on|off",
+     .help =
+         "Whether an image that is marked dirty is repaired; otherwise it is mounted read-only.",
+     .default_text = "on"},
+    {.name = "metadata-interval",
+     .type = OPTION_UINT,
+     .field = FIELD(metadata_interval),
+     .max = 3600,
+     .value_name = "SECONDS",
+     .help = "Write changed metadata to the image after this time; 0 means only when something is "
+             "synced.",
+     .default_text = "5"},
     {.name = "l2-cache-size",
      .type = OPTION_SIZE,
      .field = FIELD(cache.l2_size),
@@ -63,7 +121,7 @@ const struct option_spec mount_option_table[] = {
      .field = FIELD(cache.refcount_size),
      .max = INT64_MAX,
      .value_name = "SIZE",
-     .help = "Memory for refcount blocks. Reading does not need them.",
+     .help = "Memory for refcount blocks. Only writing needs them.",
      .default_text = "4 clusters"},
     {.name = "cache-size",
      .type = OPTION_SIZE,
@@ -113,8 +171,8 @@ const struct option_spec mount_option_table[] = {
      .field = FIELD(mode),
      .max = 0777,
      .value_name = "MODE",
-     .help = "The permissions of the files, in octal, less those to write. A directory can be "
-             "searched by all who can read it.",
+     .help = "The permissions of the files, in octal, less those to write where nothing can be "
+             "written. A directory can be searched by all who can read it.",
      .default_text = "those of the image file; its owner can always read"},
     {.name = "umask",
      .type = OPTION_OCTAL,
@@ -207,3 +265,25 @@ const struct option_spec mount_option_table[] = {
     {.name = "max_read", IGNORED},
     {.name = NULL},
 };
+
+enum store_cache mount_cache_mode(const struct mount_options *options)
+{
+    return options->cache_mode.set ? (enum store_cache)options->cache_mode.value
+                                   : STORE_CACHE_WRITEBACK;
+}
+
+void mount_writer_options(const struct mount_options *options, struct writer_options *writer)
+{
+    enum store_cache cache = mount_cache_mode(options);
+
+    *writer = (struct writer_options){
+        .unsafe = cache == STORE_CACHE_UNSAFE,
+        .write_through = cache == STORE_CACHE_WRITETHROUGH || cache == STORE_CACHE_DIRECTSYNC,
+        .discard = !options->discard.set || options->discard.value == MOUNT_DISCARD_UNMAP,
+        .growable = options->growable.value,
+        .no_repair = options->repair.set && !options->repair.value,
+        .lazy_refcounts = options->lazy_refcounts,
+        .interval = options->metadata_interval.set ? (unsigned)options->metadata_interval.value
+                                                   : WRITER_INTERVAL_DEFAULT,
+    };
+}

@@ -8,20 +8,33 @@
 #define FUSE_OPTIONS_H
 
 #include "cache/sizes.h"
+#include "image/writer.h"
+#include "store/file.h"
 #include "util/options.h"
 
 #define MOUNT_THREADS_DEFAULT 16
 #define MOUNT_THREADS_MAX     256
 
+/* What becomes of the space of what is discarded. */
+enum mount_discard {
+    MOUNT_DISCARD_UNMAP,
+    MOUNT_DISCARD_IGNORE,
+};
+
 /* As the user gave them. For options_parse(mount_option_table, ...) and options_release(). */
 struct mount_options {
-    struct option_bool read_only;
-    struct option_bool read_write;
+    struct option_bool read_only; /* what the later one of ro and rw says */
     struct option_bool force_share;
     struct option_bool allow_probed_backing;
     char *data_file; /* in place of the recorded name, or NULL */
     struct cache_options cache;
-    struct option_number threads; /* the most workers */
+    struct option_number cache_mode;        /* enum store_cache */
+    struct option_number discard;           /* enum mount_discard */
+    struct option_bool growable;            /* a write past the end makes the disk larger */
+    struct option_bool lazy_refcounts;      /* in place of the image's own bit */
+    struct option_bool repair;              /* of an image that is marked dirty; on */
+    struct option_number metadata_interval; /* seconds */
+    struct option_number threads;           /* the most workers */
     struct option_number uid;
     struct option_number gid;
     struct option_number mode;
@@ -35,5 +48,11 @@ struct mount_options {
 };
 
 extern const struct option_spec mount_option_table[];
+
+/* cache=, or its default. */
+enum store_cache mount_cache_mode(const struct mount_options *options);
+
+/* What a writer is to do by these options. */
+void mount_writer_options(const struct mount_options *options, struct writer_options *writer);
 
 #endif

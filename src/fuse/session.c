@@ -7,6 +7,8 @@
 
 #include "fuse/messages.h"
 #include "fuse/ops.h"
+#include "fuse/own_mount.h"
+#include "fuse/signals.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -15,14 +17,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#define SYNC_SECONDS 60 /* for which a signal to end waits for what the kernel holds */
 
 struct session {
     struct session_settings settings;
     char *mount_point; /* absolute */
     struct filesystem *filesystem;
+    struct own_mount *own; /* with a writer */
     struct fuse_session *fuse;
     bool handles_signals;
     bool is_mounted;
@@ -66,18 +72,20 @@ static const char *type_name(mode_t mode)
 static int resolve_mount_point(struct session *session, bool *is_directory, struct error *error)
 {
     const char *path = session->settings.mount_point;
-    struct stat status;
+    struct statx status;
 
     session->mount_point = realpath(path, NULL);
-    if (session->mount_point == NULL || stat(session->mount_point, &status) != 0) {
+    /* The kernel remembers a mount whose server is gone: ask the server. */
+    if (session->mount_point == NULL ||
+        statx(AT_FDCWD, session->mount_point, AT_STATX_FORCE_SYNC, STATX_TYPE, &status) != 0) {
         return reject_mount_point(path, errno, error);
     }
-    if (!S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode)) {
+    if (!S_ISREG(status.stx_mode) && !S_ISDIR(status.stx_mode)) {
         return error_set(error, EINVAL,
                          "the mount point %s is %s; give a regular file or a directory", path,
-                         type_name(status.st_mode));
+                         type_name(status.stx_mode));
     }
-    *is_directory = S_ISDIR(status.st_mode);
+    *is_directory = S_ISDIR(status.stx_mode);
     return 0;
 }
 
@@ -115,7 +123,7 @@ static char *kernel_options(const struct session *session)
 
     snprintf(max_read, sizeof(max_read), "max_read=%u", OPS_REQUEST_MAX);
     complete = add_if(&list, options->kernel != NULL, options->kernel) &&
-               fuse_opt_add_opt(&list, "ro") == 0 &&
+               add_if(&list, session->settings.writer == NULL, "ro") &&
                fuse_opt_add_opt(&list, "default_permissions") == 0 &&
                fuse_opt_add_opt(&list, max_read) == 0 &&
                add_if(&list, options->allow_other.value, "allow_other") &&
@@ -195,14 +203,31 @@ static int mount_image(struct session *session, struct error *error)
 
 static void on_ready(void *context);
 
+static int open_own_mount(struct session *session, bool is_directory, struct error *error)
+{
+    char *disk;
+    int r = -ENOMEM;
+
+    if (asprintf(&disk, "%s%s", session->mount_point, is_directory ? "/disk.raw" : "") >= 0) {
+        r = own_mount_create(disk, &session->own);
+        free(disk);
+    }
+    session->filesystem->own = session->own;
+    return r == 0 ? 0 : error_set(error, -r, "out of memory for the mount");
+}
+
 static int open_all(struct session *session, struct error *error)
 {
     bool is_directory = false;
     int r = resolve_mount_point(session, &is_directory, error);
 
     if (r == 0) {
-        r = filesystem_create(session->settings.image, session->settings.options, is_directory,
-                              session->settings.log, &session->filesystem, error);
+        r = filesystem_create(session->settings.image, session->settings.writer,
+                              session->settings.options, is_directory, session->settings.log,
+                              &session->filesystem, error);
+    }
+    if (r == 0 && session->settings.writer != NULL) {
+        r = open_own_mount(session, is_directory, error);
     }
     if (r != 0) {
         return r;
@@ -255,6 +280,7 @@ void session_close(struct session *session)
         fuse_session_destroy(session->fuse);
     }
     messages_to_log(NULL);
+    own_mount_destroy(session->own);
     filesystem_destroy(session->filesystem);
     close_descriptor(&session->null);
     close_descriptor(&session->ready);
@@ -286,7 +312,7 @@ static void on_ready(void *context)
 }
 
 /* The server failed: it has said why, unless it had no time for that. */
-static int explain_failure(pid_t server, enum session_process *process, struct error *error)
+static int explain_failure(pid_t server, struct error *error)
 {
     int status;
 
@@ -305,7 +331,6 @@ static int explain_failure(pid_t server, enum session_process *process, struct e
     if (WEXITSTATUS(status) == 0) {
         return error_set(error, ECANCELED, "unmounted before the raw file answered");
     }
-    *process = SESSION_GAVE_UP;
     return 0;
 }
 
@@ -328,7 +353,7 @@ static int wait_for_server(struct session *session, pid_t server, int pipe_end,
         *process = SESSION_DONE;
         return 0;
     }
-    return explain_failure(server, process, error);
+    return explain_failure(server, error);
 }
 
 static int become_server(struct session *session, int pipe_end, struct error *error)
@@ -351,6 +376,7 @@ int session_background(struct session *session, enum session_process *process, s
     int pipe_ends[2];
     pid_t server;
 
+    *process = SESSION_SERVER;
     if (pipe2(pipe_ends, O_CLOEXEC) != 0) {
         return error_set(error, errno, "no pipe to the background: %s", strerror(errno));
     }
@@ -365,17 +391,17 @@ int session_background(struct session *session, enum session_process *process, s
     }
     if (server == 0) {
         close(pipe_ends[0]);
-        *process = SESSION_SERVER;
         return become_server(session, pipe_ends[1], error);
     }
     close(pipe_ends[1]);
+    *process = SESSION_GAVE_UP;
     return wait_for_server(session, server, pipe_ends[0], process, error);
 }
 
 /* --- serving ---------------------------------------------------------------- */
 
 /* A signal must meet the thread that waits in the loop, and interrupt it there. */
-static int start_cleaner(struct session *session)
+static int start_threads(struct session *session)
 {
     sigset_t all, before;
     int r;
@@ -383,6 +409,12 @@ static int start_cleaner(struct session *session)
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     r = cache_start_cleaner(session->settings.image->cache);
+    if (r == 0 && session->settings.writer != NULL) {
+        r = writer_start(session->settings.writer);
+    }
+    if (r == 0 && session->own != NULL) {
+        r = own_mount_start(session->own);
+    }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return r;
 }
@@ -408,21 +440,67 @@ static int loop(struct session *session)
     return r;
 }
 
-int session_serve(struct session *session, struct error *error)
+/* A signal to end has come. Called while requests are answered. */
+static void save_what_the_kernel_holds(void *context)
 {
-    int r = start_cleaner(session);
+    struct session *session = context;
+    int r = own_mount_sync(session->own, SYNC_SECONDS);
 
     if (r != 0) {
-        return error_set(error, -r, "no thread to clean the caches: %s", strerror(-r));
+        log_line(session->settings.log, LOG_LEVEL_ERROR,
+                 "%s: what was written last may be lost, the kernel could not hand it over: %s",
+                 session->mount_point, strerror(-r));
     }
-    /* Positive: the number of the signal that ended it; -1 (no errno): no thread. */
-    r = loop(session);
-    if (r < 0) {
-        return error_set(error, -r, "%s: requests can no longer be served: %s",
-                         session->mount_point,
-                         r == -1 ? "no thread could be started" : strerror(-r));
+}
+
+/*
+ * Where memory is short the kernel may wait for dirty pages to be written, and
+ * those of our own mount are written by us: we must not be made to wait for
+ * them. Only privileged processes may ask for that.
+ */
+static void avoid_waiting_for_ourselves(void)
+{
+    (void)prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+}
+
+/* As loop(), with what a disk needs that can be written. */
+static int loop_with_writer(struct session *session)
+{
+    struct signals *signals = NULL;
+    int r = signals_start(session->fuse, save_what_the_kernel_holds, session, &signals);
+
+    if (r == 0) {
+        r = loop(session);
     }
-    return 0;
+    signals_stop(signals);
+    return r;
+}
+
+int session_serve(struct session *session, struct error *error)
+{
+    bool writes = session->settings.writer != NULL;
+    sigset_t before;
+    int r;
+
+    if (writes) {
+        avoid_waiting_for_ourselves();
+        signals_block(&before);
+    }
+    r = start_threads(session);
+    if (r != 0) {
+        r = error_set(error, -r, "no thread for the caches: %s", strerror(-r));
+    } else {
+        /* Positive: the number of the signal that ended it; -1 (no errno): no thread. */
+        r = writes ? loop_with_writer(session) : loop(session);
+        if (r < 0) {
+            error_set(error, -r, "%s: requests can no longer be served: %s", session->mount_point,
+                      r == -1 ? "no thread could be started" : strerror(-r));
+        }
+    }
+    if (writes) {
+        signals_unblock(&before);
+    }
+    return r < 0 ? r : 0;
 }
 
 const char *session_fuse_version(void)

@@ -7,12 +7,16 @@
  *     session_background()  two processes, and the first waits for the second
  *     session_serve()       requests are answered, until unmount or a signal
  *     session_close()       unmounted, all returned
+ *
+ * Of a disk that can be written the kernel may hold changes. It hands them over
+ * when it is unmounted; before a signal ends the service, they are asked for.
  */
 #ifndef FUSE_SESSION_H
 #define FUSE_SESSION_H
 
 #include "fuse/options.h"
 #include "image/image.h"
+#include "image/writer.h"
 #include "util/error.h"
 #include "util/log.h"
 
@@ -21,7 +25,8 @@
 struct session;
 
 struct session_settings {
-    struct image *image; /* with its cache attached */
+    struct image *image;   /* with its cache attached */
+    struct writer *writer; /* not started yet; NULL for a read-only mount */
     struct log *log;
     log_sink_fn *background_sink; /* where the log goes once there is no terminal */
     const char *mount_point;      /* a regular file or a directory */
@@ -41,15 +46,15 @@ int session_open(const struct session_settings *settings, struct session **sessi
 enum session_process {
     SESSION_SERVER,  /* the one in the background: it serves */
     SESSION_DONE,    /* the one that was started: the raw file answers, its work is done */
-    SESSION_GAVE_UP, /* likewise, but the server failed, and has said why itself */
+    SESSION_GAVE_UP, /* likewise, but the server failed; it has said why, if there is no error */
 };
 
 /*
  * Makes a server process that has no terminal; the process that called waits
  * until the raw file answers or the server has failed. No thread may run. The
- * two share everything, the mount included: after SESSION_DONE nothing may be
- * closed or destroyed, only _exit() is right. Returns 0 with *process set, or a
- * negative errno with a sentence.
+ * two share everything, the mount and the image included: unless *process is
+ * SESSION_SERVER nothing may be closed or destroyed, only _exit() is right.
+ * Returns 0, or a negative errno with a sentence; *process is set in both cases.
  */
 int session_background(struct session *session, enum session_process *process, struct error *error);
 

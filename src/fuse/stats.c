@@ -13,6 +13,7 @@ void stats_init(struct stats *stats)
         atomic_init(&stats->requests[kind], 0);
     }
     atomic_init(&stats->bytes_read, 0);
+    atomic_init(&stats->bytes_written, 0);
     atomic_init(&stats->errors, 0);
 }
 
@@ -33,9 +34,13 @@ static json_int_t load(const atomic_uint_fast64_t *counter)
 static json_t *requests_json(const struct stats *stats)
 {
     static const char *const names[REQUEST_KINDS] = {
-        [REQUEST_LOOKUP] = "lookup",   [REQUEST_GETATTR] = "getattr", [REQUEST_OPEN] = "open",
-        [REQUEST_READ] = "read",       [REQUEST_LSEEK] = "lseek",     [REQUEST_RELEASE] = "release",
-        [REQUEST_OPENDIR] = "opendir", [REQUEST_READDIR] = "readdir", [REQUEST_STATFS] = "statfs",
+        [REQUEST_LOOKUP] = "lookup",   [REQUEST_GETATTR] = "getattr",
+        [REQUEST_OPEN] = "open",       [REQUEST_READ] = "read",
+        [REQUEST_WRITE] = "write",     [REQUEST_FALLOCATE] = "fallocate",
+        [REQUEST_FLUSH] = "flush",     [REQUEST_FSYNC] = "fsync",
+        [REQUEST_SETATTR] = "setattr", [REQUEST_LSEEK] = "lseek",
+        [REQUEST_RELEASE] = "release", [REQUEST_OPENDIR] = "opendir",
+        [REQUEST_READDIR] = "readdir", [REQUEST_STATFS] = "statfs",
     };
     json_t *object = json_object();
 
@@ -73,10 +78,10 @@ static json_int_t uptime(const struct stats *stats)
 
 char *stats_json(const struct stats *stats, const struct cache *cache)
 {
-    json_t *root =
-        json_pack("{s:I, s:o, s:I, s:I, s:o}", "uptime-seconds", uptime(stats), "requests",
-                  requests_json(stats), "bytes-read", load(&stats->bytes_read), "errors",
-                  load(&stats->errors), "cache", cache_json(cache));
+    json_t *root = json_pack("{s:I, s:o, s:I, s:I, s:I, s:o}", "uptime-seconds", uptime(stats),
+                             "requests", requests_json(stats), "bytes-read",
+                             load(&stats->bytes_read), "bytes-written", load(&stats->bytes_written),
+                             "errors", load(&stats->errors), "cache", cache_json(cache));
     char *text = root != NULL ? json_dumps(root, JSON_INDENT(4)) : NULL;
     size_t length = text != NULL ? strlen(text) : 0;
     char *longer = text != NULL ? realloc(text, length + 2) : NULL;

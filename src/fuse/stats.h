@@ -19,6 +19,11 @@ enum request_kind {
     REQUEST_GETATTR,
     REQUEST_OPEN,
     REQUEST_READ,
+    REQUEST_WRITE,
+    REQUEST_FALLOCATE,
+    REQUEST_FLUSH,
+    REQUEST_FSYNC,
+    REQUEST_SETATTR,
     REQUEST_LSEEK,
     REQUEST_RELEASE,
     REQUEST_OPENDIR,
@@ -30,8 +35,9 @@ enum request_kind {
 struct stats {
     struct timespec started; /* CLOCK_MONOTONIC */
     atomic_uint_fast64_t requests[REQUEST_KINDS];
-    atomic_uint_fast64_t bytes_read; /* that were given to the kernel */
-    atomic_uint_fast64_t errors;     /* requests that failed by no fault of who asked */
+    atomic_uint_fast64_t bytes_read;    /* that were given to the kernel */
+    atomic_uint_fast64_t bytes_written; /* that came from it */
+    atomic_uint_fast64_t errors;        /* requests that failed by no fault of who asked */
 };
 
 void stats_init(struct stats *stats);

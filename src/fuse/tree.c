@@ -32,20 +32,24 @@ static bool is_later(const struct timespec *a, const struct timespec *b)
     return a->tv_sec != b->tv_sec ? a->tv_sec > b->tv_sec : a->tv_nsec > b->tv_nsec;
 }
 
-static void set_times(struct tree *tree, const struct store_info *file,
-                      const struct store_info *data_file)
+/* The disk was changed when either file that holds it was. */
+static void find_times(const struct store_info *file, const struct store_info *data_file,
+                       struct timespec *mtime, struct timespec *ctime)
 {
-    tree->atime = file->atime;
-    tree->mtime = is_later(&data_file->mtime, &file->mtime) ? data_file->mtime : file->mtime;
-    tree->ctime = is_later(&data_file->ctime, &file->ctime) ? data_file->ctime : file->ctime;
+    *mtime = is_later(&data_file->mtime, &file->mtime) ? data_file->mtime : file->mtime;
+    *ctime = is_later(&data_file->ctime, &file->ctime) ? data_file->ctime : file->ctime;
 }
 
 static void set_permissions(struct tree *tree, const struct store_info *file,
                             const struct mount_options *options)
 {
     bool is_root = geteuid() == 0;
-    mode_t mode = (file->mode & READ_BITS) | S_IRUSR;
+    mode_t write_bits = tree->is_writable ? WRITE_BITS : 0;
+    mode_t mode = (file->mode & (READ_BITS | write_bits)) | S_IRUSR;
 
+    if (!is_root && tree->is_writable) {
+        mode |= S_IWUSR; /* who mounts has opened it for writing, if only as one of its group */
+    }
     tree->uid = is_root ? file->uid : geteuid();
     tree->gid = is_root ? file->gid : getegid();
     if (options->uid.set) {
@@ -55,14 +59,14 @@ static void set_permissions(struct tree *tree, const struct store_info *file,
         tree->gid = (gid_t)options->gid.value;
     }
     if (options->mode.set) {
-        mode = (mode_t)options->mode.value & ~WRITE_BITS;
+        mode = (mode_t)options->mode.value & (mode_t) ~(WRITE_BITS & ~write_bits);
     }
     if (options->umask.set) {
         mode &= ~(mode_t)options->umask.value;
     }
     tree->file_mode = mode;
     /* Who may read may search. */
-    tree->directory_mode = mode | (mode & READ_BITS) >> 2;
+    tree->directory_mode = (mode & ~WRITE_BITS) | (mode & READ_BITS) >> 2;
 }
 
 static void set_block_size(struct tree *tree)
@@ -87,7 +91,8 @@ static int set_attributes(struct tree *tree, const struct mount_options *options
         return error_set(error, -r, "%s: the attributes of the image cannot be read: %s",
                          image->path, strerror(-r));
     }
-    set_times(tree, &file, &data_file);
+    tree->atime = file.atime;
+    find_times(&file, &data_file, &tree->mtime, &tree->ctime);
     set_permissions(tree, &file, options);
     set_block_size(tree);
     return 0;
@@ -123,7 +128,7 @@ static int set_names(struct tree *tree, struct error *error)
 }
 
 int tree_create(const struct image *image, const struct mount_options *options,
-                bool root_is_directory, struct tree **tree, struct error *error)
+                bool root_is_directory, bool is_writable, struct tree **tree, struct error *error)
 {
     struct tree *made = calloc(1, sizeof(*made));
     int r;
@@ -133,10 +138,15 @@ int tree_create(const struct image *image, const struct mount_options *options,
     }
     made->image = image;
     made->root_is_directory = root_is_directory;
+    made->is_writable = is_writable;
     pthread_mutex_init(&made->info_mutex, NULL);
     r = set_attributes(made, options, error);
     if (r == 0 && root_is_directory) {
         r = set_names(made, error);
+    }
+    if (r == 0 && root_is_directory && is_writable && image_info_available() &&
+        tree_info(made) == NULL) {
+        r = error_set(error, ENOMEM, "%s: out of memory for info.json", image->path);
     }
     if (r != 0) {
         tree_destroy(made);
@@ -221,9 +231,14 @@ bool tree_is_directory(const struct node *node)
     return node->kind == NODE_ROOT || node->kind == NODE_SNAPSHOTS || node->kind == NODE_SNAPSHOT;
 }
 
-bool tree_is_static(const struct node *node)
+bool tree_is_made_at_open(const struct node *node)
 {
-    return node->kind != NODE_STATS;
+    return node->kind == NODE_STATS;
+}
+
+bool tree_changes(const struct tree *tree, const struct node *node)
+{
+    return tree_is_made_at_open(node) || (node->kind == NODE_DISK && tree->is_writable);
 }
 
 uint64_t tree_inode_count(const struct tree *tree)
@@ -431,6 +446,21 @@ static nlink_t count_links(const struct tree *tree, const struct node *node)
     }
 }
 
+/* While the disk is written to, its times go on. */
+static int current_times(const struct tree *tree, struct stat *attributes)
+{
+    struct store_info file, data_file;
+    int r = store_info(tree->image->file, &file);
+
+    if (r == 0) {
+        r = store_info(tree->image->data_file, &data_file);
+    }
+    if (r == 0) {
+        find_times(&file, &data_file, &attributes->st_mtim, &attributes->st_ctim);
+    }
+    return r;
+}
+
 int tree_attributes(struct tree *tree, const struct node *node, struct stat *attributes)
 {
     *attributes = (struct stat){
@@ -449,5 +479,14 @@ int tree_attributes(struct tree *tree, const struct node *node, struct stat *att
     }
     attributes->st_mode = S_IFREG | tree->file_mode;
     attributes->st_size = (off_t)tree_size(tree, node);
+    if (node->kind != NODE_DISK) {
+        attributes->st_mode &= ~WRITE_BITS;
+    } else if (tree->is_writable) {
+        int r = current_times(tree, attributes);
+
+        if (r != 0) {
+            return r;
+        }
+    }
     return count_blocks(tree, node, attributes);
 }

@@ -14,7 +14,8 @@
  * Inode numbers follow from the image alone, so nothing is counted, looked up
  * or forgotten. The tree does not change after tree_create(), and is read
  * without a lock; only the text of info.json is made later, under a mutex that
- * is held while it is made.
+ * is held while it is made. (For a disk that can be written it is made at once,
+ * and says what was true then.) The size of the disk is the image's, at any time.
  */
 #ifndef FUSE_TREE_H
 #define FUSE_TREE_H
@@ -51,14 +52,15 @@ struct node {
 struct tree {
     const struct image *image;
     bool root_is_directory;
+    bool is_writable; /* the disk is, and nothing else */
     size_t snapshot_count;
     char **names;   /* of the snapshots, by index */
     size_t *sorted; /* their indexes, in the order of the names */
     uid_t uid;
     gid_t gid;
-    mode_t file_mode;
+    mode_t file_mode; /* of the disk; all others less the permissions to write */
     mode_t directory_mode;
-    struct timespec atime, mtime, ctime;
+    struct timespec atime, mtime, ctime; /* when it was mounted */
     blksize_t block_size;
     pthread_mutex_t info_mutex;
     char *info; /* text of info.json, NULL until it was asked for; guarded by info_mutex */
@@ -66,7 +68,7 @@ struct tree {
 
 /* `image` is borrowed. 0, or a negative errno with a sentence. */
 int tree_create(const struct image *image, const struct mount_options *options,
-                bool root_is_directory, struct tree **tree, struct error *error);
+                bool root_is_directory, bool is_writable, struct tree **tree, struct error *error);
 /* `tree` may be NULL. */
 void tree_destroy(struct tree *tree);
 
@@ -92,8 +94,11 @@ uint64_t tree_size(struct tree *tree, const struct node *node);
 /* 0 or a negative errno. */
 int tree_attributes(struct tree *tree, const struct node *node, struct stat *attributes);
 
-/* Whether the attributes and the text of this node can change. */
-bool tree_is_static(const struct node *node);
+/* Whether the text of this node is made anew at each open. */
+bool tree_is_made_at_open(const struct node *node);
+
+/* Whether the attributes of this node can change while it is mounted. */
+bool tree_changes(const struct tree *tree, const struct node *node);
 
 /* How many inodes there are. */
 uint64_t tree_inode_count(const struct tree *tree);

@@ -96,6 +96,7 @@ static int open_behind(struct image *active, struct image *overlay, const char *
         .number = overlay->number + 1,
         .access = options->access == STORE_READ_SHARED ? STORE_READ_SHARED : STORE_READ,
     };
+    const struct store_file_options file = {.access = request.access, .cache = options->cache};
     struct error cause = {0};
     bool known;
     int result;
@@ -104,7 +105,7 @@ static int open_behind(struct image *active, struct image *overlay, const char *
     if (result < 0) {
         return result;
     }
-    result = store_file_open(path, request.what, request.access, &request.file, &cause);
+    result = store_file_open(path, request.what, &file, &request.file, &cause);
     if (result < 0) {
         return error_set(error, -result, "%s: its backing file cannot be used: %s", overlay->path,
                          cause.text);

@@ -12,6 +12,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* --- One image --------------------------------------------------------------------- */
 
@@ -63,6 +64,7 @@ static void warn_of_state(const struct image *image)
 static int open_data_file(struct image *image, const struct image_request *request,
                           const struct image_options *options, struct error *error)
 {
+    const struct store_file_options file = {.access = request->access, .cache = options->cache};
     const char *name = image->header->data_file;
     struct error cause = {0};
     struct store_info info;
@@ -85,8 +87,7 @@ static int open_data_file(struct image *image, const struct image_request *reque
             return result;
         }
     }
-    result = store_file_open(image->data_file_path, "data file", request->access, &image->data_file,
-                             &cause);
+    result = store_file_open(image->data_file_path, "data file", &file, &image->data_file, &cause);
     if (result < 0) {
         return error_set(error, -result, "%s: its data file cannot be used: %s", image->path,
                          cause.text);
@@ -198,6 +199,7 @@ static int fill_image(struct image *image, const struct image_request *request,
                          strerror(-result));
     }
     image->file_size = info.size;
+    image->is_device = S_ISBLK(info.mode);
     image->virtual_size = info.size;
     return image->format == IMAGE_QCOW2 ? open_qcow2(image, request, options, error) : 0;
 }
@@ -238,10 +240,11 @@ int image_open(const char *path, const struct image_options *options, struct log
         .format = IMAGE_QCOW2,
         .access = options->access,
     };
+    const struct store_file_options file = {.access = request.access, .cache = options->cache};
     int result;
 
     *image = NULL;
-    result = store_file_open(path, request.what, request.access, &request.file, error);
+    result = store_file_open(path, request.what, &file, &request.file, error);
     if (result < 0) {
         return result;
     }

@@ -26,6 +26,8 @@
 /* The longest chain that is opened; one image needs one or two file descriptors. */
 #define IMAGE_CHAIN_MAX 1000
 
+struct inflight;
+
 enum image_format {
     IMAGE_QCOW2,
     IMAGE_RAW,
@@ -33,6 +35,7 @@ enum image_format {
 
 struct image_options {
     enum store_access access; /* of the active image; the images behind it are only read */
+    enum store_cache cache;   /* of all of them */
     bool allow_probed;        /* a backing file of unrecorded format may name further files */
     const char *data_file;    /* in place of the active image's recorded name, or NULL */
     enum codec_backend codec;
@@ -46,9 +49,10 @@ struct image {
     struct store *file;
     struct store *data_file; /* where DATA extents lie: `file` unless there is an external one */
     char *data_file_path;    /* NULL without an external data file */
-    uint64_t virtual_size;   /* bytes */
-    uint64_t file_size;      /* bytes, when it was opened */
-    struct image *backing;   /* NULL at the end of the chain */
+    _Atomic uint64_t virtual_size; /* bytes; a writer may change it */
+    bool is_device;                /* the file is a block device */
+    uint64_t file_size;            /* bytes, when it was opened */
+    struct image *backing;         /* NULL at the end of the chain */
 
     /* qcow2 only */
     struct header *header;
@@ -56,6 +60,8 @@ struct image {
     struct mapping *active; /* of the active L1 table */
     struct codec *codec;    /* NULL where this build cannot read the compression type */
     struct cache *cache;    /* the daemon's, set by image_attach_cache() */
+    /* R4: where reads count as under way while there is a writer; else NULL */
+    struct inflight *inflight;
 };
 
 /*

@@ -139,14 +139,14 @@ static json_t *qcow2_json(const struct image *image)
 static json_t *image_json(const struct image *image)
 {
     json_t *object = json_object();
-    uint64_t allocated = 0;
+    struct store_info file;
 
     json_object_set_new(object, "filename", text_json(image->path));
     json_object_set_new(object, "format",
                         json_string(image->format == IMAGE_QCOW2 ? "qcow2" : "raw"));
     json_object_set_new(object, "virtual-size", number_json(image->virtual_size));
-    if (image_allocated(image, &allocated) == 0) {
-        json_object_set_new(object, "actual-size", number_json(allocated));
+    if (store_info(image->file, &file) == 0) { /* without its data file, as qemu-img has it */
+        json_object_set_new(object, "actual-size", number_json(file.allocated));
     }
     if (image->header == NULL) {
         json_object_set_new(object, "dirty-flag", json_false());

@@ -3,6 +3,7 @@
 
 #include "image/view.h"
 
+#include "image/inflight.h"
 #include "util/checked.h"
 
 #include <errno.h>
@@ -16,7 +17,8 @@ struct view {
     bool owns_mapping;
     bool has_backing; /* what the mapping leaves unallocated is asked of the backing image */
     uint64_t base;    /* guest offset of the view's first byte in the mapping */
-    uint64_t size;    /* bytes */
+    uint64_t size;    /* bytes; of the active disk: image->virtual_size */
+    bool is_active;
 };
 
 /* --- Opening --------------------------------------------------------------------------- */
@@ -31,7 +33,7 @@ int view_open_active(struct image *image, struct view **view)
         .image = image,
         .mapping = image->active,
         .has_backing = true,
-        .size = image->virtual_size,
+        .is_active = true,
     };
     return 0;
 }
@@ -123,7 +125,7 @@ void view_close(struct view *view)
 
 uint64_t view_size(const struct view *view)
 {
-    return view->size;
+    return view->is_active ? view->image->virtual_size : view->size;
 }
 
 /* --- Looking up through the chain --------------------------------------------------------- */
@@ -261,15 +263,9 @@ static int read_extent(struct view_extent *found, uint64_t guest_offset, void *b
     return result;
 }
 
-int view_read(struct view *view, uint64_t guest_offset, void *buffer, size_t length)
+/* Reads what lies within the view. */
+static int read_inside(struct view *view, uint64_t guest_offset, uint8_t *to, size_t length)
 {
-    uint8_t *to = buffer;
-    uint64_t inside = guest_offset < view->size ? view->size - guest_offset : 0;
-
-    if (length > inside) {
-        memset(to + inside, 0, length - inside);
-        length = inside;
-    }
     while (length > 0) {
         struct view_extent found;
         int result = view_lookup(view, guest_offset, length, &found);
@@ -285,6 +281,29 @@ int view_read(struct view *view, uint64_t guest_offset, void *buffer, size_t len
         length -= found.extent.length;
     }
     return 0;
+}
+
+int view_read(struct view *view, uint64_t guest_offset, void *buffer, size_t length)
+{
+    struct inflight *inflight = view->image->inflight;
+    uint64_t size = view_size(view);
+    uint64_t inside = guest_offset < size ? size - guest_offset : 0;
+    unsigned generation = 0;
+    int result;
+
+    if (length > inside) {
+        memset((uint8_t *)buffer + inside, 0, length - inside);
+        length = inside;
+    }
+    /* R4: between the look-up and the read, the clusters found stay what they are. */
+    if (inflight != NULL) {
+        generation = inflight_enter(inflight);
+    }
+    result = read_inside(view, guest_offset, buffer, length);
+    if (inflight != NULL) {
+        inflight_leave(inflight, generation);
+    }
+    return result;
 }
 
 /* --- Data and holes --------------------------------------------------------------------------- */
@@ -326,8 +345,7 @@ static int classify(struct view *view, uint64_t guest_offset, uint64_t window, b
                     uint64_t *length)
 {
     struct view_extent found;
-    int result =
-        view_lookup(view, guest_offset, min_u64(window, view->size - guest_offset), &found);
+    int result = view_lookup(view, guest_offset, window, &found);
 
     if (result < 0) {
         return result;
@@ -348,12 +366,12 @@ int view_seek(struct view *view, uint64_t guest_offset, bool want_data,
      * disk of any size is crossed in a few steps, and a long unallocated range
      * of an overlay is not walked again for each small extent below it.
      */
-    uint64_t window = SEEK_WINDOW;
+    uint64_t window = SEEK_WINDOW, size = view_size(view);
 
-    if (guest_offset >= view->size) {
+    if (guest_offset >= size) {
         return -ENXIO;
     }
-    while (guest_offset < view->size) {
+    while (guest_offset < size) {
         uint64_t length;
         bool is_data;
         int result;
@@ -361,7 +379,8 @@ int view_seek(struct view *view, uint64_t guest_offset, bool want_data,
         if (interrupted != NULL && interrupted(context)) {
             return -EINTR;
         }
-        result = classify(view, guest_offset, window, &is_data, &length);
+        result =
+            classify(view, guest_offset, min_u64(window, size - guest_offset), &is_data, &length);
         if (result < 0) {
             return result;
         }
@@ -372,6 +391,6 @@ int view_seek(struct view *view, uint64_t guest_offset, bool want_data,
         window = length < window ? SEEK_WINDOW : min_u64(window * 2, SEEK_WINDOW_MAX);
         guest_offset += length;
     }
-    *found = view->size;
+    *found = size;
     return want_data ? -ENXIO : 0;
 }

@@ -31,6 +31,8 @@ static int decode_entry(const uint8_t *data, uint64_t size, uint64_t *position,
         entry[BITMAP_GRANULARITY_BITS] > 63) {
         return -EINVAL;
     }
+    bitmap->table_offset = load_be64(entry + BITMAP_TABLE_OFFSET);
+    bitmap->table_entries = load_be32(entry + BITMAP_TABLE_SIZE);
     bitmap->flags = load_be32(entry + BITMAP_FLAGS);
     bitmap->granularity = UINT64_C(1) << entry[BITMAP_GRANULARITY_BITS];
     bitmap->name = strndup((const char *)entry + BITMAP_FIXED_LENGTH + extra_size, name_size);

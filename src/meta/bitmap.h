@@ -14,9 +14,11 @@
 #include <stdint.h>
 
 struct bitmap {
-    char *name;           /* NUL-terminated copy */
-    uint64_t granularity; /* bytes of the disk for one bit */
-    uint32_t flags;       /* BITMAP_FLAG_... of meta/format.h */
+    char *name;             /* NUL-terminated copy */
+    uint64_t granularity;   /* bytes of the disk for one bit */
+    uint32_t flags;         /* BITMAP_FLAG_... of meta/format.h */
+    uint64_t table_offset;  /* host offset of the bitmap table, not validated */
+    uint32_t table_entries; /* not validated */
 };
 
 struct bitmap_directory {

@@ -112,6 +112,10 @@ enum feature_name_field {
 #define L2_ENTRY_COMPRESSED    (UINT64_C(1) << 62)
 #define L2_ENTRY_ZERO          (UINT64_C(1) << 0)
 
+/* Bits that are 0 in every entry of its kind; L2: in a standard cluster descriptor. */
+#define L1_ENTRY_RESERVED UINT64_C(0x7f000000000001ff)
+#define L2_ENTRY_RESERVED UINT64_C(0x3f000000000001fe)
+
 /* Host offset of the L2 table that an L1 entry names; 0: none. */
 static inline uint64_t l1_entry_table(uint64_t entry)
 {
@@ -168,6 +172,11 @@ static inline uint32_t bitmap_zero(uint64_t bitmap)
     return (uint32_t)(bitmap >> 32);
 }
 
+/* --- Refcount table ("Refcount table entry"); the blocks: meta/refcount_block.h --- */
+
+#define REFCOUNT_TABLE_ENTRY_BYTES    8
+#define REFCOUNT_TABLE_ENTRY_RESERVED UINT64_C(0x1ff)
+
 /* --- Snapshot table entry ("Snapshots") -------------------------------------- */
 
 enum snapshot_field {
@@ -199,6 +208,11 @@ enum bitmap_field {
     BITMAP_EXTRA_DATA_SIZE = 20,
     BITMAP_FIXED_LENGTH = 24,
 };
+
+/* "Bitmap table": 0 with an offset, or says what the bits of a cluster without one are. */
+#define BITMAP_TABLE_ENTRY_BYTES    8
+#define BITMAP_TABLE_ENTRY_ALL_ONES (UINT64_C(1) << 0)
+#define BITMAP_TABLE_ENTRY_RESERVED UINT64_C(0xff000000000001fe)
 
 #define BITMAP_FLAG_IN_USE UINT32_C(1)
 #define BITMAP_FLAG_AUTO   UINT32_C(2)

@@ -4,6 +4,7 @@
 #include "meta/mapping.h"
 
 #include "meta/format.h"
+#include "meta/mapping_internal.h"
 #include "util/checked.h"
 
 #include <assert.h>
@@ -15,22 +16,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct mapping {
-    struct mapping_source source;
-    struct cache_pool *l2; /* NULL until mapping_set_cache() */
-    uint64_t slice_size;   /* bytes of an L2 table that are cached as one */
-    uint64_t l1_entries;
-    uint64_t *l1; /* in host byte order */
-    /* What was last seen of the file's size, in bytes; it grows while others write. */
-    _Atomic uint64_t file_size;
-};
-
 /* A lookup on its way through the tables. */
 struct walk {
     struct mapping *mapping;
     uint64_t position;     /* guest offset of the next byte to look at */
     uint64_t end;          /* guest offset at which to stop */
     struct extent *extent; /* found so far; length 0 at first */
+    bool own_table;        /* the L2 table at `position` is not shared with a snapshot */
     struct mapping_fault *fault;
 };
 
@@ -46,6 +38,7 @@ static int fault_set(const struct walk *walk, uint64_t guest_offset, uint64_t ho
 
     walk->fault->guest_offset = guest_offset;
     walk->fault->host_offset = host_offset;
+    walk->fault->impossible = true;
     va_start(arguments, format);
     vsnprintf(walk->fault->text, sizeof(walk->fault->text), format, arguments);
     va_end(arguments);
@@ -84,7 +77,9 @@ static bool extent_append(struct extent *extent, const struct extent *piece)
     if (extent->kind != piece->kind || extent->kind == EXTENT_COMPRESSED) {
         return false;
     }
-    if (extent->kind == EXTENT_DATA && extent->host_offset + extent->length != piece->host_offset) {
+    if (extent->kind == EXTENT_DATA &&
+        (extent->host_offset + extent->length != piece->host_offset ||
+         extent->exclusive != piece->exclusive)) {
         return false;
     }
     extent->length += piece->length;
@@ -197,6 +192,8 @@ static void decode_subclusters(const struct walk *walk, uint64_t entry, uint32_t
         piece->kind = EXTENT_DATA;
         piece->store = mapping->source.data_file;
         piece->host_offset = l2_entry_host_offset(entry) + in_cluster;
+        piece->exclusive = mapping->writer != NULL && walk->own_table &&
+                           (l2_entry_is_copied(entry) || header->external_data_file);
         same = allocated;
     }
     /* How many bits from `first` on are like the first: zeros of the complement. */
@@ -252,17 +249,32 @@ static int decode_entry(const struct walk *walk, const uint8_t *raw, uint64_t en
 
 /* --- The walk ---------------------------------------------------------------------- */
 
-/* cache_fill_fn of an L2 slice; `context` is where it is. */
-struct slice_source {
-    struct store *file;
-    uint64_t host_offset;
-};
-
-static int fill_slice(void *context, void *data, size_t size)
+int mapping_fill_slice(void *context, void *data, size_t size)
 {
     const struct slice_source *source = context;
 
-    return store_read(source->file, source->host_offset, data, size);
+    return store_read(source->file, source->key.host_offset, data, size);
+}
+
+struct slice_place mapping_slice_place(const struct mapping *mapping, uint64_t table,
+                                       uint64_t guest_offset)
+{
+    const struct header *header = mapping->source.header;
+    uint64_t in_table = guest_offset & ((UINT64_C(1) << header_l1_entry_bits(header)) - 1);
+    uint64_t entry_at = (in_table >> header->cluster_bits) * header->l2_entry_bytes;
+
+    return (struct slice_place){
+        .source =
+            {
+                .file = mapping->source.file,
+                .key =
+                    {
+                        .owner = mapping->source.owner,
+                        .host_offset = table + round_down(entry_at, mapping->slice_size),
+                    },
+            },
+        .entry_offset = entry_at & (mapping->slice_size - 1),
+    };
 }
 
 /* Finds and pins the slice that maps walk->position; checks the L1 entry that leads to it. */
@@ -273,12 +285,7 @@ static int pin_slice(const struct walk *walk, uint64_t l1_index, uint64_t table,
     const struct header *header = mapping->source.header;
     uint64_t l1_bits = header_l1_entry_bits(header);
     uint64_t in_table = walk->position & ((UINT64_C(1) << l1_bits) - 1);
-    uint64_t entry_at = (in_table >> header->cluster_bits) * header->l2_entry_bytes;
-    struct slice_source source = {
-        .file = mapping->source.file,
-        .host_offset = table + round_down(entry_at, mapping->slice_size),
-    };
-    struct cache_key key = {.owner = mapping->source.owner, .host_offset = source.host_offset};
+    struct slice_place place = mapping_slice_place(mapping, table, walk->position);
     uint64_t guest = walk->position - in_table;
     int result;
 
@@ -286,18 +293,20 @@ static int pin_slice(const struct walk *walk, uint64_t l1_index, uint64_t table,
         return fault_set(walk, guest, table,
                          "L1 entry %" PRIu64 " (0x%016" PRIx64 ") names host offset 0x%" PRIx64
                          ", which is not the start of a cluster",
-                         l1_index, mapping->l1[l1_index], table);
+                         l1_index, mapping_l1(mapping, l1_index), table);
     }
     if (!in_file(mapping, table, header->cluster_size)) {
         return fault_set(walk, guest, table,
                          "L1 entry %" PRIu64 " (0x%016" PRIx64 ") names an L2 table at 0x%" PRIx64
                          ", past the end of the file",
-                         l1_index, mapping->l1[l1_index], table);
+                         l1_index, mapping_l1(mapping, l1_index), table);
     }
-    result = cache_pool_get(mapping->l2, key, mapping->slice_size, fill_slice, &source, slice);
+    result = cache_pool_get(mapping->l2, place.source.key, mapping->slice_size, mapping_fill_slice,
+                            &place.source, slice);
     if (result < 0) {
-        fault_set(walk, walk->position, source.host_offset, "the L2 table cannot be read: %s",
-                  strerror(-result));
+        fault_set(walk, walk->position, place.source.key.host_offset,
+                  "the L2 table cannot be read: %s", strerror(-result));
+        walk->fault->impossible = false;
     }
     return result;
 }
@@ -339,7 +348,7 @@ static int walk_step(struct walk *walk, bool *more)
     uint64_t l1_index = walk->position >> l1_bits;
     struct extent nothing = {.kind = EXTENT_UNALLOCATED, .length = walk->end - walk->position};
     const struct cache_entry *slice;
-    uint64_t table;
+    uint64_t l1_entry, table;
     int result;
 
     *more = false;
@@ -347,7 +356,9 @@ static int walk_step(struct walk *walk, bool *more)
         walk_append(walk, &nothing);
         return 0;
     }
-    table = l1_entry_table(mapping->l1[l1_index]);
+    l1_entry = mapping_l1(mapping, l1_index);
+    walk->own_table = (l1_entry & ENTRY_COPIED) != 0;
+    table = l1_entry_table(l1_entry);
     if (table == 0) {
         nothing.length =
             (UINT64_C(1) << l1_bits) - (walk->position & ((UINT64_C(1) << l1_bits) - 1));
@@ -409,14 +420,14 @@ static int read_l1(struct mapping *mapping, const char *name, uint64_t l1_offset
         return error_set(error, ENOMEM, "%s: no memory for the L1 table of %" PRIu64 " bytes", name,
                          size);
     }
-    result = store_read(mapping->source.file, l1_offset, mapping->l1, size);
+    result = store_read(mapping->source.file, l1_offset, (void *)(uintptr_t)mapping->l1, size);
     if (result < 0) {
         return error_set(error, -result,
                          "%s: the L1 table at offset 0x%" PRIx64 " cannot be read: %s", name,
                          l1_offset, strerror(-result));
     }
     for (i = 0; i < mapping->l1_entries; i++) {
-        mapping->l1[i] = load_be64(&mapping->l1[i]);
+        mapping_set_l1(mapping, i, be64toh(mapping_l1(mapping, i)));
     }
     return 0;
 }
@@ -445,7 +456,11 @@ int mapping_open(const struct mapping_source *source, const char *name, uint64_t
 void mapping_close(struct mapping *mapping)
 {
     if (mapping != NULL) {
-        free(mapping->l1);
+        mapping_writer_free(mapping->writer);
+        while (mapping->retired_count > 0) {
+            free((void *)(uintptr_t)mapping->retired_l1[--mapping->retired_count]);
+        }
+        free((void *)(uintptr_t)mapping->l1);
         free(mapping);
     }
 }
@@ -461,7 +476,7 @@ uint64_t mapping_tables_outside(const struct mapping *mapping, uint64_t file_siz
     uint64_t cluster_size = mapping->source.header->cluster_size, outside = 0, i;
 
     for (i = 0; i < mapping->l1_entries; i++) {
-        uint64_t table = l1_entry_table(mapping->l1[i]);
+        uint64_t table = l1_entry_table(mapping_l1(mapping, i));
 
         if (table != 0 && !range_within(table, cluster_size, file_size)) {
             outside++;

@@ -29,8 +29,13 @@ enum extent_kind {
 
 struct extent {
     enum extent_kind kind;
-    uint64_t length;            /* bytes, from the guest offset that was asked for */
-    struct store *store;        /* DATA, COMPRESSED: where the bytes are */
+    uint64_t length;     /* bytes, from the guest offset that was asked for */
+    struct store *store; /* DATA, COMPRESSED: where the bytes are */
+    /*
+     * DATA, of a mapping that can be changed: nothing else refers to these
+     * clusters, they can be written in place. False for others.
+     */
+    bool exclusive;
     uint64_t host_offset;       /* DATA: of the first byte asked for; COMPRESSED: of the data */
     uint64_t compressed_size;   /* COMPRESSED: bytes that hold the data, to the end of a sector */
     uint64_t offset_in_cluster; /* COMPRESSED: of the guest offset in the decompressed cluster */
@@ -41,6 +46,7 @@ struct mapping_fault {
     uint64_t guest_offset; /* first byte that cannot be read */
     uint64_t host_offset;  /* of the table entry, or of what could not be read */
     char text[160];        /* what is wrong, with the value */
+    bool impossible;       /* the image is damaged, rather than the host unable to read it */
 };
 
 struct mapping;

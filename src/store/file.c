@@ -3,6 +3,7 @@
 
 #include "store/file.h"
 
+#include "store/direct.h"
 #include "store/open.h"
 #include "util/checked.h"
 
@@ -25,6 +26,8 @@ struct file_store {
     struct store store;
     int fd;
     bool block_device;
+    bool unsafe;           /* nothing is synced */
+    struct direct *direct; /* NULL: through the host's page cache */
 };
 
 static struct file_store *to_file(struct store *store)
@@ -34,9 +37,13 @@ static struct file_store *to_file(struct store *store)
 
 static int file_read(struct store *store, uint64_t offset, void *buffer, size_t length)
 {
-    int fd = to_file(store)->fd;
+    const struct file_store *file = to_file(store);
+    int fd = file->fd;
     uint8_t *to = buffer;
 
+    if (file->direct != NULL) {
+        return direct_read(file->direct, offset, buffer, length);
+    }
     /* No file reaches beyond INT64_MAX: there, as behind the end of this one, are zeros. */
     while (length > 0 && offset < INT64_MAX) {
         size_t part = (size_t)min_u64(length, INT64_MAX - offset);
@@ -63,9 +70,13 @@ static int file_read(struct store *store, uint64_t offset, void *buffer, size_t 
 
 static int file_write(struct store *store, uint64_t offset, const void *buffer, size_t length)
 {
-    int fd = to_file(store)->fd;
+    const struct file_store *file = to_file(store);
+    int fd = file->fd;
     const uint8_t *from = buffer;
 
+    if (file->direct != NULL) {
+        return direct_write(file->direct, offset, buffer, length);
+    }
     if (!range_within(offset, length, INT64_MAX)) {
         return -EFBIG;
     }
@@ -90,7 +101,9 @@ static int file_write(struct store *store, uint64_t offset, const void *buffer, 
 
 static int file_sync(struct store *store)
 {
-    while (fdatasync(to_file(store)->fd) != 0) {
+    const struct file_store *file = to_file(store);
+
+    while (!file->unsafe && fdatasync(file->fd) != 0) {
         if (errno != EINTR) {
             return -errno;
         }
@@ -146,7 +159,7 @@ static int file_info(struct store *store, struct store_info *info)
 
 static int write_zeros(struct store *store, uint64_t offset, uint64_t length)
 {
-    static const uint8_t zeros[ZEROS_SIZE];
+    static const _Alignas(4096) uint8_t zeros[ZEROS_SIZE];
 
     while (length > 0) {
         size_t part = (size_t)min_u64(length, sizeof(zeros));
@@ -161,16 +174,33 @@ static int write_zeros(struct store *store, uint64_t offset, uint64_t length)
     return 0;
 }
 
-static int punch_hole(int fd, uint64_t offset, uint64_t length)
+/* Of a range of which the write in progress of a partial block must not bring anything back. */
+static void hold(const struct file_store *file, uint64_t offset, uint64_t length,
+                 struct range_lock *lock)
 {
-    int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
-
-    while (fallocate(fd, mode, (off_t)offset, (off_t)length) != 0) {
-        if (errno != EINTR) {
-            return -errno;
-        }
+    if (file->direct != NULL) {
+        direct_hold(file->direct, offset, length, lock);
     }
-    return 0;
+}
+
+static int release(const struct file_store *file, struct range_lock *lock, int rc)
+{
+    if (file->direct != NULL) {
+        direct_release(file->direct, lock);
+    }
+    return rc;
+}
+
+static int punch_hole(const struct file_store *file, uint64_t offset, uint64_t length)
+{
+    int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, rc = 0;
+    struct range_lock lock;
+
+    hold(file, offset, length, &lock);
+    do {
+        rc = fallocate(file->fd, mode, (off_t)offset, (off_t)length) == 0 ? 0 : -errno;
+    } while (rc == -EINTR);
+    return release(file, &lock, rc);
 }
 
 static int file_punch(struct store *store, uint64_t offset, uint64_t length)
@@ -186,7 +216,7 @@ static int file_punch(struct store *store, uint64_t offset, uint64_t length)
         return 0; /* what is past the end reads as zeros already */
     }
     length = min_u64(length, size - offset);
-    rc = punch_hole(file->fd, offset, length);
+    rc = punch_hole(file, offset, length);
     switch (rc) {
     case -EOPNOTSUPP:
     case -ENOSYS:
@@ -201,6 +231,8 @@ static int file_punch(struct store *store, uint64_t offset, uint64_t length)
 static int file_resize(struct store *store, uint64_t size)
 {
     const struct file_store *file = to_file(store);
+    struct range_lock lock;
+    int rc;
 
     if (file->block_device) {
         return -ENOTSUP;
@@ -208,12 +240,11 @@ static int file_resize(struct store *store, uint64_t size)
     if (size > INT64_MAX) {
         return -EFBIG;
     }
-    while (ftruncate(file->fd, (off_t)size) != 0) {
-        if (errno != EINTR) {
-            return -errno;
-        }
-    }
-    return 0;
+    hold(file, size, UINT64_MAX, &lock);
+    do {
+        rc = ftruncate(file->fd, (off_t)size) == 0 ? 0 : -errno;
+    } while (rc == -EINTR);
+    return release(file, &lock, rc);
 }
 
 static int extent_is(bool data, uint64_t length, uint64_t limit, bool *is_data, uint64_t *found)
@@ -295,6 +326,7 @@ static void file_close(struct store *store)
 {
     struct file_store *file = to_file(store);
 
+    direct_destroy(file->direct);
     close(file->fd); /* and with it go the locks */
     free(file);
 }
@@ -310,26 +342,42 @@ static const struct store_ops file_ops = {
     .close = file_close,
 };
 
-int store_file_open(const char *path, const char *what, enum store_access access,
-                    struct store **store, struct error *error)
+/* NULL when memory ran out. */
+static struct file_store *file_create(int fd, bool block_device, enum store_cache cache)
 {
-    struct file_store *file;
-    struct stat status;
-    int fd = host_file_open(path, what, access, &status, error);
+    struct file_store *file = malloc(sizeof(*file));
 
-    if (fd < 0) {
-        return fd;
-    }
-    file = malloc(sizeof(*file));
     if (file == NULL) {
-        close(fd);
-        return error_set(error, ENOMEM, "%s: out of memory while opening this %s", path, what);
+        return NULL;
     }
     *file = (struct file_store){
         .store = {.ops = &file_ops},
         .fd = fd,
-        .block_device = S_ISBLK(status.st_mode),
+        .block_device = block_device,
+        .unsafe = cache == STORE_CACHE_UNSAFE,
     };
+    if (cache_is_direct(cache) && direct_create(fd, block_device, &file->direct) != 0) {
+        free(file);
+        return NULL;
+    }
+    return file;
+}
+
+int store_file_open(const char *path, const char *what, const struct store_file_options *options,
+                    struct store **store, struct error *error)
+{
+    struct file_store *file;
+    struct stat status;
+    int fd = host_file_open(path, what, options, &status, error);
+
+    if (fd < 0) {
+        return fd;
+    }
+    file = file_create(fd, S_ISBLK(status.st_mode), options->cache);
+    if (file == NULL) {
+        close(fd);
+        return error_set(error, ENOMEM, "%s: out of memory while opening this %s", path, what);
+    }
     *store = &file->store;
     return 0;
 }

@@ -27,6 +27,20 @@ enum store_access {
     STORE_WRITE,       /* others may do neither; they may read if they tolerate a writer */
 };
 
+/* How the host's page cache is used: the modes that QEMU calls cache=. */
+enum store_cache {
+    STORE_CACHE_WRITEBACK,    /* through it; a sync makes stable */
+    STORE_CACHE_NONE,         /* past it (O_DIRECT); a sync makes stable */
+    STORE_CACHE_WRITETHROUGH, /* as WRITEBACK here: the caller syncs after each write */
+    STORE_CACHE_DIRECTSYNC,   /* as NONE here: the caller syncs after each write */
+    STORE_CACHE_UNSAFE,       /* through it; a sync does nothing */
+};
+
+struct store_file_options {
+    enum store_access access;
+    enum store_cache cache;
+};
+
 /*
  * Opens `path`; the sentence in `error` begins with the path, and speaks of it
  * as `what` ("image", "backing file", "data file"). Errors: those of open(2);
@@ -34,12 +48,13 @@ enum store_access {
  * file nor a block device (a FIFO is never waited for); -EBUSY when another
  * program holds a lock in the way: the sentence says what it is doing, names
  * the processes that have the file open where /proc shows them, and names the
- * option force-share where that would help.
+ * option force-share where that would help; -EINVAL, too, where the host has no
+ * direct I/O for the file and options->cache needs it.
  *
  * Reading changes nothing of the file; not its access time either, where the
  * host allows O_NOATIME.
  */
-int store_file_open(const char *path, const char *what, enum store_access access,
+int store_file_open(const char *path, const char *what, const struct store_file_options *options,
                     struct store **store, struct error *error);
 
 #endif

@@ -24,6 +24,7 @@ struct subject {
     const char *path;
     const char *what;
     enum store_access access;
+    bool direct;
     struct error *error;
 };
 
@@ -190,6 +191,31 @@ static int open_failed(const struct subject *subject, int code)
                      subject->what, strerror(code), advice(code));
 }
 
+bool cache_is_direct(enum store_cache cache)
+{
+    return cache == STORE_CACHE_NONE || cache == STORE_CACHE_DIRECTSYNC;
+}
+
+/* Sets what the descriptor is to be from here on, in place of O_NONBLOCK. */
+static int set_flags(const struct subject *subject, int fd)
+{
+    int flags = fcntl(fd, F_GETFL);
+
+    if (flags < 0 || fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) != 0) {
+        return open_failed(subject, errno);
+    }
+    if (!subject->direct || fcntl(fd, F_SETFL, (flags & ~O_NONBLOCK) | O_DIRECT) == 0) {
+        return 0;
+    }
+    if (errno != EINVAL) {
+        return open_failed(subject, errno);
+    }
+    return error_set(subject->error, EINVAL,
+                     "%s: the file system of this %s has no direct I/O (O_DIRECT), which "
+                     "cache=none and cache=directsync need; use cache=writeback",
+                     subject->path, subject->what);
+}
+
 /* A descriptor, or a negative errno with the sentence made. */
 static int open_path(const struct subject *subject, struct stat *status)
 {
@@ -215,9 +241,8 @@ static int open_path(const struct subject *subject, struct stat *status)
     if (rc != 0) {
         goto fail;
     }
-    flags = fcntl(fd, F_GETFL);
-    if (flags < 0 || fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) != 0) {
-        rc = open_failed(subject, errno);
+    rc = set_flags(subject, fd);
+    if (rc != 0) {
         goto fail;
     }
     return fd;
@@ -286,10 +311,16 @@ static int lock_file(const struct subject *subject, int fd, const struct stat *s
                      subject->what, strerror(-rc), advice(-rc));
 }
 
-int host_file_open(const char *path, const char *what, enum store_access access,
+int host_file_open(const char *path, const char *what, const struct store_file_options *options,
                    struct stat *status, struct error *error)
 {
-    const struct subject subject = {path, what, access, error};
+    const struct subject subject = {
+        .path = path,
+        .what = what,
+        .access = options->access,
+        .direct = cache_is_direct(options->cache),
+        .error = error,
+    };
     int rc, fd = open_path(&subject, status);
 
     if (fd < 0) {

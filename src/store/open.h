@@ -8,13 +8,18 @@
 
 #include "store/file.h"
 
+#include <stdbool.h>
 #include <sys/stat.h>
 
+/* Whether this mode goes past the host's page cache. */
+bool cache_is_direct(enum store_cache cache);
+
 /*
- * A descriptor, which holds the locks for `access`, with *status of the file;
- * or a negative errno with its sentence, as store_file_open() documents them.
+ * A descriptor, which holds the locks for options->access, and is O_DIRECT
+ * where options->cache says so, with *status of the file; or a negative errno with its sentence, as
+ * store_file_open() documents them.
  */
-int host_file_open(const char *path, const char *what, enum store_access access,
+int host_file_open(const char *path, const char *what, const struct store_file_options *options,
                    struct stat *status, struct error *error);
 
 #endif

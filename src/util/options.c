@@ -260,12 +260,12 @@ static int set_bool(const struct option_spec *spec, void *target, const struct i
     struct quote value;
 
     if (item->value == NULL) {
-        *field = (struct option_bool){.set = true, .value = true};
+        *field = (struct option_bool){.set = true, .value = !spec->opposite};
         return 0;
     }
     for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
         if (strcmp(item->value, words[i].word) == 0) {
-            *field = (struct option_bool){.set = true, .value = words[i].value};
+            *field = (struct option_bool){.set = true, .value = words[i].value != spec->opposite};
             return 0;
         }
     }
@@ -373,6 +373,59 @@ static int set_number(const struct option_spec *spec, void *target, const struct
     return 0;
 }
 
+/* One of the words of a choice. */
+struct choice {
+    const char *word;
+    size_t length;
+    uint64_t number; /* of its place; those that mean the same share one */
+};
+
+/* The next word of the choices, from all zero on; false past the last. */
+static bool next_choice(const struct option_spec *spec, struct choice *choice)
+{
+    const char *word = choice->word != NULL ? choice->word + choice->length : spec->choices;
+
+    if (choice->word != NULL && *word == ' ') {
+        choice->number++;
+    }
+    word += strspn(word, " =");
+    choice->word = word;
+    choice->length = strcspn(word, " =");
+    return choice->length > 0;
+}
+
+static int reject_choice(const struct option_spec *spec, const struct item *item,
+                         struct error *error)
+{
+    char known[SHOWN_MAX] = "";
+    struct choice choice = {0};
+    size_t length = 0;
+    struct quote value;
+
+    while (next_choice(spec, &choice) && length + choice.length + 3 < sizeof(known)) {
+        length += (size_t)snprintf(known + length, sizeof(known) - length, "%s%.*s",
+                                   length > 0 ? ", " : "", (int)choice.length, choice.word);
+    }
+    return reject(item, error, "'%s' is not possible; write one of %s", quote(item->value, &value),
+                  known);
+}
+
+static int set_choice(const struct option_spec *spec, void *target, const struct item *item,
+                      struct error *error)
+{
+    struct option_number *field = field_of(spec, target);
+    struct choice choice = {0};
+
+    while (next_choice(spec, &choice)) {
+        if (strlen(item->value) == choice.length &&
+            memcmp(item->value, choice.word, choice.length) == 0) {
+            *field = (struct option_number){.set = true, .value = choice.number};
+            return 0;
+        }
+    }
+    return reject_choice(spec, item, error);
+}
+
 static int set_string(const struct option_spec *spec, void *target, const struct item *item,
                       struct error *error)
 {
@@ -411,7 +464,7 @@ static int add_passed(const struct option_spec *spec, void *target, const struct
 static bool needs_value(enum option_type type)
 {
     return type == OPTION_SIZE || type == OPTION_UINT || type == OPTION_OCTAL ||
-           type == OPTION_STRING;
+           type == OPTION_CHOICE || type == OPTION_STRING;
 }
 
 static int apply(const struct option_spec *table, void *target, const struct item *item,
@@ -434,6 +487,8 @@ static int apply(const struct option_spec *table, void *target, const struct ite
     case OPTION_UINT:
     case OPTION_OCTAL:
         return set_number(spec, target, item, error);
+    case OPTION_CHOICE:
+        return set_choice(spec, target, item, error);
     case OPTION_STRING:
         return set_string(spec, target, item, error);
     case OPTION_PASS:

@@ -23,6 +23,7 @@ enum option_type {
     OPTION_SIZE,   /* struct option_number, in bytes; as size_parse() takes it */
     OPTION_UINT,   /* struct option_number; decimal */
     OPTION_OCTAL,  /* struct option_number; a file mode */
+    OPTION_CHOICE, /* struct option_number; one of `choices`, as the number of its place */
     OPTION_STRING, /* char *, owned by the target */
     OPTION_PASS,   /* char *: collects name[=value] items, comma-separated, escaped as they came */
     OPTION_IGNORE, /* accepted with or without a value, no field; the name may end in * */
@@ -44,6 +45,8 @@ struct option_spec {
     enum option_type type;
     size_t field;             /* offsetof() the field in the target */
     uint64_t min, max;        /* of a number, both allowed */
+    const char *choices;      /* words separated by spaces; = stands before another word for one */
+    bool opposite;            /* of a switch: what is written is the opposite of what is meant */
     const char *value_name;   /* how --help calls the value, or NULL */
     const char *default_text; /* for --help, or NULL */
     const char *help;         /* one sentence for --help; NULL hides it there */

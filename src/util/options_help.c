@@ -28,6 +28,7 @@ static bool takes_value(const struct option_spec *spec, struct value_marks *mark
     case OPTION_SIZE:
     case OPTION_UINT:
     case OPTION_OCTAL:
+    case OPTION_CHOICE:
     case OPTION_STRING:
         return true;
     case OPTION_BOOL:

@@ -1,147 +1,18 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Mounting as root: mount(8), fstab, the background, signals, unmounting, names, permissions."""
+"""A mount from its beginning to its end: the background, signals, names, permissions."""
 
 import contextlib
 import os
 import signal
 import stat
 import subprocess
-import tempfile
 
-from lib import bad, compare, image, mount, run, tap, tools
-from lib.image import KiB, MiB
+from lib import bad, compare, mount, run, tap, tools
+from lib.image import MiB
 from lib.tap import check, check_equal
 
 suite = tap.Suite(needs=[tools.fuse, tools.QEMU])
-MOUNT8 = [tools.root, tools.tool("mount", "umount", "mount.fuse3")]
-
-
-def mount_table(path):
-    """(source, type, options) of the mount at a path, as /proc/self/mounts has them."""
-    found = None
-    with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            source, point, kind, options = line.split()[:4]
-            if point.encode("utf-8", "surrogateescape").decode("unicode_escape") == path:
-                found = (source.encode().decode("unicode_escape"), kind, options.split(","))
-    return found
-
-
-def wait_gone(at):
-    """Fails unless the mount, and the daemon that served it, are soon gone."""
-    bad.wait_for(lambda: not mount.is_mounted(at), "%s is unmounted" % at)
-    bad.wait_for(lambda: not run.daemons(run.directory), "no daemon runs")
-
-
-@contextlib.contextmanager
-def unmounted_at_the_end(at):
-    try:
-        yield
-    finally:
-        if mount.is_mounted(at):
-            check(run.unmount(at), "%s cannot be unmounted", at)
-        wait_gone(at)
-
-
-# --- mount(8) --------------------------------------------------------------------------------------
-
-
-def environment(directory):
-    """The environment of somebody who has qcow2fs in PATH."""
-    place = os.path.join(directory, "bin")
-    os.makedirs(place, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        os.symlink(run.program(), os.path.join(place, "qcow2fs"))
-    return {"PATH": place + ":" + tools.PATH, run.MARK: run.directory}
-
-
-def points(directory):
-    """A file and a directory to mount on, and where the disk appears."""
-    at = os.path.join(directory, "dir")
-    os.makedirs(at, exist_ok=True)
-    yield bad.mount_point(directory), ""
-    yield at, "disk.raw"
-
-
-def check_disk(at, name, expected):
-    check_equal(bad.unreadable(os.path.join(at, name) if name else at, 256 * KiB, expected), [],
-                "the offsets of EIO")
-
-
-@suite.test("mount -t fuse.qcow2fs mounts, and umount unmounts", needs=MOUNT8)
-def _(directory):
-    path = bad.sample("plain", directory)
-    expected = bad.contents(path)
-    env = environment(directory)
-    for at, name in points(directory):
-        with unmounted_at_the_end(at):
-            done = tools.run("mount", "-t", "fuse.qcow2fs", path, at, "-o", "ro", env=env)
-            check_equal((done.stdout, done.stderr), ("", ""), "what mount said")
-            check_disk(at, name, expected)
-            source, kind, options = mount_table(at)
-            check_equal((source, kind), (path, "fuse.qcow2fs"), "the mount table")
-            check("ro" in options, "its options %r", options)
-            tools.run("umount", at)
-
-
-OPTIONS = ["ro", "rw", "defaults", "ro,user", "ro,users", "ro,nouser", "ro,owner", "ro,group",
-           "ro,nofail", "ro,noauto", "ro,auto", "ro,_netdev", "ro,x-systemd.automount",
-           "ro,x-systemd.requires=/srv,x-gvfs-show,X-mount.mkdir", "ro,comment=by hand", "ro,noatime",
-           "ro,relatime,nodiratime", "ro,nosuid,nodev,noexec", "ro,suid,dev,exec", "ro,sync", "ro,async",
-           "ro,allow_other,umask=022", "ro,uid=1000,gid=100,mode=640", "ro,l2-cache-size=1M",
-           "ro,l2_cache_size=1M,cache_clean_interval=60", "ro,user=somebody", "ro,nonempty",
-           "ro,lazytime", "ro,force-share,threads=2", "ro,default_permissions,max_read=65536"]
-
-
-@suite.test("the options that mount(8) passes along are understood", needs=MOUNT8)
-def _(directory):
-    path, at = bad.sample("plain", directory), bad.mount_point(directory)
-    env = environment(directory)
-    for options in OPTIONS:
-        with unmounted_at_the_end(at):
-            done = tools.run("mount", "-t", "fuse.qcow2fs", "-o", options, path, at, env=env)
-            if "ro" in options.split(","):
-                check_equal(done.stderr, "", "what mount -o %s said" % options)
-            else:
-                check("read-only" in done.stderr, "it does not say that it is read-only: %r",
-                      done.stderr)
-            check_equal(os.path.getsize(at), bad.SIZE, "the size")
-            check("ro" in mount_table(at)[2], "not read-only with -o %s", options)
-
-
-@suite.test("a bad option, and a bad image, make mount(8) fail", needs=MOUNT8)
-def _(directory):
-    path, at = bad.sample("plain", directory), bad.mount_point(directory)
-    env = environment(directory)
-    done = tools.run("mount", "-t", "fuse.qcow2fs", "-o", "ro,cash-size=1M", path, at, env=env,
-                     status=None)
-    check(done.returncode != 0 and "did you mean cache-size?" in done.stderr, "it said %r",
-          done.stderr)
-    os.truncate(path, 60)
-    done = tools.run("mount", "-t", "fuse.qcow2fs", "-o", "ro", path, at, env=env, status=None)
-    check(done.returncode != 0 and "60 bytes" in done.stderr, "it said %r", done.stderr)
-    check(not mount.is_mounted(at), "it was mounted")
-
-
-@suite.test("a line of fstab mounts by the mount point alone", needs=MOUNT8)
-def _(directory):
-    path = bad.sample("plain", directory)
-    expected = bad.contents(path)
-    spaced = os.path.join(directory, "my disk.qcow2")
-    os.rename(path, spaced)
-    fstab = os.path.join(directory, "fstab")
-    env = environment(directory)
-    for at, name in points(directory):
-        with open(fstab, "w", encoding="ascii") as file:
-            file.write("# comment\n%s %s fuse.qcow2fs ro,noauto,nofail,user,_netdev,allow_other,"
-                       "x-systemd.automount,l2-cache-size=64K 0 0\n"
-                       % (spaced.replace(" ", "\\040"), at))
-        with unmounted_at_the_end(at):
-            done = tools.run("mount", "-T", fstab, at, env=env)
-            check_equal(done.stderr, "", "what mount said")
-            check_disk(at, name, expected)
-            check_equal(mount_table(at)[0], spaced, "the source in the mount table")
 
 
 # --- the background ------------------------------------------------------------------------------
@@ -151,12 +22,12 @@ def _(directory):
 def _(directory):
     path = bad.sample("plain", directory)
     expected = bad.contents(path)
-    for at, name in points(directory):
-        with unmounted_at_the_end(at):
+    for at, name in bad.points(directory):
+        with bad.unmounted_at_the_end(at):
             done = tools.run("sh", "-c", 'out=$("$0" -o ro "$1" "$2" 2>&1); echo "[$?$out]"',
                              run.program(), path, at, env={run.MARK: run.directory}, timeout=30)
             check_equal(done.stdout, "[0]\n", "status and output")
-            check_disk(at, name, expected)
+            bad.check_disk(at, name, expected)
 
 
 @suite.test("a failure in the background is told by status and sentence too")
@@ -191,12 +62,12 @@ def ends_by(number, foreground):
     def _(directory):
         path = bad.sample("plain", directory)
         before = compare.Unchanged(path)
-        for at, name in points(directory):
+        for at, name in bad.points(directory):
             with mount.mount(path, at=at, directory=bool(name), foreground=foreground) as mounted:
                 with open(mounted.disk, "rb") as file:
                     file.read(MiB)
                 os.kill(mounted.pids[0], number)
-                wait_gone(at)
+                bad.wait_gone(at)
                 mounted.wait()
                 check_equal(mounted.stderr(), "", "what it said")
         before.check()
@@ -215,7 +86,7 @@ def _(directory):
     path = bad.sample("plain", directory)
     for command in (["umount"], ["fusermount3", "-u"]):
         for foreground in (True, False):
-            for at, name in points(directory):
+            for at, name in bad.points(directory):
                 if command[0] == "umount" and os.geteuid() != 0:
                     continue
                 with mount.mount(path, at=at, directory=bool(name), foreground=foreground) as mounted:
@@ -230,7 +101,7 @@ def _(directory):
 def _(directory):
     path = bad.sample("plain", directory)
     expected = bad.contents(path)
-    for at, name in points(directory):
+    for at, name in bad.points(directory):
         with mount.mount(path, at=at, directory=bool(name)) as mounted:
             with mount.loop_device(mounted.disk) as device:
                 done = tools.run("umount", at, status=None)
@@ -311,7 +182,7 @@ def _(directory):
                 os.mkdir(at)
             with mount.mount(named, at=bad.mount_point(place, name) if not at.endswith(".dir")
                              else at, directory=at.endswith(".dir")) as mounted:
-                check_disk(mounted.disk, "", expected)
+                bad.check_disk(mounted.disk, "", expected)
         os.unlink(named)
 
 
@@ -325,20 +196,20 @@ def _(directory):
                          ("../image.qcow2", "-o")):
         os.makedirs(os.path.join(below, "d"), exist_ok=True)
         full = bad.mount_point(below, os.path.basename(at))
-        with unmounted_at_the_end(full):
+        with bad.unmounted_at_the_end(full):
             done = bad.start_and_end("-o", "ro", "--", relative, at, cwd=below)
             check_equal((done.returncode, done.stderr), (0, ""), "how it ended")
-            check_disk(full, "", expected)
-            check_equal(mount_table(full)[0], path, "the source in the mount table")
+            bad.check_disk(full, "", expected)
+            check_equal(bad.mount_table(full)[0], path, "the source in the mount table")
 
 
 @suite.test("options behind the image and the mount point count, as mount.fuse writes them")
 def _(directory):
     path, at = bad.sample("plain", directory), bad.mount_point(directory)
-    with unmounted_at_the_end(at):
+    with bad.unmounted_at_the_end(at):
         done = bad.start_and_end(path, at, "-o", "ro", "-o", "fsname=some\\,thing,subtype=other")
         check_equal((done.returncode, done.stderr), (0, ""), "how it ended")
-        check_equal(mount_table(at)[:2], ("some,thing", "fuse.other"), "the mount table")
+        check_equal(bad.mount_table(at)[:2], ("some,thing", "fuse.other"), "the mount table")
 
 
 @suite.test("a mount point in a symbolic link's place is where the link leads")
@@ -349,21 +220,10 @@ def _(directory):
     os.symlink("real", link)
     image_link = os.path.join(directory, "image-link")
     os.symlink(path, image_link)
-    with unmounted_at_the_end(real):
+    with bad.unmounted_at_the_end(real):
         check_equal(bad.start_and_end("-o", "ro", image_link, link).returncode, 0, "the status")
         check(mount.is_mounted(real), "not mounted there")
         check_equal(os.path.getsize(link), bad.SIZE, "the size")
-
-
-@suite.test("the image is mounted over itself by mount(8)", needs=MOUNT8)
-def _(directory):
-    path = bad.sample("plain", directory)
-    expected = bad.contents(path)
-    before = compare.Unchanged(path)
-    with unmounted_at_the_end(path):
-        tools.run("mount", "-t", "fuse.qcow2fs", "-o", "ro", path, path, env=environment(directory))
-        check_disk(path, "", expected)
-    before.check()
 
 
 # --- owners and permissions --------------------------------------------------------------------------

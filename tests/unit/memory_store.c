@@ -23,7 +23,7 @@ struct range {
 struct memory_store {
     struct store store;
     pthread_mutex_t mutex;  /* guards all below; nothing else is taken under it */
-    pthread_cond_t changed; /* `waiting` or `blocked` has */
+    pthread_cond_t changed; /* what blocks, or who waits for it */
     uint8_t *data;
     uint64_t size;
     uint64_t mapped; /* bytes behind data, >= size; zeros from size on */
@@ -38,6 +38,9 @@ struct memory_store {
     int failing_error;
     struct range blocked;
     unsigned waiting;
+    bool syncs_blocked;
+    unsigned waiting_syncs;
+    struct memory_log *log; /* NULL: nothing is noted */
 };
 
 static struct memory_store *to_memory(struct store *store)
@@ -110,6 +113,31 @@ static void wait_while_blocked(struct memory_store *memory, uint64_t offset, siz
     memory->waiting--;
 }
 
+static void wait_while_syncs_are_blocked(struct memory_store *memory)
+{
+    if (!memory->syncs_blocked) {
+        return;
+    }
+    memory->waiting_syncs++;
+    pthread_cond_broadcast(&memory->changed);
+    while (memory->syncs_blocked) {
+        pthread_cond_wait(&memory->changed, &memory->mutex);
+    }
+    memory->waiting_syncs--;
+}
+
+static void note(struct memory_store *memory, enum memory_log_kind kind, uint64_t offset,
+                 uint64_t length, const void *data)
+{
+    if (memory->log != NULL) {
+        memory_log_add(memory->log, &(struct memory_log_entry){.kind = kind,
+                                                               .store = &memory->store,
+                                                               .offset = offset,
+                                                               .length = length,
+                                                               .data = (void *)(uintptr_t)data});
+    }
+}
+
 static int memory_read(struct store *store, uint64_t offset, void *buffer, size_t length)
 {
     struct memory_store *memory = lock_memory(store);
@@ -147,6 +175,7 @@ static int memory_write(struct store *store, uint64_t offset, const void *buffer
             set_size(memory, offset + length);
         }
         memcpy(memory->data + offset, buffer, length);
+        note(memory, MEMORY_LOG_WRITE, offset, length, buffer);
     }
     return unlock_memory(memory, rc);
 }
@@ -155,7 +184,14 @@ static int memory_sync(struct store *store)
 {
     struct memory_store *memory = lock_memory(store);
 
-    return unlock_memory(memory, count_call(memory, MEMORY_STORE_SYNC));
+    int rc;
+
+    wait_while_syncs_are_blocked(memory);
+    rc = count_call(memory, MEMORY_STORE_SYNC);
+    if (rc == 0) {
+        note(memory, MEMORY_LOG_SYNC, 0, 0, NULL);
+    }
+    return unlock_memory(memory, rc);
 }
 
 static int memory_punch(struct store *store, uint64_t offset, uint64_t length)
@@ -165,6 +201,9 @@ static int memory_punch(struct store *store, uint64_t offset, uint64_t length)
 
     if (rc == 0 && offset < memory->size) {
         memset(memory->data + offset, 0, min_u64(length, memory->size - offset));
+    }
+    if (rc == 0) {
+        note(memory, MEMORY_LOG_PUNCH, offset, length, NULL);
     }
     return unlock_memory(memory, rc);
 }
@@ -179,6 +218,7 @@ static int memory_resize(struct store *store, uint64_t size)
     }
     if (rc == 0) {
         set_size(memory, size);
+        note(memory, MEMORY_LOG_RESIZE, size, 0, NULL);
     }
     return unlock_memory(memory, rc);
 }
@@ -356,6 +396,43 @@ void memory_store_wait_blocked(struct store *store, unsigned count)
 void memory_store_release_reads(struct store *store)
 {
     memory_store_block_reads(store, 0, 0);
+}
+
+static void set_syncs_blocked(struct store *store, bool blocked)
+{
+    struct memory_store *memory = lock_memory(store);
+
+    memory->syncs_blocked = blocked;
+    pthread_cond_broadcast(&memory->changed);
+    pthread_mutex_unlock(&memory->mutex);
+}
+
+void memory_store_block_syncs(struct store *store)
+{
+    set_syncs_blocked(store, true);
+}
+
+void memory_store_wait_syncs(struct store *store, unsigned count)
+{
+    struct memory_store *memory = lock_memory(store);
+
+    while (memory->waiting_syncs < count) {
+        pthread_cond_wait(&memory->changed, &memory->mutex);
+    }
+    pthread_mutex_unlock(&memory->mutex);
+}
+
+void memory_store_release_syncs(struct store *store)
+{
+    set_syncs_blocked(store, false);
+}
+
+void memory_store_set_log(struct store *store, struct memory_log *log)
+{
+    struct memory_store *memory = lock_memory(store);
+
+    memory->log = log;
+    pthread_mutex_unlock(&memory->mutex);
 }
 
 void memory_store_set_sparse(struct store *store, bool sparse)

@@ -12,6 +12,7 @@
 #ifndef UNIT_MEMORY_STORE_H
 #define UNIT_MEMORY_STORE_H
 
+#include "memory_log.h"
 #include "store/store.h"
 
 #include <stdbool.h>
@@ -59,6 +60,17 @@ void memory_store_fail_reads(struct store *store, uint64_t offset, uint64_t leng
 void memory_store_block_reads(struct store *store, uint64_t offset, uint64_t length);
 void memory_store_wait_blocked(struct store *store, unsigned count);
 void memory_store_release_reads(struct store *store);
+
+/*
+ * The same for syncs: each waits before it does anything, until they are
+ * released. A write that ends meanwhile is one that this sync does not cover.
+ */
+void memory_store_block_syncs(struct store *store);
+void memory_store_wait_syncs(struct store *store, unsigned count);
+void memory_store_release_syncs(struct store *store);
+
+/* From now on what succeeds is noted in `log`, which outlives the store; NULL ends that. */
+void memory_store_set_log(struct store *store, struct memory_log *log);
 
 /*
  * A new store is data from end to end, like a file of a host that cannot tell.

@@ -69,7 +69,9 @@ static struct store *open_store(enum store_access access)
     struct store *store = NULL;
     struct error error;
 
-    ck_assert_msg(store_file_open("a", "image", access, &store, &error) == 0, "%s", error.text);
+    ck_assert_msg(store_file_open("a", "image", &(struct store_file_options){.access = access},
+                                  &store, &error) == 0,
+                  "%s", error.text);
     return store;
 }
 
@@ -78,7 +80,9 @@ static void expect_busy(enum store_access access, const char *sentence)
     struct store *store = NULL;
     struct error error = {0};
 
-    ck_assert_int_eq(store_file_open("a", "image", access, &store, &error), -EBUSY);
+    ck_assert_int_eq(store_file_open("a", "image", &(struct store_file_options){.access = access},
+                                     &store, &error),
+                     -EBUSY);
     ck_assert_int_eq(error.code, EBUSY);
     ck_assert_str_eq(error.text, sentence);
     ck_assert_ptr_null(store);
@@ -278,13 +282,19 @@ START_TEST(a_host_without_locks_can_be_read_but_not_written)
         host.error = errors[i];
         store_close(open_store(STORE_READ));
         store_close(open_store(STORE_READ_SHARED));
-        ck_assert_int_eq(store_file_open("a", "image", STORE_WRITE, &store, &error), -ENOLCK);
+        ck_assert_int_eq(store_file_open("a", "image",
+                                         &(struct store_file_options){.access = STORE_WRITE},
+                                         &store, &error),
+                         -ENOLCK);
         ck_assert_str_eq(error.text,
                          "a: the file system of this image has no locks, so nothing would keep "
                          "two programs from writing it at once; move it to another file system");
     }
     host.error = EIO;
-    ck_assert_int_eq(store_file_open("a", "image", STORE_READ, &store, &error), -EIO);
+    ck_assert_int_eq(store_file_open("a", "image",
+                                     &(struct store_file_options){.access = STORE_READ}, &store,
+                                     &error),
+                     -EIO);
     ck_assert_str_eq(error.text, "a: this image cannot be locked: Input/output error; look for "
                                  "the cause in the system's log");
 }

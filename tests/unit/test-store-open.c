@@ -26,7 +26,9 @@ static void expect_refusal(const char *path, const char *what, enum store_access
     struct store *store = NULL;
     struct error error = {0};
 
-    ck_assert_int_eq(store_file_open(path, what, access, &store, &error), -code);
+    ck_assert_int_eq(
+        store_file_open(path, what, &(struct store_file_options){.access = access}, &store, &error),
+        -code);
     ck_assert_int_eq(error.code, code);
     ck_assert_str_eq(error.text, sentence);
     ck_assert_ptr_null(store);
@@ -112,7 +114,10 @@ START_TEST(the_sentence_may_be_unwanted)
 {
     struct store *store = NULL;
 
-    ck_assert_int_eq(store_file_open("none", "image", STORE_READ, &store, NULL), -ENOENT);
+    ck_assert_int_eq(store_file_open("none", "image",
+                                     &(struct store_file_options){.access = STORE_READ}, &store,
+                                     NULL),
+                     -ENOENT);
 }
 END_TEST
 
@@ -123,7 +128,10 @@ START_TEST(an_open_store_is_closed_by_exec_and_blocks_in_reads)
     int seen = 0;
 
     scratch_file("a", "abc", 3);
-    ck_assert_int_eq(store_file_open("a", "image", STORE_READ, &store, NULL), 0);
+    ck_assert_int_eq(store_file_open("a", "image",
+                                     &(struct store_file_options){.access = STORE_READ}, &store,
+                                     NULL),
+                     0);
     ck_assert_int_eq(stat("a", &wanted), 0);
     for (int fd = 0; fd < 100; fd++) {
         if (fstat(fd, &found) == 0 && found.st_dev == wanted.st_dev &&
@@ -148,7 +156,10 @@ START_TEST(reading_leaves_the_access_time)
 
     scratch_file("a", "abc", 3);
     ck_assert_int_eq(utimensat(AT_FDCWD, "a", times, 0), 0);
-    ck_assert_int_eq(store_file_open("a", "image", STORE_READ, &store, NULL), 0);
+    ck_assert_int_eq(store_file_open("a", "image",
+                                     &(struct store_file_options){.access = STORE_READ}, &store,
+                                     NULL),
+                     0);
     ck_assert_int_eq(store_read(store, 0, buffer, 3), 0);
     store_close(store);
     ck_assert_int_eq(stat("a", &status), 0);
@@ -182,7 +193,8 @@ static bool try_as_nobody(const char *path, enum store_access access, struct att
         if (setgroups(0, NULL) != 0 || setgid(NOBODY) != 0 || setuid(NOBODY) != 0) {
             _exit(2);
         }
-        shared->rc = store_file_open(path, "image", access, &store, &shared->error);
+        shared->rc = store_file_open(path, "image", &(struct store_file_options){.access = access},
+                                     &store, &shared->error);
         store_close(store);
         _exit(0);
     }

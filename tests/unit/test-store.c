@@ -104,7 +104,9 @@ static struct store *open_store(const char *path, enum store_access access)
     struct store *store = NULL;
     struct error error;
 
-    ck_assert_msg(store_file_open(path, "image", access, &store, &error) == 0, "%s", error.text);
+    ck_assert_msg(store_file_open(path, "image", &(struct store_file_options){.access = access},
+                                  &store, &error) == 0,
+                  "%s", error.text);
     return store;
 }
 

@@ -10,6 +10,7 @@ import ctypes
 import errno
 import mmap
 import os
+import random
 import selectors
 import shutil
 import stat
@@ -129,6 +130,19 @@ def sample(kind, directory):
             opened.remove_extension(qcow2.EXTENSION_DATA_FILE)
             opened.append_extension(qcow2.EXTENSION_DATA_FILE,
                                     os.path.join(directory, "data.raw").encode())
+    return path
+
+
+def compressible_raw(path, size, seed=1):
+    """A raw file of which every cluster compresses, and no two are alike; some are holes."""
+    generator = random.Random(seed)
+    with open(path, "wb") as file:
+        for _ in range(0, size, 4 * KiB):
+            if generator.random() < 0.1:
+                file.seek(4 * KiB, os.SEEK_CUR)
+            else:
+                file.write(generator.randbytes(64) * 64)
+        file.truncate(size)
     return path
 
 
@@ -314,6 +328,49 @@ def wait_for(condition, what, seconds=20):
     while not condition():
         check(time.monotonic() < deadline, "still not after %d seconds: %s", seconds, what)
         time.sleep(0.01)
+
+
+# --- mounts that a test makes in its own way ----------------------------------------------------
+
+
+def mount_table(path):
+    """(source, type, options) of the mount at a path, as /proc/self/mounts has them."""
+    found = None
+    with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            source, point, kind, options = line.split()[:4]
+            if point.encode("utf-8", "surrogateescape").decode("unicode_escape") == path:
+                found = (source.encode().decode("unicode_escape"), kind, options.split(","))
+    return found
+
+
+def wait_gone(at):
+    """Fails unless the mount, and the daemon that served it, are soon gone."""
+    wait_for(lambda: not mount.is_mounted(at), "%s is unmounted" % at)
+    wait_for(lambda: not run.daemons(run.directory), "no daemon runs")
+
+
+@contextlib.contextmanager
+def unmounted_at_the_end(at):
+    try:
+        yield
+    finally:
+        if mount.is_mounted(at):
+            check(run.unmount(at), "%s cannot be unmounted", at)
+        wait_gone(at)
+
+
+def points(directory):
+    """A file and a directory to mount on, and where the disk appears."""
+    at = os.path.join(directory, "dir")
+    os.makedirs(at, exist_ok=True)
+    yield mount_point(directory), ""
+    yield at, "disk.raw"
+
+
+def check_disk(at, name, expected):
+    check_equal(unreadable(os.path.join(at, name) if name else at, 256 * KiB, expected), [],
+                "the offsets of EIO")
 
 
 # --- a place for a user without rights --------------------------------------------------------

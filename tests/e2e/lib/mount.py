@@ -36,6 +36,15 @@ def is_mounted(path):
     return any(point == path for point, _kind in run.mounts())
 
 
+def _runs(pid):
+    """Whether the process is there, and not one that only waits for init to notice its end."""
+    try:
+        with open("/proc/%d/stat" % pid, encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def _check_reports(text):
     for report in REPORTS:
         if report in text:
@@ -49,7 +58,8 @@ class Mount:
     (of a daemon in the background: up to when it went there).
     """
 
-    def __init__(self, image, at, options, directory, foreground, arguments, cwd):
+    def __init__(self, image, at, options, directory, foreground, arguments, cwd, writable,
+                 prefix):
         self.image = os.fspath(image)
         self.path = at
         self.directory = directory
@@ -58,8 +68,9 @@ class Mount:
         self.pids = []
         self._cwd = cwd
         self._logs = tempfile.mkdtemp(prefix="daemon-", dir=run.directory)
-        self._argv = [run.program()] + (["-f"] if foreground else []) + list(arguments)
-        self._argv += ["-o", ",".join(("ro",) + tuple(options))]
+        options = (() if writable else ("ro",)) + tuple(options)
+        self._argv = [*prefix, run.program()] + (["-f"] if foreground else []) + list(arguments)
+        self._argv += ["-o", ",".join(options)] if options else []
         self._argv += [self.image, at]
         self._process = None
 
@@ -125,7 +136,7 @@ class Mount:
     def _running(self):
         if self.foreground:
             return self._process.poll() is None
-        return any(os.path.exists("/proc/%d" % pid) for pid in self.pids)
+        return any(_runs(pid) for pid in self.pids)
 
     def wait(self):
         """Waits until the unmounted daemon has ended, and judges how."""
@@ -148,8 +159,16 @@ class Mount:
                       errors="backslashreplace") as file:
                 _check_reports(file.read())
 
+    def signal(self, number):
+        """Ends the daemon by a signal, and waits for it."""
+        for pid in self.pids:
+            os.kill(pid, number)
+        self.wait()
+
     def stop(self):
         """Unmounts, and waits for the daemon."""
+        if self._process.returncode is not None and self.foreground:
+            return  # signal() has judged it
         unmounted = self._unmount()
         self.wait()
         if not unmounted:
@@ -157,12 +176,16 @@ class Mount:
 
 
 @contextlib.contextmanager
-def mount(image, *options, at=None, directory=False, foreground=True, arguments=(), cwd=None):
+def mount(image, *options, at=None, directory=False, foreground=True, arguments=(), cwd=None,
+          writable=False, prefix=()):
     """Mounts `image` and gives a Mount.
 
     at          the mount point; made in the run's directory when not given
     directory   whether the mount point is a directory (it is made so)
-    options     items for -o, besides ro
+    options     items for -o
+    writable    without it, -o begins with ro
+    writable    leave out that ro
+    prefix      words in front of the program, which run it in some other way
     arguments   further arguments, before the image
     foreground  run with -f as a child, its stderr captured and its status checked;
                 otherwise as a user starts it, in the background
@@ -173,7 +196,7 @@ def mount(image, *options, at=None, directory=False, foreground=True, arguments=
         if not directory:
             with open(at, "wb"):
                 pass
-    mounted = Mount(image, at, options, directory, foreground, arguments, cwd)
+    mounted = Mount(image, at, options, directory, foreground, arguments, cwd, writable, prefix)
     try:
         mounted.start()
     except OSError:  # it mounted, but does not answer
@@ -196,9 +219,10 @@ def mount_fails(image, *options, **keywords):
 
 
 @contextlib.contextmanager
-def loop_device(path):
-    """A read-only loop device on `path`; gives the device's name."""
-    device = tools.output("losetup", "-r", "--find", "--show", path).strip()
+def loop_device(path, *arguments, writable=False):
+    """A loop device on `path`, read-only unless `writable`; gives the device's name."""
+    device = tools.output("losetup", *([] if writable else ["-r"]), *arguments, "--find", "--show",
+                          path).strip()
     try:
         yield device
     finally:

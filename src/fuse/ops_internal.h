@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: MIT */
+/* What the files of the request handlers share: ops.c and ops_write.c. */
+#ifndef FUSE_OPS_INTERNAL_H
+#define FUSE_OPS_INTERNAL_H
+
+#include "fuse/ops.h"
+
+#include <fuse_lowlevel.h>
+
+/* What every handler begins with. */
+struct filesystem *ops_begin(fuse_req_t request, enum request_kind kind);
+
+/* Fails the request with a negative errno. */
+void ops_fail(fuse_req_t request, int r);
+
+/* Seconds for which the kernel may keep the attributes of a node. */
+double ops_timeout(const struct filesystem *filesystem, const struct node *node);
+
+static inline struct open_file *ops_file(const struct fuse_file_info *info)
+{
+    return (struct open_file *)(uintptr_t)info->fh;
+}
+
+/*
+ * The kernel asks for the attributes of an open file before it takes in a write
+ * that it may cache; -ENOSPC once for who has written past the end of the disk.
+ */
+int ops_check_past_end(fuse_req_t request, const struct fuse_file_info *info);
+
+void op_setattr(fuse_req_t request, fuse_ino_t inode, struct stat *attributes, int to_set,
+                struct fuse_file_info *info);
+void op_write(fuse_req_t request, fuse_ino_t inode, const char *data, size_t size, off_t offset,
+              struct fuse_file_info *info);
+void op_fallocate(fuse_req_t request, fuse_ino_t inode, int mode, off_t offset, off_t length,
+                  struct fuse_file_info *info);
+void op_flush(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *info);
+void op_fsync(fuse_req_t request, fuse_ino_t inode, int data_only, struct fuse_file_info *info);
+
+#endif

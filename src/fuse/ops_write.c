@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: MIT */
+/* The requests that change the disk. */
+#include "config.h"
+
+#define FUSE_USE_VERSION 312
+
+#include "fuse/ops_internal.h"
+
+#include "fuse/own_mount.h"
+#include "util/checked.h"
+
+#include <errno.h>
+#include <linux/falloc.h>
+
+/* That of this request; the kernel lets none through to a file that is not open to write. */
+static int check_writable(const struct filesystem *filesystem, const struct open_file *file)
+{
+    if (filesystem->writer == NULL) {
+        return -EROFS;
+    }
+    return file->is_disk && file->writes ? 0 : -EBADF;
+}
+
+static void finish(fuse_req_t request, int r)
+{
+    if (r != 0) {
+        return ops_fail(request, r);
+    }
+    fuse_reply_err(request, 0);
+}
+
+/* --- past the end ----------------------------------------------------------- */
+
+/*
+ * While the kernel caches writes it takes in any number of them past the end of
+ * the disk, and makes the file longer as it knows it. What follows when such a
+ * write arrives here and is refused: the next fsync or close fails. Besides,
+ * whoever goes on writing gets ENOSPC from write(2), as on a device (or
+ * dd if=/dev/zero would never end), and the kernel is made to see the real size.
+ */
+static void refuse_past_end(fuse_req_t request, struct filesystem *filesystem)
+{
+    if (filesystem->kernel_caches_writes) {
+        files_tell_past_end(filesystem->files);
+        own_mount_restore_size(filesystem->own);
+    }
+    fuse_reply_err(request, ENOSPC);
+}
+
+int ops_check_past_end(fuse_req_t request, const struct fuse_file_info *info)
+{
+    struct open_file *file = info != NULL ? ops_file(info) : NULL;
+
+    /* Not for a loop device, which somebody else has opened for the kernel. */
+    if (file == NULL || fuse_req_ctx(request)->pid != file->opener) {
+        return 0;
+    }
+    return atomic_exchange(&file->past_end, false) ? -ENOSPC : 0;
+}
+
+/* --- writing ---------------------------------------------------------------- */
+
+void op_write(fuse_req_t request, fuse_ino_t inode, const char *data, size_t size, off_t offset,
+              struct fuse_file_info *info)
+{
+    struct filesystem *filesystem = ops_begin(request, REQUEST_WRITE);
+    const struct open_file *file = ops_file(info);
+    uint64_t start = (uint64_t)offset;
+    size_t length = size;
+    int r = check_writable(filesystem, file);
+
+    (void)inode;
+    if (r != 0) {
+        return ops_fail(request, r);
+    }
+    if (!filesystem->is_growable) {
+        uint64_t end = files_size(file);
+
+        length = (size_t)min_u64(size, end - min_u64(start, end));
+    }
+    r = length > 0 ? writer_write(filesystem->writer, start, data, length) : 0;
+    if (r != 0) {
+        return ops_fail(request, r);
+    }
+    stats_add(&filesystem->stats.bytes_written, length);
+    /* A program can be told that less was written; of what was cached, nobody would hear it. */
+    if (length < size && (length == 0 || info->writepage)) {
+        return refuse_past_end(request, filesystem);
+    }
+    fuse_reply_write(request, length);
+}
+
+/* --- allocating and discarding ---------------------------------------------- */
+
+#define KNOWN_MODES (FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)
+
+/*
+ * Makes room for what reaches past the end, or cuts it off: *length is what
+ * lies within the disk then.
+ */
+static int fit_range(struct filesystem *filesystem, const struct open_file *file, int mode,
+                     uint64_t offset, uint64_t *length)
+{
+    uint64_t size = files_size(file), end;
+    bool keeps_size = (mode & FALLOC_FL_KEEP_SIZE) != 0;
+
+    if (!checked_add(offset, *length, &end) || end > INT64_MAX) {
+        return -EFBIG;
+    }
+    if (end <= size) {
+        return 0;
+    }
+    if (!keeps_size) {
+        /*
+         * Nobody else changes the size meanwhile: the kernel lets one at a time
+         * do that, and caches no write to a disk that grows.
+         */
+        return filesystem->is_growable ? writer_resize(filesystem->writer, end) : -ENOSPC;
+    }
+    if ((mode & ~FALLOC_FL_KEEP_SIZE) == 0 && !filesystem->is_growable) {
+        return -ENOSPC; /* what was asked for is a place that there will never be */
+    }
+    *length = size - min_u64(offset, size);
+    return 0;
+}
+
+static int allocate(struct filesystem *filesystem, const struct open_file *file, int mode,
+                    uint64_t offset, uint64_t length)
+{
+    int r = check_writable(filesystem, file);
+
+    if (r == 0 && (mode & ~KNOWN_MODES) != 0) {
+        r = -EOPNOTSUPP;
+    }
+    if (r == 0) {
+        r = fit_range(filesystem, file, mode, offset, &length);
+    }
+    if (r != 0 || length == 0) {
+        return r;
+    }
+    switch (mode & ~FALLOC_FL_KEEP_SIZE) {
+    case 0:
+        return writer_preallocate(filesystem->writer, offset, length);
+    case FALLOC_FL_PUNCH_HOLE:
+        return writer_zero(filesystem->writer, offset, length, filesystem->unmaps);
+    case FALLOC_FL_ZERO_RANGE:
+        return writer_zero(filesystem->writer, offset, length, false);
+    default:
+        return -EOPNOTSUPP;
+    }
+}
+
+void op_fallocate(fuse_req_t request, fuse_ino_t inode, int mode, off_t offset, off_t length,
+                  struct fuse_file_info *info)
+{
+    struct filesystem *filesystem = ops_begin(request, REQUEST_FALLOCATE);
+    int r = allocate(filesystem, ops_file(info), mode, (uint64_t)offset, (uint64_t)length);
+
+    (void)inode;
+    finish(request, r);
+}
+
+/* --- making stable ---------------------------------------------------------- */
+
+void op_fsync(fuse_req_t request, fuse_ino_t inode, int data_only, struct fuse_file_info *info)
+{
+    struct filesystem *filesystem = ops_begin(request, REQUEST_FSYNC);
+    bool is_disk = ops_file(info)->is_disk && filesystem->writer != NULL;
+
+    (void)inode;
+    (void)data_only;
+    finish(request, is_disk ? writer_flush(filesystem->writer) : 0);
+}
+
+/* A file was closed: the last chance to tell a program that does not sync that a write failed. */
+void op_flush(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *info)
+{
+    struct filesystem *filesystem = ops_begin(request, REQUEST_FLUSH);
+    const struct open_file *file = ops_file(info);
+    bool may_have_written = check_writable(filesystem, file) == 0 && !file->is_own;
+
+    (void)inode;
+    finish(request, may_have_written ? writer_flush(filesystem->writer) : 0);
+}
+
+/* --- attributes ------------------------------------------------------------- */
+
+/*
+ * open(2) with O_TRUNC, as a shell's > does it, must not take the disk away: it
+ * changes nothing. The kernel sends it as a new size of 0, without a file. (If
+ * it sent O_TRUNC with the open, FUSE_CAP_ATOMIC_O_TRUNC, it would drop what it
+ * has cached and hold the file for empty, whatever the answer.)
+ */
+static bool is_truncating_open(const struct stat *attributes, const struct fuse_file_info *info)
+{
+    return info == NULL && attributes->st_size == 0;
+}
+
+static int set_size(struct filesystem *filesystem, const struct stat *attributes,
+                    const struct fuse_file_info *info)
+{
+    if (is_truncating_open(attributes, info) || (info != NULL && ops_file(info)->is_own)) {
+        return 0; /* the answer has the size as it is */
+    }
+    return writer_resize(filesystem->writer, (uint64_t)attributes->st_size);
+}
+
+/* Owner and permissions are those of the mount. */
+static int check_unchanged(const struct stat *now, const struct stat *wanted, int to_set)
+{
+    bool differ = ((to_set & FUSE_SET_ATTR_MODE) != 0 &&
+                   (wanted->st_mode & 07777) != (now->st_mode & 07777)) ||
+                  ((to_set & FUSE_SET_ATTR_UID) != 0 && wanted->st_uid != now->st_uid) ||
+                  ((to_set & FUSE_SET_ATTR_GID) != 0 && wanted->st_gid != now->st_gid);
+
+    return differ ? -EPERM : 0;
+}
+
+/* Times are accepted, so that cp -p and touch succeed; the kernel keeps them for a while. */
+void op_setattr(fuse_req_t request, fuse_ino_t inode, struct stat *attributes, int to_set,
+                struct fuse_file_info *info)
+{
+    struct filesystem *filesystem = ops_begin(request, REQUEST_SETATTR);
+    struct stat now;
+    struct node node;
+    int r;
+
+    if (filesystem->writer == NULL) {
+        return ops_fail(request, -EROFS);
+    }
+    if (!tree_node(filesystem->tree, inode, &node)) {
+        return ops_fail(request, -ENOENT);
+    }
+    r = tree_attributes(filesystem->tree, &node, &now);
+    if (r == 0) {
+        r = node.kind == NODE_DISK ? check_unchanged(&now, attributes, to_set) : -EPERM;
+    }
+    if (r == 0 && (to_set & FUSE_SET_ATTR_SIZE) != 0) {
+        r = set_size(filesystem, attributes, info);
+        if (r == 0) {
+            r = tree_attributes(filesystem->tree, &node, &now);
+        }
+    }
+    if (r != 0) {
+        return ops_fail(request, r);
+    }
+    fuse_reply_attr(request, &now, ops_timeout(filesystem, &node));
+}

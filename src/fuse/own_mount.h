@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What this process asks of its own mount: it opens the raw disk there, through
+ * the kernel, as any other program would. For what the kernel does for nobody
+ * but a program: hand over what it has cached (fsync), and go back to the size
+ * that the disk has (ftruncate).
+ *
+ * A thread does that, since the requests which follow from it must be answered
+ * by others. Nobody who answers requests ever waits for it. The disk is never
+ * held open for longer than that takes: the mount would be busy.
+ *
+ * One leaf mutex.
+ */
+#ifndef FUSE_OWN_MOUNT_H
+#define FUSE_OWN_MOUNT_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+struct own_mount;
+
+/* `disk_path` is that of the raw disk under the mount point, absolute. 0 or -ENOMEM. */
+int own_mount_create(const char *disk_path, struct own_mount **own);
+
+/* Starts the thread, after the last fork(). 0 or a negative errno. */
+int own_mount_start(struct own_mount *own);
+
+/*
+ * Returns when what the kernel has cached of the disk is stable, or after so
+ * many seconds. 0, -ETIMEDOUT, or the negative errno of what failed; to be
+ * called once, while requests are answered.
+ */
+int own_mount_sync(struct own_mount *own, unsigned seconds);
+
+/*
+ * Makes the kernel take the disk's size from us again: it holds a larger one
+ * when something was written past the end. Returns at once.
+ */
+void own_mount_restore_size(struct own_mount *own);
+
+/* For the answer to an open by `opener`: whether that is our own thread. */
+bool own_mount_is_opener(struct own_mount *own, pid_t opener);
+
+/* After the unmount: ends the thread. `own` may be NULL. */
+void own_mount_destroy(struct own_mount *own);
+
+#endif

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Hands out host clusters, and takes them back: R2 and R4 of docs/design.md.
+ *
+ *     free ---reserve---> counted, in a run ---take---> written, mapped
+ *       ^                        |                          |
+ *       |<-------- close --------+                     unmapped (drop)
+ *       |                                                   |
+ *       +--- drop stable, requests of then ended --- pending free
+ *
+ * Clusters are reserved in runs, whose counts are raised with one write; while
+ * one run is used up, the next is reserved, so that the sync which makes its
+ * counts stable is usually one that was wanted anyway. An allocation tells the
+ * epoch after which its counts are stable: nothing may refer to it before.
+ *
+ * Any thread may call. One mutex protects all of it and the refcounts; below it
+ * come the cache shards and the barrier.
+ */
+#ifndef META_ALLOCATOR_H
+#define META_ALLOCATOR_H
+
+#include "meta/refcount.h"
+#include "store/barrier.h"
+#include "store/store.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct allocator;
+
+/* All is borrowed. */
+struct allocator_source {
+    const struct header *header;
+    struct store *file;
+    struct refcounts *refcounts;
+    struct barrier *barrier;
+    bool discard; /* give the host space of freed clusters back */
+    bool device;  /* the file is a block device: its end is fixed, and unused space not zero */
+};
+
+struct allocation {
+    uint64_t host_offset; /* bytes */
+    uint64_t clusters;
+    uint64_t epoch; /* of the barrier: stable counts */
+    bool fresh;     /* never written: reads as zeros */
+};
+
+/* 0 or -ENOMEM. */
+int allocator_create(const struct allocator_source *source, struct allocator **allocator);
+
+/* Gives back what is reserved, and cuts the file behind the last cluster in use. */
+int allocator_close(struct allocator *allocator);
+void allocator_destroy(struct allocator *allocator);
+
+/*
+ * Takes 1 to `want` clusters that follow each other. 0 or a negative errno of
+ * the host; -EFBIG at the limits of the format.
+ */
+int allocator_take(struct allocator *allocator, uint64_t want, struct allocation *allocation);
+
+/* Takes exactly `clusters`, for tables. */
+int allocator_take_exactly(struct allocator *allocator, uint64_t clusters,
+                           struct allocation *allocation);
+
+/* Clusters that were taken, and that nothing has ever referred to. */
+void allocator_return(struct allocator *allocator, uint64_t host_offset, uint64_t clusters);
+
+/*
+ * One reference to each of `clusters` clusters was dropped from a table that
+ * commit number `commit` will write. The count falls when allocator_dropped()
+ * has been told of that commit.
+ */
+int allocator_drop(struct allocator *allocator, uint64_t host_offset, uint64_t clusters,
+                   uint64_t commit);
+
+/*
+ * All commits up to number `commit` are stable, and no request is left that
+ * began before: frees what waited for that (R4).
+ */
+int allocator_dropped(struct allocator *allocator, uint64_t commit);
+
+/* R5: from now on (not) the counts need not be on the disk. */
+void allocator_set_lazy(struct allocator *allocator, bool lazy);
+
+/* Writes the counts that only the cache has; while they are lazy, only when they are many. */
+int allocator_write_back(struct allocator *allocator);
+
+#endif

@@ -1,0 +1,477 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "meta/mapping_write.h"
+
+#include "cache/change.h"
+#include "meta/format.h"
+#include "meta/mapping_internal.h"
+#include "util/checked.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Two tables that fall on one mutex wait for each other, for as long as entries are changed. */
+#define TABLE_MUTEXES 64
+
+struct mapping_writer {
+    struct allocator *allocator;
+    struct barrier *barrier;
+    atomic_uint_fast64_t *next_commit;
+    pthread_mutex_t tables[TABLE_MUTEXES]; /* by L1 index: changes of that table */
+
+    pthread_mutex_t mutex; /* guards all below; a leaf */
+    uint64_t *changed;     /* L1 indexes */
+    size_t changed_count, changed_capacity;
+    uint64_t changed_epoch;
+};
+
+int mapping_set_writer(struct mapping *mapping, struct allocator *allocator,
+                       struct barrier *barrier, atomic_uint_fast64_t *next_commit)
+{
+    struct mapping_writer *writer = calloc(1, sizeof(*writer));
+    size_t i;
+
+    if (writer == NULL) {
+        return -ENOMEM;
+    }
+    writer->allocator = allocator;
+    writer->barrier = barrier;
+    writer->next_commit = next_commit;
+    for (i = 0; i < TABLE_MUTEXES; i++) {
+        pthread_mutex_init(&writer->tables[i], NULL);
+    }
+    pthread_mutex_init(&writer->mutex, NULL);
+    mapping->writer = writer;
+    return 0;
+}
+
+void mapping_writer_free(struct mapping_writer *writer)
+{
+    size_t i;
+
+    if (writer == NULL) {
+        return;
+    }
+    for (i = 0; i < TABLE_MUTEXES; i++) {
+        pthread_mutex_destroy(&writer->tables[i]);
+    }
+    pthread_mutex_destroy(&writer->mutex);
+    free(writer->changed);
+    free(writer);
+}
+
+/* --- L1 entries that the disk does not have yet ------------------------------------------ */
+
+/* With the mutex held. */
+static int append_l1_change(struct mapping_writer *writer, uint64_t index, uint64_t epoch)
+{
+    if (writer->changed_count == writer->changed_capacity) {
+        size_t capacity = max_u64(writer->changed_capacity * 2, 16);
+        uint64_t *changed = realloc(writer->changed, capacity * sizeof(*changed));
+
+        if (changed == NULL) {
+            return -ENOMEM;
+        }
+        writer->changed = changed;
+        writer->changed_capacity = capacity;
+    }
+    writer->changed[writer->changed_count++] = index;
+    writer->changed_epoch = max_u64(writer->changed_epoch, epoch);
+    return 0;
+}
+
+static int note_l1_change(struct mapping_writer *writer, uint64_t index, uint64_t epoch)
+{
+    int result;
+
+    pthread_mutex_lock(&writer->mutex);
+    result = append_l1_change(writer, index, epoch);
+    pthread_mutex_unlock(&writer->mutex);
+    return result;
+}
+
+/*
+ * Sets the entry in memory, and has the next commit write it. Both under the
+ * mutex: a commit that took the note alone would write the old entry, and the
+ * new one would never reach the disk.
+ */
+static int change_l1(struct mapping *mapping, uint64_t index, uint64_t entry, uint64_t epoch)
+{
+    struct mapping_writer *writer = mapping->writer;
+    int result;
+
+    pthread_mutex_lock(&writer->mutex);
+    result = append_l1_change(writer, index, epoch);
+    if (result == 0) {
+        mapping_set_l1(mapping, index, entry);
+    }
+    pthread_mutex_unlock(&writer->mutex);
+    return result;
+}
+
+int mapping_take_l1_changes(struct mapping *mapping, struct l1_changes *changes)
+{
+    struct mapping_writer *writer = mapping->writer;
+
+    pthread_mutex_lock(&writer->mutex);
+    *changes = (struct l1_changes){
+        .count = writer->changed_count,
+        .indexes = writer->changed,
+        .epoch = writer->changed_epoch,
+    };
+    writer->changed = NULL;
+    writer->changed_count = 0;
+    writer->changed_capacity = 0;
+    writer->changed_epoch = 0;
+    pthread_mutex_unlock(&writer->mutex);
+    return 0;
+}
+
+int mapping_write_l1_changes(struct mapping *mapping, const struct l1_changes *changes)
+{
+    size_t i;
+
+    for (i = 0; i < changes->count; i++) {
+        uint64_t index = changes->indexes[i];
+        uint8_t entry[L1_ENTRY_BYTES];
+        int result;
+
+        store_be64(entry, mapping_l1(mapping, index));
+        result = store_write(mapping->source.file,
+                             mapping->source.header->l1_offset + index * sizeof(entry), entry,
+                             sizeof(entry));
+        if (result < 0) {
+            return result;
+        }
+    }
+    return 0;
+}
+
+void mapping_release_l1_changes(struct mapping *mapping, struct l1_changes *changes, bool again)
+{
+    size_t i;
+
+    for (i = 0; again && i < changes->count; i++) {
+        /* Without memory for it, the next commit fails as this one did. */
+        (void)note_l1_change(mapping->writer, changes->indexes[i], changes->epoch);
+    }
+    free(changes->indexes);
+    *changes = (struct l1_changes){0};
+}
+
+/* --- A longer L1 table ------------------------------------------------------------------- */
+
+/* A copy of the L1 table with more entries; NULL when memory ran out. */
+static _Atomic uint64_t *longer_l1(const struct mapping *mapping, uint64_t entries)
+{
+    _Atomic uint64_t *l1 = calloc(entries, sizeof(*l1));
+    uint64_t i;
+
+    for (i = 0; l1 != NULL && i < mapping->l1_entries; i++) {
+        atomic_init(&l1[i], mapping_l1(mapping, i));
+    }
+    return l1;
+}
+
+/* Writes the table to its new place, whole clusters, and waits until it is stable. */
+static int write_l1(struct mapping *mapping, const _Atomic uint64_t *l1, uint64_t entries,
+                    const struct allocation *place)
+{
+    uint64_t size = place->clusters << mapping->source.header->cluster_bits, i;
+    uint8_t *raw = calloc(1, size);
+    int result;
+
+    if (raw == NULL) {
+        return -ENOMEM;
+    }
+    for (i = 0; i < entries; i++) {
+        store_be64(raw + i * L1_ENTRY_BYTES, l1[i]);
+    }
+    result = store_write(mapping->source.file, place->host_offset, raw, size);
+    free(raw);
+    return result < 0
+               ? result
+               : barrier_wait(mapping->writer->barrier, barrier_epoch(mapping->writer->barrier));
+}
+
+/* R3: the header names the new table, and that is stable, before the old one is free. */
+static int switch_l1(struct mapping *mapping, struct header *header, uint64_t entries,
+                     uint64_t host_offset)
+{
+    uint8_t fields[HEADER_REFCOUNT_TABLE_OFFSET - HEADER_L1_SIZE];
+    int result;
+
+    store_be32(fields, (uint32_t)entries);
+    store_be64(fields + HEADER_L1_TABLE_OFFSET - HEADER_L1_SIZE, host_offset);
+    result = store_write(mapping->source.file, HEADER_L1_SIZE, fields, sizeof(fields));
+    if (result == 0) {
+        result = barrier_wait(mapping->writer->barrier, barrier_epoch(mapping->writer->barrier));
+    }
+    if (result == 0) {
+        header->l1_entries = (uint32_t)entries;
+        header->l1_offset = host_offset;
+    }
+    return result;
+}
+
+int mapping_grow(struct mapping *mapping, struct header *header, uint64_t needed)
+{
+    struct mapping_writer *writer = mapping->writer;
+    uint64_t old_offset = header->l1_offset, old_entries = mapping->l1_entries, entries, clusters;
+    uint64_t limit = HEADER_L1_SIZE_MAX / L1_ENTRY_BYTES;
+    _Atomic uint64_t *l1;
+    struct allocation place;
+    int result;
+
+    if (needed > limit || mapping->retired_count == L1_GROWTHS_MAX) {
+        return -EFBIG;
+    }
+    entries = min_u64(limit, max_u64(needed, old_entries + old_entries / 2));
+    clusters = div_round_up(entries * L1_ENTRY_BYTES, header->cluster_size);
+    l1 = longer_l1(mapping, entries);
+    if (l1 == NULL) {
+        return -ENOMEM;
+    }
+    result = allocator_take_exactly(writer->allocator, clusters, &place);
+    if (result == 0) {
+        result = write_l1(mapping, l1, entries, &place);
+        if (result == 0) {
+            result = switch_l1(mapping, header, entries, place.host_offset);
+        }
+        if (result < 0) {
+            allocator_return(writer->allocator, place.host_offset, clusters);
+        }
+    }
+    if (result < 0) {
+        free((void *)(uintptr_t)l1);
+        return result;
+    }
+    mapping->retired_l1[mapping->retired_count++] = mapping->l1;
+    atomic_store(&mapping->l1, l1);
+    atomic_store(&mapping->l1_entries, entries);
+    (void)allocator_drop(writer->allocator, old_offset,
+                         div_round_up(old_entries * L1_ENTRY_BYTES, header->cluster_size),
+                         atomic_load(writer->next_commit)); /* R4 */
+    return 0;
+}
+
+/* --- L2 tables of our own ------------------------------------------------------------------ */
+
+void mapping_forget_tables(struct mapping *mapping, uint64_t host_offset, uint64_t clusters)
+{
+    uint64_t end = host_offset + (clusters << mapping->source.header->cluster_bits);
+
+    for (; host_offset < end; host_offset += mapping->slice_size) {
+        cache_pool_drop(mapping->l2, (struct cache_key){.owner = mapping->source.owner,
+                                                        .host_offset = host_offset});
+    }
+}
+
+/* Writes the first content of a new table: that of `shared`, or (0) no entry at all. */
+static int write_table(struct mapping *mapping, uint64_t shared, const struct allocation *new)
+{
+    uint64_t size = mapping->source.header->cluster_size;
+    uint8_t *table;
+    int result = 0;
+
+    if (shared == 0 && new->fresh) {
+        return 0; /* it reads as zeros */
+    }
+    table = calloc(1, size);
+    if (table == NULL) {
+        return -ENOMEM;
+    }
+    if (shared != 0) {
+        result = store_read(mapping->source.file, shared, table, size);
+    }
+    if (result == 0) {
+        result = store_write(mapping->source.file, new->host_offset, table, size);
+    }
+    free(table);
+    return result;
+}
+
+/*
+ * Gives the L1 entry a table that belongs to it alone, if it has none. R3: the
+ * disk learns of it in mapping_write_l1_changes(). With the table's mutex held.
+ */
+static int own_table(struct mapping *mapping, uint64_t l1_index)
+{
+    struct mapping_writer *writer = mapping->writer;
+    uint64_t old = mapping_l1(mapping, l1_index);
+    struct allocation new;
+    uint64_t epoch;
+    int result;
+
+    if (l1_entry_table(old) != 0 && (old & ENTRY_COPIED) != 0) {
+        return 0;
+    }
+    result = allocator_take(writer->allocator, 1, &new);
+    if (result < 0) {
+        return result;
+    }
+    mapping_forget_tables(mapping, new.host_offset, 1);
+    result = write_table(mapping, l1_entry_table(old), &new);
+    if (result == 0) {
+        epoch = max_u64(new.epoch, barrier_epoch(writer->barrier));
+        result = change_l1(mapping, l1_index, new.host_offset | ENTRY_COPIED, epoch);
+    }
+    if (result < 0) {
+        allocator_return(writer->allocator, new.host_offset, 1);
+        return result;
+    }
+    if (l1_entry_table(old) != 0) {
+        (void)allocator_drop(writer->allocator, l1_entry_table(old), 1,
+                             atomic_load(writer->next_commit)); /* R4 */
+    }
+    return 0;
+}
+
+/* --- Entries ---------------------------------------------------------------------------------- */
+
+/* Entries of one slice that change together. */
+struct entry_change {
+    const struct header *header;
+    const struct l2_value *values;
+    size_t count;
+    uint64_t offset; /* of the first, in the slice, bytes */
+};
+
+static void apply_entries(void *context, void *data)
+{
+    const struct entry_change *change = context;
+    uint8_t *raw = (uint8_t *)data + change->offset;
+    size_t i;
+
+    for (i = 0; i < change->count; i++, raw += change->header->l2_entry_bytes) {
+        store_be64(raw, change->values[i].entry);
+        if (change->header->extended_l2) {
+            store_be64(raw + L2_ENTRY_BYTES, change->values[i].bitmap);
+        }
+    }
+}
+
+/* Changes entries of one slice, in a table of our own. */
+static int set_in_slice(struct mapping *mapping, uint64_t guest_offset,
+                        const struct l2_value *values, size_t count, uint64_t epoch)
+{
+    const struct header *header = mapping->source.header;
+    struct slice_place place = mapping_slice_place(
+        mapping, l1_entry_table(mapping_l1(mapping, guest_offset >> header_l1_entry_bits(header))),
+        guest_offset);
+    struct entry_change entries = {
+        .header = header,
+        .values = values,
+        .count = count,
+        .offset = place.entry_offset,
+    };
+    struct cache_change change = {
+        .offset = place.entry_offset,
+        .length = count * header->l2_entry_bytes,
+        .epoch = epoch,
+        .apply = apply_entries,
+        .context = &entries,
+    };
+
+    return cache_pool_change(mapping->l2, place.source.key, mapping->slice_size, mapping_fill_slice,
+                             &place.source, &change);
+}
+
+/* Sets the entries as far as they lie in one slice; *done: how many that were. */
+static int set_some(struct mapping *mapping, uint64_t guest_offset, const struct l2_value *values,
+                    size_t count, uint64_t epoch, size_t *done)
+{
+    const struct header *header = mapping->source.header;
+    uint64_t l1_index = guest_offset >> header_l1_entry_bits(header);
+    uint64_t slice_entries = mapping->slice_size / header->l2_entry_bytes;
+    uint64_t index = (guest_offset >> header->cluster_bits) & (slice_entries - 1);
+    pthread_mutex_t *mutex = &mapping->writer->tables[l1_index % TABLE_MUTEXES];
+    int result;
+
+    *done = min_u64(count, slice_entries - index);
+    pthread_mutex_lock(mutex);
+    result = own_table(mapping, l1_index);
+    if (result == 0) {
+        result = set_in_slice(mapping, guest_offset, values, *done, epoch);
+    }
+    pthread_mutex_unlock(mutex);
+    return result;
+}
+
+int mapping_set(struct mapping *mapping, uint64_t guest_offset, const struct l2_value *values,
+                size_t count, uint64_t epoch, struct mapping_fault *fault)
+{
+    const struct header *header = mapping->source.header;
+
+    assert(guest_offset % header->cluster_size == 0);
+    while (count > 0) {
+        size_t done;
+        int result = set_some(mapping, guest_offset, values, count, epoch, &done);
+
+        if (result < 0) {
+            fault->guest_offset = guest_offset;
+            fault->host_offset = 0;
+            snprintf(fault->text, sizeof(fault->text), "its L2 entry cannot be changed: %s",
+                     strerror(-result));
+            return result;
+        }
+        guest_offset += (uint64_t)done << header->cluster_bits;
+        values += done;
+        count -= done;
+    }
+    return 0;
+}
+
+int mapping_get(struct mapping *mapping, uint64_t guest_offset, struct l2_value *value,
+                struct mapping_fault *fault)
+{
+    const struct header *header = mapping->source.header;
+    uint64_t l1_index = guest_offset >> header_l1_entry_bits(header);
+    const struct cache_entry *slice;
+    struct slice_place place;
+    struct extent extent;
+    const uint8_t *raw;
+    uint64_t table;
+    int result;
+
+    *value = (struct l2_value){0};
+    /* Validates the entry, and the way to it. */
+    result = mapping_lookup(mapping, guest_offset, header->cluster_size, &extent, fault);
+    table = l1_entry_table(mapping_l1(mapping, l1_index));
+    if (result < 0 || table == 0) {
+        return result;
+    }
+    place = mapping_slice_place(mapping, table, guest_offset);
+    result = cache_pool_get(mapping->l2, place.source.key, mapping->slice_size, mapping_fill_slice,
+                            &place.source, &slice);
+    if (result < 0) {
+        return result;
+    }
+    raw = (const uint8_t *)slice->data + place.entry_offset;
+    value->entry = load_be64(raw);
+    value->bitmap = header->extended_l2 ? load_be64(raw + L2_ENTRY_BYTES) : 0;
+    if ((mapping_l1(mapping, l1_index) & ENTRY_COPIED) == 0) {
+        value->entry &= ~ENTRY_COPIED; /* shared through its table */
+    }
+    cache_pool_unpin(mapping->l2, slice);
+    return 0;
+}
+
+bool mapping_table_at(struct mapping *mapping, uint64_t host_offset, uint64_t length)
+{
+    uint64_t at = round_down(host_offset, mapping->slice_size);
+
+    for (; at < host_offset + length; at += mapping->slice_size) {
+        if (cache_pool_has(mapping->l2,
+                           (struct cache_key){.owner = mapping->source.owner, .host_offset = at})) {
+            return true;
+        }
+    }
+    return false;
+}

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The write side of a mapping: L2 entries are changed in the cache, L1 entries
+ * in memory; a commit (image/commit.h) brings both to the disk in the order of
+ * R1 to R3.
+ *
+ * Lock order: a table's mutex, then the allocator's mutex, then cache shards.
+ * The callers see to it that nobody else changes the same guest cluster.
+ */
+#ifndef META_MAPPING_WRITE_H
+#define META_MAPPING_WRITE_H
+
+#include "meta/allocator.h"
+#include "meta/mapping.h"
+
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* An L2 entry as it is on the disk, in host byte order. */
+struct l2_value {
+    uint64_t entry;
+    uint64_t bitmap; /* with extended L2 entries; else 0 */
+};
+
+/*
+ * From here on the mapping can be changed. All is borrowed. `next_commit` is
+ * the number of the commit that will write what is changed now.
+ */
+int mapping_set_writer(struct mapping *mapping, struct allocator *allocator,
+                       struct barrier *barrier, atomic_uint_fast64_t *next_commit);
+
+/*
+ * The entry of the cluster at guest_offset, validated as mapping_lookup() does;
+ * 0, or a negative errno with `fault`. COPIED is taken off where the L2 table
+ * is shared.
+ */
+int mapping_get(struct mapping *mapping, uint64_t guest_offset, struct l2_value *value,
+                struct mapping_fault *fault);
+
+/*
+ * Sets the entries of `count` clusters from guest_offset (of a cluster) on.
+ * They may become stable once `epoch` of the barrier is (R1, R2). Makes the L2
+ * table where there is none, and a copy where it is shared with a snapshot.
+ * 0, or a negative errno with `fault`: then the entries are as they were from
+ * that of fault->guest_offset on.
+ */
+int mapping_set(struct mapping *mapping, uint64_t guest_offset, const struct l2_value *values,
+                size_t count, uint64_t epoch, struct mapping_fault *fault);
+
+/*
+ * Moves the L1 table to a place for at least `needed` entries, and has the
+ * header (the same that the mapping was opened with) name it. Nobody else may
+ * be changing the mapping, and no change may be unwritten. 0; -EFBIG past the
+ * limit of 32 MiB; or a negative errno, with all as it was.
+ */
+int mapping_grow(struct mapping *mapping, struct header *header, uint64_t needed);
+
+/*
+ * The clusters at host_offset hold no L2 table any more: forgets what the cache
+ * may have of one. To be called for clusters that were just taken for data.
+ */
+void mapping_forget_tables(struct mapping *mapping, uint64_t host_offset, uint64_t clusters);
+
+/* R8: whether the cache knows of an L2 table in this range of the file. */
+bool mapping_table_at(struct mapping *mapping, uint64_t host_offset, uint64_t length);
+
+/* --- For the commit ------------------------------------------------------------------ */
+
+/* L1 entries that memory has and the disk has not. */
+struct l1_changes {
+    size_t count;
+    uint64_t *indexes;
+    uint64_t epoch; /* the tables that they name are stable with this epoch, but for the cache */
+};
+
+/* Takes all of them; they are the caller's, to write and to free. 0 or -ENOMEM. */
+int mapping_take_l1_changes(struct mapping *mapping, struct l1_changes *changes);
+
+/* Writes these entries as they are now: R3, the caller has made the tables stable. */
+int mapping_write_l1_changes(struct mapping *mapping, const struct l1_changes *changes);
+
+/* Frees the list; with `again`, the entries count as unwritten once more. */
+void mapping_release_l1_changes(struct mapping *mapping, struct l1_changes *changes, bool again);
+
+#endif

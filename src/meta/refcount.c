@@ -1,0 +1,589 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "meta/refcount.h"
+
+#include "cache/change.h"
+#include "meta/format.h"
+#include "meta/refcount_block.h"
+#include "util/checked.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+struct refcounts {
+    struct refcounts_source source;
+    bool lazy;
+    uint32_t order;         /* log2 of the bits of a count */
+    uint64_t block_counts;  /* counts in a block */
+    uint64_t *table;        /* host offsets of the blocks, in host byte order */
+    uint64_t capacity;      /* entries of `table` */
+    uint64_t disk_capacity; /* entries of the table in the file */
+    uint64_t end;           /* cluster number: see refcounts_end() */
+};
+
+/* --- Opening ------------------------------------------------------------------------- */
+
+static int read_table(struct refcounts *refcounts, const char *name, struct error *error)
+{
+    const struct header *header = refcounts->source.header;
+    uint64_t size = (uint64_t)header->refcount_table_clusters << header->cluster_bits, i;
+    int result;
+
+    refcounts->capacity = size / sizeof(uint64_t);
+    refcounts->disk_capacity = refcounts->capacity;
+    refcounts->table = malloc(size);
+    if (refcounts->table == NULL) {
+        return error_set(error, ENOMEM, "%s: no memory for the refcount table of %" PRIu64 " bytes",
+                         name, size);
+    }
+    result =
+        store_read(refcounts->source.file, header->refcount_table_offset, refcounts->table, size);
+    if (result < 0) {
+        return error_set(error, -result, "%s: the refcount table cannot be read: %s", name,
+                         strerror(-result));
+    }
+    for (i = 0; i < refcounts->capacity; i++) {
+        refcounts->table[i] = load_be64(&refcounts->table[i]);
+    }
+    return 0;
+}
+
+/* The blocks lie in the file, at clusters; the end is behind all that has a count. */
+static int check_table(struct refcounts *refcounts, uint64_t file_size, const char *name,
+                       struct error *error)
+{
+    const struct header *header = refcounts->source.header;
+    uint64_t i;
+
+    for (i = 0; i < refcounts->capacity; i++) {
+        uint64_t block = refcounts->table[i];
+
+        if (block % header->cluster_size != 0 ||
+            (block != 0 && !range_within(block, header->cluster_size, file_size))) {
+            return error_set(error, EINVAL,
+                             "%s: entry %" PRIu64 " of the refcount table is 0x%" PRIx64
+                             ", which is no cluster of the file; mount it with -o ro, or repair "
+                             "it first",
+                             name, i, block);
+        }
+    }
+    return 0;
+}
+
+static int pin_block(struct refcounts *refcounts, uint64_t block, const struct cache_entry **entry);
+
+/* *last: one more than the last cluster with a count that block `index` counts, at least `least`.
+ */
+static int last_counted(struct refcounts *refcounts, uint64_t index, uint64_t least, uint64_t *last)
+{
+    uint64_t first = index * refcounts->block_counts;
+    const struct cache_entry *entry;
+    int result = pin_block(refcounts, refcounts->table[index], &entry);
+
+    if (result < 0) {
+        return result;
+    }
+    *last = first + refcounts->block_counts;
+    while (*last > max_u64(first, least) &&
+           refcount_load(entry->data, *last - 1 - first, refcounts->order) == 0) {
+        (*last)--;
+    }
+    *last = max_u64(*last, least);
+    cache_pool_unpin(refcounts->source.pool, entry);
+    return 0;
+}
+
+/*
+ * Behind the file's last byte (of a block device that says nothing) and the
+ * last count that is not 0: in a file counts behind its end are rare, after a
+ * crash or in a damaged image.
+ */
+static int find_end(struct refcounts *refcounts, const struct store_info *info)
+{
+    const struct header *header = refcounts->source.header;
+    uint64_t index, least = 0, end = 0;
+    int result = 0;
+
+    if (!S_ISBLK(info->mode)) {
+        least = div_round_up(info->size, header->cluster_size);
+    }
+    for (index = refcounts->capacity; index > 0 && end <= least && result == 0; index--) {
+        if (index * refcounts->block_counts <= least) {
+            break;
+        }
+        if (refcounts->table[index - 1] != 0) {
+            result = last_counted(refcounts, index - 1, least, &end);
+        }
+    }
+    refcounts->end = max_u64(end, least);
+    return result;
+}
+
+int refcounts_open(const struct refcounts_source *source, const char *name,
+                   struct refcounts **refcounts, struct error *error)
+{
+    struct refcounts *opened = calloc(1, sizeof(*opened));
+    struct store_info info;
+    int result;
+
+    *refcounts = NULL;
+    if (opened == NULL) {
+        return error_set(error, ENOMEM, "%s: out of memory", name);
+    }
+    opened->source = *source;
+    opened->order = source->header->refcount_order;
+    opened->block_counts = source->header->cluster_size * 8 >> opened->order;
+    result = store_info(source->file, &info);
+    if (result < 0) {
+        error_set(error, -result, "%s: its size cannot be found out: %s", name, strerror(-result));
+    }
+    if (result == 0) {
+        result = read_table(opened, name, error);
+    }
+    if (result == 0) {
+        result = check_table(opened, info.size, name, error);
+    }
+    if (result == 0) {
+        result = find_end(opened, &info);
+        if (result < 0) {
+            error_set(error, -result, "%s: a refcount block cannot be read: %s", name,
+                      strerror(-result));
+        }
+    }
+    if (result < 0) {
+        refcounts_close(opened);
+        return result;
+    }
+    *refcounts = opened;
+    return 0;
+}
+
+void refcounts_close(struct refcounts *refcounts)
+{
+    if (refcounts != NULL) {
+        free(refcounts->table);
+        free(refcounts);
+    }
+}
+
+uint64_t refcounts_end(const struct refcounts *refcounts)
+{
+    return refcounts->end;
+}
+
+void refcounts_set_end(struct refcounts *refcounts, uint64_t cluster)
+{
+    refcounts->end = cluster;
+}
+
+void refcounts_set_lazy(struct refcounts *refcounts, bool lazy)
+{
+    refcounts->lazy = lazy;
+}
+
+/* --- Blocks in the cache --------------------------------------------------------------- */
+
+struct block_source {
+    struct store *file;
+    uint64_t host_offset;
+};
+
+static int fill_block(void *context, void *data, size_t size)
+{
+    const struct block_source *source = context;
+
+    return store_read(source->file, source->host_offset, data, size);
+}
+
+static struct cache_key block_key(const struct refcounts *refcounts, uint64_t block)
+{
+    return (struct cache_key){.owner = refcounts->source.owner, .host_offset = block};
+}
+
+static int pin_block(struct refcounts *refcounts, uint64_t block, const struct cache_entry **entry)
+{
+    struct block_source source = {.file = refcounts->source.file, .host_offset = block};
+
+    return cache_pool_get(refcounts->source.pool, block_key(refcounts, block),
+                          refcounts->source.header->cluster_size, fill_block, &source, entry);
+}
+
+/* Host offset of the block that counts `cluster`, 0 where there is none. */
+static uint64_t block_of(const struct refcounts *refcounts, uint64_t cluster)
+{
+    uint64_t index = cluster / refcounts->block_counts;
+
+    return index < refcounts->capacity ? refcounts->table[index] : 0;
+}
+
+int refcounts_get(struct refcounts *refcounts, uint64_t cluster, uint64_t *count)
+{
+    uint64_t block = block_of(refcounts, cluster);
+    const struct cache_entry *entry;
+    int result;
+
+    *count = 0;
+    if (block == 0) {
+        return 0;
+    }
+    result = pin_block(refcounts, block, &entry);
+    if (result == 0) {
+        *count = refcount_load(entry->data, cluster % refcounts->block_counts, refcounts->order);
+        cache_pool_unpin(refcounts->source.pool, entry);
+    }
+    return result;
+}
+
+/* As refcounts_find_free(), within the block of `from`; `limit` lies in it, or at its end. */
+static int find_free_in_block(struct refcounts *refcounts, uint64_t from, uint64_t limit,
+                              uint64_t want, uint64_t *first, uint64_t *length)
+{
+    uint64_t block = block_of(refcounts, from), cluster;
+    const struct cache_entry *entry;
+    int result;
+
+    *length = 0;
+    if (block == 0) {
+        *first = from;
+        *length = min_u64(want, limit - from);
+        return 0;
+    }
+    result = pin_block(refcounts, block, &entry);
+    if (result < 0) {
+        return result;
+    }
+    for (cluster = from; cluster < limit && *length < want; cluster++) {
+        uint64_t index = cluster % refcounts->block_counts;
+
+        if (refcount_load(entry->data, index, refcounts->order) == 0) {
+            if (*length == 0) {
+                *first = cluster;
+            }
+            (*length)++;
+        } else if (*length > 0) {
+            break;
+        }
+    }
+    cache_pool_unpin(refcounts->source.pool, entry);
+    return 0;
+}
+
+int refcounts_find_free(struct refcounts *refcounts, uint64_t from, uint64_t limit, uint64_t want,
+                        uint64_t *first, uint64_t *length)
+{
+    *length = 0;
+    while (from < limit && *length == 0) {
+        uint64_t next =
+            min_u64(limit, (from / refcounts->block_counts + 1) * refcounts->block_counts);
+        int result = find_free_in_block(refcounts, from, next, want, first, length);
+
+        if (result < 0) {
+            return result;
+        }
+        from = next;
+    }
+    return 0;
+}
+
+/* --- Changing counts ------------------------------------------------------------------- */
+
+/* Counts of one block that change together. */
+struct count_change {
+    uint64_t index, length; /* in the block */
+    uint32_t order;
+    int delta;
+};
+
+static void apply_change(void *context, void *data)
+{
+    const struct count_change *change = context;
+    uint64_t i;
+
+    for (i = change->index; i < change->index + change->length; i++) {
+        uint64_t count = refcount_load(data, i, change->order);
+
+        refcount_store(data, i, change->order, change->delta > 0 ? count + 1 : count - 1);
+    }
+}
+
+/* Whether each of the counts can change so. */
+static int check_change(struct refcounts *refcounts, uint64_t block,
+                        const struct count_change *change)
+{
+    const struct cache_entry *entry;
+    uint64_t i;
+    int result = pin_block(refcounts, block, &entry);
+
+    if (result < 0) {
+        return result;
+    }
+    for (i = change->index; i < change->index + change->length && result == 0; i++) {
+        uint64_t count = refcount_load(entry->data, i, change->order);
+
+        if (change->delta > 0 && count == refcount_max(change->order)) {
+            result = -EOVERFLOW;
+        } else if (change->delta < 0 && count == 0) {
+            result = -EIO;
+        }
+    }
+    cache_pool_unpin(refcounts->source.pool, entry);
+    return result;
+}
+
+static int write_counts(void *context, uint64_t host_offset, const void *data, size_t length)
+{
+    return store_write(context, host_offset, data, length);
+}
+
+/* Changes counts of one block, which exists. */
+static int change_in_block(struct refcounts *refcounts, uint64_t first, uint64_t length, int delta)
+{
+    uint64_t block = block_of(refcounts, first);
+    struct count_change counts = {
+        .index = first % refcounts->block_counts,
+        .length = length,
+        .order = refcounts->order,
+        .delta = delta,
+    };
+    struct block_source source = {.file = refcounts->source.file, .host_offset = block};
+    uint64_t begin = (counts.index << counts.order) / 8;
+    uint64_t end = div_round_up((counts.index + length) << counts.order, 8);
+    struct cache_change change = {
+        .offset = begin,
+        .length = end - begin,
+        .apply = apply_change,
+        .context = &counts,
+    };
+    int result = check_change(refcounts, block, &counts);
+
+    if (result < 0) {
+        return result;
+    }
+    /* R2: a count that rises is on its way to the disk before it is used. */
+    if (delta > 0 && !refcounts->lazy) {
+        change.write_through = write_counts;
+        change.write_context = refcounts->source.file;
+    }
+    return cache_pool_change(refcounts->source.pool, block_key(refcounts, block),
+                             refcounts->source.header->cluster_size, fill_block, &source, &change);
+}
+
+/* --- New blocks, and a larger table ------------------------------------------------------ */
+
+/* Writes the table's entry `index`, as far as the table in the file has it. */
+static int write_entry(struct refcounts *refcounts, uint64_t index)
+{
+    uint8_t entry[sizeof(uint64_t)];
+
+    if (index >= refcounts->disk_capacity) {
+        return 0; /* Written with the whole table, which is being made larger. */
+    }
+    store_be64(entry, refcounts->table[index]);
+    return store_write(refcounts->source.file,
+                       refcounts->source.header->refcount_table_offset + index * sizeof(entry),
+                       entry, sizeof(entry));
+}
+
+static int write_new_block(struct refcounts *refcounts, uint64_t cluster, uint64_t own_index)
+{
+    const struct header *header = refcounts->source.header;
+    uint64_t host_offset = cluster << header->cluster_bits;
+    uint8_t *block = calloc(1, header->cluster_size);
+    int result;
+
+    if (block == NULL) {
+        return -ENOMEM;
+    }
+    if (own_index != UINT64_MAX) {
+        refcount_store(block, own_index, refcounts->order, 1);
+    }
+    cache_pool_drop(refcounts->source.pool, block_key(refcounts, host_offset));
+    result = store_write(refcounts->source.file, host_offset, block, header->cluster_size);
+    free(block);
+    if (result == 0) { /* R3: the block before the entry that names it. */
+        result = barrier_wait(refcounts->source.barrier, barrier_epoch(refcounts->source.barrier));
+    }
+    return result;
+}
+
+/*
+ * Makes the block `index` of the table, in the first cluster behind the end. It
+ * either counts itself, or belongs to the last block that exists: at the end,
+ * clusters are taken one after the other.
+ */
+static int make_block(struct refcounts *refcounts, uint64_t index)
+{
+    uint64_t cluster = refcounts->end;
+    bool counts_itself = cluster / refcounts->block_counts == index;
+    int result;
+
+    if (cluster >= ENTRY_HOST_OFFSET_MASK >> refcounts->source.header->cluster_bits) {
+        return -EFBIG;
+    }
+    refcounts->end++;
+    if (!counts_itself) {
+        result = refcounts_add(refcounts, cluster, 1, 1);
+        if (result < 0) {
+            return result;
+        }
+        if (refcounts->table[index] != 0) {
+            return 0; /* made on the way */
+        }
+    }
+    result = write_new_block(refcounts, cluster,
+                             counts_itself ? cluster % refcounts->block_counts : UINT64_MAX);
+    if (result < 0) {
+        return result;
+    }
+    refcounts->table[index] = cluster << refcounts->source.header->cluster_bits;
+    return write_entry(refcounts, index);
+}
+
+/* More entries in memory; the table in the file follows in move_table(). */
+static int grow_capacity(struct refcounts *refcounts, uint64_t entries)
+{
+    uint64_t *table;
+
+    if (entries > HEADER_REFCOUNT_TABLE_SIZE_MAX / sizeof(uint64_t)) {
+        return -EFBIG;
+    }
+    table = realloc(refcounts->table, entries * sizeof(*table));
+    if (table == NULL) {
+        return -ENOMEM;
+    }
+    memset(table + refcounts->capacity, 0, (entries - refcounts->capacity) * sizeof(*table));
+    refcounts->table = table;
+    refcounts->capacity = entries;
+    return 0;
+}
+
+/* The table as the file has it, at its new place. */
+static int write_table(struct refcounts *refcounts, uint64_t host_offset)
+{
+    uint64_t *raw = malloc(refcounts->capacity * sizeof(*raw)), i;
+    int result;
+
+    if (raw == NULL) {
+        return -ENOMEM;
+    }
+    for (i = 0; i < refcounts->capacity; i++) {
+        store_be64(&raw[i], refcounts->table[i]);
+    }
+    result =
+        store_write(refcounts->source.file, host_offset, raw, refcounts->capacity * sizeof(*raw));
+    free(raw);
+    return result;
+}
+
+/* R3: the header names the new table when that is stable, and before the old one is free. */
+static int switch_table(struct refcounts *refcounts, uint64_t host_offset, uint64_t clusters)
+{
+    struct header *header = refcounts->source.header;
+    uint8_t fields[HEADER_NB_SNAPSHOTS - HEADER_REFCOUNT_TABLE_OFFSET];
+    int result;
+
+    result = barrier_wait(refcounts->source.barrier, barrier_epoch(refcounts->source.barrier));
+    if (result < 0) {
+        return result;
+    }
+    store_be64(fields, host_offset);
+    store_be32(fields + HEADER_REFCOUNT_TABLE_CLUSTERS - HEADER_REFCOUNT_TABLE_OFFSET,
+               (uint32_t)clusters);
+    result =
+        store_write(refcounts->source.file, HEADER_REFCOUNT_TABLE_OFFSET, fields, sizeof(fields));
+    if (result < 0) {
+        return result;
+    }
+    header->refcount_table_offset = host_offset;
+    header->refcount_table_clusters = (uint32_t)clusters;
+    refcounts->disk_capacity = refcounts->capacity;
+    return barrier_wait(refcounts->source.barrier, barrier_epoch(refcounts->source.barrier));
+}
+
+/* Moves the table, half as large again, behind the end, so that it covers `index`. */
+static int move_table(struct refcounts *refcounts, uint64_t index)
+{
+    const struct header *header = refcounts->source.header;
+    uint64_t old_first = header->refcount_table_offset >> header->cluster_bits;
+    uint64_t old_clusters = header->refcount_table_clusters, clusters, first, entries;
+    int result;
+
+    entries = max_u64(index + 2, refcounts->disk_capacity + refcounts->disk_capacity / 2);
+    clusters = div_round_up(entries * sizeof(uint64_t), header->cluster_size);
+    result = grow_capacity(refcounts, clusters * header->cluster_size / sizeof(uint64_t));
+    if (result < 0) {
+        return result;
+    }
+    first = refcounts->end;
+    refcounts->end += clusters;
+    result = refcounts_add(refcounts, first, clusters, 1);
+    if (result == 0) {
+        result = write_table(refcounts, first << header->cluster_bits);
+    }
+    if (result == 0) {
+        result = switch_table(refcounts, first << header->cluster_bits, clusters);
+    }
+    return result == 0 ? refcounts_add(refcounts, old_first, old_clusters, -1) : result;
+}
+
+int refcounts_add(struct refcounts *refcounts, uint64_t first, uint64_t length, int delta)
+{
+    while (length > 0) {
+        uint64_t index = first / refcounts->block_counts;
+        uint64_t part = min_u64(length, refcounts->block_counts - first % refcounts->block_counts);
+        int result = 0;
+
+        if (index >= refcounts->capacity && delta > 0) {
+            result = move_table(refcounts, index);
+        }
+        if (result == 0 && delta > 0 && refcounts->table[index] == 0) {
+            result = make_block(refcounts, index);
+        }
+        if (result == 0) {
+            result = block_of(refcounts, first) == 0
+                         ? -EIO
+                         : change_in_block(refcounts, first, part, delta);
+        }
+        if (result < 0) {
+            return result;
+        }
+        first += part;
+        length -= part;
+    }
+    return 0;
+}
+
+/* Blocks may be written at any time: rising counts are there already, falling ones may wait. */
+static int write_back_all(struct refcounts *refcounts)
+{
+    struct cache_writeback *writeback;
+    int result = cache_writeback_begin(refcounts->source.pool, &writeback);
+
+    if (result < 0) {
+        return result;
+    }
+    result = cache_writeback_write(writeback, write_counts, refcounts->source.file);
+    cache_writeback_end(writeback, result == 0);
+    return result;
+}
+
+/* Whether dirty blocks take more memory than the pool may: they cannot be evicted. */
+static bool too_many_dirty(struct refcounts *refcounts)
+{
+    struct cache_pool_stats stats;
+
+    cache_pool_stats(refcounts->source.pool, &stats);
+    return cache_pool_dirty_bytes(refcounts->source.pool) > stats.budget;
+}
+
+int refcounts_write_back(struct refcounts *refcounts)
+{
+    if (refcounts->lazy && !too_many_dirty(refcounts)) {
+        return 0; /* R5 */
+    }
+    return write_back_all(refcounts);
+}

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * How many references each host cluster has ("Host cluster management"): the
+ * refcount table, in memory as a whole, and the refcount blocks, through the
+ * shared cache.
+ *
+ * Counts that rise are written to the file at once (R2 wants them stable before
+ * the reference is; the caller waits for that with the barrier), counts that
+ * fall stay in the cache until refcounts_write_back(): a leak is allowed after
+ * a crash. While the counts are lazy (R5) nothing has to be written but new
+ * blocks.
+ *
+ * Takes no lock of its own: the allocator's mutex protects it.
+ */
+#ifndef META_REFCOUNT_H
+#define META_REFCOUNT_H
+
+#include "cache/pool.h"
+#include "meta/header.h"
+#include "store/barrier.h"
+#include "store/store.h"
+#include "util/error.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct refcounts;
+
+/* All is borrowed. `header` is changed when the refcount table moves. */
+struct refcounts_source {
+    struct header *header;
+    struct store *file;
+    struct cache_pool *pool;
+    struct barrier *barrier;
+    uint64_t owner; /* in cache keys */
+};
+
+/*
+ * Reads the refcount table. `name` begins the sentences: -EINVAL for a table
+ * that names impossible blocks, -EIO, -ENOMEM.
+ */
+int refcounts_open(const struct refcounts_source *source, const char *name,
+                   struct refcounts **refcounts, struct error *error);
+void refcounts_close(struct refcounts *refcounts);
+
+/* The count of a host cluster (number, not offset); what no block covers has 0. */
+int refcounts_get(struct refcounts *refcounts, uint64_t cluster, uint64_t *count);
+
+/*
+ * Adds `delta` (+1 or -1) to the counts of `length` clusters. -EOVERFLOW where
+ * the width of the counts, -EIO where 0, is in the way: then nothing was
+ * changed from that cluster on. Makes the blocks, and grows the table, that
+ * are needed; these clusters come from the end (see below).
+ */
+int refcounts_add(struct refcounts *refcounts, uint64_t first, uint64_t length, int delta);
+
+/*
+ * The first run of free clusters at or behind `from`, before `limit`: its
+ * beginning, and its length, at most `want`. *length is 0 where there is none.
+ */
+int refcounts_find_free(struct refcounts *refcounts, uint64_t from, uint64_t limit, uint64_t want,
+                        uint64_t *first, uint64_t *length);
+
+/*
+ * The end of the file: the first cluster behind all that were ever counted or
+ * written. What lies from there on reads as zeros.
+ */
+uint64_t refcounts_end(const struct refcounts *refcounts);
+void refcounts_set_end(struct refcounts *refcounts, uint64_t cluster);
+
+/* With true, rising counts stay in the cache as well (R5: the dirty bit is set). */
+void refcounts_set_lazy(struct refcounts *refcounts, bool lazy);
+
+/* Writes what only the cache has. When it has returned, a sync makes it stable. */
+int refcounts_write_back(struct refcounts *refcounts);
+
+#endif

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: MIT
+"""The model test: random operations on an image, a plain buffer as the oracle.
+
+The program tests/model/model does the operations; here are the images it works on, and what
+must be true of them afterwards. A test file names its kinds of images, and gets a test for each
+combination with a cluster size, a size of the caches and a number of threads:
+
+    model.matrix(suite, model.Kind("version 2", make, compat="0.10"))
+
+QCOW2FS_MODEL_SEED gives all of them another seed; a failure names the one that it had.
+QCOW2FS_LONG=1 makes them longer; under a sanitizer they are shorter, and fewer.
+"""
+
+import os
+import random
+import zlib
+
+from . import compare, image, run, tap, tools
+from .image import KiB, MiB
+from .tap import check_equal
+
+SIZE = 20 * MiB
+PIECES, PIECE = 60, 70000
+
+LONG = os.environ.get("QCOW2FS_LONG") == "1"
+SANITIZE = os.environ.get("QCOW2FS_SANITIZE", "")
+OPERATIONS = 150  # of all threads together, in each of the rounds
+FACTOR = 20 if LONG else 1
+
+CLUSTERS = (512, 4 * KiB, 64 * KiB, 2 * MiB)
+SMALLEST = "l2-cache-size=1024,l2-cache-entry-size=512"
+CACHES = {"default": "", "smallest": SMALLEST}
+THREADS = (1, 8)
+
+
+def program():
+    """The built program, beside the one under test."""
+    build = os.path.dirname(os.path.dirname(run.program()))
+    return os.environ.get("QCOW2FS_MODEL", os.path.join(build, "tests", "model", "model"))
+
+
+def built():
+    """The need for it."""
+    return None if os.access(program(), os.X_OK) else "%s is not built" % program()
+
+
+class Kind:
+    """A kind of image.
+
+    `make(directory, source, **options)` makes it, from the raw file `source` where it is to hold
+    something, and returns its path; `options` are those of qemu-img's -o. `resize`: its disk can
+    change its size. `lazy`: it is written with lazy refcounts.
+    """
+
+    def __init__(self, name, make, resize=True, lazy=False, clusters=CLUSTERS, needs=(),
+                 **options):
+        self.name, self.make, self.options = name, make, options
+        self.resize, self.lazy, self.clusters, self.needs = resize, lazy, clusters, list(needs)
+
+
+# --- making ---------------------------------------------------------------------
+
+
+def path_in(directory):
+    return os.path.join(directory, "image.qcow2")
+
+
+def random_source(directory, seed):
+    """A raw file with holes and data."""
+    path = os.path.join(directory, "source.raw")
+    generator = random.Random(seed)
+    with open(path, "wb") as file:
+        file.truncate(SIZE)
+        for _ in range(PIECES):
+            length = generator.randint(1, PIECE)
+            file.seek(generator.randint(0, SIZE - length))
+            file.write(generator.randbytes(length))
+    return path
+
+
+def empty(directory, _source, **options):
+    """An image of nothing."""
+    return image.create(path_in(directory), SIZE, **options)
+
+
+def filled(directory, source, **options):
+    return image.convert(source, path_in(directory), **options)
+
+
+def compressed(directory, source, **options):
+    return image.convert(source, path_in(directory), "-c", **options)
+
+
+# --- what must be true -----------------------------------------------------------
+
+
+def snapshots(path):
+    return [each["name"] for each in image.info(path).get("snapshots", [])]
+
+
+def snapshot_to_raw(path, name, raw):
+    """What the snapshot shows; qemu-img takes today's size of the disk for it."""
+    tools.run("qemu-img", "convert", "-l", "snapshot.name=" + name, "-f", "qcow2", "-O", "raw",
+              path, raw)
+    return raw
+
+
+def check_image(path, expected):
+    """No error, no leak, and the contents that the model says."""
+    tools.run("qemu-img", "check", "-q", path)
+    tools.run("qemu-img", "compare", "-s", "-f", "qcow2", "-F", "raw", path, expected)
+
+
+def check_snapshots(path, before):
+    for name, raw in before.items():
+        after = snapshot_to_raw(path, name, raw + ".after")
+        compare.check_files(after, raw, min(os.path.getsize(after), os.path.getsize(raw)))
+
+
+def check_data_file(path, expected):
+    """A raw data file is the disk itself."""
+    data = image.info(path)["format-specific"]["data"]
+    if data.get("data-file-raw"):
+        raw = os.path.join(os.path.dirname(path), data["data-file"])
+        compare.check_files(raw, expected)
+
+
+# --- tests ------------------------------------------------------------------------
+
+
+def _seed(sentence):
+    given = os.environ.get("QCOW2FS_MODEL_SEED", "1")
+    return zlib.crc32((given + sentence).encode("utf-8"))
+
+
+def _options(kind, caches, threads, seed):
+    operations = OPERATIONS * FACTOR // threads
+    given = ["seed=%d" % seed, "threads=%d" % threads, "operations=%d" % max(operations, 1)]
+    given += [caches] if caches else []
+    given += ["resize"] if kind.resize else []
+    given += ["discard"] if seed % 2 else []
+    given += ["lazy-refcounts"] if kind.lazy else []
+    return ",".join(given)
+
+
+def _work(kind, cluster, caches, threads, sentence, directory):
+    seed = _seed(sentence)
+    tap.diagnose("seed %d" % seed)
+    source = random_source(directory, seed)
+    path = kind.make(directory, source, cluster_size=cluster, **kind.options)
+    before = {name: snapshot_to_raw(path, name, os.path.join(directory, name + ".raw"))
+              for name in snapshots(path)}
+    expected = image.to_raw(path, os.path.join(directory, "expected.raw"))
+    done = tools.run(program(), path, expected, _options(kind, caches, threads, seed),
+                     timeout=3000 if LONG else None)
+    check_equal(done.stdout + done.stderr, "", "what it said")
+    check_image(path, expected)
+    check_snapshots(path, before)
+    check_data_file(path, expected)
+    check_equal(image.info(path)["dirty-flag"], False, "the dirty flag")
+
+
+def _combinations(kind):
+    """(cluster size, name of the caches, threads); under a sanitizer what finds most."""
+    for cluster in kind.clusters:
+        for caches in CACHES:
+            for threads in THREADS:
+                hard = caches == "smallest" and threads > 1
+                if LONG or not SANITIZE or (hard and cluster in (512, 16 * KiB, 64 * KiB)):
+                    yield cluster, caches, threads
+
+
+def matrix(suite, kind):
+    """Adds a test for each combination."""
+    for cluster, caches, threads in _combinations(kind):
+        sentence = ("%s, clusters of %d bytes, %s caches, %d thread%s: reads what was written, "
+                    "and is in order" % (kind.name, cluster, caches, threads, "" if threads == 1 else "s"))
+
+        def test(directory, values=(cluster, CACHES[caches], threads, sentence)):
+            _work(kind, *values, directory)
+
+        suite.test(sentence, needs=kind.needs)(test)

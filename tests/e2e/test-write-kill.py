@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""The daemon is killed while it writes: what was acknowledged is there, nothing is foreign."""
+
+import os
+import random
+import signal
+import time
+
+from lib import bad, compare, image, mount, run, stamps, tap, tools, write
+from lib.image import KiB, MiB
+from lib.tap import check, check_equal
+
+suite = tap.Suite(needs=[tools.fuse, tools.QEMU])
+BLOCKS = 16 * MiB // stamps.BLOCK
+KILLS = 10 if write.long_run() else 2
+LAZY = "lazy refcounts"
+
+
+def check_disk(path, ledger):
+    """QEMU, and a read-only mount, read what the ledger knows."""
+    raw = write.contents(path)
+    try:
+        ledger.check(raw)
+    finally:
+        os.unlink(raw)
+    with mount.mount(path) as mounted:
+        ledger.check(mounted.disk)
+
+
+def kill_while_writing(path, ledger, seed, *options):
+    """Returns what the writers have been acknowledged."""
+    generator = random.Random(seed)
+    with write.to_be_killed(path, *options) as mounted:
+        writers = stamps.start(mounted.disk, ledger, seed)
+        time.sleep(generator.uniform(0.2, 0.9))
+        for writer in writers:
+            check(writer.error is None, "a writer failed: %s", writer.error)
+        mounted.kill()
+        acknowledged = stamps.join(writers)
+    if mount.is_mounted(mounted.path):
+        run.unmount(mounted.path, lazy=True)
+    return acknowledged
+
+
+def survives(kind, *options, lazy=False):
+    name = " ".join((kind, *options))
+
+    @suite.test("killed %d times: all that was acknowledged is there, nothing is foreign: %s"
+                % (KILLS, name), needs=write.needs(kind))
+    def _(directory):
+        ledger = stamps.Ledger(BLOCKS)
+        raw = ledger.fill(os.path.join(directory, "source.raw"))
+        path = write.make(kind, directory, raw)
+        check_disk(path, ledger)
+        acknowledged = 0
+        for number in range(KILLS):
+            acknowledged += kill_while_writing(path, ledger, 10 + number, *options)
+            if lazy:
+                copy = write.copy_image(path, path + ".copy")
+                tools.run("qemu-img", "check", "-q", "-r", "all", copy, status=None)
+                write.check_clean(copy, leaks=True)
+                check_disk(copy, ledger)
+                os.unlink(copy)
+            else:
+                write.check_clean(path, leaks=True)
+            check_disk(path, ledger)
+            with mount.mount(path, *options, writable=True) as mounted:
+                ledger.check(mounted.disk)
+                ledger.settle(mounted.disk)
+            write.check_clean(path, leaks=True)
+        check(acknowledged >= 4 * KILLS, "only %d syncs in all", acknowledged)
+        with mount.mount(path, writable=True) as mounted:
+            model = write.model_of_disk(mounted.disk, directory)
+            write.scribble(mounted.disk, model, seed=3)
+        write.check_clean(path, leaks=True)
+        write.check_contents(path, model)
+
+
+survives("clusters of 64 KiB")
+survives("clusters of 4 KiB", "metadata-interval=1")
+survives("internal snapshots")
+survives(LAZY, lazy=True)
+survives("subclusters", "discard=unmap")
+survives("compressed clusters", *write.SMALL_CACHES)
+survives("a chain of three", "lazy-refcounts=on", *write.SMALL_CACHES, lazy=True)
+if write.long_run():
+    survives("clusters of 2 MiB")
+    survives("version 2")
+    survives("1-bit refcounts")
+    survives("a data file")
+    survives("clusters of 64 KiB", "cache=none")
+    survives("clusters of 64 KiB", "cache=directsync")
+    survives("internal snapshots", "lazy-refcounts=on", lazy=True)
+
+
+# --- ended, rather than killed ---------------------------------------------------------------------
+
+
+def ended_by(number, foreground):
+    @suite.test("%s (%s) writes all that it has been given, and leaves a clean image"
+                % (signal.Signals(number).name, "foreground" if foreground else "background"))
+    def _(directory):
+        path = image.create(os.path.join(directory, "image.qcow2"), 16 * MiB,
+                            lazy_refcounts="on" if foreground else "off")
+        model = write.model_of(path, directory)
+        with mount.mount(path, "metadata-interval=0", writable=True,
+                         foreground=foreground) as mounted:
+            with write.opened(mounted.disk) as handle, write.opened(model) as plain:
+                for offset in range(0, 16 * MiB, 900 * KiB):
+                    data = image.pattern(200 * KiB, 1)
+                    write.write_all(handle, data, offset)
+                    write.write_all(plain, data, offset)
+            os.kill(mounted.pids[0], number)
+            bad.wait_for(lambda: not mount.is_mounted(mounted.path), "it is unmounted")
+            mounted.wait()
+        write.check_clean(path)
+        write.check_contents(path, model)
+
+
+ended_by(signal.SIGTERM, True)
+ended_by(signal.SIGINT, True)
+ended_by(signal.SIGTERM, False)
+ended_by(signal.SIGHUP, True)
+
+
+@suite.test("an unmount writes all that nobody has flushed")
+def _(directory):
+    path = image.create(os.path.join(directory, "image.qcow2"), 16 * MiB)
+    model = write.model_of(path, directory)
+    with mount.mount(path, "metadata-interval=0", writable=True) as mounted:
+        write.scribble(mounted.disk, model, seed=1)
+    write.check_clean(path)
+    write.check_contents(path, model)
+
+
+@suite.test("SIGTERM while threads write keeps what was acknowledged")
+def _(directory):
+    ledger = stamps.Ledger(BLOCKS)
+    raw = ledger.fill(os.path.join(directory, "source.raw"))
+    path = write.make("clusters of 64 KiB", directory, raw)
+    with mount.mount(path, writable=True) as mounted:
+        writers = stamps.start(mounted.disk, ledger, 5)
+        time.sleep(0.5)
+        os.kill(mounted.pids[0], signal.SIGTERM)
+        stamps.join(writers)
+        bad.wait_for(lambda: not mount.is_mounted(mounted.path), "it is unmounted")
+        mounted.wait()
+    write.check_clean(path)
+    check_disk(path, ledger)
+
+
+if __name__ == "__main__":
+    suite.main()

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the files of the model test share. The model is a plain buffer that holds
+ * what the disk must show; every operation is made on both.
+ *
+ * Each thread has a share of the disk of its own, interleaved with those of the
+ * others in pieces that are no multiple of any cluster: threads meet in
+ * clusters, but never in bytes. So no lock protects the buffer.
+ *
+ *     pieces   | 0 | 1 | 2 | 0 | 1 | 2 | ...     three threads
+ *     clusters |     |     |     |     | ...
+ */
+#ifndef MODEL_MODEL_H
+#define MODEL_MODEL_H
+
+#include "image/view.h"
+#include "image/writer.h"
+#include "util/options.h"
+
+#include <pthread.h>
+#include <stdint.h>
+
+#define MODEL_PIECE       (UINT64_C(37) * 1024 + 512) /* bytes; an expression, hence the parentheses */
+#define MODEL_THREADS_MAX 64
+
+struct model_options {
+    struct option_number seed;
+    struct option_number operations; /* of each thread in each round */
+    struct option_number threads;
+    struct option_number rounds; /* the image is opened anew for each */
+    struct option_number l2_cache_size, l2_cache_entry_size, refcount_cache_size;
+    struct option_bool lazy_refcounts; /* as those of struct writer_options */
+    struct option_bool discard;
+    struct option_bool resize; /* between the rounds */
+};
+
+struct model {
+    const char *path;
+    struct model_options options;
+    struct log log;
+    struct image *image;
+    struct view *view;
+    struct writer *writer;
+    uint8_t *expected; /* of `capacity` bytes, zeros from `size` on */
+    uint64_t size;     /* of the disk, now */
+    uint64_t capacity; /* the most that it grows to */
+};
+
+struct worker {
+    struct model *model;
+    unsigned number;
+    uint64_t random; /* state of its random numbers */
+    pthread_t thread;
+};
+
+struct worker worker_create(struct model *model, unsigned number, uint64_t round);
+
+/* The operations of one round. */
+void worker_run(struct worker *worker);
+
+/* Makes the disk larger or smaller, in one of several ways; with nobody else at work. */
+void worker_resize(struct worker *worker);
+
+/* Compares all of the disk. */
+void worker_check_all(struct worker *worker);
+
+#endif
