@@ -33,7 +33,6 @@ tests   e2fsprogs       command mkfs.ext4
 tests   xfsprogs        command mkfs.xfs
 tests   btrfs-progs     command mkfs.btrfs
 tests   fio             command fio
-tests   quota           command setquota
 tests   strace          command strace
 lint    clang-format    command clang-format
 lint    mandoc          command mandoc

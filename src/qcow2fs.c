@@ -210,6 +210,10 @@ static int check_command_line(const struct command_line *line, struct error *err
         return error_set(error, EINVAL, "where to? Give a mount point behind the image %s",
                          line->image);
     }
+    if (line->options.allow_other.value && line->options.allow_root.value) {
+        return error_set(error, EINVAL,
+                         "allow_other and allow_root exclude each other; leave one out");
+    }
     return 0;
 }
 
@@ -323,7 +327,7 @@ static int open_to_write(const struct command_line *line, struct log *log, struc
 /* Whether opening for writing fails so where reading may be possible. */
 static bool only_writing_fails(int r)
 {
-    return r == -EACCES || r == -EPERM || r == -EROFS;
+    return r == -EACCES || r == -EPERM || r == -EROFS || r == -EUCLEAN;
 }
 
 /* Opens the image as the options say; read-only where it cannot be written. */

@@ -29,7 +29,7 @@ struct files {
     struct shared_view *shared;
     pthread_mutex_t mutex; /* guards the two below */
     struct open_file *first;
-    unsigned writers; /* that have the disk open, but for ourselves */
+    unsigned writers; /* that have the disk open */
 };
 
 int files_create(struct image *image, struct tree *tree, const struct stats *stats, struct log *log,
@@ -173,7 +173,7 @@ static int fill(struct files *files, const struct node *node, struct open_file *
 
 static bool counts_as_writer(const struct open_file *file)
 {
-    return file->is_disk && file->writes && !file->is_own;
+    return file->is_disk && file->writes;
 }
 
 static void enlist(struct files *files, struct open_file *file)
@@ -215,7 +215,6 @@ int files_open(struct files *files, const struct node *node, const struct open_r
     }
     made->opener = request->opener;
     made->writes = request->writes;
-    made->is_own = request->is_own;
     atomic_init(&made->past_end, false);
     enlist(files, made);
     *file = made;

@@ -35,7 +35,6 @@ struct open_file {
     uint64_t size;    /* of the text */
     bool is_disk;     /* the active one */
     bool writes;      /* it was opened to write */
-    bool is_own;      /* this process has opened it: see own_mount.h */
     pid_t opener;
     atomic_bool past_end; /* it may have written past the end of the disk, and does not know yet */
 };
@@ -54,7 +53,6 @@ uint64_t files_size(const struct open_file *file);
 struct open_request {
     pid_t opener;
     bool writes;
-    bool is_own;
 };
 
 /*

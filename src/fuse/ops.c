@@ -167,6 +167,46 @@ static void want(struct fuse_conn_info *connection, unsigned capabilities, bool 
     }
 }
 
+/*
+ * When the kernel caches writes, the size of a file is what it knows; a file
+ * that it looks up brings its size along, but a mount point does not, and would
+ * be empty for ever. So before its first request it is handed the last byte,
+ * which makes the file reach that far. Returns whether that was possible.
+ */
+static bool tell_size_of_root(struct filesystem *filesystem)
+{
+    uint64_t size = min_u64(filesystem->image->virtual_size, INT64_MAX);
+    struct fuse_bufvec last = FUSE_BUFVEC_INIT(1);
+    struct view *view;
+    char byte;
+    int r;
+
+    if (filesystem->tree->root_is_directory || size == 0) {
+        return true;
+    }
+    if (view_open_active(filesystem->image, &view) != 0) {
+        return false;
+    }
+    r = view_read(view, size - 1, &byte, 1);
+    view_close(view);
+    last.buf[0].mem = &byte;
+    return r == 0 && fuse_lowlevel_notify_store(filesystem->fuse, FUSE_ROOT_ID, (off_t)(size - 1),
+                                                &last, 0) == 0;
+}
+
+/* The times, too, are what the kernel knows; they are set as a program would, when it answers. */
+static void get_ready(struct filesystem *filesystem)
+{
+    const struct tree *tree = filesystem->tree;
+    const struct timespec times[2] = {tree->atime, tree->mtime};
+
+    if (filesystem->kernel_caches_writes && !tree->root_is_directory) {
+        own_mount_set_times(filesystem->own, times, filesystem->ready, filesystem->ready_context);
+    } else {
+        filesystem->ready(filesystem->ready_context);
+    }
+}
+
 static void op_init(void *user_data, struct fuse_conn_info *connection)
 {
     struct filesystem *filesystem = user_data;
@@ -184,10 +224,13 @@ static void op_init(void *user_data, struct fuse_conn_info *connection)
     want(connection, FUSE_CAP_AUTO_INVAL_DATA, false);
     /* See op_setattr(). */
     want(connection, FUSE_CAP_ATOMIC_O_TRUNC, false);
+    filesystem->kernel_caches_writes = filesystem->kernel_caches_writes &&
+                                       (connection->capable & FUSE_CAP_WRITEBACK_CACHE) != 0 &&
+                                       tell_size_of_root(filesystem);
     want(connection, FUSE_CAP_WRITEBACK_CACHE, filesystem->kernel_caches_writes);
     /* Data comes from a buffer in memory, mostly; a pipe between would be one more copy. */
     want(connection, FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE, false);
-    filesystem->ready(filesystem->ready_context);
+    get_ready(filesystem);
 }
 
 static void op_statfs(fuse_req_t request, fuse_ino_t inode)
@@ -238,6 +281,7 @@ static void op_getattr(fuse_req_t request, fuse_ino_t inode, struct fuse_file_in
     struct stat attributes;
     int r = -ENOENT;
 
+    own_mount_recognise(filesystem->own, fuse_req_ctx(request)->pid);
     if (tree_node(filesystem->tree, inode, &node)) {
         r = tree_attributes(filesystem->tree, &node, &attributes);
     }
@@ -341,12 +385,12 @@ static void op_open(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info 
     const struct open_request wanted = {
         .opener = opener,
         .writes = (info->flags & O_ACCMODE) != O_RDONLY,
-        .is_own = own_mount_is_opener(filesystem->own, opener),
     };
     struct open_file *file = NULL;
     struct node node;
     int r = -ENOENT;
 
+    own_mount_recognise(filesystem->own, opener);
     if (tree_node(filesystem->tree, inode, &node)) {
         bool can_write = filesystem->writer != NULL && node.kind == NODE_DISK;
 

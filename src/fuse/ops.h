@@ -20,6 +20,7 @@
 #define OPS_REQUEST_MAX (1U << 20)
 
 struct fuse_lowlevel_ops;
+struct fuse_session;
 struct own_mount;
 
 /* What the handlers work on: the user data of the session. */
@@ -28,13 +29,14 @@ struct filesystem {
     struct writer *writer; /* NULL where nothing can be written */
     struct tree *tree;
     struct files *files;
-    struct own_mount *own; /* with a writer; the session's */
-    bool kernel_caches_writes;
+    struct fuse_session *fuse; /* the session's, to be set before the first request */
+    struct own_mount *own;     /* likewise; with a writer */
+    bool kernel_caches_writes; /* it does not tell us of each at once; known after the start */
     bool is_growable;
     bool unmaps; /* what is discarded */
     struct stats stats;
     pthread_key_t buffers;        /* each thread's buffer for what it answers */
-    void (*ready)(void *context); /* called once, when the kernel has begun to talk to us */
+    void (*ready)(void *context); /* called once, by some thread: the files can be used */
     void *ready_context;
 };
 

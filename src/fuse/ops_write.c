@@ -177,7 +177,7 @@ void op_flush(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *info)
 {
     struct filesystem *filesystem = ops_begin(request, REQUEST_FLUSH);
     const struct open_file *file = ops_file(info);
-    bool may_have_written = check_writable(filesystem, file) == 0 && !file->is_own;
+    bool may_have_written = check_writable(filesystem, file) == 0;
 
     (void)inode;
     finish(request, may_have_written ? writer_flush(filesystem->writer) : 0);
@@ -187,7 +187,8 @@ void op_flush(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *info)
 
 /*
  * open(2) with O_TRUNC, as a shell's > does it, must not take the disk away: it
- * changes nothing. The kernel sends it as a new size of 0, without a file. (If
+ * changes nothing. The kernel sends it as a new size of 0, without a file, and
+ * takes the size from the answer; own_mount.h relies on that, too. (If
  * it sent O_TRUNC with the open, FUSE_CAP_ATOMIC_O_TRUNC, it would drop what it
  * has cached and hold the file for empty, whatever the answer.)
  */
@@ -199,7 +200,7 @@ static bool is_truncating_open(const struct stat *attributes, const struct fuse_
 static int set_size(struct filesystem *filesystem, const struct stat *attributes,
                     const struct fuse_file_info *info)
 {
-    if (is_truncating_open(attributes, info) || (info != NULL && ops_file(info)->is_own)) {
+    if (is_truncating_open(attributes, info)) {
         return 0; /* the answer has the size as it is */
     }
     return writer_resize(filesystem->writer, (uint64_t)attributes->st_size);
@@ -223,6 +224,7 @@ void op_setattr(fuse_req_t request, fuse_ino_t inode, struct stat *attributes, i
     struct filesystem *filesystem = ops_begin(request, REQUEST_SETATTR);
     struct stat now;
     struct node node;
+    bool is_own;
     int r;
 
     if (filesystem->writer == NULL) {
@@ -244,5 +246,7 @@ void op_setattr(fuse_req_t request, fuse_ino_t inode, struct stat *attributes, i
     if (r != 0) {
         return ops_fail(request, r);
     }
-    fuse_reply_attr(request, &now, ops_timeout(filesystem, &node));
+    /* See refuse_past_end(): the kernel shall ask again before it takes in the next write. */
+    is_own = own_mount_recognise(filesystem->own, fuse_req_ctx(request)->pid);
+    fuse_reply_attr(request, &now, is_own ? 0 : ops_timeout(filesystem, &node));
 }

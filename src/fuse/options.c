@@ -96,7 +96,7 @@ const struct option_spec mount_option_table[] = {
      .max = 3600,
      .value_name = "SECONDS",
      .help = "Write changed metadata to the image after this time; 0 means only when something is "
-             "synced.",
+             "synced, or the caches are full of it.",
      .default_text = "5"},
     {.name = "l2-cache-size",
      .type = OPTION_SIZE,

@@ -7,8 +7,10 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -22,15 +24,19 @@ struct own_mount {
     char *disk_path;
     pthread_t thread;
     bool has_thread;
-    atomic_int opener;     /* the thread's id while it opens the disk, or 0 */
-    atomic_bool was_asked; /* the open that is under way came back to us as a request */
+    atomic_int asking;    /* the thread's id, or 0 */
+    atomic_bool has_come; /* what it asks for has come back to us as a request */
 
     pthread_mutex_t mutex; /* guards what follows */
     pthread_cond_t changed;
     enum sync_state sync;
     int sync_result;
     bool wants_size;
+    bool wants_times;
     bool ends;
+    struct timespec times[2]; /* with wants_times; and what follows */
+    void (*times_done)(void *context);
+    void *times_context;
 };
 
 int own_mount_create(const char *disk_path, struct own_mount **own)
@@ -45,8 +51,8 @@ int own_mount_create(const char *disk_path, struct own_mount **own)
         free(made);
         return -ENOMEM;
     }
-    atomic_init(&made->opener, 0);
-    atomic_init(&made->was_asked, false);
+    atomic_init(&made->asking, 0);
+    atomic_init(&made->has_come, false);
     pthread_mutex_init(&made->mutex, NULL);
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
@@ -56,12 +62,12 @@ int own_mount_create(const char *disk_path, struct own_mount **own)
     return 0;
 }
 
-bool own_mount_is_opener(struct own_mount *own, pid_t opener)
+bool own_mount_recognise(struct own_mount *own, pid_t asking)
 {
-    if (own == NULL || opener == 0 || atomic_load(&own->opener) != opener) {
+    if (own == NULL || asking == 0 || atomic_load(&own->asking) != asking) {
         return false;
     }
-    atomic_store(&own->was_asked, true);
+    atomic_store(&own->has_come, true);
     return true;
 }
 
@@ -69,23 +75,25 @@ bool own_mount_is_opener(struct own_mount *own, pid_t opener)
 
 /*
  * A descriptor of the raw disk, or a negative errno. What is found at the path
- * may be something else by now, the image itself for one: it is ours when the
- * open came back to us as a request.
+ * may be something else by now, the image itself for one: it is ours when a
+ * request has come back to us, for the open or for attributes (O_PATH).
  */
 static int open_disk(struct own_mount *own, int flags)
 {
+    struct statx status;
     int fd, r;
 
-    atomic_store(&own->was_asked, false);
-    atomic_store(&own->opener, gettid());
+    atomic_store(&own->has_come, false);
     fd = open(own->disk_path, flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-    r = fd < 0 ? -errno : fd;
-    atomic_store(&own->opener, 0);
-    if (fd >= 0 && !atomic_load(&own->was_asked)) {
-        close(fd);
-        r = -ENXIO;
+    if (fd < 0) {
+        return -errno;
     }
-    return r;
+    r = statx(fd, "", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, STATX_SIZE, &status);
+    if (r != 0 || !atomic_load(&own->has_come)) {
+        close(fd);
+        return -ENXIO;
+    }
+    return fd;
 }
 
 static int sync_disk(struct own_mount *own)
@@ -103,27 +111,62 @@ static int sync_disk(struct own_mount *own)
     return r;
 }
 
-/* The size does not matter: whatever we ask for ourselves is answered with the right one. */
+/* A path that leads to what a descriptor with O_PATH stands for. */
+struct proc_path {
+    char text[sizeof("/proc/self/fd/") + 3 * sizeof(int)];
+};
+
+static void make_proc_path(int fd, struct proc_path *path)
+{
+    snprintf(path->text, sizeof(path->text), "/proc/self/fd/%d", fd);
+}
+
+/*
+ * Without opening the file: to close one that is open to write takes away the
+ * errors of others' writes, which they have not seen yet. The size does not
+ * matter, the answer has the right one.
+ */
 static void restore_size(struct own_mount *own)
 {
-    int fd = open_disk(own, O_WRONLY);
+    int fd = open_disk(own, O_PATH);
+    struct proc_path path;
 
     if (fd >= 0) {
-        (void)!ftruncate(fd, 0);
+        make_proc_path(fd, &path);
+        (void)!truncate(path.text, 0);
         close(fd);
     }
+}
+
+static void set_times(struct own_mount *own)
+{
+    int fd = open_disk(own, O_PATH);
+    struct proc_path path;
+
+    if (fd >= 0) {
+        make_proc_path(fd, &path);
+        (void)utimensat(AT_FDCWD, path.text, own->times, 0);
+        close(fd);
+    }
+    own->times_done(own->times_context);
 }
 
 static void *run(void *argument)
 {
     struct own_mount *own = argument;
 
+    atomic_store(&own->asking, gettid());
     pthread_mutex_lock(&own->mutex);
     while (!own->ends) {
         if (own->wants_size) {
             own->wants_size = false;
             pthread_mutex_unlock(&own->mutex);
             restore_size(own);
+            pthread_mutex_lock(&own->mutex);
+        } else if (own->wants_times) {
+            own->wants_times = false;
+            pthread_mutex_unlock(&own->mutex);
+            set_times(own);
             pthread_mutex_lock(&own->mutex);
         } else if (own->sync == SYNC_WANTED) {
             int r;
@@ -192,6 +235,19 @@ void own_mount_restore_size(struct own_mount *own)
 {
     pthread_mutex_lock(&own->mutex);
     own->wants_size = true;
+    pthread_cond_broadcast(&own->changed);
+    pthread_mutex_unlock(&own->mutex);
+}
+
+void own_mount_set_times(struct own_mount *own, const struct timespec times[2],
+                         void (*done)(void *context), void *context)
+{
+    pthread_mutex_lock(&own->mutex);
+    own->times[0] = times[0];
+    own->times[1] = times[1];
+    own->times_done = done;
+    own->times_context = context;
+    own->wants_times = true;
     pthread_cond_broadcast(&own->changed);
     pthread_mutex_unlock(&own->mutex);
 }

@@ -2,8 +2,8 @@
 /*
  * What this process asks of its own mount: it opens the raw disk there, through
  * the kernel, as any other program would. For what the kernel does for nobody
- * but a program: hand over what it has cached (fsync), and go back to the size
- * that the disk has (ftruncate).
+ * but a program: hand over what it has cached (fsync), go back to the size that
+ * the disk has (truncate), and know when a mount point was changed (utimensat).
  *
  * A thread does that, since the requests which follow from it must be answered
  * by others. Nobody who answers requests ever waits for it. The disk is never
@@ -16,6 +16,7 @@
 
 #include <stdbool.h>
 #include <sys/types.h>
+#include <time.h>
 
 struct own_mount;
 
@@ -38,8 +39,20 @@ int own_mount_sync(struct own_mount *own, unsigned seconds);
  */
 void own_mount_restore_size(struct own_mount *own);
 
-/* For the answer to an open by `opener`: whether that is our own thread. */
-bool own_mount_is_opener(struct own_mount *own, pid_t opener);
+/*
+ * Sets the times of the disk as the kernel knows them, to those of last access
+ * and change; then calls `done`, in either case. Returns at once. To be called
+ * once.
+ */
+void own_mount_set_times(struct own_mount *own, const struct timespec times[2],
+                         void (*done)(void *context), void *context);
+
+/*
+ * To be called with who asks for attributes or an open, so that the thread
+ * knows that it has reached this mount. Whether it is the thread that asks.
+ * `own` may be NULL.
+ */
+bool own_mount_recognise(struct own_mount *own, pid_t asking);
 
 /* After the unmount: ends the thread. `own` may be NULL. */
 void own_mount_destroy(struct own_mount *own);

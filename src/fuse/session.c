@@ -153,6 +153,7 @@ static int make_fuse_session(struct session *session)
     if (complete) {
         session->fuse = fuse_session_new(&arguments, &filesystem_operations,
                                          sizeof(filesystem_operations), session->filesystem);
+        session->filesystem->fuse = session->fuse;
     }
     fuse_opt_free_args(&arguments);
     free(list);
@@ -292,7 +293,7 @@ void session_close(struct session *session)
 
 /*
  * The kernel talks to us. In the server: lets go of the terminal, and tells who
- * waits for it. Runs in the thread that serves the first request.
+ * waits for it. Runs in some thread, once.
  */
 static void on_ready(void *context)
 {

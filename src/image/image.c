@@ -53,9 +53,8 @@ static void warn_of_state(const struct image *image)
     }
     if (outside > 0) {
         log_line(image->log, LOG_LEVEL_WARNING,
-                 "%s: was cut off: %" PRIu64
-                 " L2 tables lie past the end of the file, the parts of the disk that they map "
-                 "cannot be read",
+                 "%s: was cut off: the parts of the disk cannot be read whose L2 tables lie past "
+                 "the end of the file (%" PRIu64 " of them)",
                  image->path, outside);
     }
 }

@@ -74,7 +74,8 @@ static const struct signature signatures[] = {
 
 /* All signatures but those at the end of the file lie below this offset. */
 #define START_SIZE ((size_t)65600 + 8)
-#define END_SIZE   ((size_t)512)
+#define SECTOR     ((size_t)512)
+#define END_SIZE   SECTOR
 
 /* The file's beginning, and its last sector. */
 struct sample {
@@ -136,9 +137,13 @@ int probe_store(struct store *file, uint64_t file_size, struct probe *probe)
         return -ENOMEM;
     }
     sample->file_size = file_size;
-    result = store_read(file, 0, sample->start, START_SIZE);
-    if (result == 0 && file_size >= END_SIZE) {
-        result = store_read(file, file_size - END_SIZE, sample->end, END_SIZE);
+    result = store_read(file, 0, sample->start, SECTOR);
+    if (result == 0 && memcmp(sample->start, "QFI\xfb", 4) != 0) {
+        /* A qcow2 image is known by its first sector; a bad one behind it must not hide it. */
+        result = store_read(file, 0, sample->start, START_SIZE);
+        if (result == 0 && file_size >= END_SIZE) {
+            result = store_read(file, file_size - END_SIZE, sample->end, END_SIZE);
+        }
     }
     if (result == 0) {
         classify(sample, probe);

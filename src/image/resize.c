@@ -36,13 +36,21 @@ static int write_size(struct writer *writer, uint64_t size)
     return result;
 }
 
-/* A raw data file is as long as the disk. */
+/* A raw data file is as long as the disk; any other is not shorter. */
 static int resize_data_file(struct writer *writer, uint64_t size)
 {
     struct image *image = writer->image;
+    struct store_info info;
+    int result;
 
-    if ((image->header->autoclear_features & AUTOCLEAR_RAW_EXTERNAL_DATA) == 0) {
+    if (!image->header->external_data_file) {
         return 0;
+    }
+    if ((image->header->autoclear_features & AUTOCLEAR_RAW_EXTERNAL_DATA) == 0) {
+        result = store_info(image->data_file, &info);
+        if (result < 0 || info.size >= size) {
+            return result;
+        }
     }
     return store_resize(image->data_file, size);
 }

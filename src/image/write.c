@@ -3,6 +3,7 @@
 
 #include "image/writer_internal.h"
 
+#include "cache/change.h"
 #include "util/checked.h"
 
 #include <errno.h>
@@ -65,6 +66,9 @@ static int copy_range(const struct plan *plan, uint64_t from, uint64_t to)
     void *buffer;
     int result;
 
+    if (writer->header->external_data_file) {
+        to = min_u64(to, view_size(writer->view)); /* a raw data file ends where the disk does */
+    }
     if (from >= to) {
         return 0;
     }
@@ -112,6 +116,51 @@ static int write_data(struct plan *plan, uint64_t *epoch)
         *epoch = max_u64(*epoch, barrier_epoch(writer->barrier));
     }
     return result;
+}
+
+/* --- R8 --------------------------------------------------------------------------------------- */
+
+/* Whether the cache knows of a refcount block in this range of the file. */
+static bool refcount_block_at(struct writer *writer, uint64_t host_offset, uint64_t length)
+{
+    uint64_t at = round_down(host_offset, writer_cluster_size(writer));
+
+    for (; at < host_offset + length; at += writer_cluster_size(writer)) {
+        struct cache_key key = {.owner = writer->image->number, .host_offset = at};
+
+        if (cache_pool_has(writer->image->cache->refcount, key)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* R8: the place of guest data, in `store`, is not that of a table. */
+static int check_overlap(struct writer *writer, const struct store *store, uint64_t host_offset,
+                         uint64_t length, struct mapping_fault *fault)
+{
+    uint64_t cluster = writer_cluster_size(writer), begin = round_down(host_offset, cluster);
+    const char *table;
+
+    if (store != writer->image->file) {
+        return 0;
+    }
+    /* A cluster that a table ends in is no place of data either. */
+    table = header_overlap(writer->header, HEADER_TABLE_NONE, begin,
+                           div_round_up(host_offset + length - begin, cluster) * cluster);
+    if (table == NULL && mapping_table_at(writer->image->active, host_offset, length)) {
+        table = "L2 tables";
+    }
+    if (table == NULL && refcount_block_at(writer, host_offset, length)) {
+        table = "refcount blocks";
+    }
+    if (table == NULL) {
+        return 0;
+    }
+    fault->host_offset = host_offset;
+    fault->impossible = true;
+    snprintf(fault->text, sizeof(fault->text), "the data would overwrite the %s", table);
+    return -EIO;
 }
 
 /* --- Allocation --------------------------------------------------------------------------- */
@@ -260,6 +309,11 @@ static int execute(struct plan *plan, struct mapping_fault *fault)
     if (plan->data == NULL) {
         plan->to = plan->from; /* all of it is copied */
     }
+    result = check_overlap(writer, writer->image->data_file, host_of(plan, plan->copy_from),
+                           plan->copy_to - plan->copy_from, fault);
+    if (result < 0) {
+        return result; /* what is used already is not given back */
+    }
     result = write_data(plan, &epoch);
     if (result < 0) {
         return_unused(plan, 0);
@@ -333,29 +387,6 @@ static int allocate(struct writer *writer, uint64_t guest_offset, const uint8_t 
     return result;
 }
 
-/* R8: the place of guest data is not that of a table. */
-static int check_overlap(struct writer *writer, const struct extent *extent,
-                         struct mapping_fault *fault)
-{
-    const char *table;
-
-    if (extent->store != writer->image->file) {
-        return 0;
-    }
-    table = header_overlap(writer->header, HEADER_TABLE_NONE, extent->host_offset, extent->length);
-    if (table == NULL &&
-        mapping_table_at(writer->image->active, extent->host_offset, extent->length)) {
-        table = "L2 tables";
-    }
-    if (table == NULL) {
-        return 0;
-    }
-    fault->host_offset = extent->host_offset;
-    fault->impossible = true;
-    snprintf(fault->text, sizeof(fault->text), "the data would overwrite the %s", table);
-    return -EIO;
-}
-
 /* Writes what begins at guest_offset as far as it has a place of its own; *done bytes. */
 static int write_in_place(struct writer *writer, uint64_t guest_offset, const uint8_t *data,
                           uint64_t length, uint64_t *done, struct mapping_fault *fault)
@@ -367,7 +398,7 @@ static int write_in_place(struct writer *writer, uint64_t guest_offset, const ui
     if (result < 0 || extent.kind != EXTENT_DATA || !extent.exclusive) {
         return result;
     }
-    result = check_overlap(writer, &extent, fault);
+    result = check_overlap(writer, extent.store, extent.host_offset, extent.length, fault);
     if (result == 0) {
         result = store_write(extent.store, extent.host_offset, data, extent.length);
     }

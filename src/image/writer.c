@@ -61,7 +61,6 @@ static int prepare(struct writer *writer)
 int writer_prepare_allocation(struct writer *writer)
 {
     struct header *header = writer->image->header;
-    uint64_t dirty = header->incompatible_features | INCOMPATIBLE_DIRTY;
     int result = 0;
 
     if (!writer->lazy || atomic_load(&writer->lazy_prepared)) {
@@ -69,6 +68,8 @@ int writer_prepare_allocation(struct writer *writer)
     }
     pthread_mutex_lock(&writer->prepare_mutex);
     if (!atomic_load(&writer->lazy_prepared)) {
+        uint64_t dirty = header->incompatible_features | INCOMPATIBLE_DIRTY;
+
         result = write_features(writer, HEADER_INCOMPATIBLE_FEATURES, dirty); /* R5 */
         if (result == 0) {
             header->incompatible_features = dirty;
@@ -101,10 +102,11 @@ static int clear_dirty(struct writer *writer)
 static void mark_corrupt(struct writer *writer)
 {
     struct header *header = writer->image->header;
-    uint64_t corrupt = header->incompatible_features | INCOMPATIBLE_CORRUPT;
 
     pthread_mutex_lock(&writer->prepare_mutex);
     if (!atomic_exchange(&writer->corrupt, true)) {
+        uint64_t corrupt = header->incompatible_features | INCOMPATIBLE_CORRUPT;
+
         log_line(writer->image->log, LOG_LEVEL_ERROR,
                  "%s: is damaged: writing stops, reading goes on; unmount and check it",
                  writer->image->path);

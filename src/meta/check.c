@@ -13,6 +13,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define SECTOR UINT64_C(512)
 
@@ -84,6 +85,7 @@ static int open_check(struct check *check)
         return check_failed(check, -EFBIG, "looking at its size");
     }
     check->limit = div_round_up(check->file_size, header->cluster_size);
+    check->block_device = S_ISBLK(info.mode);
     check->buffer_size = (size_t)max_u64(CHECK_READ_SIZE, header->cluster_size);
     check->buffer = malloc(check->buffer_size);
     if (check->buffer == NULL) {
@@ -119,8 +121,12 @@ static void make_plan(struct check *check)
 static int rebuild(struct check *check)
 {
     struct check_result found = *check->result;
+    uint64_t first = check->limit;
     int result;
 
+    if (check->block_device) {
+        first = found.image_end_offset >> check->header->cluster_bits; /* it cannot grow */
+    }
     check_counts_destroy(check->counts);
     result = check_counts_create(check->limit + 1, &check->counts);
     if (result < 0) {
@@ -137,10 +143,7 @@ static int rebuild(struct check *check)
     }
     *check->result = found;
     if (result == 0) {
-        result = check_rebuild(check);
-    }
-    if (result == 0) {
-        check->result->image_end_offset = check->limit << check->header->cluster_bits;
+        result = check_rebuild(check, first);
     }
     return result;
 }

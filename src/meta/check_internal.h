@@ -34,6 +34,7 @@ struct check {
 
     uint64_t file_size; /* bytes, in whole sectors */
     uint64_t limit;     /* clusters: of the file, and what is referred to right behind its end */
+    bool block_device;  /* its size is not that of the image */
     uint8_t *buffer;    /* of buffer_size bytes, for the walk or the blocks */
     size_t buffer_size;
 
@@ -131,7 +132,10 @@ int check_copied_bits(struct check *check);
 
 /* --- check_rebuild.c --------------------------------------------------------------- */
 
-/* Makes a new refcount table with new blocks, of the references without the old ones. */
-int check_rebuild(struct check *check);
+/*
+ * Makes a new refcount table with new blocks, of the references without the old
+ * ones, in the clusters from `first` on, which nothing uses.
+ */
+int check_rebuild(struct check *check, uint64_t first);
 
 #endif

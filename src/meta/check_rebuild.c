@@ -93,7 +93,8 @@ static int place_blocks(struct check *check, struct layout *layout)
     for (i = layout->first; i < end && result == 0; i++) {
         result = check_counts_set(check->counts, i, 1);
     }
-    check->limit = end;
+    check->limit = max_u64(check->limit, end);
+    check->result->image_end_offset = end << check->header->cluster_bits;
     return result;
 }
 
@@ -172,9 +173,9 @@ static int write_layout(struct check *check, struct layout *layout)
     return result < 0 ? result : switch_table(check, layout);
 }
 
-int check_rebuild(struct check *check)
+int check_rebuild(struct check *check, uint64_t first)
 {
-    struct layout layout = {.first = check->limit};
+    struct layout layout = {.first = first};
     int result;
 
     if (check->limit / check->block_counts >=

@@ -66,6 +66,25 @@ void mapping_writer_free(struct mapping_writer *writer)
     free(writer);
 }
 
+int mapping_reload(struct mapping *mapping, const char *name, struct error *error)
+{
+    const struct header *header = mapping->source.header;
+    struct mapping *fresh;
+    _Atomic uint64_t *old = mapping->l1;
+    int result;
+
+    result =
+        mapping_open(&mapping->source, name, header->l1_offset, header->l1_entries, &fresh, error);
+    if (result < 0) {
+        return result;
+    }
+    atomic_store(&mapping->l1, atomic_load(&fresh->l1));
+    atomic_store(&mapping->l1_entries, atomic_load(&fresh->l1_entries));
+    atomic_store(&fresh->l1, old);
+    mapping_close(fresh);
+    return 0;
+}
+
 /* --- L1 entries that the disk does not have yet ------------------------------------------ */
 
 /* With the mutex held. */

@@ -31,6 +31,13 @@ int mapping_set_writer(struct mapping *mapping, struct allocator *allocator,
                        struct barrier *barrier, atomic_uint_fast64_t *next_commit);
 
 /*
+ * Reads the L1 table again, from where the header says that it is: the image
+ * was repaired. Nobody may be looking it up. Errors as of mapping_open(): then
+ * the mapping is as it was.
+ */
+int mapping_reload(struct mapping *mapping, const char *name, struct error *error);
+
+/*
  * The entry of the cluster at guest_offset, validated as mapping_lookup() does;
  * 0, or a negative errno with `fault`. COPIED is taken off where the L2 table
  * is shared.

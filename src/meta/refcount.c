@@ -6,6 +6,7 @@
 #include "cache/change.h"
 #include "meta/format.h"
 #include "meta/refcount_block.h"
+#include "meta/refcount_internal.h"
 #include "util/checked.h"
 
 #include <errno.h>
@@ -13,17 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-
-struct refcounts {
-    struct refcounts_source source;
-    bool lazy;
-    uint32_t order;         /* log2 of the bits of a count */
-    uint64_t block_counts;  /* counts in a block */
-    uint64_t *table;        /* host offsets of the blocks, in host byte order */
-    uint64_t capacity;      /* entries of `table` */
-    uint64_t disk_capacity; /* entries of the table in the file */
-    uint64_t end;           /* cluster number: see refcounts_end() */
-};
 
 /* --- Opening ------------------------------------------------------------------------- */
 
@@ -199,16 +189,11 @@ static int fill_block(void *context, void *data, size_t size)
     return store_read(source->file, source->host_offset, data, size);
 }
 
-static struct cache_key block_key(const struct refcounts *refcounts, uint64_t block)
-{
-    return (struct cache_key){.owner = refcounts->source.owner, .host_offset = block};
-}
-
 static int pin_block(struct refcounts *refcounts, uint64_t block, const struct cache_entry **entry)
 {
     struct block_source source = {.file = refcounts->source.file, .host_offset = block};
 
-    return cache_pool_get(refcounts->source.pool, block_key(refcounts, block),
+    return cache_pool_get(refcounts->source.pool, refcount_block_key(refcounts, block),
                           refcounts->source.header->cluster_size, fill_block, &source, entry);
 }
 
@@ -368,166 +353,8 @@ static int change_in_block(struct refcounts *refcounts, uint64_t first, uint64_t
         change.write_through = write_counts;
         change.write_context = refcounts->source.file;
     }
-    return cache_pool_change(refcounts->source.pool, block_key(refcounts, block),
+    return cache_pool_change(refcounts->source.pool, refcount_block_key(refcounts, block),
                              refcounts->source.header->cluster_size, fill_block, &source, &change);
-}
-
-/* --- New blocks, and a larger table ------------------------------------------------------ */
-
-/* Writes the table's entry `index`, as far as the table in the file has it. */
-static int write_entry(struct refcounts *refcounts, uint64_t index)
-{
-    uint8_t entry[sizeof(uint64_t)];
-
-    if (index >= refcounts->disk_capacity) {
-        return 0; /* Written with the whole table, which is being made larger. */
-    }
-    store_be64(entry, refcounts->table[index]);
-    return store_write(refcounts->source.file,
-                       refcounts->source.header->refcount_table_offset + index * sizeof(entry),
-                       entry, sizeof(entry));
-}
-
-static int write_new_block(struct refcounts *refcounts, uint64_t cluster, uint64_t own_index)
-{
-    const struct header *header = refcounts->source.header;
-    uint64_t host_offset = cluster << header->cluster_bits;
-    uint8_t *block = calloc(1, header->cluster_size);
-    int result;
-
-    if (block == NULL) {
-        return -ENOMEM;
-    }
-    if (own_index != UINT64_MAX) {
-        refcount_store(block, own_index, refcounts->order, 1);
-    }
-    cache_pool_drop(refcounts->source.pool, block_key(refcounts, host_offset));
-    result = store_write(refcounts->source.file, host_offset, block, header->cluster_size);
-    free(block);
-    if (result == 0) { /* R3: the block before the entry that names it. */
-        result = barrier_wait(refcounts->source.barrier, barrier_epoch(refcounts->source.barrier));
-    }
-    return result;
-}
-
-/*
- * Makes the block `index` of the table, in the first cluster behind the end. It
- * either counts itself, or belongs to the last block that exists: at the end,
- * clusters are taken one after the other.
- */
-static int make_block(struct refcounts *refcounts, uint64_t index)
-{
-    uint64_t cluster = refcounts->end;
-    bool counts_itself = cluster / refcounts->block_counts == index;
-    int result;
-
-    if (cluster >= ENTRY_HOST_OFFSET_MASK >> refcounts->source.header->cluster_bits) {
-        return -EFBIG;
-    }
-    refcounts->end++;
-    if (!counts_itself) {
-        result = refcounts_add(refcounts, cluster, 1, 1);
-        if (result < 0) {
-            return result;
-        }
-        if (refcounts->table[index] != 0) {
-            return 0; /* made on the way */
-        }
-    }
-    result = write_new_block(refcounts, cluster,
-                             counts_itself ? cluster % refcounts->block_counts : UINT64_MAX);
-    if (result < 0) {
-        return result;
-    }
-    refcounts->table[index] = cluster << refcounts->source.header->cluster_bits;
-    return write_entry(refcounts, index);
-}
-
-/* More entries in memory; the table in the file follows in move_table(). */
-static int grow_capacity(struct refcounts *refcounts, uint64_t entries)
-{
-    uint64_t *table;
-
-    if (entries > HEADER_REFCOUNT_TABLE_SIZE_MAX / sizeof(uint64_t)) {
-        return -EFBIG;
-    }
-    table = realloc(refcounts->table, entries * sizeof(*table));
-    if (table == NULL) {
-        return -ENOMEM;
-    }
-    memset(table + refcounts->capacity, 0, (entries - refcounts->capacity) * sizeof(*table));
-    refcounts->table = table;
-    refcounts->capacity = entries;
-    return 0;
-}
-
-/* The table as the file has it, at its new place. */
-static int write_table(struct refcounts *refcounts, uint64_t host_offset)
-{
-    uint64_t *raw = malloc(refcounts->capacity * sizeof(*raw)), i;
-    int result;
-
-    if (raw == NULL) {
-        return -ENOMEM;
-    }
-    for (i = 0; i < refcounts->capacity; i++) {
-        store_be64(&raw[i], refcounts->table[i]);
-    }
-    result =
-        store_write(refcounts->source.file, host_offset, raw, refcounts->capacity * sizeof(*raw));
-    free(raw);
-    return result;
-}
-
-/* R3: the header names the new table when that is stable, and before the old one is free. */
-static int switch_table(struct refcounts *refcounts, uint64_t host_offset, uint64_t clusters)
-{
-    struct header *header = refcounts->source.header;
-    uint8_t fields[HEADER_NB_SNAPSHOTS - HEADER_REFCOUNT_TABLE_OFFSET];
-    int result;
-
-    result = barrier_wait(refcounts->source.barrier, barrier_epoch(refcounts->source.barrier));
-    if (result < 0) {
-        return result;
-    }
-    store_be64(fields, host_offset);
-    store_be32(fields + HEADER_REFCOUNT_TABLE_CLUSTERS - HEADER_REFCOUNT_TABLE_OFFSET,
-               (uint32_t)clusters);
-    result =
-        store_write(refcounts->source.file, HEADER_REFCOUNT_TABLE_OFFSET, fields, sizeof(fields));
-    if (result < 0) {
-        return result;
-    }
-    header->refcount_table_offset = host_offset;
-    header->refcount_table_clusters = (uint32_t)clusters;
-    refcounts->disk_capacity = refcounts->capacity;
-    return barrier_wait(refcounts->source.barrier, barrier_epoch(refcounts->source.barrier));
-}
-
-/* Moves the table, half as large again, behind the end, so that it covers `index`. */
-static int move_table(struct refcounts *refcounts, uint64_t index)
-{
-    const struct header *header = refcounts->source.header;
-    uint64_t old_first = header->refcount_table_offset >> header->cluster_bits;
-    uint64_t old_clusters = header->refcount_table_clusters, clusters, first, entries;
-    int result;
-
-    entries = max_u64(index + 2, refcounts->disk_capacity + refcounts->disk_capacity / 2);
-    clusters = div_round_up(entries * sizeof(uint64_t), header->cluster_size);
-    result = grow_capacity(refcounts, clusters * header->cluster_size / sizeof(uint64_t));
-    if (result < 0) {
-        return result;
-    }
-    first = refcounts->end;
-    refcounts->end += clusters;
-    result = refcounts_add(refcounts, first, clusters, 1);
-    if (result == 0) {
-        result = write_table(refcounts, first << header->cluster_bits);
-    }
-    if (result == 0) {
-        result = switch_table(refcounts, first << header->cluster_bits, clusters);
-    }
-    return result == 0 ? refcounts_add(refcounts, old_first, old_clusters, -1) : result;
 }
 
 int refcounts_add(struct refcounts *refcounts, uint64_t first, uint64_t length, int delta)
@@ -538,10 +365,10 @@ int refcounts_add(struct refcounts *refcounts, uint64_t first, uint64_t length, 
         int result = 0;
 
         if (index >= refcounts->capacity && delta > 0) {
-            result = move_table(refcounts, index);
+            result = refcounts->moving ? -EFBIG : refcount_move_table(refcounts, index);
         }
         if (result == 0 && delta > 0 && refcounts->table[index] == 0) {
-            result = make_block(refcounts, index);
+            result = refcount_make_block(refcounts, index);
         }
         if (result == 0) {
             result = block_of(refcounts, first) == 0

@@ -118,7 +118,7 @@ def _(directory):
                     at=at, program=public.program, others=[])
 
 
-# --- images that are only guessed to be qcow2 --------------------------------------------------------
+# --- images that are only guessed to be qcow2 -----------------------------------------------------
 
 
 def guessed(directory):
@@ -172,7 +172,7 @@ def _(directory):
         compare.check_bytes(file.read(), wanted, 0)
 
 
-# --- data files -------------------------------------------------------------------------------------
+# --- data files -----------------------------------------------------------------------------------
 
 
 def data_file(sentence, edit, *words, options=()):

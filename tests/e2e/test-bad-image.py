@@ -87,10 +87,12 @@ not_qcow2("a partitioned raw disk", partitioned, LOOKS + "a raw disk with an MBR
           "it needs no qcow2fs")
 not_qcow2("an ext4 file system", file_system, LOOKS + "a raw ext2, ext3 or ext4 file system",
           needs=[tools.MKE2FS])
-not_qcow2("a gzip file", written(gzip.compress(b"QFI\xfb" * 100)), LOOKS + "a file compressed with gzip")
+not_qcow2("a gzip file", written(gzip.compress(b"QFI\xfb" * 100)),
+          LOOKS + "a file compressed with gzip")
 not_qcow2("an empty file", written(b""), LOOKS + "an empty file")
 not_qcow2("a file of zeros", written(b"", MiB), LOOKS + "a file that begins with zeros")
-not_qcow2("a text", written(b"This is a text, not an image.\n" * 50), LOOKS + "a file of an unknown format")
+not_qcow2("a text", written(b"This is a text, not an image.\n" * 50),
+          LOOKS + "a file of an unknown format")
 not_qcow2("a file of three bytes", written(b"QFI"), LOOKS)
 not_qcow2("a file of the magic number alone", written(b"QFI\xfb"), "4 bytes long, too short")
 not_qcow2("the beginning of a header", written(b"QFI\xfb\0\0\0\3" + bytes(63)), "71 bytes long")
@@ -263,8 +265,8 @@ case("two incompatible features, one of them named", "plain",
      features(1 << 63 | 1 << 5, [(0, 5, b"x" * 46)]), "'%s' (bit 5), bit 63" % ("x" * 46))
 case("all unknown incompatible features", "plain", features(((1 << 64) - 1) & ~0x1f, []),
      "bit 5, bit 6", "bit 63")
-case("a feature whose name is a terminal command", "plain", features(1 << 9, [(0, 9, b"\x1b[2J\n")]),
-     "?[2J?' (bit 9)")
+case("a feature whose name is a terminal command", "plain",
+     features(1 << 9, [(0, 9, b"\x1b[2J\n")]), "?[2J?' (bit 9)")
 case("an incompatible feature in an image with a backing file", "backing",
      features(1 << 40, [(0, 40, b"flux")]), "'flux' (bit 40)")
 
@@ -369,8 +371,8 @@ def last_snapshot(name, value):
 
 
 OVER = "entry 3 of the snapshot table"
-case("a snapshot with 1025 bytes of extra data", "snapshots", last_snapshot("extra_data_size", 1025),
-     OVER, "1025")
+case("a snapshot with 1025 bytes of extra data", "snapshots",
+     last_snapshot("extra_data_size", 1025), OVER, "1025")
 case("a snapshot with 4 GiB of extra data", "snapshots", last_snapshot("extra_data_size", HUGE),
      OVER, str(HUGE))
 case("a snapshot whose extra data runs over the file", "snapshots",
@@ -389,7 +391,7 @@ def one_more(opened):
 case("a snapshot more than there are", "snapshots", one_more, "snapshot table")
 
 
-# --- images that were cut off ---------------------------------------------------------------------------
+# --- images that were cut off ---------------------------------------------------------------------
 
 
 def _host_of(path):
@@ -469,7 +471,7 @@ def _(directory):
         end = opened.l2_entry_position(0)
         opened.set_l1_entry(0, qcow2.COPIED | FAR)
     with mount.mount(path) as mounted:
-        bad.check_sentence(mounted.stderr(), path, "was cut off", "1 L2 table")
+        bad.check_sentence(mounted.stderr(), path, "was cut off", "L2 tables", "(1 of them)")
     check(end > 0, "no L2 table")
 
 

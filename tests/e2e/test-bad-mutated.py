@@ -127,8 +127,8 @@ def check_same(mounted, raw, what):
     failed = 0
     disk = mounted.disk
     size = os.path.getsize(disk)
-    check(os.path.getsize(raw) == size - size % 512 or size % 512, "%s: the size is %d, for QEMU %d",
-          what, size, os.path.getsize(raw))
+    check(os.path.getsize(raw) == size - size % 512 or size % 512,
+          "%s: the size is %d, for QEMU %d", what, size, os.path.getsize(raw))
     with open(raw, "rb") as file, bad.Blocks(disk) as blocks:
         for offset in range(0, min(size, READ_MOST), MiB):
             expected = file.read(MiB)
@@ -144,8 +144,8 @@ def check_same(mounted, raw, what):
                                          % (what, offset + start))
     for line in mounted.stderr().splitlines():
         # What QEMU can read, we can, but for what is not there.
-        check("guest offset" not in line or "past the end" in line or size % 512, "%s: QEMU reads it, but: %s",
-              what, line)
+        check("guest offset" not in line or "past the end" in line or size % 512,
+              "%s: QEMU reads it, but: %s", what, line)
     return failed
 
 

@@ -321,7 +321,7 @@ flips("plain", 11)
 flips("zstd", 12, needs=[tools.ZSTD])
 
 
-# --- the chain, snapshots, the rest -----------------------------------------------------------------
+# --- the chain, snapshots, the rest ---------------------------------------------------------------
 
 
 @suite.test("damage in a backing image is EIO where the overlay shows it, and nowhere else")
@@ -409,7 +409,7 @@ def _(directory):
     before.check()
 
 
-# --- a host that cannot read ------------------------------------------------------------------------
+# --- a host that cannot read ----------------------------------------------------------------------
 
 # A disk that cannot be read is one of our own: the raw disk of a damaged image, mounted, is a
 # file of the host of which one range gives EIO.

@@ -62,9 +62,10 @@ def _(directory):
 
 OPTIONS = ["ro", "rw", "defaults", "ro,user", "ro,users", "ro,nouser", "ro,owner", "ro,group",
            "ro,nofail", "ro,noauto", "ro,auto", "ro,_netdev", "ro,x-systemd.automount",
-           "ro,x-systemd.requires=/srv,x-gvfs-show,X-mount.mkdir", "ro,comment=by hand", "ro,noatime",
-           "ro,relatime,nodiratime", "ro,nosuid,nodev,noexec", "ro,suid,dev,exec", "ro,sync", "ro,async",
-           "ro,allow_other,umask=022", "ro,uid=1000,gid=100,mode=640", "ro,l2-cache-size=1M",
+           "ro,x-systemd.requires=/srv,x-gvfs-show,X-mount.mkdir", "ro,comment=by hand",
+           "ro,noatime", "ro,relatime,nodiratime", "ro,nosuid,nodev,noexec", "ro,suid,dev,exec",
+           "ro,sync", "ro,async", "ro,allow_other,umask=022", "ro,uid=1000,gid=100,mode=640",
+           "ro,l2-cache-size=1M",
            "ro,l2_cache_size=1M,cache_clean_interval=60", "ro,user=somebody", "ro,nonempty",
            "ro,lazytime", "ro,force-share,threads=2", "ro,default_permissions,max_read=65536"]
 

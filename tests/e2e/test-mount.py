@@ -63,7 +63,8 @@ def ends_by(number, foreground):
         path = bad.sample("plain", directory)
         before = compare.Unchanged(path)
         for at, name in bad.points(directory):
-            with mount.mount(path, at=at, directory=bool(name), foreground=foreground) as mounted:
+            with mount.mount(path, at=at, directory=bool(name),
+                             foreground=foreground) as mounted:
                 with open(mounted.disk, "rb") as file:
                     file.read(MiB)
                 os.kill(mounted.pids[0], number)
@@ -78,7 +79,7 @@ for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         ends_by(each, where)
 
 
-# --- unmounting -------------------------------------------------------------------------------------
+# --- unmounting -----------------------------------------------------------------------------------
 
 
 @suite.test("umount, and fusermount3 -u, end the daemon", needs=[tools.tool("fusermount3")])
@@ -89,7 +90,8 @@ def _(directory):
             for at, name in bad.points(directory):
                 if command[0] == "umount" and os.geteuid() != 0:
                     continue
-                with mount.mount(path, at=at, directory=bool(name), foreground=foreground) as mounted:
+                with mount.mount(path, at=at, directory=bool(name),
+                                 foreground=foreground) as mounted:
                     check_equal(os.path.getsize(mounted.disk), bad.SIZE, "the size")
                     tools.run(*command, at)
                     mounted.wait()
@@ -162,10 +164,10 @@ def _(directory):
     check(not run.daemons(run.directory), "a daemon is left")
 
 
-# --- names -----------------------------------------------------------------------------------------
+# --- names ----------------------------------------------------------------------------------------
 
-NAMES = ["a b", "a,b", "a\\b", "a\\,b", "a\\040b", "a=b", ",", "-f", "ünïcödé", "a\tb", "a'b\"c", "a:b",
-         "a#b", "%s%n", "\udcff\udc80"]
+NAMES = ["a b", "a,b", "a\\b", "a\\,b", "a\\040b", "a=b", ",", "-f", "ünïcödé", "a\tb", "a'b\"c",
+         "a:b", "a#b", "%s%n", "\udcff\udc80"]
 
 
 @suite.test("images and mount points of any name are mounted and unmounted")
@@ -226,7 +228,7 @@ def _(directory):
         check_equal(os.path.getsize(link), bad.SIZE, "the size")
 
 
-# --- owners and permissions --------------------------------------------------------------------------
+# --- owners and permissions -----------------------------------------------------------------------
 
 
 def modes(top):
@@ -277,7 +279,8 @@ def _(directory):
         at = bad.mount_point(public.path)
 
         def reads(*command):
-            return tools.run(*bad.user_prefix(bad.NOBODY), *command, at, status=None).returncode == 0
+            done = tools.run(*bad.user_prefix(bad.NOBODY), *command, at, status=None)
+            return done.returncode == 0
 
         for options, can_stat, can_read in ((["mode=444"], False, False),
                                             (["allow_other", "mode=444"], True, True),

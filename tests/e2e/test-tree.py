@@ -16,7 +16,7 @@ suite = tap.Suite(needs=[tools.fuse, tools.QEMU])
 NAME_MAX = 255
 
 
-# --- names of snapshots -----------------------------------------------------------------------------
+# --- names of snapshots ---------------------------------------------------------------------------
 
 
 def write_snapshots(path, entries):
@@ -205,7 +205,7 @@ def _(directory):
         check_equal(os.stat(mounted.path).st_nlink, 2, "the links")
 
 
-# --- attributes --------------------------------------------------------------------------------------
+# --- attributes -----------------------------------------------------------------------------------
 
 
 @suite.test("types, sizes, times and blocks are those of the image")
@@ -262,7 +262,7 @@ def _(directory):
         check_equal(image.seek_extents(mounted.disk), [], "the data")
 
 
-# --- info.json ----------------------------------------------------------------------------------------
+# --- info.json ------------------------------------------------------------------------------------
 
 NEWER = {"children"}   # what later versions of qemu-img add
 OURS = {"disk-size"}  # what we say besides, of a snapshot
@@ -321,7 +321,7 @@ info("extended", needs=[tools.EXTENDED_L2])
 info("datafile", needs=[tools.DATA_FILE])
 
 
-# --- stats.json --------------------------------------------------------------------------------------------
+# --- stats.json -----------------------------------------------------------------------------------
 
 
 def stats(mounted):

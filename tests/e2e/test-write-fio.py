@@ -14,9 +14,13 @@ SIZE = JOBS * PART + 3 * MiB
 SIZES = "512/20:4k/40:12k/20:64k/12:300k/5:1m/3"
 
 
-def job(number, direct, size):
-    """One job, with a part of the disk of its own that ends in no multiple of a cluster."""
-    offset = number * PART + 512 * (1 + 7 * number)
+def part(number):
+    """(offset, bytes) of a job: a part of its own, whose ends are no multiple of a cluster."""
+    return number * PART + 512 * (1 + 7 * number), PART - MiB
+
+
+def job(number, direct):
+    offset, size = part(number)
     return ["--name=job%d" % number, "--offset=%d" % offset, "--size=%d" % size,
             "--direct=%d" % direct, "--randseed=%d" % (42 + number)]
 
@@ -28,8 +32,19 @@ def fio(disk, directory, *arguments, seconds=240):
               "--group_reporting", "--minimal", "--eta=never", "--aux-path=" + directory]
     jobs = []
     for number in range(JOBS):
-        jobs += job(number, number % 2, PART - MiB)
+        jobs += job(number, number % 2)
     tools.run(*common, *arguments, *jobs, timeout=seconds, cwd=directory)
+
+
+def check_between(disk, raw):
+    """Fails unless what lies between the jobs' parts is what it was."""
+    end = 0
+    with open(disk, "rb") as found, open(raw, "rb") as expected:
+        for offset, size in [part(number) for number in range(JOBS)] + [(SIZE, 0)]:
+            for file in (found, expected):
+                file.seek(end)
+            compare.check_bytes(found.read(offset - end), expected.read(offset - end), end)
+            end = offset + size
 
 
 def verified(kind, *options, needs=()):
@@ -47,6 +62,7 @@ def verified(kind, *options, needs=()):
         write.check_clean(path)
         model = write.model_of(path, directory)
         fio(model, directory, "--verify_only")
+        check_between(model, raw)
         write.check_contents(path, model)
 
 

@@ -78,7 +78,10 @@ static void *allocate(uint64_t size)
 
 /* --- Choosing a range ------------------------------------------------------------------------ */
 
-/* The piece of this worker in which its next operation takes place; a single one has all. */
+/*
+ * The piece of this worker in which its next operation takes place; a single worker has all
+ * of the disk. Empty where the disk is too small for so many.
+ */
 static struct range choose_piece(struct worker *worker)
 {
     const struct model *model = worker->model;
@@ -90,7 +93,7 @@ static struct range choose_piece(struct worker *worker)
         return (struct range){.length = model->size};
     }
     if (pieces <= worker->number) {
-        return piece; /* the disk is too small for all */
+        return piece;
     }
     piece.offset += random_below(worker, div_round_up(pieces - worker->number, threads)) * threads *
                     MODEL_PIECE;
@@ -168,9 +171,7 @@ static void write_random(struct worker *worker, struct range range)
     }
     expect_success(worker, "write", range,
                    writer_write(model->writer, range.offset, buffer, range.length));
-    if (range.length > 0) {
-        memcpy(model->expected + range.offset, buffer, range.length);
-    }
+    memcpy(model->expected + range.offset, buffer, range.length);
     free(buffer);
 }
 
@@ -205,7 +206,9 @@ static void work_once(struct worker *worker)
     uint64_t kind = random_below(worker, 1000);
     struct range range = choose_range(worker);
 
-    if (kind < 450) {
+    if (range.length == 0) {
+        flush(worker);
+    } else if (kind < 450) {
         write_random(worker, range);
     } else if (kind < 530) {
         zero(worker, range, true);
@@ -257,8 +260,8 @@ static void write_past_end(struct worker *worker)
 
     range.offset = min_u64(model->capacity, range.offset + random_below(worker, LENGTH_LONG));
     range.length = min_u64(model->capacity - range.offset, 1 + random_below(worker, LENGTH_LONG));
-    write_random(worker, range);
     if (range.length > 0) {
+        write_random(worker, range);
         model->size =
             max_u64(model->size, div_round_up(range.offset + range.length, SECTOR) * SECTOR);
     }

@@ -23,9 +23,11 @@ static const struct store_file_options writing = {.access = STORE_WRITE};
 
 /* --- Programs ---------------------------------------------------------------------- */
 
+/* Where every test must run (CI), they fail without the programs. */
 static bool have_qemu(void)
 {
-    return system("qemu-img --version >/dev/null 2>&1 && qemu-io --version >/dev/null 2>&1") == 0;
+    return getenv("CI") != NULL ||
+           system("qemu-img --version >/dev/null 2>&1 && qemu-io --version >/dev/null 2>&1") == 0;
 }
 
 __attribute__((format(printf, 1, 2))) static int run(const char *format, ...)

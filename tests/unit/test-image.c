@@ -164,7 +164,7 @@ START_TEST(a_corrupt_mark_and_a_cut_off_end_are_warned_of)
     log_lines_init(&lines);
     ck_assert_int_eq(image_open("a.qcow2", &plain, &lines.log, &image, &error), 0);
     ck_assert_ptr_nonnull(strstr(lines.text, "a.qcow2: is marked corrupt"));
-    ck_assert_ptr_nonnull(strstr(lines.text, "a.qcow2: was cut off: 1 L2 tables"));
+    ck_assert_ptr_nonnull(strstr(lines.text, "a.qcow2: was cut off"));
     image_close(image);
     log_release(&lines.log);
 }

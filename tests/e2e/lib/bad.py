@@ -183,8 +183,8 @@ def _kept_of(*paths):
     for path in paths:
         if os.path.isfile(path):
             status = os.stat(path)
-            found[path] = (compare.sha256(path), status.st_mtime_ns, status.st_size,
-                           status.st_mode)
+            digest = compare.sha256(path) if os.access(path, os.R_OK) else None
+            found[path] = (digest, status.st_mtime_ns, status.st_size, status.st_mode)
     return found
 
 
@@ -202,9 +202,7 @@ def refused(path, *words, options=(), user=None, cwd=None, status=1, foreground=
     """Fails unless qcow2fs refuses to mount `path`: one sentence with the words and the name
     of the file to blame (by default the image), the status, nothing mounted, nothing changed.
     Returns the sentence."""
-    at = at or mount_point(tempfile.mkdtemp(prefix="at-", dir=os.path.dirname(path)
-                                            if os.path.isabs(path) and user is None
-                                            else run.directory))
+    at = at or mount_point(tempfile.mkdtemp(prefix="at-", dir=run.directory))
     full = os.path.join(cwd or "", path)
     before = _kept_of(full, *others)
     arguments = (["-f"] if foreground else []) + (["-o", ",".join(options)] if options else [])

@@ -137,11 +137,11 @@ class Writer(threading.Thread):
     def _change(self, handle, direct):
         first, count = self._range()
         kind = self.generator.random()
-        generation = self.ledger.new_generation() if kind < 0.85 else 0
+        generation = self.ledger.new_generation() if kind < 0.75 else 0
         self.ledger.trying(first, count, generation)
         self._touched.update(range(first, first + count))
         if generation == 0:
-            change = write.punch if kind < 0.93 else write.zero
+            change = write.punch if kind < 0.90 else write.zero
             change(handle, first * BLOCK, count * BLOCK)
             return
         data = b"".join(block(number, generation) for number in range(first, first + count))

@@ -102,6 +102,22 @@ def loop():
     return tool("losetup", "mount", "umount")()
 
 
+def file_system(kind):
+    """The need for a kernel that can mount file systems of that kind."""
+    def need():
+        with open("/proc/filesystems", encoding="ascii") as lines:
+            known = {line.split()[-1] for line in lines}
+        return None if kind in known else "this kernel has no %s" % kind
+    return need
+
+
+def has_capability(number):
+    """Whether this process has that capability, one of capabilities(7)."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
+        held = next(line.split()[1] for line in lines if line.startswith("CapEff:"))
+    return bool(int(held, 16) >> number & 1)
+
+
 def _create_option(option):
     """The need for a qemu-img that creates qcow2 images with `option`."""
     def need():

@@ -14,9 +14,8 @@ import json
 import mmap
 import os
 import random
-import shutil
 
-from . import compare, image, mount, run, tap, tools
+from . import compare, image, mount, run, tools
 from .image import KiB, MiB
 from .tap import check
 
@@ -126,13 +125,19 @@ def zero(handle, offset, length):
     fallocate(handle, FALLOC_ZERO_RANGE | FALLOC_KEEP_SIZE, offset, length)
 
 
+def close(handle):
+    """close(2), which may tell once more that something could not be written."""
+    with contextlib.suppress(OSError):
+        os.close(handle)
+
+
 @contextlib.contextmanager
 def opened(path, flags=os.O_RDWR):
     handle = os.open(path, flags)
     try:
         yield handle
     finally:
-        os.close(handle)
+        close(handle)
 
 
 def write_all(handle, data, offset):
@@ -154,7 +159,7 @@ class Direct:
         return self
 
     def __exit__(self, *_exception):
-        os.close(self._handle)
+        close(self._handle)
         self._buffer.close()
 
     def write(self, offset, data):
@@ -238,6 +243,17 @@ def check_contents(path, expected, *options):
         compare.check_files(mounted.disk, expected)
 
 
+def check_read_only(path, expected, *words, options=()):
+    """Fails unless a writable mount becomes a read-only one, and says why."""
+    with mount.mount(path, *options, writable=True) as mounted:
+        told = mounted.stderr()
+        check("qcow2fs: mounting read-only: " + path in told, "it said %r", told)
+        for word in words:
+            check(word in told, "no %r in: %s", word, told)
+        refuses(errno.EROFS, os.open, mounted.disk, os.O_RDWR)
+        compare.check_files(mounted.disk, expected)
+
+
 def model_of(path, directory, name="model.raw"):
     """A raw file with what the disk holds now, to be changed along with it."""
     return contents(path, os.path.join(directory, name))
@@ -265,7 +281,7 @@ def to_be_killed(path, *options, **keywords):
 
 
 @contextlib.contextmanager
-def small_host(directory, size, kind="tmpfs", options=""):
+def small_host(directory, size, kind="tmpfs"):
     """A file system of so many bytes, mounted; gives its directory."""
     place = os.path.join(directory, "small-host")
     os.makedirs(place, exist_ok=True)
@@ -279,9 +295,9 @@ def small_host(directory, size, kind="tmpfs", options=""):
     backing = os.path.join(directory, "small-host.raw")
     with open(backing, "wb") as file:
         file.truncate(size)
-    tools.run("mkfs." + kind, "-q", *(["-O", "quota"] if "quota" in options else []), backing)
+    tools.run("mkfs." + kind, "-q", backing)
     with mount.loop_device(backing, writable=True) as device, \
-            mount.file_system(device, kind, options or "rw") as place:
+            mount.file_system(device, kind, "rw") as place:
         yield place
 
 
@@ -303,10 +319,5 @@ def long_run():
 
 def copy_image(path, to):
     """A copy of an image file, holes kept."""
-    shutil.copyfile(path, to) if os.path.getsize(path) < MiB else tools.run(  # pylint: disable=expression-not-assigned
-        "cp", "--sparse=always", path, to)
+    tools.run("cp", "--sparse=always", path, to)
     return to
-
-
-def skip(why):
-    raise tap.Skip(why)
