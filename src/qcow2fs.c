@@ -327,7 +327,7 @@ static int open_to_write(const struct command_line *line, struct log *log, struc
 /* Whether opening for writing fails so where reading may be possible. */
 static bool only_writing_fails(int r)
 {
-    return r == -EACCES || r == -EPERM || r == -EROFS || r == -EUCLEAN;
+    return r == -EACCES || r == -EPERM || r == -EROFS;
 }
 
 /* Opens the image as the options say; read-only where it cannot be written. */

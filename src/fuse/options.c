@@ -88,7 +88,8 @@ const struct option_spec mount_option_table[] = {
      .field = FIELD(repair),
      .value_name = "on|off",
      .help =
-         "Whether an image that is marked dirty is repaired; otherwise it is mounted read-only.",
+         "Whether an image that is marked dirty is repaired; otherwise it is refused, unless ro is "
+         "given too.",
      .default_text = "on"},
     {.name = "metadata-interval",
      .type = OPTION_UINT,

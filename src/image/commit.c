@@ -95,11 +95,9 @@ static int commit_once(struct commit *commit)
         return result;
     }
     /* After the slices: each table that a slice of these belongs to is in the list. */
-    result = mapping_take_l1_changes(source->mapping, &l1);
-    if (result == 0) {
-        result = write_all(commit, slices, &l1);
-        mapping_release_l1_changes(source->mapping, &l1, result < 0);
-    }
+    mapping_take_l1_changes(source->mapping, &l1);
+    result = write_all(commit, slices, &l1);
+    mapping_release_l1_changes(source->mapping, &l1, result < 0);
     cache_writeback_end(slices, result == 0);
     return result;
 }

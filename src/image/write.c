@@ -252,7 +252,7 @@ static int plan_old(struct plan *plan, struct mapping_fault *fault)
 }
 
 /* Finds the place of the plan's clusters, as many as there are in one piece. */
-static int plan_host(struct plan *plan)
+static int plan_host(struct plan *plan, struct mapping_fault *fault)
 {
     struct writer *writer = plan->writer;
     int result = 0;
@@ -270,8 +270,9 @@ static int plan_host(struct plan *plan)
             result = allocator_take(writer->allocator, plan->clusters, &plan->host);
         }
         if (result == 0) {
-            mapping_forget_tables(writer->image->active, plan->host.host_offset,
-                                  plan->host.clusters);
+            /* R8: a hit is not given back, which would destroy what is there */
+            result = check_overlap(writer, writer->image->file, plan->host.host_offset,
+                                   plan->host.clusters << writer->header->cluster_bits, fault);
         }
     }
     if (result == 0) {
@@ -376,7 +377,7 @@ static int allocate(struct writer *writer, uint64_t guest_offset, const uint8_t 
     result = plan_old(&plan, fault);
     /* Somebody else may have given it a place meanwhile: then it is written in place. */
     if (result == 0 && !is_in_place(writer, &plan)) {
-        result = plan_host(&plan);
+        result = plan_host(&plan, fault);
         if (result == 0) {
             result = execute(&plan, fault);
         }
@@ -437,6 +438,9 @@ int writer_write(struct writer *writer, uint64_t guest_offset, const void *data,
 
     if (!checked_add(guest_offset, length, &end) || end > INT64_MAX) {
         return -EFBIG;
+    }
+    if (length == 0) {
+        return 0;
     }
     result = writer_begin(writer, &generation);
     if (result == 0 && end > view_size(writer->view)) {

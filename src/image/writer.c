@@ -244,6 +244,8 @@ static int open_parts(struct writer *writer, struct error *error)
         .header = image->header,
         .file = image->file,
         .barrier = writer->barrier,
+        .freed = mapping_forget_table,
+        .freed_context = image->active,
         .discard = writer->options.discard,
         .device = image->is_device,
     };

@@ -4,11 +4,11 @@
 #define IMAGE_WRITER_INTERNAL_H
 
 #include "image/commit.h"
-#include "image/range_lock.h"
 #include "image/view.h"
 #include "image/writer.h"
 #include "meta/format.h"
 #include "meta/mapping_write.h"
+#include "util/range_lock.h"
 
 #include <pthread.h>
 #include <stdatomic.h>

@@ -3,6 +3,7 @@
 
 #include "meta/allocator.h"
 
+#include "meta/format.h"
 #include "util/checked.h"
 
 #include <errno.h>
@@ -101,6 +102,12 @@ static int extend_file(struct allocator *allocator, uint64_t end)
     return allocator->source.device ? -ENOSPC : store_resize(allocator->source.file, size);
 }
 
+/* The first cluster that no entry can name ("L1 table entry": bits 9 - 55). */
+static uint64_t end_limit(const struct allocator *allocator)
+{
+    return (ENTRY_HOST_OFFSET_MASK >> cluster_bits(allocator)) + 1;
+}
+
 /* Raises the counts of the run (R2). At the end of the file tables may be put first. */
 static int count_run(struct allocator *allocator, uint64_t want, struct run *run)
 {
@@ -112,6 +119,9 @@ static int count_run(struct allocator *allocator, uint64_t want, struct run *run
     } else {
         run->first = refcounts_end(refcounts);
         run->length = want;
+        if (want > end_limit(allocator) - min_u64(run->first, end_limit(allocator))) {
+            return -EFBIG;
+        }
         refcounts_set_end(refcounts, run->first + run->length);
         result = refcounts_add(refcounts, run->first, run->length, 1);
         if (result == 0) {
@@ -230,6 +240,10 @@ static int unreference(struct allocator *allocator, uint64_t first, uint64_t len
             continue;
         }
         allocator->cursor = min_u64(allocator->cursor, first);
+        if (allocator->source.freed != NULL) {
+            allocator->source.freed(allocator->source.freed_context,
+                                    first << cluster_bits(allocator));
+        }
         if (allocator->source.discard) {
             /* The host may be unable to; the cluster is free all the same. */
             (void)store_punch(allocator->source.file, first << cluster_bits(allocator),

@@ -34,6 +34,12 @@ struct allocator_source {
     struct store *file;
     struct refcounts *refcounts;
     struct barrier *barrier;
+    /*
+     * Told of each cluster that has become free, before anybody can take it;
+     * runs under the allocator's mutex. May be NULL.
+     */
+    void (*freed)(void *context, uint64_t host_offset);
+    void *freed_context;
     bool discard; /* give the host space of freed clusters back */
     bool device;  /* the file is a block device: its end is fixed, and unused space not zero */
 };

@@ -16,8 +16,27 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define L1_CHUNK 126 /* indexes: a chunk takes 1 KiB */
+
 /* Two tables that fall on one mutex wait for each other, for as long as entries are changed. */
 #define TABLE_MUTEXES 64
+
+/* L1 indexes, in a list that can be given back without memory for it. */
+struct l1_chunk {
+    struct l1_chunk *next;
+    size_t count;
+    uint64_t indexes[L1_CHUNK];
+};
+
+static void free_chunks(struct l1_chunk *chunk)
+{
+    while (chunk != NULL) {
+        struct l1_chunk *next = chunk->next;
+
+        free(chunk);
+        chunk = next;
+    }
+}
 
 struct mapping_writer {
     struct allocator *allocator;
@@ -25,10 +44,8 @@ struct mapping_writer {
     atomic_uint_fast64_t *next_commit;
     pthread_mutex_t tables[TABLE_MUTEXES]; /* by L1 index: changes of that table */
 
-    pthread_mutex_t mutex; /* guards all below; a leaf */
-    uint64_t *changed;     /* L1 indexes */
-    size_t changed_count, changed_capacity;
-    uint64_t changed_epoch;
+    pthread_mutex_t mutex; /* guards what follows; a leaf */
+    struct l1_changes changed;
 };
 
 int mapping_set_writer(struct mapping *mapping, struct allocator *allocator,
@@ -62,7 +79,7 @@ void mapping_writer_free(struct mapping_writer *writer)
         pthread_mutex_destroy(&writer->tables[i]);
     }
     pthread_mutex_destroy(&writer->mutex);
-    free(writer->changed);
+    free_chunks(writer->changed.chunks);
     free(writer);
 }
 
@@ -90,29 +107,21 @@ int mapping_reload(struct mapping *mapping, const char *name, struct error *erro
 /* With the mutex held. */
 static int append_l1_change(struct mapping_writer *writer, uint64_t index, uint64_t epoch)
 {
-    if (writer->changed_count == writer->changed_capacity) {
-        size_t capacity = max_u64(writer->changed_capacity * 2, 16);
-        uint64_t *changed = realloc(writer->changed, capacity * sizeof(*changed));
+    struct l1_changes *changed = &writer->changed;
+    struct l1_chunk *chunk = changed->chunks;
 
-        if (changed == NULL) {
+    if (chunk == NULL || chunk->count == L1_CHUNK) {
+        chunk = malloc(sizeof(*chunk));
+        if (chunk == NULL) {
             return -ENOMEM;
         }
-        writer->changed = changed;
-        writer->changed_capacity = capacity;
+        *chunk = (struct l1_chunk){.next = changed->chunks};
+        changed->chunks = chunk;
     }
-    writer->changed[writer->changed_count++] = index;
-    writer->changed_epoch = max_u64(writer->changed_epoch, epoch);
+    chunk->indexes[chunk->count++] = index;
+    changed->count++;
+    changed->epoch = max_u64(changed->epoch, epoch);
     return 0;
-}
-
-static int note_l1_change(struct mapping_writer *writer, uint64_t index, uint64_t epoch)
-{
-    int result;
-
-    pthread_mutex_lock(&writer->mutex);
-    result = append_l1_change(writer, index, epoch);
-    pthread_mutex_unlock(&writer->mutex);
-    return result;
 }
 
 /*
@@ -134,53 +143,65 @@ static int change_l1(struct mapping *mapping, uint64_t index, uint64_t entry, ui
     return result;
 }
 
-int mapping_take_l1_changes(struct mapping *mapping, struct l1_changes *changes)
+void mapping_take_l1_changes(struct mapping *mapping, struct l1_changes *changes)
 {
     struct mapping_writer *writer = mapping->writer;
 
     pthread_mutex_lock(&writer->mutex);
-    *changes = (struct l1_changes){
-        .count = writer->changed_count,
-        .indexes = writer->changed,
-        .epoch = writer->changed_epoch,
-    };
-    writer->changed = NULL;
-    writer->changed_count = 0;
-    writer->changed_capacity = 0;
-    writer->changed_epoch = 0;
+    *changes = writer->changed;
+    writer->changed = (struct l1_changes){0};
     pthread_mutex_unlock(&writer->mutex);
-    return 0;
+}
+
+static int write_l1_entry(struct mapping *mapping, uint64_t index)
+{
+    uint8_t entry[L1_ENTRY_BYTES];
+
+    store_be64(entry, mapping_l1(mapping, index));
+    return store_write(mapping->source.file,
+                       mapping->source.header->l1_offset + index * sizeof(entry), entry,
+                       sizeof(entry));
 }
 
 int mapping_write_l1_changes(struct mapping *mapping, const struct l1_changes *changes)
 {
+    const struct l1_chunk *chunk;
     size_t i;
 
-    for (i = 0; i < changes->count; i++) {
-        uint64_t index = changes->indexes[i];
-        uint8_t entry[L1_ENTRY_BYTES];
-        int result;
+    for (chunk = changes->chunks; chunk != NULL; chunk = chunk->next) {
+        for (i = 0; i < chunk->count; i++) {
+            int result = write_l1_entry(mapping, chunk->indexes[i]);
 
-        store_be64(entry, mapping_l1(mapping, index));
-        result = store_write(mapping->source.file,
-                             mapping->source.header->l1_offset + index * sizeof(entry), entry,
-                             sizeof(entry));
-        if (result < 0) {
-            return result;
+            if (result < 0) {
+                return result;
+            }
         }
     }
     return 0;
 }
 
+/* Puts what was taken behind what has come since. */
+static void give_back(struct mapping_writer *writer, struct l1_changes *changes)
+{
+    struct l1_chunk **last = &writer->changed.chunks;
+
+    pthread_mutex_lock(&writer->mutex);
+    while (*last != NULL) {
+        last = &(*last)->next;
+    }
+    *last = changes->chunks;
+    writer->changed.count += changes->count;
+    writer->changed.epoch = max_u64(writer->changed.epoch, changes->epoch);
+    pthread_mutex_unlock(&writer->mutex);
+}
+
 void mapping_release_l1_changes(struct mapping *mapping, struct l1_changes *changes, bool again)
 {
-    size_t i;
-
-    for (i = 0; again && i < changes->count; i++) {
-        /* Without memory for it, the next commit fails as this one did. */
-        (void)note_l1_change(mapping->writer, changes->indexes[i], changes->epoch);
+    if (again) {
+        give_back(mapping->writer, changes);
+    } else {
+        free_chunks(changes->chunks);
     }
-    free(changes->indexes);
     *changes = (struct l1_changes){0};
 }
 
@@ -282,9 +303,10 @@ int mapping_grow(struct mapping *mapping, struct header *header, uint64_t needed
 
 /* --- L2 tables of our own ------------------------------------------------------------------ */
 
-void mapping_forget_tables(struct mapping *mapping, uint64_t host_offset, uint64_t clusters)
+void mapping_forget_table(void *context, uint64_t host_offset)
 {
-    uint64_t end = host_offset + (clusters << mapping->source.header->cluster_bits);
+    struct mapping *mapping = context;
+    uint64_t end = host_offset + mapping->source.header->cluster_size;
 
     for (; host_offset < end; host_offset += mapping->slice_size) {
         cache_pool_drop(mapping->l2, (struct cache_key){.owner = mapping->source.owner,
@@ -316,6 +338,18 @@ static int write_table(struct mapping *mapping, uint64_t shared, const struct al
     return result;
 }
 
+/* own_table(): a cluster that has no count is a table all the same. */
+#define CLUSTER_IN_USE (-ENOTUNIQ)
+
+/* R8 */
+static bool is_in_use(struct mapping *mapping, uint64_t host_offset)
+{
+    const struct header *header = mapping->source.header;
+
+    return mapping_table_at(mapping, host_offset, header->cluster_size) ||
+           header_overlap(header, HEADER_TABLE_NONE, host_offset, header->cluster_size) != NULL;
+}
+
 /*
  * Gives the L1 entry a table that belongs to it alone, if it has none. R3: the
  * disk learns of it in mapping_write_l1_changes(). With the table's mutex held.
@@ -335,7 +369,9 @@ static int own_table(struct mapping *mapping, uint64_t l1_index)
     if (result < 0) {
         return result;
     }
-    mapping_forget_tables(mapping, new.host_offset, 1);
+    if (is_in_use(mapping, new.host_offset)) {
+        return CLUSTER_IN_USE; /* R8; it is not given back: that would destroy what is there */
+    }
     result = write_table(mapping, l1_entry_table(old), &new);
     if (result == 0) {
         epoch = max_u64(new.epoch, barrier_epoch(writer->barrier));
@@ -436,9 +472,11 @@ int mapping_set(struct mapping *mapping, uint64_t guest_offset, const struct l2_
         if (result < 0) {
             fault->guest_offset = guest_offset;
             fault->host_offset = 0;
+            fault->impossible = result == CLUSTER_IN_USE;
             snprintf(fault->text, sizeof(fault->text), "its L2 entry cannot be changed: %s",
-                     strerror(-result));
-            return result;
+                     fault->impossible ? "a cluster without a count is a table"
+                                       : strerror(-result));
+            return fault->impossible ? -EIO : result;
         }
         guest_offset += (uint64_t)done << header->cluster_bits;
         values += done;

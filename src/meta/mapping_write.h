@@ -64,10 +64,10 @@ int mapping_set(struct mapping *mapping, uint64_t guest_offset, const struct l2_
 int mapping_grow(struct mapping *mapping, struct header *header, uint64_t needed);
 
 /*
- * The clusters at host_offset hold no L2 table any more: forgets what the cache
- * may have of one. To be called for clusters that were just taken for data.
+ * The cluster at host_offset is free: forgets what the cache may have of an L2
+ * table that was there. `mapping` is a struct mapping *; for allocator_source.freed.
  */
-void mapping_forget_tables(struct mapping *mapping, uint64_t host_offset, uint64_t clusters);
+void mapping_forget_table(void *mapping, uint64_t host_offset);
 
 /* R8: whether the cache knows of an L2 table in this range of the file. */
 bool mapping_table_at(struct mapping *mapping, uint64_t host_offset, uint64_t length);
@@ -77,17 +77,17 @@ bool mapping_table_at(struct mapping *mapping, uint64_t host_offset, uint64_t le
 /* L1 entries that memory has and the disk has not. */
 struct l1_changes {
     size_t count;
-    uint64_t *indexes;
+    struct l1_chunk *chunks;
     uint64_t epoch; /* the tables that they name are stable with this epoch, but for the cache */
 };
 
-/* Takes all of them; they are the caller's, to write and to free. 0 or -ENOMEM. */
-int mapping_take_l1_changes(struct mapping *mapping, struct l1_changes *changes);
+/* Takes all of them; they are the caller's until mapping_release_l1_changes(). */
+void mapping_take_l1_changes(struct mapping *mapping, struct l1_changes *changes);
 
 /* Writes these entries as they are now: R3, the caller has made the tables stable. */
 int mapping_write_l1_changes(struct mapping *mapping, const struct l1_changes *changes);
 
-/* Frees the list; with `again`, the entries count as unwritten once more. */
+/* Ends that; with `again`, the entries count as unwritten once more. */
 void mapping_release_l1_changes(struct mapping *mapping, struct l1_changes *changes, bool again);
 
 #endif

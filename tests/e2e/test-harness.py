@@ -321,7 +321,7 @@ for name in ("SIGTERM", "SIGINT", "SIGKILL"):
 
 @suite.test("a daemon that does not end is killed, and the test fails")
 def _(directory):
-    mounted = mount.Mount("image", os.path.join(directory, "mnt"), (), False, True, (), None)
+    mounted = mount.Mount("image", os.path.join(directory, "mnt"), (), False, True, (), None, False)
     mounted._process = run.start(["sleep", "1000"])
     mounted.pids = [mounted._process.pid]
     with open(os.path.join(mounted._logs, "stderr"), "wb"):

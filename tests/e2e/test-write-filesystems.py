@@ -177,7 +177,7 @@ file_systems("clusters of 4 KiB, lazily counted", KINDS[2], cluster_size="4k",
              lazy_refcounts="on")
 
 
-# --- QEMU and qcow2fs by turns ---------------------------------------------------------------------
+# --- QEMU and qcow2fs by turns -----------------------------
 
 SIZE = 24 * MiB + 512
 

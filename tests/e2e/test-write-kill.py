@@ -94,7 +94,7 @@ if write.long_run():
     survives("internal snapshots", "lazy-refcounts=on", lazy=True)
 
 
-# --- clusters that are dropped, and not yet free (R4) ----------------------------------------------
+# --- clusters that are dropped, and not yet free (R4) -----------------------------
 
 
 def write_stamps(direct, ledger, first, count):
@@ -136,7 +136,7 @@ reuses_nothing_too_early("compressed clusters")
 reuses_nothing_too_early("clusters of 64 KiB", "discard=ignore")
 
 
-# --- ended, rather than killed ---------------------------------------------------------------------
+# --- ended, rather than killed -----------------------------
 
 
 def ended_by(number, foreground):

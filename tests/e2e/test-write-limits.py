@@ -194,6 +194,33 @@ def _(directory):
         filling.check(write.contents(path, os.path.join(directory, "contents.raw")))
 
 
+@suite.test("an image on a block device is written, until the device is full",
+            needs=[tools.loop])
+def _(directory):
+    """What a device holds where nothing was written is not zeros."""
+    backing = os.path.join(directory, "device.raw")
+    with open(backing, "wb") as file:
+        for _ in range(HOST // MiB):
+            file.write(image.pattern(MiB, 7))
+    for lazy in ("on", "off"):
+        with mount.loop_device(backing, writable=True) as device:
+            image.create(device, SIZE, lazy_refcounts=lazy)
+            model = write.model_of(device, directory)
+            with mount.mount(device, writable=True) as mounted:
+                with write.Direct(mounted.disk) as direct, write.opened(model) as plain:
+                    for number in range(20):  # parts of clusters: the rest must be zeros
+                        direct.write(number * 1500 * KiB, image.pattern(1024, number % 8))
+                        write.write_all(plain, image.pattern(1024, number % 8),
+                                        number * 1500 * KiB)
+                    direct.sync()
+                compare.check_files(mounted.disk, model)
+                filling = Filling(mounted.disk, model)
+                filling.until_refused(False)
+                filling.check(mounted.disk)
+            write.check_clean(device)
+            filling.check(write.contents(device, os.path.join(directory, "contents.raw")))
+
+
 @suite.test("nothing is written past the end of the disk, unless it is growable")
 def _(directory):
     path = image.create(os.path.join(directory, "image.qcow2"), 4 * MiB)
@@ -287,7 +314,7 @@ def _(directory):
     write.check_contents(path, model)
 
 
-# --- the modes of the host's cache -------------------------------------------------------------------
+# --- the modes of the host's cache -----------------------------
 
 
 @suite.test("the modes of the host's cache all write the same")
@@ -325,7 +352,7 @@ def _(directory):
         write.check_contents(path, model)
 
 
-# --- what else stands in the image --------------------------------------------------------------------
+# --- what else stands in the image -----------------------------
 
 
 def bitmaps(path):

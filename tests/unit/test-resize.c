@@ -1,9 +1,243 @@
 /* SPDX-License-Identifier: MIT */
+/* A disk that grows and shrinks. */
 #include "config.h"
 
+#include "memory_store.h"
 #include "suite.h"
+#include "writer_case.h"
+
+#include "meta/format.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define K       UINT64_C(1024)
+#define M       (UINT64_C(1) << 20)
+#define CLUSTER (64 * K)
+
+static struct builder_options disk_of(uint64_t size)
+{
+    struct builder_options options = builder_defaults();
+
+    options.virtual_size = size;
+    return options;
+}
+
+static void open_disk(struct writer_case *subject, uint64_t size)
+{
+    struct builder_options options = disk_of(size);
+
+    writer_case_build(subject, builder_create(&options), NULL);
+}
+
+static void expect_resize(struct writer_case *subject, uint64_t size)
+{
+    ck_assert_int_eq(writer_resize(subject->writer, size), 0);
+    ck_assert_uint_eq(view_size(subject->view), (size + 511) / 512 * 512);
+    ck_assert_uint_eq(disk_u64(subject->file, HEADER_SIZE), view_size(subject->view));
+}
+
+static void end_sound(struct writer_case *subject)
+{
+    struct store *file = writer_case_end(subject, NULL);
+
+    expect_sound(file, false);
+    store_close(file);
+}
+
+START_TEST(what_a_disk_gains_reads_as_zeros)
+{
+    struct writer_case subject;
+
+    open_disk(&subject, M + 512);
+    expect_write(&subject, 0, M + 512, 1);
+    expect_resize(&subject, 3 * M);
+    expect_pattern(&subject, 0, M + 512, 1, 0);
+    expect_zeros(&subject, M + 512, 2 * M - 512);
+    end_sound(&subject);
+}
+END_TEST
+
+START_TEST(what_a_disk_lost_does_not_come_back)
+{
+    struct writer_case subject;
+
+    open_disk(&subject, 2 * M);
+    expect_write(&subject, 0, 2 * M, 1);
+    expect_resize(&subject, M + 512);
+    expect_resize(&subject, 2 * M);
+    expect_pattern(&subject, 0, M + 512, 1, 0);
+    expect_zeros(&subject, M + 512, M - 512);
+    end_sound(&subject);
+}
+END_TEST
+
+START_TEST(a_larger_disk_does_not_show_what_the_base_has_there)
+{
+    struct builder_options options = disk_of(M + 512);
+    struct builder *builder = builder_create(&options);
+    struct store *file = builder_store(builder), *base;
+    struct writer_case subject;
+    uint8_t *bytes = malloc(2 * M);
+
+    builder_destroy(builder);
+    builder_pattern(bytes, 2 * M, 9);
+    base = memory_store_from(bytes, 2 * M);
+    writer_case_open_on(&subject, file, assemble_image(base, IMAGE_RAW, 1, NULL), NULL);
+    expect_resize(&subject, 3 * M);
+    expect_pattern(&subject, 0, M + 512, 9, 0);
+    expect_zeros(&subject, M + 512, 2 * M - 512);
+    ck_assert_mem_eq(memory_store_data(base), bytes, 2 * M);
+    end_sound(&subject);
+    free(bytes);
+}
+END_TEST
+
+START_TEST(the_clusters_behind_the_end_of_a_smaller_disk_are_free)
+{
+    struct writer_case subject;
+    struct store *file;
+    uint64_t host;
+
+    open_disk(&subject, 4 * M);
+    expect_write(&subject, 0, 4 * M, 1);
+    expect_flush(&subject);
+    host = l2_entry_host_offset(disk_l2_entry(subject.file, 2 * M));
+    expect_resize(&subject, M);
+    expect_flush(&subject); /* the resizing has ended: they are free (R4) */
+    expect_flush(&subject); /* brings the counts */
+    ck_assert_uint_eq(disk_l2_entry(subject.file, 2 * M), 0);
+    ck_assert_uint_eq(disk_refcount(subject.file, host), 0);
+    expect_pattern(&subject, 0, M, 1, 0);
+    file = writer_case_end(&subject, NULL);
+    expect_sound(file, false);
+    ck_assert_uint_lt(memory_store_size(file), 2 * M);
+    store_close(file);
+}
+END_TEST
+
+START_TEST(a_size_is_rounded_up_to_whole_sectors)
+{
+    struct writer_case subject;
+
+    open_disk(&subject, M);
+    expect_resize(&subject, M + 1);
+    expect_resize(&subject, 1);
+    expect_resize(&subject, 0);
+    end_sound(&subject);
+}
+END_TEST
+
+START_TEST(a_size_that_the_format_cannot_have_is_refused_and_nothing_changes)
+{
+    struct writer_case subject;
+
+    open_disk(&subject, M);
+    expect_write(&subject, 0, CLUSTER, 1);
+    ck_assert_int_eq(writer_resize(subject.writer, UINT64_MAX), -EFBIG);
+    ck_assert_int_eq(writer_resize(subject.writer, (uint64_t)INT64_MAX + 1), -EFBIG);
+    ck_assert_int_eq(writer_resize(subject.writer, UINT64_C(1) << 62), -EFBIG); /* L1 limit */
+    ck_assert_uint_eq(view_size(subject.view), M);
+    ck_assert_uint_eq(disk_u64(subject.file, HEADER_SIZE), M);
+    expect_pattern(&subject, 0, CLUSTER, 1, 0);
+    end_sound(&subject);
+}
+END_TEST
+
+START_TEST(an_l1_table_that_is_too_short_moves)
+{
+    struct writer_case subject;
+    uint64_t table, size = UINT64_C(1) << 43;
+    struct store *file;
+
+    open_disk(&subject, M);
+    expect_write(&subject, 0, CLUSTER, 1);
+    expect_flush(&subject);
+    table = disk_u64(subject.file, HEADER_L1_TABLE_OFFSET);
+    expect_resize(&subject, size);
+    ck_assert_uint_ne(disk_u64(subject.file, HEADER_L1_TABLE_OFFSET), table);
+    ck_assert_uint_ge(disk_u32(subject.file, HEADER_L1_SIZE), size >> 29);
+    expect_write(&subject, size - CLUSTER, CLUSTER, 2);
+    expect_flush(&subject);
+    expect_flush(&subject);
+    ck_assert_uint_eq(disk_refcount(subject.file, table), 0);
+    file = writer_case_end(&subject, NULL);
+    expect_sound(file, false);
+    writer_case_open(&subject, file, NULL);
+    expect_pattern(&subject, 0, CLUSTER, 1, 0);
+    expect_pattern(&subject, size - CLUSTER, CLUSTER, 2, 0);
+    writer_case_close(&subject);
+}
+END_TEST
+
+/* An image of `version` with a snapshot of an empty disk. */
+static void open_with_snapshot(struct writer_case *subject, uint32_t version)
+{
+    struct builder_options options = disk_of(M);
+    struct builder_snapshot snapshot = {
+        .id = "1", .name = "one", .disk_size = M, .extra_data_size = version >= 3 ? 16 : 0};
+    struct builder *builder;
+
+    options.version = version;
+    builder = builder_create(&options);
+    snapshot.l1 = builder_add_l1(builder, 1);
+    builder_snapshot(builder, &snapshot);
+    writer_case_build(subject, builder, NULL);
+}
+
+START_TEST(a_disk_whose_snapshots_do_not_know_its_size_keeps_it)
+{
+    struct writer_case subject;
+
+    open_with_snapshot(&subject, 2);
+    ck_assert_int_eq(writer_resize(subject.writer, 2 * M), -ENOTSUP);
+    ck_assert_int_eq(writer_resize(subject.writer, 512), -ENOTSUP);
+    ck_assert_int_eq(writer_resize(subject.writer, M), 0);
+    ck_assert_uint_eq(view_size(subject.view), M);
+    end_sound(&subject);
+}
+END_TEST
+
+START_TEST(a_disk_whose_snapshots_do_is_resized)
+{
+    struct writer_case subject;
+
+    open_with_snapshot(&subject, 3);
+    expect_resize(&subject, 2 * M);
+    expect_resize(&subject, 512);
+    end_sound(&subject);
+}
+END_TEST
+
+START_TEST(a_resize_that_fails_leaves_the_size_as_it_was)
+{
+    struct writer_case subject;
+
+    open_disk(&subject, M);
+    memory_store_fail(subject.file, MEMORY_STORE_WRITE, 1, ENOSPC);
+    ck_assert_int_eq(writer_resize(subject.writer, 2 * M), -ENOSPC);
+    ck_assert_uint_eq(view_size(subject.view), M);
+    expect_resize(&subject, 2 * M);
+    end_sound(&subject);
+}
+END_TEST
 
 int main(void)
 {
-    return suite_main(suite_create("resize"));
+    Suite *suite = suite_create("resize");
+    TCase *tcase = tcase_create("resize");
+
+    tcase_add_test(tcase, what_a_disk_gains_reads_as_zeros);
+    tcase_add_test(tcase, what_a_disk_lost_does_not_come_back);
+    tcase_add_test(tcase, a_larger_disk_does_not_show_what_the_base_has_there);
+    tcase_add_test(tcase, the_clusters_behind_the_end_of_a_smaller_disk_are_free);
+    tcase_add_test(tcase, a_size_is_rounded_up_to_whole_sectors);
+    tcase_add_test(tcase, a_size_that_the_format_cannot_have_is_refused_and_nothing_changes);
+    tcase_add_test(tcase, an_l1_table_that_is_too_short_moves);
+    tcase_add_test(tcase, a_disk_whose_snapshots_do_not_know_its_size_keeps_it);
+    tcase_add_test(tcase, a_disk_whose_snapshots_do_is_resized);
+    tcase_add_test(tcase, a_resize_that_fails_leaves_the_size_as_it_was);
+    suite_add_tcase(suite, tcase);
+    return suite_main(suite);
 }

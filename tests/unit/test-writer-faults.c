@@ -1,9 +1,336 @@
 /* SPDX-License-Identifier: MIT */
+/*
+ * A host that fails: a scripted workload is run again and again, and each time
+ * another call of the store fails.
+ */
 #include "config.h"
 
+#include "memory_store.h"
 #include "suite.h"
+#include "writer_case.h"
+
+#include "meta/format.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define K       UINT64_C(1024)
+#define CLUSTER (4 * K)
+#define SIZE    (400 * CLUSTER)
+
+static const struct writer_options options = {.discard = true};
+
+/* --- The workload
+ * --------------------------------------------------------------------------------- */
+
+/* Data, two compressed clusters in one host cluster, a snapshot that shares the L2 table. */
+static struct store *make_image(void)
+{
+    const struct builder_snapshot named = {
+        .id = "1", .name = "one", .disk_size = SIZE, .extra_data_size = 16};
+    struct builder_options made = builder_defaults();
+    struct builder_snapshot snapshot = named;
+    uint8_t bytes[CLUSTER];
+    struct builder *builder;
+    struct store *file;
+    uint64_t table, packed;
+
+    made.cluster_bits = 12;
+    made.virtual_size = SIZE;
+    builder = builder_create(&made);
+    builder_pattern(bytes, sizeof(bytes), 1);
+    packed = builder_allocate(builder, 1);
+    memset(bytes, 7, sizeof(bytes));
+    builder_compressed(builder, CLUSTER, bytes, packed);
+    builder_compressed(builder, 2 * CLUSTER, bytes, packed + 512);
+    table = builder_l2_table(builder, 0);
+    builder_set_l1_entry(builder, 0, table);
+    snapshot.l1 = builder_add_l1(builder, 1);
+    builder_set_l1_entry(builder, 0, table);
+    builder_snapshot(builder, &snapshot);
+    file = builder_store(builder);
+    builder_destroy(builder);
+    disk_set_refcount(file, table, 2);
+    disk_set_refcount(file, packed, 4);
+    expect_sound(file, false);
+    return file;
+}
+
+/* What the disk may show after requests that failed: the old bytes, or the new ones. */
+struct model {
+    uint8_t now[SIZE], other[SIZE];
+};
+
+/* What the requests of a workload returned. */
+struct outcome {
+    int error; /* the first one; 0 where all succeeded */
+};
+
+static void note(struct outcome *outcome, int result)
+{
+    if (outcome->error == 0) {
+        outcome->error = result;
+    }
+}
+
+static void write_pattern(struct writer_case *subject, struct model *model, uint64_t guest_offset,
+                          size_t length, uint32_t seed, struct outcome *outcome)
+{
+    uint8_t *bytes = malloc(length);
+    int result;
+
+    builder_pattern(bytes, length, seed);
+    result = writer_write(subject->writer, guest_offset, bytes, length);
+    memcpy(model->other + guest_offset, bytes, length);
+    if (result == 0) {
+        memcpy(model->now + guest_offset, bytes, length);
+    }
+    note(outcome, result);
+    free(bytes);
+}
+
+static void make_zero(struct writer_case *subject, struct model *model, uint64_t guest_offset,
+                      size_t length, bool unmap, struct outcome *outcome)
+{
+    int result = writer_zero(subject->writer, guest_offset, length, unmap);
+
+    memset(model->other + guest_offset, 0, length);
+    if (result == 0) {
+        memset(model->now + guest_offset, 0, length);
+    }
+    note(outcome, result);
+}
+
+static void work(struct writer_case *subject, struct model *model, struct outcome *outcome)
+{
+    uint64_t i;
+
+    write_pattern(subject, model, 0, 100, 2, outcome); /* copies the shared L2 table */
+    write_pattern(subject, model, CLUSTER + 50, 100, 3, outcome);
+    write_pattern(subject, model, 5 * CLUSTER + 17, 20 * CLUSTER, 4, outcome);
+    note(outcome, writer_flush(subject->writer));
+    make_zero(subject, model, 5 * CLUSTER, 4 * CLUSTER, true, outcome);
+    make_zero(subject, model, 2 * CLUSTER + 512, 1024, false, outcome);
+    note(outcome, writer_flush(subject->writer));
+    for (i = 0; i < 3; i++) {
+        write_pattern(subject, model, (100 + 90 * i) * CLUSTER, 80 * CLUSTER, 5, outcome);
+        note(outcome, writer_flush(subject->writer));
+    }
+    write_pattern(subject, model, 5 * CLUSTER, 4 * CLUSTER, 6, outcome);
+    note(outcome, writer_flush(subject->writer));
+}
+
+static void read_model(struct writer_case *subject, struct model *model)
+{
+    ck_assert_int_eq(view_read(subject->view, 0, model->now, SIZE), 0);
+    memcpy(model->other, model->now, SIZE);
+}
+
+/* Each byte is what the last request that touched it wrote, or would have written. */
+static void expect_model(struct writer_case *subject, const struct model *model)
+{
+    uint8_t *actual = malloc(SIZE);
+    uint64_t i;
+
+    ck_assert_int_eq(view_read(subject->view, 0, actual, SIZE), 0);
+    for (i = 0; i < SIZE; i++) {
+        if (actual[i] != model->now[i] && actual[i] != model->other[i]) {
+            ck_abort_msg("the byte at %llu is 0x%02x, neither 0x%02x nor 0x%02x",
+                         (unsigned long long)i, actual[i], model->now[i], model->other[i]);
+        }
+    }
+    free(actual);
+}
+
+/* The file as it is, opened by somebody else. */
+static void expect_sound_now(struct writer_case *subject)
+{
+    struct store *copy =
+        memory_store_from(memory_store_data(subject->file), memory_store_size(subject->file));
+
+    expect_sound(copy, true);
+    store_close(copy);
+}
+
+/* --- One fault
+ * ------------------------------------------------------------------------------------ */
+
+/*
+ * Runs the workload with the n-th call failing; false when it made fewer calls.
+ * Afterwards the host works again: all goes on, but after a failed sync (R7).
+ */
+static bool survives(enum memory_store_call call, unsigned n, int error)
+{
+    struct model *model = malloc(sizeof(*model));
+    struct outcome outcome = {0}, later = {0};
+    struct writer_case subject;
+    struct store *file;
+    unsigned before;
+    int closed;
+    bool reached;
+
+    writer_case_open(&subject, make_image(), &options);
+    read_model(&subject, model);
+    before = memory_store_calls(subject.file, call);
+    memory_store_fail(subject.file, call, n, error);
+    work(&subject, model, &outcome);
+    reached = memory_store_calls(subject.file, call) - before >= n;
+    memory_store_fail(subject.file, call, 0, 0);
+    if (reached && call != MEMORY_STORE_RESIZE) {
+        /* Room that was only reserved ahead may have failed without anybody's loss. */
+        ck_assert_msg(outcome.error != 0 || call == MEMORY_STORE_READ || call == MEMORY_STORE_WRITE,
+                      "nobody was told of call %u", n);
+    }
+    ck_assert_msg(outcome.error == 0 || outcome.error == -error || outcome.error == -EIO,
+                  "call %u: error %d", n, outcome.error);
+    expect_sound_now(&subject);
+    expect_model(&subject, model);
+    work(&subject, model, &later);
+    if (reached && call == MEMORY_STORE_SYNC) {
+        ck_assert_int_ne(writer_flush(subject.writer), 0); /* R7 */
+    } else {
+        ck_assert_msg(later.error == 0, "after call %u: error %d", n, later.error);
+        expect_model(&subject, model);
+    }
+    file = writer_case_end(&subject, &closed);
+    expect_sound(file, true);
+    if (closed == 0) {
+        writer_case_open(&subject, file, NULL);
+        expect_model(&subject, model);
+        file = writer_case_end(&subject, NULL);
+    }
+    store_close(file);
+    free(model);
+    return reached;
+}
+
+static void survives_all(enum memory_store_call call, int error, unsigned at_least)
+{
+    unsigned n = 1;
+
+    while (survives(call, n, error)) {
+        n++;
+    }
+    ck_assert_uint_gt(n, at_least);
+}
+
+START_TEST(whichever_write_fails_the_image_stays_in_order_and_goes_on)
+{
+    survives_all(MEMORY_STORE_WRITE, EIO, 10);
+}
+END_TEST
+
+START_TEST(whichever_write_finds_no_space_the_image_stays_in_order_and_goes_on)
+{
+    survives_all(MEMORY_STORE_WRITE, ENOSPC, 10);
+}
+END_TEST
+
+START_TEST(whichever_sync_fails_no_later_flush_succeeds_and_the_image_stays_in_order)
+{
+    survives_all(MEMORY_STORE_SYNC, EIO, 5);
+}
+END_TEST
+
+START_TEST(whichever_resize_of_the_file_fails_the_image_stays_in_order_and_goes_on)
+{
+    survives_all(MEMORY_STORE_RESIZE, ENOSPC, 1);
+}
+END_TEST
+
+START_TEST(whichever_read_fails_the_image_stays_in_order_and_goes_on)
+{
+    survives_all(MEMORY_STORE_READ, EIO, 1);
+}
+END_TEST
+
+START_TEST(a_cluster_that_cannot_be_punched_is_free_all_the_same)
+{
+    struct writer_case subject;
+    struct store *file;
+
+    writer_case_open(&subject, make_image(), &options);
+    expect_write(&subject, 20 * CLUSTER, CLUSTER, 1);
+    expect_flush(&subject);
+    memory_store_fail(subject.file, MEMORY_STORE_PUNCH, 1, EOPNOTSUPP);
+    expect_zero(&subject, 20 * CLUSTER, CLUSTER, true);
+    expect_flush(&subject);
+    ck_assert_uint_eq(memory_store_calls(subject.file, MEMORY_STORE_PUNCH), 1);
+    file = writer_case_end(&subject, NULL);
+    expect_sound(file, false);
+    store_close(file);
+}
+END_TEST
+
+/* --- What an error is not lost of ------------------------------------------------------------- */
+
+START_TEST(after_a_failed_sync_every_flush_fails_and_so_does_closing)
+{
+    struct writer_case subject;
+    struct store *file;
+    int closed;
+
+    writer_case_open(&subject, make_image(), &options);
+    expect_write(&subject, 30 * CLUSTER, CLUSTER, 1);
+    memory_store_fail(subject.file, MEMORY_STORE_SYNC, 1, EIO);
+    ck_assert_int_eq(writer_flush(subject.writer), -EIO);
+    ck_assert_int_eq(writer_flush(subject.writer), -EIO);
+    expect_pattern(&subject, 30 * CLUSTER, CLUSTER, 1, 0);
+    file = writer_case_end(&subject, &closed);
+    ck_assert_int_eq(closed, -EIO);
+    expect_sound(file, true);
+    store_close(file);
+}
+END_TEST
+
+START_TEST(metadata_that_could_not_be_written_is_written_by_the_next_flush)
+{
+    struct writer_case subject;
+
+    writer_case_open(&subject, make_image(), &options);
+    expect_write(&subject, 30 * CLUSTER, CLUSTER, 1);
+    memory_store_fail(subject.file, MEMORY_STORE_WRITE, 1, EIO);
+    ck_assert_int_eq(writer_flush(subject.writer), -EIO);
+    expect_flush(&subject);
+    ck_assert_uint_ne(disk_l2_entry(subject.file, 30 * CLUSTER), 0);
+    writer_case_close(&subject);
+}
+END_TEST
+
+START_TEST(a_write_that_finds_no_space_can_be_made_again)
+{
+    struct writer_case subject;
+    uint8_t byte = 1;
+    struct store *file;
+
+    writer_case_open(&subject, make_image(), &options);
+    memory_store_fail(subject.file, MEMORY_STORE_RESIZE, 1, ENOSPC);
+    ck_assert_int_eq(writer_write(subject.writer, 30 * CLUSTER, &byte, 1), -ENOSPC);
+    expect_zeros(&subject, 30 * CLUSTER, CLUSTER);
+    expect_write(&subject, 30 * CLUSTER, CLUSTER, 1);
+    expect_flush(&subject);
+    file = writer_case_end(&subject, NULL);
+    expect_sound(file, true);
+    store_close(file);
+}
+END_TEST
 
 int main(void)
 {
-    return suite_main(suite_create("writer-faults"));
+    Suite *suite = suite_create("writer, faults");
+    TCase *each = tcase_create("each call"), *tcase = tcase_create("errors");
+
+    tcase_add_test(each, whichever_write_fails_the_image_stays_in_order_and_goes_on);
+    tcase_add_test(each, whichever_write_finds_no_space_the_image_stays_in_order_and_goes_on);
+    tcase_add_test(each, whichever_sync_fails_no_later_flush_succeeds_and_the_image_stays_in_order);
+    tcase_add_test(each, whichever_resize_of_the_file_fails_the_image_stays_in_order_and_goes_on);
+    tcase_add_test(each, whichever_read_fails_the_image_stays_in_order_and_goes_on);
+    tcase_add_test(tcase, a_cluster_that_cannot_be_punched_is_free_all_the_same);
+    tcase_add_test(tcase, after_a_failed_sync_every_flush_fails_and_so_does_closing);
+    tcase_add_test(tcase, metadata_that_could_not_be_written_is_written_by_the_next_flush);
+    tcase_add_test(tcase, a_write_that_finds_no_space_can_be_made_again);
+    suite_add_tcase(suite, each);
+    suite_add_tcase(suite, tcase);
+    return suite_main(suite);
 }

@@ -47,8 +47,8 @@ START_TEST(an_image_that_is_only_read_is_not_written)
 
     add_pattern(builder, 0, 1);
     before = builder_store(builder);
-    writer_case_open(
-        &subject, memory_store_from(memory_store_data(before), memory_store_size(before)), NULL);
+    writer_case_open(&subject,
+                     memory_store_from(memory_store_data(before), memory_store_size(before)), NULL);
     expect_pattern(&subject, 0, CLUSTER, 1, 0);
     expect_flush(&subject);
     ck_assert_uint_eq(memory_store_calls(subject.file, MEMORY_STORE_WRITE), 0);
@@ -102,7 +102,8 @@ START_TEST(an_image_marked_corrupt_is_not_written)
 }
 END_TEST
 
-/* --- Copy-on-write ------------------------------------------------------------------------------ */
+/* --- Copy-on-write ------------------------------------------------------------------------------
+ */
 
 /* A raw disk of pattern 9 behind an empty image; it belongs to the image. */
 static struct image *raw_base(struct store **store)
@@ -162,8 +163,8 @@ START_TEST(only_the_subclusters_that_are_touched_are_allocated)
     struct store *base;
 
     open_overlay(&subject, true, &base);
-    expect_write(&subject, 3 * 2 * K + 5, 10, 1);            /* in subcluster 3 */
-    expect_write(&subject, 8 * 2 * K, 2 * 2 * K, 2);         /* 8 and 9 */
+    expect_write(&subject, 3 * 2 * K + 5, 10, 1);             /* in subcluster 3 */
+    expect_write(&subject, 8 * 2 * K, 2 * 2 * K, 2);          /* 8 and 9 */
     expect_write(&subject, 12 * 2 * K - 1, 2 * 2 * K + 2, 3); /* 11 to 14 */
     expect_flush(&subject);
     ck_assert_uint_eq(disk_u64(subject.file, disk_l2_place(subject.file, 0) + 8),
@@ -207,7 +208,8 @@ START_TEST(a_later_write_to_another_subcluster_uses_the_same_cluster)
 }
 END_TEST
 
-/* --- COPIED, and counts --------------------------------------------------------------------------- */
+/* --- COPIED, and counts
+ * --------------------------------------------------------------------------- */
 
 START_TEST(entries_of_new_clusters_and_tables_have_the_copied_bit)
 {
@@ -379,7 +381,8 @@ START_TEST(zeros_over_a_cluster_keep_its_place_unless_it_is_to_be_unmapped)
 }
 END_TEST
 
-/* --- What a closed image looks like ------------------------------------------------------------- */
+/* --- What a closed image looks like -------------------------------------------------------------
+ */
 
 START_TEST(what_was_reserved_and_not_used_is_given_back_at_the_end)
 {
@@ -465,8 +468,8 @@ int main(void)
     tcase_add_test(copies, a_subcluster_that_is_overwritten_as_a_whole_is_not_read);
     tcase_add_test(copies, a_later_write_to_another_subcluster_uses_the_same_cluster);
     tcase_add_test(counts, entries_of_new_clusters_and_tables_have_the_copied_bit);
-    tcase_add_test(
-        counts, writing_where_a_snapshot_shares_makes_own_copies_and_leaves_the_snapshot_alone);
+    tcase_add_test(counts,
+                   writing_where_a_snapshot_shares_makes_own_copies_and_leaves_the_snapshot_alone);
     tcase_add_test(counts, discarding_what_a_snapshot_shares_leaves_it_to_the_snapshot);
     tcase_add_test(counts,
                    a_host_cluster_of_several_compressed_ones_is_free_when_the_last_of_them_is);

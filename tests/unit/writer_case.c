@@ -28,8 +28,8 @@ void writer_case_open_on(struct writer_case *subject, struct store *file, struct
         assemble_behind(subject->image, backing);
     }
     assemble_cache(subject->image, 0);
-    result = writer_open(subject->image, options != NULL ? options : &none, &subject->writer,
-                         &error);
+    result =
+        writer_open(subject->image, options != NULL ? options : &none, &subject->writer, &error);
     ck_assert_msg(result == 0, "%s", error.text);
     ck_assert_int_eq(view_open_active(subject->image, &subject->view), 0);
 }
@@ -201,9 +201,8 @@ static uint64_t refcount_place(struct store *file, uint64_t host_offset)
     uint64_t counts = (UINT64_C(1) << cluster_bits(file)) / sizeof(uint16_t);
     uint64_t table = disk_u64(file, HEADER_REFCOUNT_TABLE_OFFSET), block;
 
-    ck_assert_uint_lt(cluster / counts * 8,
-                      (uint64_t)disk_u32(file, HEADER_REFCOUNT_TABLE_CLUSTERS)
-                          << cluster_bits(file));
+    ck_assert_uint_lt(cluster / counts * 8, (uint64_t)disk_u32(file, HEADER_REFCOUNT_TABLE_CLUSTERS)
+                                                << cluster_bits(file));
     block = disk_u64(file, table + cluster / counts * REFCOUNT_TABLE_ENTRY_BYTES);
     return block == 0 ? 0 : block + cluster % counts * sizeof(uint16_t);
 }

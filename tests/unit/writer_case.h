@@ -35,7 +35,8 @@ void writer_case_build(struct writer_case *subject, struct builder *builder,
 void writer_case_open_on(struct writer_case *subject, struct store *file, struct image *backing,
                          const struct writer_options *options);
 
-/* Ends it; what the file holds then. `result`: of writer_close(), which must be 0 where it is NULL. */
+/* Ends it; what the file holds then. `result`: of writer_close(), which must be 0 where it is NULL.
+ */
 struct store *writer_case_end(struct writer_case *subject, int *result);
 
 /* The same where nobody wants to know. */

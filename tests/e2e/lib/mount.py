@@ -58,8 +58,7 @@ class Mount:
     (of a daemon in the background: up to when it went there).
     """
 
-    def __init__(self, image, at, options, directory, foreground, arguments, cwd, writable,
-                 prefix):
+    def __init__(self, image, at, options, directory, foreground, arguments, cwd, writable):
         self.image = os.fspath(image)
         self.path = at
         self.directory = directory
@@ -69,7 +68,7 @@ class Mount:
         self._cwd = cwd
         self._logs = tempfile.mkdtemp(prefix="daemon-", dir=run.directory)
         options = (() if writable else ("ro",)) + tuple(options)
-        self._argv = [*prefix, run.program()] + (["-f"] if foreground else []) + list(arguments)
+        self._argv = [run.program()] + (["-f"] if foreground else []) + list(arguments)
         self._argv += ["-o", ",".join(options)] if options else []
         self._argv += [self.image, at]
         self._process = None
@@ -106,7 +105,7 @@ class Mount:
                 raise MountFailed("none: killed after %d seconds" % START_SECONDS, self.stderr())
             time.sleep(0.005)
         if status is not None and (self.foreground or status != 0):
-            self._check_sanitizers()
+            self.check_reports()
             raise MountFailed(status, self.stderr())
         if not is_mounted(self.path):
             raise MountFailed("0 before the mount was there", self.stderr())
@@ -147,13 +146,13 @@ class Mount:
                 raise DaemonFailed("the daemon still ran %d seconds after the unmount; it said:\n%s"
                                    % (END_SECONDS, self.stderr()))
             time.sleep(0.005)
-        self._check_sanitizers()
+        self.check_reports()
         status = self._process.poll()
         if status != 0:
             raise DaemonFailed("the daemon ended with status %s; it said:\n%s"
                                % (status, self.stderr()))
 
-    def _check_sanitizers(self):
+    def check_reports(self):
         for name in sorted(os.listdir(self._logs)):
             with open(os.path.join(self._logs, name), encoding="utf-8",
                       errors="backslashreplace") as file:
@@ -177,15 +176,13 @@ class Mount:
 
 @contextlib.contextmanager
 def mount(image, *options, at=None, directory=False, foreground=True, arguments=(), cwd=None,
-          writable=False, prefix=()):
+          writable=False):
     """Mounts `image` and gives a Mount.
 
     at          the mount point; made in the run's directory when not given
     directory   whether the mount point is a directory (it is made so)
     options     items for -o
     writable    without it, -o begins with ro
-    writable    leave out that ro
-    prefix      words in front of the program, which run it in some other way
     arguments   further arguments, before the image
     foreground  run with -f as a child, its stderr captured and its status checked;
                 otherwise as a user starts it, in the background
@@ -196,7 +193,7 @@ def mount(image, *options, at=None, directory=False, foreground=True, arguments=
         if not directory:
             with open(at, "wb"):
                 pass
-    mounted = Mount(image, at, options, directory, foreground, arguments, cwd, writable, prefix)
+    mounted = Mount(image, at, options, directory, foreground, arguments, cwd, writable)
     try:
         mounted.start()
     except OSError:  # it mounted, but does not answer

@@ -278,6 +278,7 @@ def to_be_killed(path, *options, **keywords):
     with contextlib.suppress(mount.DaemonFailed):
         with mount.mount(path, *options, writable=True, **keywords) as mounted:
             yield mounted
+    mounted.check_reports()
 
 
 @contextlib.contextmanager
