@@ -9,23 +9,33 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
-static bool same_file(struct store *a, struct store *b)
+/* Whether the image's file is the one that `status` is of. */
+static bool is_same_file(const struct image *image, const struct stat *status)
 {
-    struct store_info a_info, b_info;
+    struct store_info info;
 
-    return store_info(a, &a_info) == 0 && store_info(b, &b_info) == 0 &&
-           a_info.device == b_info.device && a_info.inode == b_info.inode;
+    return store_info(image->file, &info) == 0 && info.device == status->st_dev &&
+           info.inode == status->st_ino;
 }
 
-/* Refuses a backing file that is an image of the chain already. */
-static int check_cycle(struct image *active, const struct image *overlay, const char *path,
-                       struct store *file, struct error *error)
+/*
+ * Refuses a backing file that is an image of the chain already. Before it is
+ * opened: our own lock on an image that is written would keep us from it, and
+ * the sentence would blame another program.
+ */
+static int check_cycle(const struct image *active, const struct image *overlay, const char *path,
+                       struct error *error)
 {
     const struct image *image;
+    struct stat status;
 
+    if (stat(path, &status) < 0) {
+        return 0; /* opening it says why */
+    }
     for (image = active; image != NULL; image = image->backing) {
-        if (same_file(image->file, file)) {
+        if (is_same_file(image, &status)) {
             return error_set(error, ELOOP,
                              "%s: its backing file %s is part of a cycle: it is %s again; record "
                              "the right one with qemu-img rebase -u",
@@ -102,6 +112,9 @@ static int open_behind(struct image *active, struct image *overlay, const char *
     int result;
 
     result = recorded_format(overlay, path, &request.format, &known, error);
+    if (result == 0) {
+        result = check_cycle(active, overlay, path, error);
+    }
     if (result < 0) {
         return result;
     }
@@ -110,8 +123,7 @@ static int open_behind(struct image *active, struct image *overlay, const char *
         return error_set(error, -result, "%s: its backing file cannot be used: %s", overlay->path,
                          cause.text);
     }
-    result = check_cycle(active, overlay, path, request.file, error);
-    if (result == 0 && !known) {
+    if (!known) {
         request.probed = true;
         result = probe_format(overlay, path, request.file, &request.format, error);
     }

@@ -42,12 +42,13 @@ static int check_is_qcow2(const struct image *image, struct error *error)
 }
 
 /* Things that a reader can live with, but should know of. */
-static void warn_of_state(const struct image *image)
+static void warn_of_state(const struct image *image, enum store_access access)
 {
     const struct header *header = image->header;
     uint64_t outside = mapping_tables_outside(image->active, image->file_size);
 
-    if ((header->incompatible_features & INCOMPATIBLE_CORRUPT) != 0) {
+    /* Opened for writing, it is refused; whoever then opens it to read hears of it once. */
+    if ((header->incompatible_features & INCOMPATIBLE_CORRUPT) != 0 && access != STORE_WRITE) {
         log_line(image->log, LOG_LEVEL_WARNING,
                  "%s: is marked corrupt; what can be read of it is shown", image->path);
     }
@@ -161,7 +162,7 @@ static int open_qcow2(struct image *image, const struct image_request *request,
     result = mapping_open(&source, image->path, image->header->l1_offset, image->header->l1_entries,
                           &image->active, error);
     if (result == 0) {
-        warn_of_state(image);
+        warn_of_state(image, request->access);
     }
     return result;
 }
