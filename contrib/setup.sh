@@ -33,7 +33,11 @@ tests   e2fsprogs       command mkfs.ext4
 tests   xfsprogs        command mkfs.xfs
 tests   btrfs-progs     command mkfs.btrfs
 tests   fio             command fio
+tests   bash-completion file    /usr/share/bash-completion/bash_completion
 tests   strace          command strace
+tests   libxml2-utils   command xmllint
+fuzz    clang           command clang
+fuzz    libclang-rt-14-dev fuzzer clang
 lint    clang-format    command clang-format
 lint    mandoc          command mandoc
 lint    shellcheck      command shellcheck
@@ -45,6 +49,13 @@ setup_has() {
     command) command -v "$2" >/dev/null 2>&1 ;;
     module) pkg-config --exists "$2" 2>/dev/null ;;
     file) [ -e "$2" ] ;;
+    fuzzer) "$2" -fsanitize=fuzzer -x c -o /dev/null - >/dev/null 2>&1 <<END ;;
+int LLVMFuzzerTestOneInput(const unsigned char *data, unsigned long size);
+int LLVMFuzzerTestOneInput(const unsigned char *data, unsigned long size)
+{
+    return (int)(size * 0) * *data;
+}
+END
     esac
 }
 
@@ -100,6 +111,8 @@ setup_copy() {
         tar -C "$2" --no-same-owner -xf - || return 1
     chmod -R u+w "$2" || return 1
     find "$2/tests/unit" -name 'test-*' ! -name '*.c' -exec rm -f {} +
+    rm -f "$2/tests/fuzz/dump" "$2"/tests/fuzz/fuzz-image "$2"/tests/fuzz/fuzz-structure \
+        "$2"/tests/fuzz/fuzz-text
 }
 
 # setup_generate TOP: makes or renews ./configure.

@@ -6,6 +6,7 @@
 #include "fuse/session.h"
 #include "image/image.h"
 #include "image/writer.h"
+#include "process.h"
 #include "progress.h"
 #include "util/error.h"
 #include "util/log.h"
@@ -17,7 +18,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <syslog.h>
 #include <unistd.h>
 
@@ -242,32 +242,6 @@ static int parse_command_line(int count, char **arguments, struct command_line *
 
 /* --- mounting --------------------------------------------------------------- */
 
-/* A file that is opened must not become 0, 1 or 2: who prints would write into it. */
-static int hold_standard_descriptors(void)
-{
-    int descriptor;
-
-    do {
-        descriptor = open("/dev/null", O_RDWR);
-    } while (descriptor >= 0 && descriptor <= STDERR_FILENO);
-    if (descriptor < 0) {
-        return -errno;
-    }
-    close(descriptor);
-    return 0;
-}
-
-/* A long chain takes more descriptors than most shells allow at first. */
-static void raise_descriptor_limit(void)
-{
-    struct rlimit limit;
-
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-        limit.rlim_cur = limit.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &limit);
-    }
-}
-
 /* What is mounted: the image, and what writes to it where that is wanted and possible. */
 struct source {
     struct image *image;
@@ -313,7 +287,7 @@ static int open_to_write(const struct command_line *line, struct log *log, struc
     mount_writer_options(&line->options, &options);
     options.progress = progress_show;
     options.progress_context = &progress;
-    progress_begin(&progress, "qcow2fs", "repairing the image");
+    progress_begin(&progress, "qcow2fs", "repairing the image", "L2 tables");
     r = writer_open(source->image, &options, &source->writer, error);
     progress_end(&progress);
     if (r != 0) {
@@ -441,7 +415,7 @@ static enum exit_status mount_command(const struct command_line *line)
 
     log_init(&log, log_to_stderr, NULL);
     openlog("qcow2fs", LOG_PID, LOG_DAEMON);
-    raise_descriptor_limit();
+    process_raise_descriptor_limit();
     signal(SIGXFSZ, SIG_IGN); /* a limit on the size of files is an error of the write, EFBIG */
     status = open_and_mount(line, &log, &error);
     if (error.code != 0) {
@@ -479,7 +453,7 @@ int main(int argc, char **argv)
     struct error error = {0};
     enum exit_status status;
 
-    if (hold_standard_descriptors() != 0) {
+    if (process_hold_standard_descriptors() != 0) {
         return EXIT_FAILED;
     }
     if (parse_command_line(argc, argv, &line, &error) != 0) {

@@ -414,6 +414,18 @@ static int get_missing(struct cache_pool *pool, uint64_t hash, struct cache_key 
     return error;
 }
 
+/* As get_found(), after a look at the size. */
+static int get_sized(struct cache_pool *pool, struct shard *shard, struct block *block, size_t size,
+                     const struct cache_entry **entry)
+{
+    if (block->entry.size != size) {
+        /* A caller's mistake, which must not become a read past the end of the block. */
+        pthread_mutex_unlock(&shard->mutex);
+        return -EINVAL;
+    }
+    return get_found(pool, shard, block, entry);
+}
+
 int cache_pool_get(struct cache_pool *pool, struct cache_key key, size_t size, cache_fill_fn *fill,
                    void *context, const struct cache_entry **entry)
 {
@@ -426,15 +438,27 @@ int cache_pool_get(struct cache_pool *pool, struct cache_key key, size_t size, c
     if (block == NULL) {
         return get_missing(pool, hash, key, size, fill, context, entry);
     }
-    if (block->entry.size != size) {
-        /* A caller's mistake, which must not become a read past the end of the block. */
-        pthread_mutex_unlock(&shard->mutex);
-        return -EINVAL;
-    }
-    return get_found(pool, shard, block, entry);
+    return get_sized(pool, shard, block, size, entry);
 }
 
-void cache_pool_unpin(struct cache_pool *pool, const struct cache_entry *entry)
+int cache_pool_find(struct cache_pool *pool, struct cache_key key, size_t size,
+                    const struct cache_entry **entry)
+{
+    uint64_t hash = key_hash(key);
+    struct shard *shard = shard_of(pool, hash);
+    struct block *block;
+
+    pthread_mutex_lock(&shard->mutex);
+    block = table_find(shard, hash, key);
+    if (block == NULL) {
+        shard->misses++;
+        pthread_mutex_unlock(&shard->mutex);
+        return -ENOENT;
+    }
+    return get_sized(pool, shard, block, size, entry);
+}
+
+static void unpin(struct cache_pool *pool, const struct cache_entry *entry, bool keep)
 {
     struct block *block = block_of_entry(entry);
     uint64_t hash = key_hash(entry->key);
@@ -444,6 +468,10 @@ void cache_pool_unpin(struct cache_pool *pool, const struct cache_entry *entry)
     pthread_mutex_lock(&shard->mutex);
     block->pins--;
     unpinned = block->pins == 0;
+    if (unpinned && !keep && block->state == BLOCK_READY) { /* dirty blocks stay pinned */
+        block->state = BLOCK_STALE;
+        table_remove(shard, block);
+    }
     stale = block->state == BLOCK_STALE;
     if (unpinned && !stale) {
         block->epoch = atomic_load_explicit(&pool->epoch, memory_order_relaxed);
@@ -458,6 +486,16 @@ void cache_pool_unpin(struct cache_pool *pool, const struct cache_entry *entry)
     if (unpinned && over_budget(pool)) {
         evict(pool, shard_index(hash));
     }
+}
+
+void cache_pool_unpin(struct cache_pool *pool, const struct cache_entry *entry)
+{
+    unpin(pool, entry, true);
+}
+
+void cache_pool_unpin_last(struct cache_pool *pool, const struct cache_entry *entry)
+{
+    unpin(pool, entry, false);
 }
 
 /* --- Cleaning and statistics ------------------------------------------------------ */

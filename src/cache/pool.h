@@ -68,6 +68,16 @@ int cache_pool_get(struct cache_pool *pool, struct cache_key key, size_t size, c
                    void *context, const struct cache_entry **entry);
 void cache_pool_unpin(struct cache_pool *pool, const struct cache_entry *entry);
 
+/*
+ * Finds and pins the block where the pool has it, or somebody is filling it
+ * just now. Else -ENOENT; or why that fill failed.
+ */
+int cache_pool_find(struct cache_pool *pool, struct cache_key key, size_t size,
+                    const struct cache_entry **entry);
+
+/* As cache_pool_unpin(), of what is not expected to be used again: it makes room at once. */
+void cache_pool_unpin_last(struct cache_pool *pool, const struct cache_entry *entry);
+
 /* Drops every unpinned entry not used since the last call of this function; returns the bytes. */
 uint64_t cache_pool_clean(struct cache_pool *pool);
 

@@ -6,6 +6,7 @@
 #include "util/checked.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 
@@ -55,8 +56,22 @@ void slab_allocator_init(struct slab_allocator *allocator)
     pthread_mutex_init(&allocator->mutex, NULL);
 }
 
+static size_t spares_unmap(struct slab_allocator *allocator)
+{
+    size_t unmapped = allocator->spare_bytes;
+
+    for (size_t i = 0; i < allocator->spare_count; i++) {
+        ASAN_UNPOISON_MEMORY_REGION(allocator->spares[i].data, allocator->spares[i].size);
+        munmap(allocator->spares[i].data, allocator->spares[i].size);
+    }
+    allocator->spare_count = 0;
+    allocator->spare_bytes = 0;
+    return unmapped;
+}
+
 void slab_allocator_release(struct slab_allocator *allocator)
 {
+    spares_unmap(allocator);
     pthread_mutex_destroy(&allocator->mutex);
 }
 
@@ -144,13 +159,70 @@ static int alloc_from_slab(struct slab_allocator *allocator, unsigned block_bits
         }
         list_insert(allocator, slab);
     }
-    block->data = slab_take(slab);
-    block->slab = slab;
+    *block = (struct slab_block){.data = slab_take(slab), .slab = slab};
     if (slab->used == slab_blocks(slab)) {
         list_remove(allocator, slab);
     }
     pthread_mutex_unlock(&allocator->mutex);
     return 0;
+}
+
+/* The spare of that size that was freed last, or NULL. */
+static void *spare_take(struct slab_allocator *allocator, size_t size)
+{
+    void *data = NULL;
+
+    pthread_mutex_lock(&allocator->mutex);
+    for (size_t i = allocator->spare_count; i > 0 && data == NULL; i--) {
+        if (allocator->spares[i - 1].size == size) {
+            data = allocator->spares[i - 1].data;
+            allocator->spares[i - 1] = allocator->spares[--allocator->spare_count];
+            allocator->spare_bytes -= size;
+        }
+    }
+    pthread_mutex_unlock(&allocator->mutex);
+    return data;
+}
+
+static bool spare_keep(struct slab_allocator *allocator, void *data, size_t size)
+{
+    bool kept;
+
+    pthread_mutex_lock(&allocator->mutex);
+    kept = allocator->spare_count < SLAB_SPARES_MAX &&
+           allocator->spare_bytes + size <= SLAB_SPARE_BYTES;
+    if (kept) {
+        /* Poisoned under the mutex: from here on it may be another thread's. */
+        ASAN_POISON_MEMORY_REGION(data, size);
+        allocator->spares[allocator->spare_count++] = (struct slab_spare){data, size};
+        allocator->spare_bytes += size;
+    }
+    pthread_mutex_unlock(&allocator->mutex);
+    return kept;
+}
+
+static int alloc_mapped(struct slab_allocator *allocator, size_t size, struct slab_block *block)
+{
+    void *data = spare_take(allocator, size);
+
+    if (data == NULL) {
+        /* All of it is about to be filled: one call is cheaper than a fault for each page. */
+        data = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE,
+                    -1, 0);
+        if (data == MAP_FAILED) {
+            return -ENOMEM;
+        }
+    }
+    ASAN_UNPOISON_MEMORY_REGION(data, size);
+    *block = (struct slab_block){.data = data, .mapped = size};
+    return 0;
+}
+
+static void free_mapped(struct slab_allocator *allocator, const struct slab_block *block)
+{
+    if (!spare_keep(allocator, block->data, block->mapped)) {
+        munmap(block->data, block->mapped);
+    }
 }
 
 static int alloc_from_malloc(size_t size, struct slab_block *block)
@@ -160,7 +232,7 @@ static int alloc_from_malloc(size_t size, struct slab_block *block)
     while (alignment > size && alignment > sizeof(void *)) {
         alignment /= 2;
     }
-    block->slab = NULL;
+    *block = (struct slab_block){0};
     return posix_memalign(&block->data, alignment, size) == 0 ? 0 : -ENOMEM;
 }
 
@@ -171,6 +243,9 @@ int slab_alloc(struct slab_allocator *allocator, size_t size, struct slab_block 
     if (is_power_of_two(size) && bits >= SLAB_BLOCK_BITS_MIN && bits <= SLAB_BLOCK_BITS_MAX) {
         return alloc_from_slab(allocator, bits, block);
     }
+    if (is_power_of_two(size) && bits > SLAB_BLOCK_BITS_MAX) {
+        return alloc_mapped(allocator, size, block);
+    }
     return alloc_from_malloc(size, block);
 }
 
@@ -179,6 +254,10 @@ void slab_free(struct slab_allocator *allocator, const struct slab_block *block)
     struct slab *slab = block->slab;
     size_t index;
 
+    if (block->mapped > 0) {
+        free_mapped(allocator, block);
+        return;
+    }
     if (slab == NULL) {
         free(block->data);
         return;
@@ -238,6 +317,7 @@ size_t slab_trim(struct slab_allocator *allocator)
     size_t trimmed = 0;
 
     pthread_mutex_lock(&allocator->mutex);
+    trimmed += spares_unmap(allocator);
     for (unsigned bits = SLAB_BLOCK_BITS_MIN; bits <= SLAB_BLOCK_BITS_MAX; bits++) {
         const struct slab *slab;
 

@@ -14,6 +14,8 @@
 /* The first member of every decoder's own context. */
 struct codec_context {
     struct codec_context *next; /* in the list of idle contexts */
+    void *input;                /* of codec_decompress_read(); codec.c's alone, NULL at first */
+    size_t input_size;          /* bytes that it has room for */
 };
 
 struct codec_decoder {

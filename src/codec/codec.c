@@ -7,12 +7,22 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdlib.h>
+
+/*
+ * A context is 100 to 200 KiB. Kept for each thread that ever decompressed they would be more
+ * memory than processors can use.
+ */
+#define IDLE_MAX       4
+#define INPUT_KEPT_MAX ((size_t)128 << 10) /* bytes; larger than that only of large clusters */
+#define INPUT_UNIT     ((size_t)4 << 10)
 
 struct codec {
     const struct codec_decoder *decoder;
-    pthread_mutex_t mutex;      /* guards `idle`; a leaf, never held during the work */
-    struct codec_context *idle; /* as many as threads ever decompressed at once */
+    pthread_mutex_t mutex; /* guards what follows; a leaf, never held during the work */
+    struct codec_context *idle;
+    unsigned idle_count; /* at most IDLE_MAX */
 };
 
 static const struct compression {
@@ -62,9 +72,16 @@ int codec_create(uint8_t type, enum codec_backend backend, struct codec **codec)
     }
     created->decoder = decoder;
     created->idle = NULL;
+    created->idle_count = 0;
     pthread_mutex_init(&created->mutex, NULL);
     *codec = created;
     return 0;
+}
+
+static void context_destroy(struct codec *codec, struct codec_context *context)
+{
+    free(context->input);
+    codec->decoder->destroy(context);
 }
 
 void codec_destroy(struct codec *codec)
@@ -76,7 +93,7 @@ void codec_destroy(struct codec *codec)
         struct codec_context *context = codec->idle;
 
         codec->idle = context->next;
-        codec->decoder->destroy(context);
+        context_destroy(codec, context);
     }
     pthread_mutex_destroy(&codec->mutex);
     free(codec);
@@ -91,6 +108,7 @@ static struct codec_context *context_borrow(struct codec *codec)
     context = codec->idle;
     if (context != NULL) {
         codec->idle = context->next;
+        codec->idle_count--;
     }
     pthread_mutex_unlock(&codec->mutex);
     return context != NULL ? context : codec->decoder->create();
@@ -98,10 +116,47 @@ static struct codec_context *context_borrow(struct codec *codec)
 
 static void context_return(struct codec *codec, struct codec_context *context)
 {
+    bool kept;
+
     pthread_mutex_lock(&codec->mutex);
-    context->next = codec->idle;
-    codec->idle = context;
+    kept = codec->idle_count < IDLE_MAX;
+    if (kept) {
+        context->next = codec->idle;
+        codec->idle = context;
+        codec->idle_count++;
+    }
     pthread_mutex_unlock(&codec->mutex);
+    if (!kept) {
+        context_destroy(codec, context);
+    }
+}
+
+/* Makes room for `size` bytes in context->input. 0 or -ENOMEM. */
+static int input_reserve(struct codec_context *context, size_t size)
+{
+    size_t rounded = (size / INPUT_UNIT + 1) * INPUT_UNIT;
+    void *input;
+
+    if (size <= context->input_size) {
+        return 0;
+    }
+    input = malloc(rounded);
+    if (input == NULL) {
+        return -ENOMEM;
+    }
+    free(context->input);
+    context->input = input;
+    context->input_size = rounded;
+    return 0;
+}
+
+static void input_trim(struct codec_context *context)
+{
+    if (context->input_size > INPUT_KEPT_MAX) {
+        free(context->input);
+        context->input = NULL;
+        context->input_size = 0;
+    }
 }
 
 int codec_decompress(struct codec *codec, const void *input, size_t input_size, void *output,
@@ -118,6 +173,29 @@ int codec_decompress(struct codec *codec, const void *input, size_t input_size, 
         return -ENOMEM;
     }
     result = codec->decoder->decompress(context, input, input_size, output, output_size);
+    context_return(codec, context);
+    return result;
+}
+
+int codec_decompress_read(struct codec *codec, codec_read_fn *read, void *read_context,
+                          size_t input_size, void *output, size_t output_size)
+{
+    struct codec_context *context = context_borrow(codec);
+    int result;
+
+    if (context == NULL) {
+        return -ENOMEM;
+    }
+    result = input_reserve(context, input_size);
+    if (result == 0) {
+        result = read(read_context, context->input, input_size);
+    }
+    if (result == 0 && output_size > 0) {
+        result =
+            codec->decoder->decompress(context, context->input, input_size, output, output_size);
+        result = result == -EIO ? -EBADMSG : result;
+    }
+    input_trim(context);
     context_return(codec, context);
     return result;
 }

@@ -43,4 +43,15 @@ void codec_destroy(struct codec *codec);
 int codec_decompress(struct codec *codec, const void *input, size_t input_size, void *output,
                      size_t output_size);
 
+/* Fills `input` with `size` bytes: 0 or a negative errno. */
+typedef int codec_read_fn(void *context, void *input, size_t size);
+
+/*
+ * The same, of input that `read` fetches into memory which the codec keeps from
+ * one call to the next. 0; what `read` returned; -EBADMSG when the input does
+ * not yield output_size bytes; -ENOMEM.
+ */
+int codec_decompress_read(struct codec *codec, codec_read_fn *read, void *read_context,
+                          size_t input_size, void *output, size_t output_size);
+
 #endif

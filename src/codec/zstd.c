@@ -25,7 +25,7 @@ struct zstd_context {
 
 static struct codec_context *zstd_create(void)
 {
-    struct zstd_context *context = malloc(sizeof(*context));
+    struct zstd_context *context = calloc(1, sizeof(*context));
 
     if (context == NULL) {
         return NULL;

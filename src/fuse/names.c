@@ -84,13 +84,21 @@ static size_t utf8_length(const char *text)
     return 0;
 }
 
+/* C0, DEL, and the C1 controls U+0080 to U+009F, some of which are commands to a terminal. */
+static bool is_control(const char *text)
+{
+    const unsigned char *byte = (const unsigned char *)text;
+
+    return byte[0] < 0x20 || byte[0] == 0x7f || (byte[0] == 0xc2 && byte[1] < 0xa0);
+}
+
 static void quoted_append_text(struct quoted *quoted, const char *text)
 {
     while (*text != '\0' && !quoted->full) {
         unsigned char byte = (unsigned char)*text;
         size_t length = utf8_length(text);
 
-        if (length == 0 || byte < 0x20 || byte == 0x7f || byte == '/' || byte == '%') {
+        if (length == 0 || is_control(text) || byte == '/' || byte == '%') {
             quoted_append_escape(quoted, byte);
             text++;
         } else {

@@ -3,7 +3,7 @@
  * File names for snapshots. A snapshot's name is any string of bytes, and two
  * snapshots may share one; a file name may not. Pure functions, no state.
  *
- *     quoting    '/', '%', control bytes and bytes that are not UTF-8 -> %XX
+ *     quoting    '/', '%', controls and what is not UTF-8: each byte -> %XX
  *                "." -> "%2E", ".." -> "%2E%2E", no name at all -> "id-ID"
  *     length     cut to NAMES_MAX bytes, never inside a character or a %XX
  *     equal      every one of a group of equal names -> "NAME@ID"

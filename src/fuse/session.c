@@ -407,6 +407,7 @@ static int start_threads(struct session *session)
     sigset_t all, before;
     int r;
 
+    session->settings.image->may_start_threads = true;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     r = cache_start_cleaner(session->settings.image->cache);

@@ -20,6 +20,15 @@ static bool is_same_file(const struct image *image, const struct stat *status)
            info.inode == status->st_ino;
 }
 
+int chain_refuse_cycle(const char *overlay, const char *path, const char *again,
+                       struct error *error)
+{
+    return error_set(error, ELOOP,
+                     "%s: its backing file %s is part of a cycle: it is %s again; record "
+                     "the right one with qemu-img rebase -u",
+                     overlay, path, again == NULL ? "that image" : again);
+}
+
 /*
  * Refuses a backing file that is an image of the chain already. Before it is
  * opened: our own lock on an image that is written would keep us from it, and
@@ -36,18 +45,16 @@ static int check_cycle(const struct image *active, const struct image *overlay, 
     }
     for (image = active; image != NULL; image = image->backing) {
         if (is_same_file(image, &status)) {
-            return error_set(error, ELOOP,
-                             "%s: its backing file %s is part of a cycle: it is %s again; record "
-                             "the right one with qemu-img rebase -u",
-                             overlay->path, path, image == overlay ? "that image" : image->path);
+            return chain_refuse_cycle(overlay->path, path, image == overlay ? NULL : image->path,
+                                      error);
         }
     }
     return 0;
 }
 
-/* Guesses the format as QEMU does, but takes nothing for raw that QEMU would not. */
-static int probe_format(const struct image *overlay, const char *path, struct store *file,
-                        enum image_format *format, struct error *error)
+/* As QEMU does, but takes nothing for raw that QEMU would not. */
+int chain_probe_format(const char *overlay, const char *path, struct store *file,
+                       enum image_format *format, struct error *error)
 {
     struct store_info info;
     struct probe probe;
@@ -64,18 +71,15 @@ static int probe_format(const struct image *overlay, const char *path, struct st
                          "%s: its backing file %s has no recorded format and looks like %s, which "
                          "qcow2fs cannot read; convert it with qemu-img, or record its format "
                          "with qemu-img rebase -u -F raw if it is raw",
-                         overlay->path, path, probe.description);
+                         overlay, path, probe.description);
     }
     *format = probe.class == PROBE_QCOW2 ? IMAGE_QCOW2 : IMAGE_RAW;
     return 0;
 }
 
-/* The recorded format of the backing file; *known is false where it must be guessed. */
-static int recorded_format(const struct image *overlay, const char *path, enum image_format *format,
-                           bool *known, struct error *error)
+int chain_recorded_format(const char *overlay, const char *name, const char *path,
+                          enum image_format *format, bool *known, struct error *error)
 {
-    const char *name = overlay->header->backing_format;
-
     *known = name != NULL;
     if (name == NULL) {
         return 0;
@@ -93,7 +97,7 @@ static int recorded_format(const struct image *overlay, const char *path, enum i
                      "%s: the format of its backing file %s is '%s'; qcow2fs reads qcow2 and raw "
                      "backing files: convert it with qemu-img convert -O qcow2, then qemu-img "
                      "rebase -u",
-                     overlay->path, path, name);
+                     overlay, path, name);
 }
 
 /* Opens the file at `path` as the image behind `overlay`. */
@@ -111,7 +115,8 @@ static int open_behind(struct image *active, struct image *overlay, const char *
     bool known;
     int result;
 
-    result = recorded_format(overlay, path, &request.format, &known, error);
+    result = chain_recorded_format(overlay->path, overlay->header->backing_format, path,
+                                   &request.format, &known, error);
     if (result == 0) {
         result = check_cycle(active, overlay, path, error);
     }
@@ -125,7 +130,7 @@ static int open_behind(struct image *active, struct image *overlay, const char *
     }
     if (!known) {
         request.probed = true;
-        result = probe_format(overlay, path, request.file, &request.format, error);
+        result = chain_probe_format(overlay->path, path, request.file, &request.format, error);
     }
     if (result < 0) {
         store_close(request.file);

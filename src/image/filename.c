@@ -11,14 +11,6 @@
 
 #define FILE_PREFIX "file:"
 
-/* Length of the protocol name before a colon that no slash precedes; 0 where there is none. */
-static size_t protocol_length(const char *name)
-{
-    size_t length = strcspn(name, ":/");
-
-    return name[length] == ':' ? length : 0;
-}
-
 /* `name` in the directory of the file `beside`; NULL when memory ran out. */
 static char *in_directory_of(const char *beside, const char *name)
 {
@@ -30,6 +22,19 @@ static char *in_directory_of(const char *beside, const char *name)
         return NULL;
     }
     return path;
+}
+
+size_t filename_protocol(const char *name)
+{
+    size_t length = strcspn(name, ":/");
+
+    return name[length] == ':' ? length : 0;
+}
+
+char *filename_full(const char *overlay, const char *name)
+{
+    return name[0] == '/' || filename_protocol(name) > 0 ? strdup(name)
+                                                         : in_directory_of(overlay, name);
 }
 
 /* Chooses between *path, beside the overlay, and the same name in the current directory. */
@@ -70,7 +75,7 @@ int filename_resolve(const char *overlay, const char *what, const char *name, bo
     if (strncmp(name, FILE_PREFIX, strlen(FILE_PREFIX)) == 0) {
         name += strlen(FILE_PREFIX);
         also_cwd = true;
-    } else if ((protocol = protocol_length(name)) > 0) {
+    } else if ((protocol = filename_protocol(name)) > 0) {
         return error_set(error, ENOTSUP,
                          "%s: its %s is '%s', which is not a file but %s'%.*s:'; qcow2fs reads "
                          "local files: bring it here and record its path with qemu-img %s",

@@ -9,6 +9,7 @@
 #include "util/error.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 
 /*
  * Resolves `name`, found in the image `overlay` as its `what` ("backing file",
@@ -27,5 +28,15 @@
  */
 int filename_resolve(const char *overlay, const char *what, const char *name, bool also_cwd,
                      char **path, struct error *error);
+
+/* Length of the protocol name before a colon that no slash precedes; 0 where there is none. */
+size_t filename_protocol(const char *name);
+
+/*
+ * `name`, found in the image `overlay`, as QEMU shows it: relative to where the
+ * overlay is, unless it is absolute or has a protocol. For the caller to free;
+ * NULL when memory ran out. For people to read: filename_resolve() opens.
+ */
+char *filename_full(const char *overlay, const char *name);
 
 #endif

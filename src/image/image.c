@@ -6,6 +6,7 @@
 #include "image/chain.h"
 #include "image/filename.h"
 #include "image/probe.h"
+#include "image/resolved.h"
 #include "meta/format.h"
 
 #include <errno.h>
@@ -16,28 +17,28 @@
 
 /* --- One image --------------------------------------------------------------------- */
 
-/* Refuses what is not a qcow2 image, saying what it looks like. */
-static int check_is_qcow2(const struct image *image, struct error *error)
+int chain_check_qcow2(struct store *file, uint64_t file_size, const char *path, bool is_backing,
+                      struct error *error)
 {
     struct probe probe;
-    int result = probe_store(image->file, image->file_size, &probe);
+    int result = probe_store(file, file_size, &probe);
     const char *remedy = "check the file name";
 
     if (result < 0) {
-        return error_set(error, -result, "%s: cannot be read: %s", image->path, strerror(-result));
+        return error_set(error, -result, "%s: cannot be read: %s", path, strerror(-result));
     }
     if (probe.class == PROBE_QCOW2) {
         return 0;
     }
     if (probe.class == PROBE_DISK_IMAGE) {
         remedy = "convert it with qemu-img convert -O qcow2";
-    } else if (image->number > 0) {
+    } else if (is_backing) {
         remedy =
             "if it is the right backing file, record its format with qemu-img rebase -u -F raw";
     } else if (probe.class == PROBE_RAW) {
         remedy = "it needs no qcow2fs: use it as it is";
     }
-    return error_set(error, EINVAL, "%s: is not a qcow2 image, it looks like %s; %s", image->path,
+    return error_set(error, EINVAL, "%s: is not a qcow2 image, it looks like %s; %s", path,
                      probe.description, remedy);
 }
 
@@ -60,32 +61,35 @@ static void warn_of_state(const struct image *image, enum store_access access)
     }
 }
 
+int chain_data_file(const char *path, const struct header *header, const char *given,
+                    char **data_file, struct error *error)
+{
+    if (given != NULL) {
+        *data_file = strdup(given);
+        return *data_file == NULL ? error_set(error, ENOMEM, "%s: out of memory", path) : 0;
+    }
+    *data_file = NULL;
+    if (header->data_file == NULL) {
+        return error_set(error, EINVAL,
+                         "%s: keeps its data in an external data file but does not name it; name "
+                         "it with -o data-file=PATH",
+                         path);
+    }
+    return filename_resolve(path, "data file", header->data_file, true, data_file, error);
+}
+
 /* Opens the external data file. */
 static int open_data_file(struct image *image, const struct image_request *request,
                           const struct image_options *options, struct error *error)
 {
     const struct store_file_options file = {.access = request->access, .cache = options->cache};
-    const char *name = image->header->data_file;
+    const char *given = request->number == 0 ? options->data_file : NULL;
     struct error cause = {0};
     struct store_info info;
-    int result;
+    int result = chain_data_file(image->path, image->header, given, &image->data_file_path, error);
 
-    if (request->number == 0 && options->data_file != NULL) {
-        image->data_file_path = strdup(options->data_file);
-        if (image->data_file_path == NULL) {
-            return error_set(error, ENOMEM, "%s: out of memory", image->path);
-        }
-    } else if (name == NULL) {
-        return error_set(error, EINVAL,
-                         "%s: keeps its data in an external data file but does not name it; name "
-                         "it with -o data-file=PATH",
-                         image->path);
-    } else {
-        result =
-            filename_resolve(image->path, "data file", name, true, &image->data_file_path, error);
-        if (result < 0) {
-            return result;
-        }
+    if (result < 0) {
+        return result;
     }
     result = store_file_open(image->data_file_path, "data file", &file, &image->data_file, &cause);
     if (result < 0) {
@@ -102,10 +106,8 @@ static int open_data_file(struct image *image, const struct image_request *reque
     return 0;
 }
 
-/* Guessed to be qcow2, an image may not make us open further files. */
-static int check_probed(const struct image *image, struct error *error)
+int chain_check_probed(const struct header *header, const char *path, struct error *error)
 {
-    const struct header *header = image->header;
     const char *named = header->backing_file != NULL ? "backing file" : "data file";
 
     if (header->backing_file == NULL && !header->external_data_file) {
@@ -116,7 +118,7 @@ static int check_probed(const struct image *image, struct error *error)
                      "names a %s of its own, which could be a trap set by whoever wrote to a raw "
                      "disk; record its format with qemu-img rebase -u -F, or allow it with -o "
                      "allow-probed-backing",
-                     image->path, named);
+                     path, named);
 }
 
 /* The qcow2 side of an image whose file is open. */
@@ -126,12 +128,13 @@ static int open_qcow2(struct image *image, const struct image_request *request,
     struct mapping_source source;
     int result;
 
-    result = check_is_qcow2(image, error);
+    result =
+        chain_check_qcow2(image->file, image->file_size, image->path, image->number > 0, error);
     if (result == 0) {
         result = header_read(image->file, image->file_size, image->path, &image->header, error);
     }
     if (result == 0 && request->probed && !options->allow_probed) {
-        result = check_probed(image, error);
+        result = chain_check_probed(image->header, image->path, error);
     }
     if (result < 0) {
         return result;
@@ -264,6 +267,9 @@ void image_close(struct image *image)
 {
     struct cache *cache = image != NULL ? image->cache : NULL;
 
+    if (image != NULL) {
+        resolved_destroy(image->behind);
+    }
     while (image != NULL) {
         struct image *backing = image->backing;
 
@@ -273,13 +279,12 @@ void image_close(struct image *image)
     cache_destroy(cache);
 }
 
-static void describe_geometry(const struct image *image, struct cache_geometry *geometry)
+void image_cache_geometry(const struct header *header, uint64_t file_size,
+                          struct cache_geometry *geometry)
 {
-    const struct header *header = image->header;
-
     *geometry = (struct cache_geometry){
         .virtual_size = header->virtual_size,
-        .file_size = image->file_size,
+        .file_size = file_size,
         .cluster_size = header->cluster_size,
         .l2_entry_bytes = header->l2_entry_bytes,
         .refcount_bits = UINT32_C(1) << header->refcount_order,
@@ -306,7 +311,7 @@ int image_attach_cache(struct image *image, const struct cache_options *options,
     count = 0;
     for (each = image; each != NULL; each = each->backing) {
         if (each->header != NULL) {
-            describe_geometry(each, &geometry[count++]);
+            image_cache_geometry(each->header, each->file_size, &geometry[count++]);
         }
     }
     result = cache_sizes_resolve(options, geometry, count, &sizes, error);
@@ -323,6 +328,9 @@ int image_attach_cache(struct image *image, const struct cache_options *options,
         if (each->active != NULL) {
             mapping_set_cache(each->active, cache->l2, sizes.l2_entry_size);
         }
+    }
+    if (resolved_create(image->backing, &image->behind) < 0) {
+        return error_set(error, ENOMEM, "%s: out of memory", image->path);
     }
     return 0;
 }

@@ -27,6 +27,7 @@
 #define IMAGE_CHAIN_MAX 1000
 
 struct inflight;
+struct resolved;
 
 enum image_format {
     IMAGE_QCOW2,
@@ -62,6 +63,9 @@ struct image {
     struct cache *cache;    /* the daemon's, set by image_attach_cache() */
     /* R4: where reads count as under way while there is a writer; else NULL */
     struct inflight *inflight;
+    /* Of the active image: nothing forks any more, so reading may start threads of its own. */
+    _Atomic bool may_start_threads;
+    struct resolved *behind; /* of the active image: what is behind it; NULL where that is little */
 };
 
 /*
@@ -78,6 +82,10 @@ int image_open(const char *path, const struct image_options *options, struct log
  */
 int image_attach_cache(struct image *image, const struct cache_options *options,
                        struct error *error);
+
+/* What the arithmetic of cache sizes needs; the header's refcount order must be possible. */
+void image_cache_geometry(const struct header *header, uint64_t file_size,
+                          struct cache_geometry *geometry);
 
 /* Closes the whole chain. Every view on it must be closed. `image` may be NULL. */
 void image_close(struct image *image);

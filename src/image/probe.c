@@ -4,6 +4,7 @@
 #include "image/probe.h"
 
 #include "util/checked.h"
+#include "util/zeros.h"
 
 #include <errno.h>
 #include <stdbool.h>
@@ -102,11 +103,6 @@ static bool matches(const struct signature *signature, const struct sample *samp
     return memcmp(at, signature->bytes, signature->length) == 0;
 }
 
-static bool all_zero(const uint8_t *bytes, size_t size)
-{
-    return bytes[0] == 0 && memcmp(bytes, bytes + 1, size - 1) == 0;
-}
-
 static void classify(const struct sample *sample, struct probe *probe)
 {
     size_t i;
@@ -121,7 +117,7 @@ static void classify(const struct sample *sample, struct probe *probe)
     probe->class = PROBE_OTHER;
     if (sample->file_size == 0) {
         probe->description = "an empty file";
-    } else if (all_zero(sample->start, min_u64(sample->file_size, START_SIZE))) {
+    } else if (is_all_zeros(sample->start, min_u64(sample->file_size, START_SIZE))) {
         probe->description = "a file that begins with zeros (a raw disk, or a failed copy)";
     } else {
         probe->description = "a file of an unknown format";

@@ -36,8 +36,11 @@ static int write_size(struct writer *writer, uint64_t size)
     return result;
 }
 
-/* A raw data file is as long as the disk; any other is not shorter. */
-static int resize_data_file(struct writer *writer, uint64_t size)
+/*
+ * A raw data file is as long as the disk; any other is not shorter. What it
+ * has behind the end of a disk of `old_size` bytes is cut off first.
+ */
+static int resize_data_file(struct writer *writer, uint64_t old_size, uint64_t size)
 {
     struct image *image = writer->image;
     struct store_info info;
@@ -46,13 +49,57 @@ static int resize_data_file(struct writer *writer, uint64_t size)
     if (!image->header->external_data_file) {
         return 0;
     }
+    result = store_info(image->data_file, &info);
+    if (result < 0) {
+        return result;
+    }
     if ((image->header->autoclear_features & AUTOCLEAR_RAW_EXTERNAL_DATA) == 0) {
-        result = store_info(image->data_file, &info);
-        if (result < 0 || info.size >= size) {
-            return result;
+        return info.size >= size ? 0 : store_resize(image->data_file, size);
+    }
+    if (info.size > min_u64(old_size, size)) {
+        result = store_resize(image->data_file, min_u64(old_size, size));
+    }
+    return result == 0 && old_size < size ? store_resize(image->data_file, size) : result;
+}
+
+/* --- What lies behind the end of the disk ------------------------------------------------- */
+
+/* Unmaps the clusters [from, to), which lie behind the end of the disk. */
+static int drop_clusters(struct writer *writer, uint64_t from, uint64_t to)
+{
+    struct mapping *mapping = writer->image->active;
+    uint64_t cluster = writer_cluster_size(writer);
+    const struct l2_value none = {0};
+    struct mapping_fault fault = {0};
+    int result = 0;
+
+    while (from < to && result == 0) {
+        struct extent extent;
+        struct l2_value old;
+
+        result = mapping_lookup(mapping, from, to - from, &extent, &fault);
+        if (result == 0) {
+            result = mapping_get(mapping, from, &old, &fault);
+        }
+        if (result == 0 && old.entry == 0 && old.bitmap == 0) {
+            /* Whole L2 tables may be passed over at once. */
+            from += max_u64(cluster, extent.kind == EXTENT_UNALLOCATED
+                                         ? round_down(extent.length, cluster)
+                                         : cluster);
+            continue;
+        }
+        if (result == 0) {
+            result = mapping_set(mapping, from, &none, 1, 0, &fault);
+        }
+        if (result == 0) {
+            writer_drop_old(writer, &old);
+            from += cluster;
         }
     }
-    return store_resize(image->data_file, size);
+    if (result < 0) {
+        writer_fault(writer, result, &fault);
+    }
+    return result;
 }
 
 /* --- Growing ----------------------------------------------------------------------------- */
@@ -93,14 +140,19 @@ static int grow_l1(struct writer *writer, uint64_t size)
 
 static int grow(struct writer *writer, uint64_t size)
 {
-    uint64_t old_size = writer->image->virtual_size;
+    uint64_t old_size = writer->image->virtual_size, cluster = writer_cluster_size(writer);
     struct range_lock lock = whole_disk;
     int result;
 
     range_lock_take(&writer->ranges, &lock);
     result = grow_l1(writer, size);
     if (result == 0) {
-        result = resize_data_file(writer, size);
+        /* Left behind when the disk was made smaller, and that came to no end. */
+        result = drop_clusters(writer, div_round_up(old_size, cluster) * cluster,
+                               div_round_up(size, cluster) * cluster);
+    }
+    if (result == 0) {
+        result = resize_data_file(writer, old_size, size);
     }
     range_lock_release(&writer->ranges, &lock);
     if (result < 0) {
@@ -121,6 +173,19 @@ static int grow(struct writer *writer, uint64_t size)
     return result;
 }
 
+/* Whether a snapshot does not record how large the disk was: its own size would change, too. */
+static bool size_is_fixed(const struct image *image)
+{
+    const struct snapshot_table *table = image->snapshots;
+
+    for (size_t i = 0; i < table->count; i++) {
+        if (image->header->version < 3 || !table->snapshots[i].records_disk_size) {
+            return true;
+        }
+    }
+    return false;
+}
+
 int writer_grow_to(struct writer *writer, uint64_t size)
 {
     int result = 0;
@@ -129,51 +194,13 @@ int writer_grow_to(struct writer *writer, uint64_t size)
     if (!checked_round_up(size, SECTOR, &size) || size > INT64_MAX) {
         result = -EFBIG;
     } else if (size > writer->image->virtual_size) {
-        result = grow(writer, size);
+        result = size_is_fixed(writer->image) ? -ENOSPC : grow(writer, size);
     }
     pthread_mutex_unlock(&writer->resize_mutex);
     return result;
 }
 
 /* --- Shrinking ------------------------------------------------------------------------------ */
-
-/* Unmaps the clusters [from, to), which lie behind the end of the disk. */
-static int drop_clusters(struct writer *writer, uint64_t from, uint64_t to)
-{
-    struct mapping *mapping = writer->image->active;
-    uint64_t cluster = writer_cluster_size(writer);
-    const struct l2_value none = {0};
-    struct mapping_fault fault = {0};
-    int result = 0;
-
-    while (from < to && result == 0) {
-        struct extent extent;
-        struct l2_value old;
-
-        result = mapping_lookup(mapping, from, to - from, &extent, &fault);
-        if (result == 0) {
-            result = mapping_get(mapping, from, &old, &fault);
-        }
-        if (result == 0 && old.entry == 0 && old.bitmap == 0) {
-            /* Whole L2 tables may be passed over at once. */
-            from += max_u64(cluster, extent.kind == EXTENT_UNALLOCATED
-                                         ? round_down(extent.length, cluster)
-                                         : cluster);
-            continue;
-        }
-        if (result == 0) {
-            result = mapping_set(mapping, from, &none, 1, 0, &fault);
-        }
-        if (result == 0) {
-            writer_drop_old(writer, &old);
-            from += cluster;
-        }
-    }
-    if (result < 0) {
-        writer_fault(writer, result, &fault);
-    }
-    return result;
-}
 
 static int shrink(struct writer *writer, uint64_t size)
 {
@@ -191,7 +218,7 @@ static int shrink(struct writer *writer, uint64_t size)
     }
     range_lock_release(&writer->ranges, &lock);
     if (result == 0) {
-        result = resize_data_file(writer, size);
+        result = resize_data_file(writer, old_size, size);
     }
     return result == 0 ? commit_flush(writer->commit) : result;
 }
@@ -206,8 +233,7 @@ static int resize(struct writer *writer, uint64_t size)
     if (size == image->virtual_size) {
         return 0;
     }
-    /* Their snapshots do not record how large the disk was. */
-    if (image->header->version < 3 && image->snapshots->count > 0) {
+    if (size_is_fixed(image)) {
         return -ENOTSUP;
     }
     return size > image->virtual_size ? grow(writer, size) : shrink(writer, size);

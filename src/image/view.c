@@ -3,7 +3,12 @@
 
 #include "image/view.h"
 
+#include "image/compressed.h"
 #include "image/inflight.h"
+#include "image/lookup.h"
+#include "image/prefetch.h"
+#include "image/resolved.h"
+#include "meta/format.h"
 #include "util/checked.h"
 
 #include <errno.h>
@@ -19,12 +24,48 @@ struct view {
     uint64_t base;    /* guest offset of the view's first byte in the mapping */
     uint64_t size;    /* bytes; of the active disk: image->virtual_size */
     bool is_active;
+    struct prefetch *prefetch; /* of compressed clusters; NULL where there is nothing to gain */
 };
+
+static void prefetch_range(void *context, uint64_t guest_offset, uint64_t length);
 
 /* --- Opening --------------------------------------------------------------------------- */
 
+#define PREFETCH_STEP_MIN   (UINT64_C(64) << 10) /* less is not worth another thread */
+#define PREFETCH_WINDOW_MAX (UINT64_C(2) << 20)
+#define PREFETCH_SHARE      8 /* the part of the budget for data that one reading may use */
+
+/* 0 or -ENOMEM. view->prefetch stays NULL where there is no processor or no memory for it. */
+static int open_prefetch(struct view *view)
+{
+    const struct image *image = view->image;
+    struct prefetch_options options = {
+        .job = prefetch_range,
+        .context = view,
+        .threads = (unsigned)min_u64(prefetch_processors(), PREFETCH_THREADS_MAX),
+    };
+
+    if (image->cache == NULL || options.threads < 2) {
+        return 0;
+    }
+    options.step = PREFETCH_STEP_MIN;
+    for (; image != NULL; image = image->backing) {
+        if (image->header != NULL) {
+            options.step = max_u64(options.step, image->header->cluster_size);
+        }
+    }
+    options.window = min_u64(view->image->cache->sizes.data_budget / PREFETCH_SHARE,
+                             max_u64(PREFETCH_WINDOW_MAX, 2 * options.step));
+    if (options.window < options.step) {
+        return 0;
+    }
+    return prefetch_create(&options, &view->prefetch);
+}
+
 int view_open_active(struct image *image, struct view **view)
 {
+    int result;
+
     *view = calloc(1, sizeof(**view));
     if (*view == NULL) {
         return -ENOMEM;
@@ -35,7 +76,12 @@ int view_open_active(struct image *image, struct view **view)
         .has_backing = true,
         .is_active = true,
     };
-    return 0;
+    result = open_prefetch(*view);
+    if (result < 0) {
+        view_close(*view);
+        *view = NULL;
+    }
+    return result;
 }
 
 /* The mapping of the snapshot; the name in sentences is the file's and the snapshot's. */
@@ -81,6 +127,11 @@ static int open_snapshot(struct image *image, size_t index, struct view **view, 
         return result == -ENOMEM ? -ENOMEM : -EIO;
     }
     mapping_set_cache((*view)->mapping, image->cache->l2, image->cache->sizes.l2_entry_size);
+    if (open_prefetch(*view) < 0) {
+        view_close(*view);
+        *view = NULL;
+        return error_set(error, ENOMEM, "%s: out of memory", image->path);
+    }
     return 0;
 }
 
@@ -116,6 +167,7 @@ int view_open_vmstate(struct image *image, size_t index, struct view **view, str
 void view_close(struct view *view)
 {
     if (view != NULL) {
+        prefetch_destroy(view->prefetch); /* first: its threads use the rest */
         if (view->owns_mapping) {
             mapping_close(view->mapping);
         }
@@ -137,31 +189,10 @@ static void log_fault(const struct image *image, const struct mapping_fault *fau
                 image->path, fault->guest_offset, fault->host_offset, fault->text);
 }
 
-/* What one image of the chain says of guest_offset. */
-static int lookup_in(const struct image *image, struct mapping *mapping, uint64_t guest_offset,
-                     uint64_t length, struct extent *extent)
-{
-    struct mapping_fault fault;
-    int result;
-
-    if (image->format == IMAGE_RAW) {
-        *extent = (struct extent){
-            .kind = EXTENT_DATA,
-            .length = length,
-            .store = image->file,
-            .host_offset = guest_offset,
-        };
-        return 0;
-    }
-    result = mapping_lookup(mapping, guest_offset, length, extent, &fault);
-    if (result < 0) {
-        log_fault(image, &fault);
-    }
-    return result;
-}
-
-int view_lookup(struct view *view, uint64_t guest_offset, uint64_t length,
-                struct view_extent *found)
+/* `behind` may be NULL: then the images are asked one by one. */
+static int lookup_in_chain(struct view *view, lookup_fn *lookup, struct resolved *behind,
+                           uint64_t guest_offset, uint64_t length, struct view_extent *found,
+                           struct mapping_fault *fault)
 {
     const struct image *image = view->image;
     struct mapping *mapping = view->mapping;
@@ -169,13 +200,13 @@ int view_lookup(struct view *view, uint64_t guest_offset, uint64_t length,
     unsigned depth = 0;
 
     for (;;) {
-        int result = lookup_in(image, mapping, offset, length, &found->extent);
+        int result = image_lookup(image, mapping, lookup, offset, length, &found->extent, fault);
 
+        found->image = image;
+        found->depth = depth;
         if (result < 0) {
             return result;
         }
-        found->image = image;
-        found->depth = depth;
         length = found->extent.length;
         if (found->extent.kind != EXTENT_UNALLOCATED) {
             return 0;
@@ -186,57 +217,68 @@ int view_lookup(struct view *view, uint64_t guest_offset, uint64_t length,
             return 0;
         }
         length = min_u64(length, image->virtual_size - offset);
+        if (behind != NULL && depth == 0 && length <= RESOLVED_LENGTH_MAX &&
+            resolved_lookup(behind, offset, length, found)) {
+            return 0;
+        }
         mapping = image->active;
         depth++;
     }
 }
 
-/* --- Reading -------------------------------------------------------------------------------- */
-
-/* cache_fill_fn of a decompressed cluster; `context` is the view_extent that names it. */
-static int fill_decompressed(void *context, void *data, size_t size)
+int view_lookup(struct view *view, uint64_t guest_offset, uint64_t length,
+                struct view_extent *found)
 {
-    const struct view_extent *found = context;
-    const struct extent *extent = &found->extent;
-    void *compressed = malloc(extent->compressed_size);
-    int result;
+    struct mapping_fault fault;
+    int result = lookup_in_chain(view, mapping_lookup, view->image->behind, guest_offset, length,
+                                 found, &fault);
 
-    if (compressed == NULL) {
-        return -ENOMEM;
+    if (result < 0) {
+        log_fault(found->image, &fault);
     }
-    result = store_read(extent->store, extent->host_offset, compressed, extent->compressed_size);
-    if (result == 0) {
-        result =
-            codec_decompress(found->image->codec, compressed, extent->compressed_size, data, size);
-        result = result == -EIO ? -EBADMSG : result;
-    }
-    free(compressed);
     return result;
 }
 
-static int read_compressed(struct view_extent *found, void *buffer, size_t length)
+int view_lookup_exact(struct view *view, uint64_t guest_offset, uint64_t length,
+                      struct view_extent *found, struct mapping_fault *fault)
 {
-    const struct image *image = found->image;
-    struct cache_key key = {.owner = image->number, .host_offset = found->extent.host_offset};
-    const struct cache_entry *cluster;
-    int result;
-
-    result = cache_pool_get(image->cache->data, key, image->header->cluster_size, fill_decompressed,
-                            found, &cluster);
-    if (result < 0) {
-        return result;
-    }
-    memcpy(buffer, (const uint8_t *)cluster->data + found->extent.offset_in_cluster, length);
-    cache_pool_unpin(image->cache->data, cluster);
-    return 0;
+    return lookup_in_chain(view, mapping_lookup_exact, NULL, guest_offset, length, found, fault);
 }
 
-/* The bytes of one extent. `guest_offset` is for the log. */
-static int read_extent(struct view_extent *found, uint64_t guest_offset, void *buffer,
-                       size_t length)
+/* --- Reading -------------------------------------------------------------------------------- */
+
+/* One request to read. */
+struct reading {
+    struct view *view;
+    uint64_t guest_offset; /* of the request */
+    size_t length;
+    bool noted;      /* it has met a compressed cluster */
+    bool sequential; /* set then */
+};
+
+/* Compressed clusters cost the time of a processor: others may take a part, or go ahead. */
+static int read_compressed(struct reading *reading, const struct view_extent *found,
+                           uint64_t guest_offset, void *buffer, size_t length)
+{
+    const struct image *image = reading->view->image;
+    struct prefetch *prefetch = image->may_start_threads ? reading->view->prefetch : NULL;
+
+    if (prefetch != NULL) {
+        if (!reading->noted) {
+            reading->noted = true;
+            reading->sequential = prefetch_begin(prefetch, reading->guest_offset, reading->length);
+        }
+        prefetch_claim(prefetch, guest_offset, length);
+    }
+    return compressed_read(found, buffer, length, reading->sequential);
+}
+
+/* The bytes of one extent, which begins at `guest_offset` of the view. */
+static int read_extent(struct reading *reading, const struct view_extent *found,
+                       uint64_t guest_offset, void *buffer, size_t length)
 {
     struct mapping_fault fault = {
-        .guest_offset = guest_offset,
+        .guest_offset = reading->view->base + guest_offset,
         .host_offset = found->extent.host_offset,
     };
     const char *why;
@@ -247,7 +289,7 @@ static int read_extent(struct view_extent *found, uint64_t guest_offset, void *b
         result = store_read(found->extent.store, found->extent.host_offset, buffer, length);
         break;
     case EXTENT_COMPRESSED:
-        result = read_compressed(found, buffer, length);
+        result = read_compressed(reading, found, guest_offset, buffer, length);
         break;
     default:
         memset(buffer, 0, length);
@@ -266,12 +308,14 @@ static int read_extent(struct view_extent *found, uint64_t guest_offset, void *b
 /* Reads what lies within the view. */
 static int read_inside(struct view *view, uint64_t guest_offset, uint8_t *to, size_t length)
 {
+    struct reading reading = {.view = view, .guest_offset = guest_offset, .length = length};
+
     while (length > 0) {
         struct view_extent found;
         int result = view_lookup(view, guest_offset, length, &found);
 
         if (result == 0) {
-            result = read_extent(&found, view->base + guest_offset, to, found.extent.length);
+            result = read_extent(&reading, &found, guest_offset, to, found.extent.length);
         }
         if (result < 0) {
             return result == -ENOMEM ? -ENOMEM : -EIO;
@@ -304,6 +348,33 @@ int view_read(struct view *view, uint64_t guest_offset, void *buffer, size_t len
         inflight_leave(inflight, generation);
     }
     return result;
+}
+
+/* prefetch_fn: has the compressed clusters of the range decompressed. What fails is not kept. */
+static void prefetch_range(void *context, uint64_t guest_offset, uint64_t length)
+{
+    struct view *view = context;
+    struct inflight *inflight = view->image->inflight;
+    uint64_t size = view_size(view);
+    uint64_t end = min_u64(size, guest_offset + length);
+    unsigned generation = inflight != NULL ? inflight_enter(inflight) : 0; /* R4 */
+
+    while (guest_offset < end) {
+        struct mapping_fault fault;
+        struct view_extent found;
+
+        if (lookup_in_chain(view, mapping_lookup, view->image->behind, guest_offset,
+                            end - guest_offset, &found, &fault) < 0) {
+            break;
+        }
+        if (found.extent.kind == EXTENT_COMPRESSED && compressed_fetch(&found) < 0) {
+            break;
+        }
+        guest_offset += found.extent.length;
+    }
+    if (inflight != NULL) {
+        inflight_leave(inflight, generation);
+    }
 }
 
 /* --- Data and holes --------------------------------------------------------------------------- */

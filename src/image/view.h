@@ -58,6 +58,13 @@ int view_lookup(struct view *view, uint64_t guest_offset, uint64_t length,
                 struct view_extent *found);
 
 /*
+ * As view_lookup(), but tells apart what reads alike (mapping_lookup_exact()),
+ * and logs nothing: after -EIO `fault` says what is wrong, in found->image.
+ */
+int view_lookup_exact(struct view *view, uint64_t guest_offset, uint64_t length,
+                      struct view_extent *found, struct mapping_fault *fault);
+
+/*
  * The first offset >= guest_offset that is data (want_data), or that is a hole;
  * the end of the view counts as a hole. A hole is what reads as zeros without
  * a look at any byte: zero and unallocated (sub)clusters, data (sub)clusters

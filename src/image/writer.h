@@ -72,8 +72,15 @@ int writer_zero(struct writer *writer, uint64_t guest_offset, uint64_t length, b
 int writer_preallocate(struct writer *writer, uint64_t guest_offset, uint64_t length);
 
 /*
+ * Has the host reserve the space of a range that was preallocated and reads as
+ * zeros; `written`: by writing zeros there. 0; -ENOSPC; -EOPNOTSUPP where the
+ * host cannot reserve; any other errno of it.
+ */
+int writer_reserve(struct writer *writer, uint64_t guest_offset, uint64_t length, bool written);
+
+/*
  * Makes the disk `size` bytes long, rounded up to a whole sector; what it gains
- * reads as zeros. -ENOTSUP for version 2 with snapshots, which do not record a size.
+ * reads as zeros. -ENOTSUP where a snapshot does not record its size, as in version 2.
  */
 int writer_resize(struct writer *writer, uint64_t size);
 

@@ -108,7 +108,79 @@ static uint64_t end_limit(const struct allocator *allocator)
     return (ENTRY_HOST_OFFSET_MASK >> cluster_bits(allocator)) + 1;
 }
 
-/* Raises the counts of the run (R2). At the end of the file tables may be put first. */
+/*
+ * A block device ends where it ends: the clusters of a run that it has room
+ * for behind `first`, with refcount blocks, at most `want`.
+ */
+static int fit_device(const struct allocator *allocator, uint64_t first, uint64_t *want)
+{
+    const struct header *header = allocator->source.header;
+    uint64_t counts = header->cluster_size * 8 >> header->refcount_order, room, blocks;
+    struct store_info info;
+    int result;
+
+    if (!allocator->source.device) {
+        return 0;
+    }
+    result = store_info(allocator->source.file, &info);
+    if (result < 0) {
+        return result;
+    }
+    room = info.size >> header->cluster_bits;
+    room = room > first ? room - first : 0;
+    if (room == 0) {
+        return -ENOSPC;
+    }
+    blocks = *want / counts + 2; /* the last clusters may do without a new one */
+    *want = min_u64(*want, room > blocks ? room - blocks : 1);
+    return 0;
+}
+
+/*
+ * A run at the end that could not be had as a whole: its counts fall again, and
+ * the end comes back, or a host that is full for long would move it on and on.
+ */
+static void uncount(struct allocator *allocator, const struct run *run)
+{
+    struct refcounts *refcounts = allocator->source.refcounts;
+    uint64_t cluster, count = 1;
+
+    for (cluster = run->first; cluster < run->first + run->length && count > 0; cluster++) {
+        if (refcounts_get(refcounts, cluster, &count) < 0 ||
+            (count > 0 && refcounts_add(refcounts, cluster, 1, -1) < 0)) {
+            break; /* a leak */
+        }
+    }
+    if (refcounts_end(refcounts) == run->first + run->length) {
+        refcounts_set_end(refcounts, run->first);
+    } else { /* there are tables behind it */
+        allocator->cursor = min_u64(allocator->cursor, run->first);
+    }
+}
+
+/* Counts a run behind the end. Tables may be put first. */
+static int count_at_end(struct allocator *allocator, uint64_t want, struct run *run)
+{
+    struct refcounts *refcounts = allocator->source.refcounts;
+    int result;
+
+    run->first = refcounts_end(refcounts);
+    run->length = want;
+    if (want > end_limit(allocator) - min_u64(run->first, end_limit(allocator))) {
+        return -EFBIG;
+    }
+    refcounts_set_end(refcounts, run->first + run->length);
+    result = refcounts_add(refcounts, run->first, run->length, 1);
+    if (result == 0) {
+        result = extend_file(allocator, refcounts_end(refcounts));
+    }
+    if (result < 0) {
+        uncount(allocator, run);
+    }
+    return result;
+}
+
+/* Raises the counts of the run (R2). */
 static int count_run(struct allocator *allocator, uint64_t want, struct run *run)
 {
     struct refcounts *refcounts = allocator->source.refcounts;
@@ -117,19 +189,7 @@ static int count_run(struct allocator *allocator, uint64_t want, struct run *run
     if (!run->at_end) {
         result = refcounts_add(refcounts, run->first, run->length, 1);
     } else {
-        run->first = refcounts_end(refcounts);
-        run->length = want;
-        if (want > end_limit(allocator) - min_u64(run->first, end_limit(allocator))) {
-            return -EFBIG;
-        }
-        refcounts_set_end(refcounts, run->first + run->length);
-        result = refcounts_add(refcounts, run->first, run->length, 1);
-        if (result == 0) {
-            result = extend_file(allocator, refcounts_end(refcounts));
-            if (result < 0) { /* the host's limit: nothing of it is used, so it is no leak */
-                (void)refcounts_add(refcounts, run->first, run->length, -1);
-            }
-        }
+        result = count_at_end(allocator, want, run);
     }
     run->epoch = barrier_epoch(allocator->source.barrier);
     return result;
@@ -141,11 +201,14 @@ static int reserve(struct allocator *allocator, uint64_t want, struct run *run)
 
     allocator->used = true;
 
+    if (result == 0 && run->at_end) {
+        result = fit_device(allocator, refcounts_end(allocator->source.refcounts), &want);
+    }
     if (result == 0) {
         result = count_run(allocator, want, run);
     }
     if (result < 0) {
-        run->length = 0; /* what was counted already is a leak */
+        run->length = 0; /* what was counted already, and cannot be uncounted, is a leak */
         return result;
     }
     if (allocator->cursor < run->first + run->length) {
@@ -168,10 +231,12 @@ static int refill(struct allocator *allocator)
     } else if (allocator->next.length == 0 &&
                allocator->current.length <= allocator->run_length / 2) {
         uint64_t longest = max_u64(RUN_MAX >> cluster_bits(allocator), 1);
+        uint64_t length = min_u64(allocator->run_length * 2, longest);
 
-        allocator->run_length = min_u64(allocator->run_length * 2, longest);
         /* Not needed yet: an error will come again when it is. */
-        (void)reserve(allocator, allocator->run_length, &allocator->next);
+        if (reserve(allocator, length, &allocator->next) == 0 && allocator->next.at_end) {
+            allocator->run_length = length;
+        }
     }
     return result;
 }
@@ -310,6 +375,9 @@ int allocator_drop(struct allocator *allocator, uint64_t host_offset, uint64_t c
     pthread_mutex_lock(&allocator->mutex);
     result = add_pending(allocator, &range);
     pthread_mutex_unlock(&allocator->mutex);
+#ifdef QCOW2FS_BREAK_R4 /* never set but for tests/crash, which must see what comes of it */
+    (void)allocator_dropped(allocator, commit);
+#endif
     return result;
 }
 

@@ -73,26 +73,37 @@ static int read_entries(struct store *file, const struct header *header, const c
                          name, directory->count + 1, header->bitmap_directory_offset,
                          result == -EINVAL ? "it is damaged" : strerror(-result));
     }
+    if (position != size) {
+        return error_set(error, EINVAL,
+                         "%s: the bitmap directory at offset 0x%" PRIx64
+                         " does not end with its last entry: its %" PRIu32 " entries take %" PRIu64
+                         " bytes, the header says %" PRIu64,
+                         name, header->bitmap_directory_offset, header->bitmap_count, position,
+                         size);
+    }
     return 0;
+}
+
+int bitmap_directory_examine(struct store *file, const struct header *header, const char *name,
+                             struct bitmap_directory **directory, struct error *error)
+{
+    *directory = calloc(1, sizeof(**directory));
+    if (*directory == NULL) {
+        return error_set(error, ENOMEM, "%s: out of memory", name);
+    }
+    return read_entries(file, header, name, *directory, error);
 }
 
 int bitmap_directory_read(struct store *file, const struct header *header, const char *name,
                           struct bitmap_directory **directory, struct error *error)
 {
-    struct bitmap_directory *read = calloc(1, sizeof(*read));
-    int result;
+    int result = bitmap_directory_examine(file, header, name, directory, error);
 
-    *directory = NULL;
-    if (read == NULL) {
-        return error_set(error, ENOMEM, "%s: out of memory", name);
-    }
-    result = read_entries(file, header, name, read, error);
     if (result < 0) {
-        bitmap_directory_free(read);
-        return result;
+        bitmap_directory_free(*directory);
+        *directory = NULL;
     }
-    *directory = read;
-    return 0;
+    return result;
 }
 
 void bitmap_directory_free(struct bitmap_directory *directory)

@@ -34,4 +34,11 @@ int bitmap_directory_read(struct store *file, const struct header *header, const
                           struct bitmap_directory **directory, struct error *error);
 void bitmap_directory_free(struct bitmap_directory *directory);
 
+/*
+ * The same, for those who describe a damaged image: after a failure *directory
+ * holds the entries before the one that is wrong, or is NULL.
+ */
+int bitmap_directory_examine(struct store *file, const struct header *header, const char *name,
+                             struct bitmap_directory **directory, struct error *error);
+
 #endif

@@ -51,6 +51,16 @@ int check_failed(const struct check *check, int result, const char *what)
                                       : strerror(-result));
 }
 
+void check_progress(struct check *check)
+{
+    uint64_t done = min_u64(check->work_done, check->work_total);
+
+    if (check->options->progress != NULL && done > check->work_shown) {
+        check->work_shown = done;
+        check->options->progress(check->options->context, done, check->work_total);
+    }
+}
+
 int check_sync(const struct check *check)
 {
     int result = store_sync(check->file);
@@ -70,9 +80,20 @@ int check_read_run(struct check *check, const uint64_t *offsets, size_t count, s
     return store_read(check->file, offsets[0], check->buffer, run * cluster_size);
 }
 
+/* Writes a field of feature bits, stably. */
+static int write_features(struct store *file, enum header_field field, uint64_t features)
+{
+    uint8_t raw[sizeof(features)];
+    int result;
+
+    store_be64(raw, features);
+    result = store_write(file, field, raw, sizeof(raw));
+    return result < 0 ? result : store_sync(file);
+}
+
 /* --- The order of it all ----------------------------------------------------------- */
 
-static int open_check(struct check *check)
+int check_open(struct check *check)
 {
     const struct header *header = check->header;
     struct store_info info;
@@ -96,9 +117,22 @@ static int open_check(struct check *check)
     if (result < 0) {
         return check_failed(check, result, "counting references");
     }
+    result = check_counts_create(check->limit + 1, &check->exclusive);
+    if (result < 0) {
+        return check_failed(check, result, "counting references");
+    }
     check->result->total_clusters = div_round_up(header->virtual_size, header->cluster_size);
     check->work_total = UINT64_C(2) * header->l1_entries;
-    return check_open_refcounts(check);
+    return check_open_snapshots(check);
+}
+
+void check_close(struct check *check)
+{
+    check_counts_destroy(check->counts);
+    check_counts_destroy(check->exclusive);
+    free(check->snapshots);
+    free(check->blocks);
+    free(check->buffer);
 }
 
 /* See the head of check.h. Where counts cannot be true, COPIED bits cannot either. */
@@ -106,6 +140,7 @@ static void make_plan(struct check *check)
 {
     const struct check_options *options = check->options;
     bool sound = check->unsound_blocks == 0 && !check->missing_blocks && !check->table_shared;
+    bool keep_tables = sound && check->unsound_snapshots == 0;
     bool safe = check->result->unreadable == 0 && !check->saturated;
     bool known = safe && !check->references_unknown;
 
@@ -113,7 +148,7 @@ static void make_plan(struct check *check)
         .raise = options->repair_errors && safe && sound,
         .lower = options->repair_leaks && known && sound,
         .copied = options->repair_errors && known,
-        .rebuild = options->repair_errors && known && !sound,
+        .rebuild = options->repair_errors && known && !keep_tables,
     };
 }
 
@@ -148,6 +183,29 @@ static int rebuild(struct check *check)
     return result;
 }
 
+/*
+ * R6: what an unknown feature refers to was not counted. Known are the bitmaps,
+ * and that the data file is raw: neither minds what a repair does.
+ */
+static int clear_autoclear(struct check *check)
+{
+    const struct check_plan *plan = &check->plan;
+    uint64_t kept = AUTOCLEAR_BITMAPS | AUTOCLEAR_RAW_EXTERNAL_DATA;
+    int result;
+
+    if ((check->header->autoclear_features & ~kept) == 0 ||
+        (!plan->raise && !plan->lower && !plan->copied && !plan->rebuild)) {
+        return 0;
+    }
+    result = write_features(check->file, HEADER_AUTOCLEAR_FEATURES,
+                            check->header->autoclear_features & kept);
+    if (result < 0) {
+        return check_failed(check, result, "clearing unknown autoclear features");
+    }
+    check->header->autoclear_features &= kept;
+    return 0;
+}
+
 /* Raises what is too low, or replaces all. */
 static int repair_errors(struct check *check)
 {
@@ -157,7 +215,8 @@ static int repair_errors(struct check *check)
     if (check->plan.rebuild) {
         result = rebuild(check);
         if (result == 0) {
-            found->fixed_errors += check->too_low + check->unsound_blocks;
+            found->fixed_errors +=
+                check->too_low + check->unsound_blocks + check->unsound_snapshots;
             found->fixed_leaks += check->too_high;
         }
     } else if (check->plan.raise && check->too_low > 0) {
@@ -166,6 +225,9 @@ static int repair_errors(struct check *check)
             found->fixed_errors += check->too_low;
         }
     }
+    if (result == 0 && check->stray_snapshots && check->plan.copied) {
+        result = check_clear_snapshots(check);
+    }
     return result;
 }
 
@@ -173,7 +235,7 @@ static int repair_leaks(struct check *check)
 {
     int result = 0;
 
-    if (check->plan.lower) {
+    if (check->plan.lower && !check->plan.rebuild) {
         result = check_correct_counts(check, false);
         if (result == 0) {
             check->result->fixed_leaks += check->too_high;
@@ -182,10 +244,26 @@ static int repair_leaks(struct check *check)
     return result;
 }
 
+static int check_copied(struct check *check)
+{
+    const struct check_result *found = check->result;
+
+    if (check->copied_clear || check->clusters_shared || check->counts_wrong || found->errors > 0 ||
+        found->unreadable > 0) {
+        return check_copied_bits(check);
+    }
+    check->work_done = check->work_total;
+    check_progress(check);
+    return 0;
+}
+
 static int run_check(struct check *check)
 {
-    int result = open_check(check);
+    int result = check_open(check);
 
+    if (result == 0) {
+        result = check_open_refcounts(check);
+    }
     if (result == 0) {
         result = check_count_references(check, true);
     }
@@ -198,10 +276,13 @@ static int run_check(struct check *check)
         check->plan = (struct check_plan){0}; /* a block could not be read */
     }
     if (result == 0) {
+        result = clear_autoclear(check);
+    }
+    if (result == 0) {
         result = repair_errors(check);
     }
     if (result == 0) {
-        result = check_copied_bits(check);
+        result = check_copied(check);
     }
     return result < 0 ? result : repair_leaks(check);
 }
@@ -222,9 +303,7 @@ int check_image(struct header *header, struct store *file, const char *name,
 
     memset(result, 0, sizeof(*result));
     status = run_check(&check);
-    check_counts_destroy(check.counts);
-    free(check.blocks);
-    free(check.buffer);
+    check_close(&check);
     return status;
 }
 
@@ -233,16 +312,10 @@ int check_image(struct header *header, struct store *file, const char *name,
 static int clear_bit(struct header *header, struct store *file, uint64_t bit)
 {
     uint64_t features = header->incompatible_features & ~bit;
-    uint8_t field[sizeof(uint64_t)];
     int result = store_sync(file); /* R5: all refcounts before the bit */
 
-    if (result < 0) {
-        return result;
-    }
-    store_be64(field, features);
-    result = store_write(file, HEADER_INCOMPATIBLE_FEATURES, field, sizeof(field));
     if (result == 0) {
-        result = store_sync(file);
+        result = write_features(file, HEADER_INCOMPATIBLE_FEATURES, features);
     }
     if (result == 0) {
         header->incompatible_features = features;

@@ -14,13 +14,15 @@
  * opened before (struct refcounts, a mapping) is out of date.
  *
  * Memory: the numbers counted, see meta/check_counts.h (128 MiB for a full file
- * of 64 TiB with clusters of 64 KiB), and buffers of some MiB. Sizes that the
- * image states are not believed: what it refers to past the end of its file is
- * an error, and takes no memory.
+ * of 64 TiB with clusters of 64 KiB), the refcount table (8 MiB at most) and
+ * buffers of some MiB; 64 MiB at most while a snapshot table is replaced. Sizes
+ * that the image states are not believed: what it refers to past the end of its
+ * file is an error, and takes no memory.
  *
  * A repair can be cut off at any moment and begun again. It never writes where
  * the file may hold something else (R8), and keeps R2:
  *
+ *     0. unknown autoclear features are cleared (R6)                 sync
  *     1. counts that are too low are raised                          sync
  *     2. wrong COPIED bits are corrected                             sync
  *     3. counts that are too high are lowered                        sync
@@ -28,11 +30,14 @@
  * Where the blocks themselves cannot be trusted (one is missing or impossible,
  * or something else refers to its cluster, or to one of the table's), 1 and 3
  * are replaced by a new refcount table with new blocks behind the end of the
- * file: written, synced, and only then named by the header (R3).
+ * file (on a block device, of what is in use): written, synced, and only then
+ * named by the header (R3). A snapshot table with entries that are too long or
+ * too short is replaced in the same way, by the same write of the header.
  *
  * As long as something could not be read, nothing is repaired; as long as the
- * image holds references that lead nowhere, counts are raised and nothing
- * else: the clusters that seem to be free may be those that were meant.
+ * image holds references that lead nowhere, or into a table, counts are raised
+ * and nothing else: the clusters that seem to be free may be those that were
+ * meant, and what seems to be an L2 table may be data.
  */
 #ifndef META_CHECK_H
 #define META_CHECK_H
@@ -50,6 +55,25 @@ enum check_finding {
     CHECK_UNREADABLE, /* could not be checked */
 };
 
+/* What refers to a host cluster. */
+enum check_use {
+    CHECK_USE_HEADER,
+    CHECK_USE_L1_TABLE,
+    CHECK_USE_L2_TABLE,
+    CHECK_USE_DATA,
+    CHECK_USE_COMPRESSED,
+    CHECK_USE_SNAPSHOT_TABLE,
+    CHECK_USE_BITMAP_DIRECTORY,
+    CHECK_USE_BITMAP_TABLE,
+    CHECK_USE_BITMAP_DATA,
+    CHECK_USE_REFCOUNT_TABLE,
+    CHECK_USE_REFCOUNT_BLOCK,
+    CHECK_USE_CRYPT_HEADER,
+};
+
+/* "L2 table" */
+const char *check_use_name(enum check_use use);
+
 /* The callbacks run in the calling thread, and may be NULL. */
 struct check_options {
     bool repair_leaks;
@@ -57,6 +81,8 @@ struct check_options {
     /* One line a finding; millions, for a badly damaged image. */
     void (*report)(void *context, enum check_finding finding, const char *line);
     void (*progress)(void *context, uint64_t done, uint64_t total);
+    /* Each reference that is found to a cluster of the file; again, where refcounts are rebuilt. */
+    void (*reference)(void *context, uint64_t cluster, enum check_use use);
     void *context;
 };
 
@@ -71,10 +97,22 @@ struct check_result {
     uint64_t leaks;      /* clusters whose count is too high */
     uint64_t errors;     /* counts that are too low, wrong COPIED bits, impossible entries */
     uint64_t unreadable; /* tables that could not be read */
+    /*
+     * Clusters of a table that something else refers to as well, as if they were
+     * its own. Counting both is all that can be done about it.
+     */
+    uint64_t overlaps;
     /* Of these, what is repaired now. */
     uint64_t fixed_leaks;
     uint64_t fixed_errors;
 };
+
+/*
+ * The header, for check_image() alone: as header_read(), but also of an image
+ * that nobody could read or write as it is, for lack of a refcount table, say.
+ */
+int check_read_header(struct store *file, uint64_t file_size, const char *name,
+                      struct header **header, struct error *error);
 
 /*
  * Checks the image and repairs what `options` says. `header`, which is of the
@@ -92,8 +130,19 @@ int check_image(struct header *header, struct store *file, const char *name,
 /* Whether nothing is left that makes it dangerous to write to the image. */
 static inline bool check_is_clean(const struct check_result *result)
 {
-    return result->unreadable == 0 && result->errors == result->fixed_errors;
+    return result->unreadable == 0 && result->overlaps == 0 &&
+           result->errors == result->fixed_errors;
 }
+
+/*
+ * Gives the image, of version 3 and clean, refcounts of 1 << `order` bits: counts
+ * all references and writes them anew (see check_width.c). options->repair_... mean
+ * nothing. 0, or a negative errno with a sentence: -ERANGE where a cluster has
+ * more references than such a count can say, -EUCLEAN for a damaged image,
+ * -ENOTSUP on a block device; then the refcounts are as they were.
+ */
+int check_change_width(struct header *header, struct store *file, const char *name, uint32_t order,
+                       const struct check_options *options, struct error *error);
 
 /*
  * Clears the dirty bit, once all that was written before is stable, stably

@@ -13,18 +13,28 @@
 /*
  * The new tables, behind all that is in the file:
  *
- *     ... old file | refcount table | block | block | ...
- *                  first            first + table_clusters
+ *     ... old file | snapshot table | refcount table | block | block | ...
+ *                  first
  *
- * Only blocks that count something are made, and they count themselves.
+ * The snapshot table is only there where the old one has faults. Only blocks that count something
+ * are made, and they count themselves.
  */
 struct layout {
-    uint64_t first; /* cluster number */
+    uint64_t first;             /* cluster number */
+    uint64_t snapshot_clusters; /* 0: the old snapshot table stays */
     uint64_t table_clusters;
     uint64_t block_clusters;
-    uint64_t blocks_needed; /* indices of blocks: 0 to blocks_needed - 1 */
-    uint64_t *table;        /* one entry a block, host offset; 0: not needed */
+    uint64_t blocks_needed;  /* indices of blocks: 0 to blocks_needed - 1 */
+    uint64_t *table;         /* one entry a block, host offset; 0: not needed */
+    uint8_t *snapshots;      /* the new snapshot table, NULL: none */
+    uint64_t snapshots_size; /* bytes */
 };
+
+/* Cluster number of the refcount table. */
+static uint64_t layout_table(const struct layout *layout)
+{
+    return layout->first + layout->snapshot_clusters;
+}
 
 /* Marks (with 1) the blocks that count clusters of the old file; how many. */
 static uint64_t mark_old_blocks(const struct check *check, uint64_t *table)
@@ -58,7 +68,7 @@ static int plan_layout(const struct check *check, struct layout *layout)
     while (!enough) {
         uint64_t table_clusters, block_clusters;
 
-        end = layout->first + layout->table_clusters + layout->block_clusters;
+        end = layout_table(layout) + layout->table_clusters + layout->block_clusters;
         layout->blocks_needed = (end - 1) / check->block_counts + 1;
         if (layout->blocks_needed > entries_max) {
             return -EFBIG;
@@ -80,7 +90,7 @@ static int plan_layout(const struct check *check, struct layout *layout)
 /* Where each block comes, and one reference to each new cluster. */
 static int place_blocks(struct check *check, struct layout *layout)
 {
-    uint64_t next = layout->first + layout->table_clusters, i;
+    uint64_t next = layout_table(layout) + layout->table_clusters, i;
     uint64_t end = next + layout->block_clusters;
     int result;
 
@@ -126,32 +136,65 @@ static int write_table(struct check *check, const struct layout *layout)
     for (i = 0; i < layout->blocks_needed; i++) {
         store_be64(raw + i * REFCOUNT_TABLE_ENTRY_BYTES, layout->table[i]);
     }
-    result = store_write(check->file, layout->first << bits, raw, layout->table_clusters << bits);
+    result =
+        store_write(check->file, layout_table(layout) << bits, raw, layout->table_clusters << bits);
     free(raw);
     return result;
 }
 
-/* R3: the header names the new table once all of it is stable. */
-static int switch_table(struct check *check, const struct layout *layout)
+static int write_snapshots(struct check *check, const struct layout *layout)
+{
+    if (layout->snapshots == NULL) {
+        return 0;
+    }
+    return store_write(check->file, layout->first << check->header->cluster_bits, layout->snapshots,
+                       layout->snapshots_size);
+}
+
+/* The fields of the header from HEADER_REFCOUNT_TABLE_OFFSET on; how many bytes are to be written.
+ */
+static size_t encode_fields(const struct header *header, uint8_t *fields)
+{
+    store_be64(fields, header->refcount_table_offset);
+    store_be32(fields + (HEADER_REFCOUNT_TABLE_CLUSTERS - HEADER_REFCOUNT_TABLE_OFFSET),
+               header->refcount_table_clusters);
+    store_be32(fields + (HEADER_NB_SNAPSHOTS - HEADER_REFCOUNT_TABLE_OFFSET),
+               header->snapshot_count);
+    store_be64(fields + (HEADER_SNAPSHOTS_OFFSET - HEADER_REFCOUNT_TABLE_OFFSET),
+               header->snapshots_offset);
+    if (header->version < 3) {
+        return HEADER_V2_LENGTH - HEADER_REFCOUNT_TABLE_OFFSET;
+    }
+    store_be32(fields + (HEADER_REFCOUNT_ORDER - HEADER_REFCOUNT_TABLE_OFFSET),
+               header->refcount_order);
+    return HEADER_HEADER_LENGTH - HEADER_REFCOUNT_TABLE_OFFSET;
+}
+
+/*
+ * R3: the header names the new tables once all of them are stable; in version 3
+ * the same write, within a sector, says how wide the counts are.
+ */
+static int switch_tables(struct check *check, const struct layout *layout)
 {
     struct header *header = check->header;
-    uint8_t fields[HEADER_NB_SNAPSHOTS - HEADER_REFCOUNT_TABLE_OFFSET];
-    uint64_t host_offset = layout->first << header->cluster_bits;
+    uint8_t fields[HEADER_HEADER_LENGTH - HEADER_REFCOUNT_TABLE_OFFSET];
+    size_t length;
     int result = store_sync(check->file);
 
+    if (result == 0) {
+        result = store_read(check->file, HEADER_REFCOUNT_TABLE_OFFSET, fields, sizeof(fields));
+    }
     if (result < 0) {
         return result;
     }
-    store_be64(fields, host_offset);
-    store_be32(fields + HEADER_REFCOUNT_TABLE_CLUSTERS - HEADER_REFCOUNT_TABLE_OFFSET,
-               (uint32_t)layout->table_clusters);
-    result = store_write(check->file, HEADER_REFCOUNT_TABLE_OFFSET, fields, sizeof(fields));
-    if (result < 0) {
-        return result;
-    }
-    header->refcount_table_offset = host_offset;
+    header->refcount_table_offset = layout_table(layout) << header->cluster_bits;
     header->refcount_table_clusters = (uint32_t)layout->table_clusters;
-    return store_sync(check->file);
+    if (layout->snapshots != NULL) {
+        header->snapshots_offset = layout->first << header->cluster_bits;
+    }
+    length = encode_fields(header, fields);
+    result = store_write(check->file, HEADER_REFCOUNT_TABLE_OFFSET, fields, length);
+    return result < 0 ? result : store_sync(check->file);
 }
 
 static int write_layout(struct check *check, struct layout *layout)
@@ -170,13 +213,16 @@ static int write_layout(struct check *check, struct layout *layout)
     if (result == 0) {
         result = write_table(check, layout);
     }
-    return result < 0 ? result : switch_table(check, layout);
+    if (result == 0) {
+        result = write_snapshots(check, layout);
+    }
+    return result < 0 ? result : switch_tables(check, layout);
 }
 
 int check_rebuild(struct check *check, uint64_t first)
 {
     struct layout layout = {.first = first};
-    int result;
+    int result = 0;
 
     if (check->limit / check->block_counts >=
         HEADER_REFCOUNT_TABLE_SIZE_MAX / REFCOUNT_TABLE_ENTRY_BYTES) {
@@ -186,7 +232,14 @@ int check_rebuild(struct check *check, uint64_t first)
     if (layout.table == NULL) {
         return check_failed(check, -ENOMEM, "making a new refcount table");
     }
-    result = write_layout(check, &layout);
+    if (check->unsound_snapshots > 0) {
+        result = check_rewrite_snapshots(check, &layout.snapshots, &layout.snapshots_size);
+        layout.snapshot_clusters = div_round_up(layout.snapshots_size, check->header->cluster_size);
+    }
+    if (result == 0) {
+        result = write_layout(check, &layout);
+    }
+    free(layout.snapshots);
     free(layout.table);
     return result < 0 ? check_failed(check, result, "making a new refcount table") : 0;
 }

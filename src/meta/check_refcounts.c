@@ -37,15 +37,53 @@ static uint64_t sound_block(struct check *check, uint64_t index, uint64_t entry)
     return 0;
 }
 
+/* Why there can be no refcount table where the header says that it is; NULL: there can. */
+static const char *impossible_table(const struct check *check, uint64_t size)
+{
+    const struct header *header = check->header;
+
+    if (size > HEADER_REFCOUNT_TABLE_SIZE_MAX) {
+        return "it takes at most 8 MiB";
+    }
+    if (size == 0) {
+        return NULL; /* the lack of every count is a finding */
+    }
+    if (header->refcount_table_offset % header->cluster_size != 0) {
+        return "it begins where a cluster does";
+    }
+    return header->refcount_table_offset >= check->file_size ? "it lies in the file" : NULL;
+}
+
+/* One that is not there has no blocks. */
+static uint64_t table_size(struct check *check)
+{
+    const struct header *header = check->header;
+    uint64_t size = (uint64_t)header->refcount_table_clusters << header->cluster_bits;
+    const char *rule = impossible_table(check, size);
+
+    check->table_outside = rule == NULL && size >= header->cluster_size + check->file_size -
+                                                       header->refcount_table_offset;
+    if (check->table_outside) {
+        rule = "it lies in the file";
+    }
+    if (rule != NULL) {
+        check->unsound_blocks++;
+        check_found(check, CHECK_ERROR,
+                    "the refcount table cannot be at 0x%" PRIx64 ", in %" PRIu32 " clusters: %s",
+                    header->refcount_table_offset, header->refcount_table_clusters, rule);
+    }
+    return rule == NULL || check->table_outside ? size : 0;
+}
+
 int check_open_refcounts(struct check *check)
 {
     const struct header *header = check->header;
-    uint64_t size = (uint64_t)header->refcount_table_clusters << header->cluster_bits, i;
+    uint64_t size = table_size(check), i;
     int result;
 
     check->table_entries = size / REFCOUNT_TABLE_ENTRY_BYTES;
     check->block_counts = header->cluster_size * 8 >> header->refcount_order;
-    check->blocks = malloc(size);
+    check->blocks = malloc(size + 1);
     if (check->blocks == NULL) {
         return check_failed(check, -ENOMEM, "reading the refcount table");
     }
@@ -76,6 +114,21 @@ void check_find_missing_blocks(struct check *check)
         }
         cluster = end;
     }
+}
+
+uint64_t check_stored_count(const struct check *check, uint64_t cluster)
+{
+    uint64_t index = cluster / check->block_counts, at = cluster % check->block_counts;
+    uint32_t order = check->header->refcount_order;
+    uint64_t in_group = at % CHECK_COUNTS_GROUP;
+    uint8_t group[CHECK_COUNTS_GROUP * sizeof(uint64_t)];
+
+    if (index >= check->table_entries || check->blocks[index] == 0 ||
+        store_read(check->file, check->blocks[index] + ((at - in_group) << order) / 8, group,
+                   ((size_t)CHECK_COUNTS_GROUP << order) / 8) < 0) {
+        return 0;
+    }
+    return refcount_load(group, in_group, order);
 }
 
 /* --- All blocks, one after the other ----------------------------------------------- */
@@ -180,30 +233,96 @@ static int keep_stored(struct check *check, uint64_t cluster, uint64_t stored, u
     return result < 0 ? check_failed(check, result, "comparing refcounts") : 0;
 }
 
-/* `block` is NULL where the file has none: all its counts are 0. */
+/* While a block is compared. */
+struct comparison {
+    struct check *check;
+    const uint8_t *block; /* NULL where the file has none: all its counts are 0 */
+    uint64_t first;       /* the cluster of its first count */
+    uint64_t highest;     /* behind the last cluster in use, 0: none */
+    struct mismatch run;
+};
+
+/* Not a finding of its own where the count of the cluster is one. */
+static void found_overlap(struct check *check, uint64_t cluster, uint64_t stored, uint64_t counted)
+{
+    check->result->overlaps++;
+    if (stored == counted) {
+        check_found(check, CHECK_ERROR,
+                    "cluster %" PRIu64 " holds a table, and is referred to as something else",
+                    cluster);
+    }
+}
+
+static int compare_count(struct comparison *comparison, uint64_t cluster)
+{
+    struct check *check = comparison->check;
+    uint64_t counted = check_counts_get(check->counts, cluster), stored = 0;
+
+    if (comparison->block != NULL) {
+        stored = refcount_load(comparison->block, cluster - comparison->first,
+                               check->header->refcount_order);
+    }
+    if ((stored | counted) != 0) {
+        comparison->highest = cluster + 1;
+    }
+    if (counted > 1 && check_counts_get(check->exclusive, cluster) > 1) {
+        found_overlap(check, cluster, stored, counted);
+    }
+    if (stored == counted) {
+        return 0;
+    }
+    check->counts_wrong |= counted != 0;
+    add_mismatch(check, &comparison->run, cluster, stored, counted);
+    return keep_stored(check, cluster, stored, counted);
+}
+
+/*
+ * Whether the 64 counts from `cluster` on are as they were counted, where that
+ * is the same for all of them.
+ */
+static bool group_is_right(struct comparison *comparison, uint64_t cluster)
+{
+    const struct check *check = comparison->check;
+    uint32_t order = check->header->refcount_order;
+    size_t bytes = ((size_t)CHECK_COUNTS_GROUP << order) / 8;
+    const uint8_t *stored = comparison->block + ((cluster - comparison->first) << order) / 8;
+
+    switch (check_counts_group(check->counts, cluster)) {
+    case CHECK_COUNTS_ZERO:
+        return memcmp(stored, check->all_zero, bytes) == 0;
+    case CHECK_COUNTS_ONE:
+        if (memcmp(stored, check->all_one, bytes) != 0) {
+            return false;
+        }
+        comparison->highest = cluster + CHECK_COUNTS_GROUP;
+        return true;
+    case CHECK_COUNTS_MIXED:
+        break;
+    }
+    return false;
+}
+
 static int compare_block(struct check *check, uint64_t index, uint8_t *block)
 {
-    uint32_t order = check->header->refcount_order;
-    uint64_t first = index * check->block_counts, cluster, highest = 0;
-    uint64_t end = min_u64(first + check->block_counts, check->limit);
-    struct mismatch run = {0};
+    uint64_t cluster = index * check->block_counts;
+    uint64_t end = min_u64(cluster + check->block_counts, check->limit);
+    struct comparison comparison = {.check = check, .block = block, .first = cluster};
     int result = 0;
 
-    for (cluster = first; cluster < end && result == 0; cluster++) {
-        uint64_t counted = check_counts_get(check->counts, cluster);
-        uint64_t stored = block == NULL ? 0 : refcount_load(block, cluster - first, order);
+    while (cluster < end && result == 0) {
+        uint64_t group_end = min_u64(cluster + CHECK_COUNTS_GROUP, end);
 
-        if ((stored | counted) != 0) {
-            highest = cluster + 1;
+        if (block != NULL && group_end - cluster == CHECK_COUNTS_GROUP &&
+            group_is_right(&comparison, cluster)) {
+            cluster = group_end;
         }
-        if (stored != counted) {
-            add_mismatch(check, &run, cluster, stored, counted);
-            result = keep_stored(check, cluster, stored, counted);
+        for (; cluster < group_end && result == 0; cluster++) {
+            result = compare_count(&comparison, cluster);
         }
     }
-    report_mismatch(check, &run);
+    report_mismatch(check, &comparison.run);
     check->result->image_end_offset =
-        max_u64(check->result->image_end_offset, highest << check->header->cluster_bits);
+        max_u64(check->result->image_end_offset, comparison.highest << check->header->cluster_bits);
     return result;
 }
 
@@ -226,7 +345,12 @@ static int compare_missing_blocks(struct check *check)
 
 int check_compare(struct check *check)
 {
-    int result = visit_blocks(check, compare_block);
+    int result;
+
+    for (uint64_t i = 0; i < CHECK_COUNTS_GROUP; i++) {
+        refcount_store(check->all_one, i, check->header->refcount_order, 1);
+    }
+    result = visit_blocks(check, compare_block);
 
     return result < 0 || !check->missing_blocks ? result : compare_missing_blocks(check);
 }

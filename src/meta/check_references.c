@@ -1,49 +1,109 @@
 /* SPDX-License-Identifier: MIT */
 #include "config.h"
 
-#include "meta/bitmap.h"
 #include "meta/check_internal.h"
 #include "meta/format.h"
 #include "meta/refcount_block.h"
-#include "meta/snapshot.h"
 #include "util/checked.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
 
-/* One more reference to a cluster that can be in the file. */
-static int count_cluster(struct check *check, uint64_t cluster, const char *what)
-{
-    uint64_t count = check_counts_get(check->counts, cluster);
-    int result;
+static const char *const use_names[] = {
+    [CHECK_USE_HEADER] = "header",
+    [CHECK_USE_L1_TABLE] = "L1 table",
+    [CHECK_USE_L2_TABLE] = "L2 table",
+    [CHECK_USE_DATA] = "data cluster",
+    [CHECK_USE_COMPRESSED] = "compressed cluster",
+    [CHECK_USE_SNAPSHOT_TABLE] = "snapshot table",
+    [CHECK_USE_BITMAP_DIRECTORY] = "bitmap directory",
+    [CHECK_USE_BITMAP_TABLE] = "bitmap table",
+    [CHECK_USE_BITMAP_DATA] = "bitmap cluster",
+    [CHECK_USE_REFCOUNT_TABLE] = "refcount table",
+    [CHECK_USE_REFCOUNT_BLOCK] = "refcount block",
+    [CHECK_USE_CRYPT_HEADER] = "encryption header",
+};
 
-    if (count == refcount_max(check->header->refcount_order)) {
-        check->saturated = true;
-        check_found(check, CHECK_ERROR,
-                    "cluster %" PRIu64 ": the reference of the %s is one too many for refcounts of "
-                    "%u bits; convert the image with qemu-img convert",
-                    cluster, what, 1U << check->header->refcount_order);
-        return 0;
+const char *check_use_name(enum check_use use)
+{
+    return use_names[use];
+}
+
+static void tell_references(const struct check *check, uint64_t first, uint64_t length,
+                            enum check_use use)
+{
+    for (uint64_t i = 0; check->options->reference != NULL && i < length; i++) {
+        check->options->reference(check->options->context, first + i, use);
     }
-    result = check_counts_set(check->counts, cluster, count + 1);
-    if (result < 0) {
-        return check_failed(check, result, "counting references");
-    }
-    check->limit = max_u64(check->limit, cluster + 1);
-    return 0;
 }
 
 /*
- * One more reference to each cluster that [offset, offset + length) touches.
- * The last cluster need not be in the file as a whole; *inside tells whether
- * the range is in it apart from that.
+ * What is written in place, or found by an offset that nothing else tells: with
+ * a second reference, neither copying nor a count of two makes it right.
  */
-static int count_range(struct check *check, uint64_t offset, uint64_t length, const char *what,
+static bool is_exclusive(enum check_use use)
+{
+    switch (use) {
+    case CHECK_USE_HEADER:
+    case CHECK_USE_L1_TABLE:
+    case CHECK_USE_SNAPSHOT_TABLE:
+    case CHECK_USE_BITMAP_DIRECTORY:
+    case CHECK_USE_BITMAP_TABLE:
+    case CHECK_USE_CRYPT_HEADER:
+        return true;
+    default: /* the refcount table and its blocks are made anew when they are shared */
+        return false;
+    }
+}
+
+static int mark_exclusive(struct check *check, uint64_t first, uint64_t length)
+{
+    uint64_t i;
+    int result = 0;
+
+    for (i = first; i < first + length && result == 0; i++) {
+        if (check_counts_get(check->exclusive, i) == 0) {
+            result = check_counts_set(check->exclusive, i, 1);
+        }
+    }
+    return result < 0 ? check_failed(check, result, "counting references") : 0;
+}
+
+/* One more reference to each of `length` clusters that can be in the file. */
+static int count_clusters(struct check *check, uint64_t first, uint64_t length, enum check_use use)
+{
+    uint64_t max = refcount_max(check->header->refcount_order), done;
+    int result = is_exclusive(use) ? mark_exclusive(check, first, length) : 0;
+
+    tell_references(check, first, length, use);
+    check->limit = max_u64(check->limit, first + length);
+    while (result == 0 && length > 0) {
+        result =
+            check_counts_add(check->counts, first, length, max, &done, &check->clusters_shared);
+        if (result < 0) {
+            return check_failed(check, result, "counting references");
+        }
+        first += done;
+        length -= done;
+        if (length > 0) {
+            check->saturated = true;
+            check_found(check, CHECK_ERROR,
+                        "cluster %" PRIu64 ": the reference of the %s is one too many for "
+                        "refcounts of %u bits; convert the image with qemu-img convert",
+                        first, use_names[use], 1U << check->header->refcount_order);
+            first++;
+            length--;
+        }
+    }
+    return result;
+}
+
+int check_count_inside(struct check *check, uint64_t offset, uint64_t length, enum check_use use,
                        bool *inside)
 {
     uint32_t bits = check->header->cluster_bits;
-    uint64_t end, cluster;
+    uint64_t end, first = offset >> bits;
 
     *inside = checked_add(offset, length, &end) &&
               (end <= check->file_size || end - check->file_size < check->header->cluster_size);
@@ -54,24 +114,17 @@ static int count_range(struct check *check, uint64_t offset, uint64_t length, co
         check->references_unknown = true;
         check_found(check, CHECK_ERROR,
                     "the %s at 0x%" PRIx64 " (%" PRIu64 " bytes) lies past the end of the file",
-                    what, offset, length);
+                    use_names[use], offset, length);
         return 0;
     }
-    for (cluster = offset >> bits; cluster <= (end - 1) >> bits; cluster++) {
-        int result = count_cluster(check, cluster, what);
-
-        if (result < 0) {
-            return result;
-        }
-    }
-    return 0;
+    return count_clusters(check, first, ((end - 1) >> bits) - first + 1, use);
 }
 
-static int count_only(struct check *check, uint64_t offset, uint64_t length, const char *what)
+int check_count(struct check *check, uint64_t offset, uint64_t length, enum check_use use)
 {
     bool inside;
 
-    return count_range(check, offset, length, what, &inside);
+    return check_count_inside(check, offset, length, use, &inside);
 }
 
 /* --- L2 entries -------------------------------------------------------------------- */
@@ -123,8 +176,8 @@ static int count_compressed(struct l2_walk *walk, uint64_t entry, uint64_t bitma
         check->result->compressed_clusters++;
         check->result->fragmented_clusters++;
     }
-    return count_only(check, l2_entry_compressed_offset(entry, header->cluster_bits),
-                      l2_entry_compressed_size(entry, header->cluster_bits), "compressed cluster");
+    return check_count(check, l2_entry_compressed_offset(entry, header->cluster_bits),
+                       l2_entry_compressed_size(entry, header->cluster_bits), CHECK_USE_COMPRESSED);
 }
 
 static void count_statistics(struct l2_walk *walk, uint64_t host_offset)
@@ -149,6 +202,7 @@ static int count_standard(struct l2_walk *walk, uint64_t entry, uint64_t bitmap)
     uint64_t host_offset = l2_entry_host_offset(entry);
 
     count_statistics(walk, host_offset);
+    check->copied_clear |= walk->active && !l2_entry_is_copied(entry);
     if ((bitmap_allocated(bitmap) & bitmap_zero(bitmap)) != 0) {
         check_found(check, CHECK_ERROR,
                     "L2 table at 0x%" PRIx64 ": entry 0x%016" PRIx64 " has the impossible "
@@ -165,7 +219,7 @@ static int count_standard(struct l2_walk *walk, uint64_t entry, uint64_t bitmap)
     if (header->external_data_file) {
         return 0; /* the data file has no refcounts */
     }
-    return count_only(check, host_offset, header->cluster_size, "data cluster");
+    return check_count(check, host_offset, header->cluster_size, CHECK_USE_DATA);
 }
 
 static int count_l2_entry(struct l2_walk *walk, uint64_t entry, uint64_t bitmap)
@@ -194,25 +248,73 @@ static int count_l2_entry(struct l2_walk *walk, uint64_t entry, uint64_t bitmap)
     return 0;
 }
 
+/*
+ * How many entries from `raw` on, of `count`, name whole clusters of the file
+ * that follow each other, with nothing to find fault with: what nearly all
+ * tables are full of. Such a run is counted at once.
+ */
+static size_t plain_run(const struct check *check, const uint8_t *raw, size_t count)
+{
+    const struct header *header = check->header;
+    uint64_t entry = load_be64(raw), host_offset = l2_entry_host_offset(entry);
+    size_t bytes = header->l2_entry_bytes, run;
+
+    if ((entry & (L2_ENTRY_COMPRESSED | L2_ENTRY_RESERVED)) != 0 || host_offset == 0 ||
+        host_offset % header->cluster_size != 0 || host_offset >= check->file_size ||
+        header->external_data_file) {
+        return 0;
+    }
+    count = (size_t)min_u64(count, (check->file_size - host_offset) >> header->cluster_bits);
+    for (run = 0; run < count && load_be64(raw + run * bytes) == entry; run++) {
+        uint64_t bitmap = header->extended_l2 ? load_be64(raw + run * bytes + L2_ENTRY_BYTES) : 0;
+
+        if ((bitmap_allocated(bitmap) & bitmap_zero(bitmap)) != 0) {
+            break;
+        }
+        entry += header->cluster_size;
+    }
+    return run;
+}
+
+static int count_plain_run(struct l2_walk *walk, uint64_t entry, size_t run)
+{
+    struct check *check = walk->check;
+    const struct header *header = check->header;
+    uint64_t host_offset = l2_entry_host_offset(entry);
+
+    if (walk->active) {
+        count_statistics(walk, host_offset);
+        check->result->allocated_clusters += run - 1;
+        walk->next_host_offset += (run - 1) << header->cluster_bits;
+        check->copied_clear |= !l2_entry_is_copied(entry);
+    }
+    return count_clusters(check, host_offset >> header->cluster_bits, run, CHECK_USE_DATA);
+}
+
 static int count_l2_table(struct check *check, uint64_t host_offset, const uint8_t *table,
                           bool active)
 {
     const struct header *header = check->header;
     struct l2_walk walk = {.check = check, .table = host_offset, .active = active};
-    size_t at;
+    size_t entries = (size_t)1 << header->l2_bits, i = 0;
 
-    for (at = 0; at < header->cluster_size; at += header->l2_entry_bytes) {
-        uint64_t entry = load_be64(table + at);
-        uint64_t bitmap = header->extended_l2 ? load_be64(table + at + L2_ENTRY_BYTES) : 0;
-        int result;
+    while (i < entries) {
+        const uint8_t *raw = table + i * header->l2_entry_bytes;
+        uint64_t entry = load_be64(raw);
+        uint64_t bitmap = header->extended_l2 ? load_be64(raw + L2_ENTRY_BYTES) : 0;
+        size_t run = (entry | bitmap) == 0 ? 1 : plain_run(check, raw, entries - i);
+        int result = 0;
 
-        if ((entry | bitmap) == 0) {
-            continue;
+        if (run == 0) {
+            result = count_l2_entry(&walk, entry, bitmap);
+            run = 1;
+        } else if ((entry | bitmap) != 0) {
+            result = count_plain_run(&walk, entry, run);
         }
-        result = count_l2_entry(&walk, entry, bitmap);
         if (result < 0) {
             return result;
         }
+        i += run;
     }
     return 0;
 }
@@ -237,7 +339,6 @@ static int count_l1_entry(struct check *check, uint64_t index, uint64_t *entry, 
 {
     const struct header *header = check->header;
     uint64_t table = l1_entry_table(*entry);
-    const char *other;
     bool inside = true;
     int result;
 
@@ -254,17 +355,19 @@ static int count_l1_entry(struct check *check, uint64_t index, uint64_t *entry, 
                     ", which is not the start of a cluster",
                     index, *entry, table);
     }
-    result = count_range(check, table, header->cluster_size, "L2 table", &inside);
-    other = header_overlap(header, HEADER_TABLE_NONE, table, header->cluster_size);
-    if (other != NULL) {
-        /* Not a finding of its own: the count of these clusters will be. */
-        check->references_unknown = true;
-    }
+    result = check_count_inside(check, table, header->cluster_size, CHECK_USE_L2_TABLE, &inside);
     return result < 0 ? result : inside;
 }
 
+static int count_active_l1_entry(struct check *check, uint64_t index, uint64_t *entry,
+                                 bool *changed)
+{
+    check->copied_clear |= l1_entry_table(*entry) != 0 && !l2_entry_is_copied(*entry);
+    return count_l1_entry(check, index, entry, changed);
+}
+
 static const struct check_visitor count_active = {
-    .l1_entry = count_l1_entry,
+    .l1_entry = count_active_l1_entry,
     .l2_table = count_active_table,
 };
 
@@ -273,157 +376,23 @@ static const struct check_visitor count_snapshot = {
     .l2_table = count_snapshot_table,
 };
 
-static int count_l1(struct check *check, uint64_t l1_offset, uint64_t entries,
-                    const struct check_visitor *visitor)
+int check_count_l1(struct check *check, uint64_t l1_offset, uint64_t entries, bool active)
 {
     bool inside;
-    int result = count_range(check, l1_offset, entries * L1_ENTRY_BYTES, "L1 table", &inside);
+    int result =
+        check_count_inside(check, l1_offset, entries * L1_ENTRY_BYTES, CHECK_USE_L1_TABLE, &inside);
 
     if (result < 0 || !inside) {
         return result;
     }
-    return check_walk(check, l1_offset, entries, visitor);
-}
-
-/* --- Snapshots --------------------------------------------------------------------- */
-
-static int count_snapshot_l1(struct check *check, const struct snapshot *snapshot)
-{
-    const struct header *header = check->header;
-
-    if (snapshot->l1_offset % header->cluster_size != 0 ||
-        snapshot->l1_entries > HEADER_L1_SIZE_MAX / L1_ENTRY_BYTES) {
-        check->references_unknown = true;
-        check_found(check, CHECK_ERROR,
-                    "snapshot '%s' has an impossible L1 table, of %" PRIu32
-                    " entries at 0x%" PRIx64,
-                    snapshot->name, snapshot->l1_entries, snapshot->l1_offset);
-        return 0;
-    }
-    return count_l1(check, snapshot->l1_offset, snapshot->l1_entries, &count_snapshot);
-}
-
-static int count_snapshots(struct check *check)
-{
-    const struct header *header = check->header;
-    struct snapshot_table *table;
-    size_t i;
-    int result = snapshot_table_read(check->file, header, check->file_size, check->name, &table,
-                                     check->error);
-
-    if (result < 0) {
-        return result;
-    }
-    if (header->external_data_file && table->count > 0) {
-        check_found(check, CHECK_ERROR,
-                    "the image has snapshots and an external data file, which cannot be");
-    }
-    for (i = 0; i < table->count; i++) {
-        check->work_total += table->snapshots[i].l1_entries;
-    }
-    for (i = 0; i < table->count && result == 0; i++) {
-        result = count_snapshot_l1(check, &table->snapshots[i]);
-    }
-    if (result == 0) {
-        result = count_only(check, header->snapshots_offset, table->size, "snapshot table");
-    }
-    snapshot_table_free(table);
-    return result;
-}
-
-/* --- Bitmaps ----------------------------------------------------------------------- */
-
-static int count_bitmap_entry(struct check *check, const struct bitmap *bitmap, uint64_t entry)
-{
-    const struct header *header = check->header;
-    uint64_t host_offset = entry & ENTRY_HOST_OFFSET_MASK;
-
-    if ((entry & BITMAP_TABLE_ENTRY_RESERVED) != 0 ||
-        (host_offset != 0 && (entry & BITMAP_TABLE_ENTRY_ALL_ONES) != 0) ||
-        host_offset % header->cluster_size != 0) {
-        check->references_unknown = true;
-        check_found(check, CHECK_ERROR,
-                    "bitmap '%s' has the impossible bitmap table entry 0x%016" PRIx64, bitmap->name,
-                    entry);
-        return 0;
-    }
-    return host_offset == 0
-               ? 0
-               : count_only(check, host_offset, header->cluster_size, "bitmap cluster");
-}
-
-static int count_bitmap_piece(struct check *check, const struct bitmap *bitmap, uint64_t offset,
-                              size_t entries)
-{
-    size_t i;
-    int result = store_read(check->file, offset, check->buffer, entries * BITMAP_TABLE_ENTRY_BYTES);
-
-    if (result < 0) {
-        check_found(check, CHECK_UNREADABLE,
-                    "the bitmap table of '%s' at 0x%" PRIx64 " cannot be read: %s", bitmap->name,
-                    offset, strerror(-result));
-        return 0;
-    }
-    for (i = 0; i < entries && result == 0; i++) {
-        result = count_bitmap_entry(check, bitmap,
-                                    load_be64(check->buffer + i * BITMAP_TABLE_ENTRY_BYTES));
-    }
-    return result;
-}
-
-static int count_bitmap(struct check *check, const struct bitmap *bitmap)
-{
-    uint64_t done = 0, entries = bitmap->table_entries;
-    bool inside;
-    int result;
-
-    if (bitmap->table_offset % check->header->cluster_size != 0) {
-        check->references_unknown = true;
-        check_found(check, CHECK_ERROR,
-                    "bitmap '%s' has its table at 0x%" PRIx64
-                    ", which is not the start of a cluster",
-                    bitmap->name, bitmap->table_offset);
-        return 0;
-    }
-    result = count_range(check, bitmap->table_offset, entries * BITMAP_TABLE_ENTRY_BYTES,
-                         "bitmap table", &inside);
-    while (result == 0 && inside && done < entries) {
-        size_t part = (size_t)min_u64(entries - done, CHECK_READ_SIZE / BITMAP_TABLE_ENTRY_BYTES);
-
-        result = count_bitmap_piece(check, bitmap,
-                                    bitmap->table_offset + done * BITMAP_TABLE_ENTRY_BYTES, part);
-        done += part;
-    }
-    return result;
-}
-
-static int count_bitmaps(struct check *check)
-{
-    const struct header *header = check->header;
-    struct bitmap_directory *directory;
-    size_t i;
-    int result;
-
-    if (header->bitmap_count == 0) {
-        return 0;
-    }
-    result = bitmap_directory_read(check->file, header, check->name, &directory, check->error);
-    if (result < 0) {
-        return result;
-    }
-    result = count_only(check, header->bitmap_directory_offset, header->bitmap_directory_size,
-                        "bitmap directory");
-    for (i = 0; i < directory->count && result == 0; i++) {
-        result = count_bitmap(check, &directory->bitmaps[i]);
-    }
-    bitmap_directory_free(directory);
-    return result;
+    return check_walk(check, l1_offset, entries, active ? &count_active : &count_snapshot);
 }
 
 /* --- Refcount table and blocks ----------------------------------------------------- */
 
 /* Counts a cluster of these; *shared when something else refers to it as well. */
-static int count_own_cluster(struct check *check, uint64_t cluster, const char *what, bool *shared)
+static int count_own_cluster(struct check *check, uint64_t cluster, enum check_use use,
+                             bool *shared)
 {
     uint64_t count = check_counts_get(check->counts, cluster);
 
@@ -431,16 +400,17 @@ static int count_own_cluster(struct check *check, uint64_t cluster, const char *
         *shared = true;
     }
     if (count == refcount_max(check->header->refcount_order)) {
+        tell_references(check, cluster, 1, use);
         return 0; /* what is shared is made anew, and nothing has to count it any more */
     }
-    return count_cluster(check, cluster, what);
+    return count_clusters(check, cluster, 1, use);
 }
 
 static int count_block(struct check *check, uint64_t index)
 {
     uint64_t cluster = check->blocks[index] >> check->header->cluster_bits;
     bool shared = false;
-    int result = count_own_cluster(check, cluster, "refcount block", &shared);
+    int result = count_own_cluster(check, cluster, CHECK_USE_REFCOUNT_BLOCK, &shared);
 
     if (shared) {
         check->unsound_blocks++;
@@ -456,11 +426,13 @@ static int count_refcounts(struct check *check)
 {
     const struct header *header = check->header;
     uint64_t first = header->refcount_table_offset >> header->cluster_bits, i;
+    uint64_t clusters = (check->table_entries * REFCOUNT_TABLE_ENTRY_BYTES) >> header->cluster_bits;
     int result = 0;
 
-    for (i = 0; i < header->refcount_table_clusters && result == 0; i++) {
+    for (i = 0; i < clusters && !check->table_outside && result == 0; i++) {
         /* Not a finding of its own: the count of the cluster is. */
-        result = count_own_cluster(check, first + i, "refcount table", &check->table_shared);
+        result =
+            count_own_cluster(check, first + i, CHECK_USE_REFCOUNT_TABLE, &check->table_shared);
     }
     for (i = 0; i < check->table_entries && result == 0; i++) {
         if (check->blocks[i] != 0) {
@@ -470,24 +442,51 @@ static int count_refcounts(struct check *check)
     return result;
 }
 
+/* --- Overlaps ---------------------------------------------------------------------- */
+
+/*
+ * Marks, with 2, the tables of which some cluster is referred to as something
+ * else. That leaves something else without its reference: what seems to be free
+ * need not be.
+ */
+static int find_overlaps(struct check *check)
+{
+    uint64_t cluster = check_counts_next(check->exclusive, 0, check->limit);
+    int result = 0;
+
+    while (cluster < check->limit && result == 0) {
+        if (check_counts_get(check->counts, cluster) > 1) {
+            check->references_unknown = true;
+            result = check_counts_set(check->exclusive, cluster, 2);
+        }
+        cluster = check_counts_next(check->exclusive, cluster + 1, check->limit);
+    }
+    return result < 0 ? check_failed(check, result, "counting references") : 0;
+}
+
 /* --- All of it --------------------------------------------------------------------- */
 
 int check_count_references(struct check *check, bool with_refcounts)
 {
     const struct header *header = check->header;
-    int result = count_only(check, 0, header->cluster_size, "header");
+    int result = check_count(check, 0, header->cluster_size, CHECK_USE_HEADER);
 
     if (result == 0) {
-        result = count_l1(check, header->l1_offset, header->l1_entries, &count_active);
+        result = check_count(check, header->crypt_header_offset, header->crypt_header_length,
+                             CHECK_USE_CRYPT_HEADER);
     }
     if (result == 0) {
-        result = count_snapshots(check);
+        result = check_count_l1(check, header->l1_offset, header->l1_entries, true);
     }
     if (result == 0) {
-        result = count_bitmaps(check);
+        /* One with faults is replaced together with the refcounts. */
+        result = check_count_snapshots(check, with_refcounts || check->unsound_snapshots == 0);
     }
-    if (result == 0 && with_refcounts) {
-        result = count_refcounts(check);
+    if (result == 0) {
+        result = check_count_bitmaps(check);
     }
-    return result;
+    if (result == 0) {
+        result = find_overlaps(check);
+    }
+    return result == 0 && with_refcounts ? count_refcounts(check) : result;
 }

@@ -87,6 +87,7 @@ static int visit_table(struct check *check, uint64_t host_offset, uint8_t *table
 static int visit_l2_tables(struct check *check, const struct piece *piece,
                            const struct check_visitor *visitor)
 {
+    uint64_t begun = check->work_done;
     size_t done = 0, read, i;
 
     while (done < piece->table_count) {
@@ -109,6 +110,8 @@ static int visit_l2_tables(struct check *check, const struct piece *piece,
             }
         }
         done += read;
+        check->work_done = begun + piece->count * done / piece->table_count;
+        check_progress(check);
     }
     return 0;
 }
@@ -131,7 +134,7 @@ int check_walk(struct check *check, uint64_t l1_offset, uint64_t entries,
                const struct check_visitor *visitor)
 {
     struct piece *piece = malloc(sizeof(*piece));
-    uint64_t done = 0;
+    uint64_t begun = check->work_done, done = 0;
     int result = 0;
 
     if (piece == NULL) {
@@ -143,12 +146,8 @@ int check_walk(struct check *check, uint64_t l1_offset, uint64_t entries,
         piece->count = (size_t)min_u64(entries - done, PIECE_ENTRIES);
         result = walk_piece(check, piece, visitor);
         done += piece->count;
-        check->work_done += piece->count;
-        if (check->options->progress != NULL) {
-            check->options->progress(check->options->context,
-                                     min_u64(check->work_done, check->work_total),
-                                     check->work_total);
-        }
+        check->work_done = begun + done;
+        check_progress(check);
     }
     free(piece);
     return result;

@@ -14,52 +14,36 @@
 
 #define DAMAGED "the header is damaged, use an intact copy of the image"
 
-/* QEMU keeps the name of a format in 16 bytes. */
-#define BACKING_FORMAT_NAME_MAX 15
-
-struct extension {
-    uint32_t type;
-    uint32_t length;
-    const uint8_t *data;
-};
-
-enum step {
-    STEP_EXTENSION, /* *extension is filled, *position is behind it */
-    STEP_END,
-    STEP_OVERRUN, /* *extension is filled, but its data does not fit the area */
-};
-
-/* The extension at *position of the area that ends at `end`. */
-static enum step next_extension(const uint8_t *cluster, size_t end, size_t *position,
-                                struct extension *extension)
+enum extension_step extension_next(const uint8_t *cluster, size_t end, size_t *position,
+                                   struct extension *extension)
 {
     size_t left;
 
     if (*position >= end || end - *position < EXTENSION_DATA) {
-        return STEP_END;
+        return EXTENSION_STEP_END;
     }
     extension->type = load_be32(cluster + *position + EXTENSION_TYPE);
     extension->length = load_be32(cluster + *position + EXTENSION_LENGTH);
     extension->data = cluster + *position + EXTENSION_DATA;
     if (extension->type == EXTENSION_END) {
-        return STEP_END;
+        return EXTENSION_STEP_END;
     }
     left = end - *position - EXTENSION_DATA;
     if (extension->length > left) {
-        return STEP_OVERRUN;
+        return EXTENSION_STEP_OVERRUN;
     }
     /* The padding of the last one may be cut off by the end of the area. */
     *position += EXTENSION_DATA + (size_t)min_u64(left, ((uint64_t)extension->length + 7) & ~7ULL);
-    return STEP_EXTENSION;
+    return EXTENSION_STEP_NEXT;
 }
 
-/* "String header extensions": replaces *string, NULL for an empty one. */
+/* "String header extensions": replaces *string, NULL for an empty one: no bytes, or NUL first. */
 static int take_string(const struct extension *extension, const char *name, char **string,
                        struct error *error)
 {
     free(*string);
     *string = NULL;
-    if (extension->length == 0) {
+    if (extension->length == 0 || extension->data[0] == '\0') {
         return 0;
     }
     *string = strndup((const char *)extension->data, extension->length);
@@ -135,8 +119,13 @@ static int take_extension(const struct extension *extension, const char *name,
         return take_string(extension, name, &header->data_file, error);
     case EXTENSION_BITMAPS:
         return take_bitmaps(extension, name, header, error);
+    case EXTENSION_ENCRYPTION:
+        if (header->crypt_method == CRYPT_LUKS && extension->length >= CRYPT_HEADER_LENGTH_END) {
+            header->crypt_header_offset = load_be64(extension->data + CRYPT_HEADER_OFFSET);
+            header->crypt_header_length = load_be64(extension->data + CRYPT_HEADER_LENGTH);
+        }
+        return 0;
     case EXTENSION_FEATURE_NAME_TABLE:
-    case EXTENSION_ENCRYPTION: /* An encrypted image is refused by its crypt_method. */
         return 0;
     default:
         header->unknown_extensions++;
@@ -152,13 +141,13 @@ int extension_parse_all(const uint8_t *cluster, size_t begin, size_t end, const 
     for (;;) {
         struct extension extension;
         size_t at = position;
-        enum step step = next_extension(cluster, end, &position, &extension);
+        enum extension_step step = extension_next(cluster, end, &position, &extension);
         int result;
 
-        if (step == STEP_END) {
+        if (step == EXTENSION_STEP_END) {
             return 0;
         }
-        if (step == STEP_OVERRUN) {
+        if (step == EXTENSION_STEP_OVERRUN) {
             return error_set(error, EINVAL,
                              "%s: the header extension 0x%08" PRIx32
                              " at offset %zu is said to be %" PRIu32
@@ -173,15 +162,30 @@ int extension_parse_all(const uint8_t *cluster, size_t begin, size_t end, const 
     }
 }
 
-/* The name that the table gives to an incompatible feature's bit: its length, 0 when none. */
-static size_t feature_name(const struct extension *table, unsigned bit, const char **name)
+/* The last one, as QEMU reads it; of no bytes where there is none. */
+static struct extension find_name_table(const uint8_t *cluster, size_t begin, size_t end)
+{
+    struct extension extension, table = {0};
+    size_t position = begin;
+
+    while (extension_next(cluster, end, &position, &extension) == EXTENSION_STEP_NEXT) {
+        if (extension.type == EXTENSION_FEATURE_NAME_TABLE) {
+            table = extension;
+        }
+    }
+    return table;
+}
+
+/* The name that the table gives to a feature's bit: its length, 0 when none. */
+static size_t feature_name(const struct extension *table, uint8_t type, unsigned bit,
+                           const char **name)
 {
     uint32_t entry;
 
     for (entry = 0; table->length - entry >= FEATURE_NAME_LENGTH; entry += FEATURE_NAME_LENGTH) {
         const uint8_t *data = table->data + entry;
 
-        if (data[FEATURE_NAME_TYPE] == FEATURE_TYPE_INCOMPATIBLE && data[FEATURE_NAME_BIT] == bit) {
+        if (data[FEATURE_NAME_TYPE] == type && data[FEATURE_NAME_BIT] == bit) {
             *name = (const char *)data + FEATURE_NAME_TEXT;
             return strnlen(*name, FEATURE_NAME_LENGTH - FEATURE_NAME_TEXT);
         }
@@ -189,18 +193,24 @@ static size_t feature_name(const struct extension *table, unsigned bit, const ch
     return 0;
 }
 
+void extension_feature_name(const uint8_t *cluster, size_t begin, size_t end, uint8_t type,
+                            unsigned bit, char text[EXTENSION_FEATURE_NAME_MAX])
+{
+    struct extension table = find_name_table(cluster, begin, end);
+    const char *name = "";
+    size_t length = feature_name(&table, type, bit, &name);
+
+    memcpy(text, name, length);
+    text[length] = '\0';
+}
+
 void extension_feature_names(const uint8_t *cluster, size_t begin, size_t end, uint64_t bits,
                              char *text, size_t size)
 {
-    struct extension extension, table = {0};
-    size_t position = begin, used = 0;
+    struct extension table = find_name_table(cluster, begin, end);
+    size_t used = 0;
     unsigned bit;
 
-    while (next_extension(cluster, end, &position, &extension) == STEP_EXTENSION) {
-        if (extension.type == EXTENSION_FEATURE_NAME_TABLE) {
-            table = extension;
-        }
-    }
     text[0] = '\0';
     for (bit = 0; bit < 64 && used < size; bit++) {
         const char *separator = used == 0 ? "" : ", ";
@@ -210,7 +220,7 @@ void extension_feature_names(const uint8_t *cluster, size_t begin, size_t end, u
         if ((bits & (UINT64_C(1) << bit)) == 0) {
             continue;
         }
-        length = feature_name(&table, bit, &name);
+        length = feature_name(&table, FEATURE_TYPE_INCOMPATIBLE, bit, &name);
         if (length > 0) {
             used += (size_t)snprintf(text + used, size - used, "%s'%.*s' (bit %u)", separator,
                                      (int)length, name, bit);

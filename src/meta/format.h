@@ -41,6 +41,7 @@ enum header_field {
     HEADER_HEADER_LENGTH = 100,
     HEADER_V3_LENGTH = 104, /* the least header_length of version 3 */
     HEADER_COMPRESSION_TYPE = 104,
+    HEADER_FULL_LENGTH = 112, /* with the compression type, and padding behind it */
 };
 
 #define CLUSTER_BITS_MIN             9
@@ -49,6 +50,7 @@ enum header_field {
 #define REFCOUNT_ORDER_V2            4
 #define REFCOUNT_ORDER_MAX           6
 #define BACKING_FILE_NAME_MAX        1023
+#define BACKING_FORMAT_NAME_MAX      15 /* QEMU keeps it in 16 bytes */
 
 #define CRYPT_NONE UINT32_C(0)
 #define CRYPT_AES  UINT32_C(1)
@@ -91,6 +93,13 @@ enum bitmaps_extension_field {
     BITMAPS_EXTENSION_LENGTH = 24,
 };
 
+/* "Full disk encryption header pointer" */
+enum encryption_extension_field {
+    CRYPT_HEADER_OFFSET = 0,
+    CRYPT_HEADER_LENGTH = 8,
+    CRYPT_HEADER_LENGTH_END = 16,
+};
+
 enum feature_name_field {
     FEATURE_NAME_TYPE = 0, /* see below */
     FEATURE_NAME_BIT = 1,
@@ -99,6 +108,37 @@ enum feature_name_field {
 };
 
 #define FEATURE_TYPE_INCOMPATIBLE 0
+#define FEATURE_TYPE_COMPATIBLE   1
+#define FEATURE_TYPE_AUTOCLEAR    2
+
+/* --- LUKS header (version 1), which the encryption extension points to --------- */
+
+#define LUKS_MAGIC       "LUKS\xba\xbe"
+#define LUKS_SLOT_ACTIVE UINT32_C(0x00ac71f3)
+#define LUKS_SLOTS       8
+
+enum luks_field {
+    LUKS_VERSION = 6, /* behind the magic bytes */
+    LUKS_CIPHER_NAME = 8,
+    LUKS_CIPHER_MODE = 40,
+    LUKS_HASH = 72,
+    LUKS_TEXT_LENGTH = 32, /* of each of these three */
+    LUKS_PAYLOAD_OFFSET = 104,
+    LUKS_KEY_BYTES = 108,
+    LUKS_MASTER_KEY_ITERATIONS = 164,
+    LUKS_UUID = 168,
+    LUKS_UUID_LENGTH = 40,
+    LUKS_KEY_SLOTS = 208,
+    LUKS_LENGTH = 592,
+};
+
+enum luks_slot_field {
+    LUKS_SLOT_STATE = 0,
+    LUKS_SLOT_ITERATIONS = 4,
+    LUKS_SLOT_KEY_OFFSET = 40,
+    LUKS_SLOT_STRIPES = 44,
+    LUKS_SLOT_LENGTH = 48,
+};
 
 /* --- L1 and L2 tables ("Cluster mapping") ------------------------------------ */
 
@@ -161,6 +201,15 @@ static inline uint64_t l2_entry_compressed_size(uint64_t entry, uint32_t cluster
     return (additional_sectors + 1) * 512 - l2_entry_compressed_offset(entry, cluster_bits) % 512;
 }
 
+/* The inverse of these two: the same number for no other compressed data of an image. */
+static inline uint64_t l2_entry_compressed_place(uint64_t offset, uint64_t size,
+                                                 uint32_t cluster_bits)
+{
+    uint32_t x = 62 - (cluster_bits - 8);
+
+    return ((size + offset % 512) / 512 - 1) << x | offset;
+}
+
 /* "Subcluster Allocation Bitmap": one bit a subcluster, the least significant first. */
 static inline uint32_t bitmap_allocated(uint64_t bitmap)
 {
@@ -214,9 +263,12 @@ enum bitmap_field {
 #define BITMAP_TABLE_ENTRY_ALL_ONES (UINT64_C(1) << 0)
 #define BITMAP_TABLE_ENTRY_RESERVED UINT64_C(0xff000000000001fe)
 
-#define BITMAP_FLAG_IN_USE UINT32_C(1)
-#define BITMAP_FLAG_AUTO   UINT32_C(2)
-#define BITMAP_NAME_MAX    1023
-#define BITMAPS_MAX        65535
+#define BITMAP_FLAG_IN_USE     UINT32_C(1)
+#define BITMAP_FLAG_AUTO       UINT32_C(2)
+#define BITMAP_NAME_MAX        1023
+#define BITMAP_FLAGS_RESERVED  UINT32_C(0xfffffff8)
+#define BITMAP_GRANULARITY_MIN UINT64_C(512) /* bytes */
+#define BITMAP_GRANULARITY_MAX (UINT64_C(1) << 31)
+#define BITMAPS_MAX            65535
 
 #endif

@@ -16,6 +16,9 @@
 
 #define DAMAGED "the header is damaged, use an intact copy of the image"
 
+/* The size of a cluster where the header's is impossible: what nearly all images have. */
+#define CLUSTER_BITS_ASSUMED 16
+
 /* While the header is being read: where it comes from, and what has been read of it. */
 struct parse {
     struct store *file;
@@ -23,8 +26,9 @@ struct parse {
     const char *name;
     struct header *header;
     struct error *error;
-    uint8_t *cluster;        /* the bytes of the first cluster, zeros past the end of the file */
-    uint32_t backing_offset; /* bytes, 0 without a backing file */
+    /* The first bytes of the file; then those of the first cluster, zeros past the file's end. */
+    uint8_t *cluster;
+    uint64_t backing_offset; /* bytes, 0 without a backing file */
     uint32_t backing_size;   /* bytes */
 };
 
@@ -37,16 +41,64 @@ static int bad_field(const struct parse *parse, const char *field, uint64_t valu
 
 /* --- The fields that say how to read all others ------------------------------ */
 
-static int parse_version(struct parse *parse, const uint8_t *start)
+/* All numbers, as they are: the only place that takes them from the file's bytes. */
+static void decode(struct parse *parse)
 {
-    uint32_t version = load_be32(start + HEADER_VERSION);
+    struct header *header = parse->header;
+    const uint8_t *bytes = parse->cluster;
 
-    if (load_be32(start + HEADER_MAGIC) != QCOW_MAGIC) {
+    header->version = load_be32(bytes + HEADER_VERSION);
+    parse->backing_offset = load_be64(bytes + HEADER_BACKING_FILE_OFFSET);
+    parse->backing_size = load_be32(bytes + HEADER_BACKING_FILE_SIZE);
+    header->cluster_bits = load_be32(bytes + HEADER_CLUSTER_BITS);
+    header->virtual_size = load_be64(bytes + HEADER_SIZE);
+    header->crypt_method = load_be32(bytes + HEADER_CRYPT_METHOD);
+    header->l1_entries = load_be32(bytes + HEADER_L1_SIZE);
+    header->l1_offset = load_be64(bytes + HEADER_L1_TABLE_OFFSET);
+    header->refcount_table_offset = load_be64(bytes + HEADER_REFCOUNT_TABLE_OFFSET);
+    header->refcount_table_clusters = load_be32(bytes + HEADER_REFCOUNT_TABLE_CLUSTERS);
+    header->snapshot_count = load_be32(bytes + HEADER_NB_SNAPSHOTS);
+    header->snapshots_offset = load_be64(bytes + HEADER_SNAPSHOTS_OFFSET);
+    header->refcount_order = REFCOUNT_ORDER_V2;
+    header->header_length = HEADER_V2_LENGTH;
+    if (header->version == 2) {
+        return;
+    }
+    header->incompatible_features = load_be64(bytes + HEADER_INCOMPATIBLE_FEATURES);
+    header->compatible_features = load_be64(bytes + HEADER_COMPATIBLE_FEATURES);
+    header->autoclear_features = load_be64(bytes + HEADER_AUTOCLEAR_FEATURES);
+    header->refcount_order = load_be32(bytes + HEADER_REFCOUNT_ORDER);
+    header->header_length = load_be32(bytes + HEADER_HEADER_LENGTH);
+    if (header->header_length > HEADER_COMPRESSION_TYPE) {
+        header->compression_type = bytes[HEADER_COMPRESSION_TYPE];
+    }
+}
+
+/* The version, without which none of the numbers means anything. */
+static int parse_start(struct parse *parse)
+{
+    uint32_t version;
+    int result;
+
+    if (parse->file_size < HEADER_V2_LENGTH) {
+        return error_set(parse->error, EINVAL,
+                         "%s: is %" PRIu64 " bytes long, too short for a qcow2 header of 72 bytes; "
+                         "check the file name, or use an intact copy",
+                         parse->name, parse->file_size);
+    }
+    result = store_read(parse->file, 0, parse->cluster, HEADER_FULL_LENGTH);
+    if (result < 0) {
+        return error_set(parse->error, -result, "%s: the header cannot be read: %s", parse->name,
+                         strerror(-result));
+    }
+    if (load_be32(parse->cluster + HEADER_MAGIC) != QCOW_MAGIC) {
         return error_set(parse->error, EINVAL,
                          "%s: is not a qcow2 image (it does not begin with the bytes QFI\\xfb); "
                          "check the file name",
                          parse->name);
     }
+    decode(parse);
+    version = parse->header->version;
     if (version == 1) {
         return error_set(parse->error, ENOTSUP,
                          "%s: is a qcow image of version 1, the format before qcow2; convert it "
@@ -60,35 +112,33 @@ static int parse_version(struct parse *parse, const uint8_t *start)
                          "copy if this is not what it should be",
                          parse->name, version);
     }
-    parse->header->version = version;
     return 0;
 }
 
-static int parse_cluster_size(struct parse *parse, const uint8_t *start)
-{
-    uint32_t cluster_bits = load_be32(start + HEADER_CLUSTER_BITS);
-
-    if (cluster_bits < CLUSTER_BITS_MIN || cluster_bits > CLUSTER_BITS_MAX) {
-        return bad_field(parse, "cluster_bits", cluster_bits,
-                         "9 to 21 (clusters of 512 bytes to 2 MiB) are possible");
-    }
-    parse->header->cluster_bits = cluster_bits;
-    parse->header->cluster_size = UINT64_C(1) << cluster_bits;
-    return 0;
-}
-
-static int parse_header_length(struct parse *parse, const uint8_t *start)
+static int parse_cluster_size(struct parse *parse)
 {
     struct header *header = parse->header;
+    uint32_t found = header->cluster_bits;
 
-    if (header->version == 2) {
-        header->header_length = HEADER_V2_LENGTH;
-        return 0;
+    if (found < CLUSTER_BITS_MIN || found > CLUSTER_BITS_MAX) {
+        header->cluster_bits = CLUSTER_BITS_ASSUMED; /* for those who go on nevertheless */
+        header->cluster_size = UINT64_C(1) << CLUSTER_BITS_ASSUMED;
+        return bad_field(parse, "cluster_bits", found,
+                         "9 to 21 (clusters of 512 bytes to 2 MiB) are possible");
     }
-    header->header_length = load_be32(start + HEADER_HEADER_LENGTH);
-    if (header->header_length < HEADER_V3_LENGTH || header->header_length > header->cluster_size ||
-        header->header_length % 8 != 0) {
-        return bad_field(parse, "header_length", header->header_length,
+    header->cluster_size = UINT64_C(1) << found;
+    return 0;
+}
+
+static int parse_header_length(struct parse *parse)
+{
+    struct header *header = parse->header;
+    uint32_t found = header->header_length;
+
+    if (header->version >= 3 &&
+        (found < HEADER_V3_LENGTH || found > header->cluster_size || found % 8 != 0)) {
+        header->header_length = HEADER_V3_LENGTH; /* for those who go on nevertheless */
+        return bad_field(parse, "header_length", found,
                          "it must be a multiple of 8, from 104 to the cluster size");
     }
     return 0;
@@ -96,36 +146,16 @@ static int parse_header_length(struct parse *parse, const uint8_t *start)
 
 static int read_first_cluster(struct parse *parse)
 {
-    uint8_t start[HEADER_V3_LENGTH];
+    uint8_t *cluster = realloc(parse->cluster, parse->header->cluster_size);
     int result;
 
-    if (parse->file_size < HEADER_V2_LENGTH) {
-        return error_set(parse->error, EINVAL,
-                         "%s: is %" PRIu64 " bytes long, too short for a qcow2 header of 72 bytes; "
-                         "check the file name, or use an intact copy",
-                         parse->name, parse->file_size);
-    }
-    result = store_read(parse->file, 0, start, sizeof(start));
-    if (result < 0) {
-        return error_set(parse->error, -result, "%s: the header cannot be read: %s", parse->name,
-                         strerror(-result));
-    }
-    result = parse_version(parse, start);
-    if (result == 0) {
-        result = parse_cluster_size(parse, start);
-    }
-    if (result == 0) {
-        result = parse_header_length(parse, start);
-    }
-    if (result < 0) {
-        return result;
-    }
-    parse->cluster = malloc(parse->header->cluster_size);
-    if (parse->cluster == NULL) {
+    if (cluster == NULL) {
         return error_set(parse->error, ENOMEM, "%s: out of memory", parse->name);
     }
-    result = store_read(parse->file, 0, parse->cluster, parse->header->cluster_size);
+    parse->cluster = cluster;
+    result = store_read(parse->file, 0, cluster, parse->header->cluster_size);
     if (result < 0) {
+        memset(cluster, 0, parse->header->cluster_size);
         return error_set(parse->error, -result, "%s: the first cluster cannot be read: %s",
                          parse->name, strerror(-result));
     }
@@ -136,10 +166,11 @@ static int read_first_cluster(struct parse *parse)
 
 static size_t extensions_end(const struct parse *parse)
 {
-    return parse->backing_offset != 0 ? parse->backing_offset : parse->header->cluster_size;
+    return parse->backing_offset != 0 ? (size_t)parse->backing_offset
+                                      : (size_t)parse->header->cluster_size;
 }
 
-static void derive_geometry(struct header *header)
+void header_derive(struct header *header)
 {
     header->external_data_file =
         (header->incompatible_features & INCOMPATIBLE_EXTERNAL_DATA_FILE) != 0;
@@ -153,16 +184,9 @@ static void derive_geometry(struct header *header)
 static int parse_features(struct parse *parse)
 {
     struct header *header = parse->header;
-    uint64_t unknown;
+    uint64_t unknown = header->incompatible_features & ~INCOMPATIBLE_KNOWN;
 
-    if (header->version == 2) {
-        derive_geometry(header);
-        return 0;
-    }
-    header->incompatible_features = load_be64(parse->cluster + HEADER_INCOMPATIBLE_FEATURES);
-    header->compatible_features = load_be64(parse->cluster + HEADER_COMPATIBLE_FEATURES);
-    header->autoclear_features = load_be64(parse->cluster + HEADER_AUTOCLEAR_FEATURES);
-    unknown = header->incompatible_features & ~INCOMPATIBLE_KNOWN;
+    header_derive(header);
     if (unknown != 0) {
         char names[512];
 
@@ -173,7 +197,6 @@ static int parse_features(struct parse *parse)
                          "know: %s; use the program that wrote it, or a newer qcow2fs",
                          parse->name, names);
     }
-    derive_geometry(header);
     if (header->extended_l2 && header->cluster_bits < CLUSTER_BITS_MIN_EXTENDED_L2) {
         return bad_field(parse, "cluster_bits", header->cluster_bits,
                          "extended L2 entries need at least 14 (clusters of 16 KiB)");
@@ -187,9 +210,6 @@ static int parse_compression_type(struct parse *parse)
     bool flagged = (header->incompatible_features & INCOMPATIBLE_COMPRESSION_TYPE) != 0;
     const char *missing;
 
-    if (header->header_length > HEADER_COMPRESSION_TYPE) {
-        header->compression_type = parse->cluster[HEADER_COMPRESSION_TYPE];
-    }
     if (flagged != (header->compression_type != COMPRESSION_DEFLATE)) {
         return bad_field(parse, "compression_type", header->compression_type,
                          flagged ? "the incompatible feature bit 3 says that it is not 0"
@@ -213,10 +233,7 @@ static int parse_compression_type(struct parse *parse)
 
 static int parse_encryption(struct parse *parse)
 {
-    uint32_t method = load_be32(parse->cluster + HEADER_CRYPT_METHOD);
-
-    parse->header->crypt_method = method;
-    switch (method) {
+    switch (parse->header->crypt_method) {
     case CRYPT_NONE:
         return 0;
     case CRYPT_AES:
@@ -230,7 +247,8 @@ static int parse_encryption(struct parse *parse)
                          "yet; decrypt it with qemu-img convert",
                          parse->name);
     default:
-        return bad_field(parse, "crypt_method", method, "0, 1 and 2 are known");
+        return bad_field(parse, "crypt_method", parse->header->crypt_method,
+                         "0, 1 and 2 are known");
     }
 }
 
@@ -267,9 +285,6 @@ static int parse_l1(struct parse *parse)
     struct header *header = parse->header;
     uint64_t needed;
 
-    header->virtual_size = load_be64(parse->cluster + HEADER_SIZE);
-    header->l1_entries = load_be32(parse->cluster + HEADER_L1_SIZE);
-    header->l1_offset = load_be64(parse->cluster + HEADER_L1_TABLE_OFFSET);
     if (header->virtual_size > INT64_MAX) {
         return bad_field(parse, "size", header->virtual_size,
                          "a disk of more than 2^63 - 1 bytes is not possible");
@@ -291,19 +306,13 @@ static int parse_l1(struct parse *parse)
 
 static int parse_refcounts(struct parse *parse)
 {
-    struct header *header = parse->header;
+    const struct header *header = parse->header;
     uint64_t size, file_end;
 
-    header->refcount_order = REFCOUNT_ORDER_V2;
-    if (header->version >= 3) {
-        header->refcount_order = load_be32(parse->cluster + HEADER_REFCOUNT_ORDER);
-        if (header->refcount_order > REFCOUNT_ORDER_MAX) {
-            return bad_field(parse, "refcount_order", header->refcount_order,
-                             "0 to 6 (refcounts of 1 to 64 bits) are possible");
-        }
+    if (header->refcount_order > REFCOUNT_ORDER_MAX) {
+        return bad_field(parse, "refcount_order", header->refcount_order,
+                         "0 to 6 (refcounts of 1 to 64 bits) are possible");
     }
-    header->refcount_table_offset = load_be64(parse->cluster + HEADER_REFCOUNT_TABLE_OFFSET);
-    header->refcount_table_clusters = load_be32(parse->cluster + HEADER_REFCOUNT_TABLE_CLUSTERS);
     size = (uint64_t)header->refcount_table_clusters << header->cluster_bits;
     if (header->refcount_table_clusters == 0 || size > HEADER_REFCOUNT_TABLE_SIZE_MAX) {
         return bad_field(parse, "refcount_table_clusters", header->refcount_table_clusters,
@@ -321,8 +330,6 @@ static int parse_snapshots(struct parse *parse)
 {
     struct header *header = parse->header;
 
-    header->snapshot_count = load_be32(parse->cluster + HEADER_NB_SNAPSHOTS);
-    header->snapshots_offset = load_be64(parse->cluster + HEADER_SNAPSHOTS_OFFSET);
     if (header->snapshot_count == 0) {
         header->snapshots_offset = 0;
         return 0;
@@ -335,6 +342,10 @@ static int parse_snapshots(struct parse *parse)
 const char *header_overlap(const struct header *header, enum header_table except, uint64_t offset,
                            uint64_t length)
 {
+    /* The lengths first: see struct header. */
+    const uint64_t l1_length = (uint64_t)header->l1_entries * L1_ENTRY_BYTES;
+    const uint64_t refcount_length = (uint64_t)header->refcount_table_clusters
+                                     << header->cluster_bits;
     const struct {
         enum header_table table;
         const char *name;
@@ -342,10 +353,8 @@ const char *header_overlap(const struct header *header, enum header_table except
         uint64_t length;
     } tables[] = {
         {HEADER_TABLE_HEADER, "header", 0, header->cluster_size},
-        {HEADER_TABLE_L1, "L1 table", header->l1_offset,
-         (uint64_t)header->l1_entries * L1_ENTRY_BYTES},
-        {HEADER_TABLE_REFCOUNT, "refcount table", header->refcount_table_offset,
-         (uint64_t)header->refcount_table_clusters << header->cluster_bits},
+        {HEADER_TABLE_L1, "L1 table", header->l1_offset, l1_length},
+        {HEADER_TABLE_REFCOUNT, "refcount table", header->refcount_table_offset, refcount_length},
         {HEADER_TABLE_BITMAPS, "bitmap directory", header->bitmap_directory_offset,
          header->bitmap_directory_size},
     };
@@ -403,9 +412,11 @@ static int check_overlaps(struct parse *parse)
 static int parse_backing_range(struct parse *parse)
 {
     const struct header *header = parse->header;
-    uint64_t offset = load_be64(parse->cluster + HEADER_BACKING_FILE_OFFSET);
-    uint32_t size = load_be32(parse->cluster + HEADER_BACKING_FILE_SIZE);
+    uint64_t offset = parse->backing_offset;
+    uint32_t size = parse->backing_size;
 
+    parse->backing_offset = 0; /* until it is known to be possible */
+    parse->backing_size = 0;
     if (offset == 0) {
         return 0;
     }
@@ -417,7 +428,7 @@ static int parse_backing_range(struct parse *parse)
         return bad_field(parse, "backing_file_size", size,
                          "the name has at most 1023 bytes and ends within the first cluster");
     }
-    parse->backing_offset = (uint32_t)offset;
+    parse->backing_offset = offset;
     parse->backing_size = size;
     return 0;
 }
@@ -427,17 +438,18 @@ static int parse_strings(struct parse *parse)
     struct header *header = parse->header;
     int result;
 
-    result = extension_parse_all(parse->cluster, header->header_length, extensions_end(parse),
-                                 parse->name, header, parse->error);
-    if (result < 0) {
-        return result;
-    }
-    if (parse->backing_size > 0) {
+    /* A name of nothing but NUL is none, as for QEMU. */
+    if (parse->backing_size > 0 && parse->cluster[parse->backing_offset] != '\0') {
         header->backing_file =
             strndup((const char *)parse->cluster + parse->backing_offset, parse->backing_size);
         if (header->backing_file == NULL) {
             return error_set(parse->error, ENOMEM, "%s: out of memory", parse->name);
         }
+    }
+    result = extension_parse_all(parse->cluster, header->header_length, extensions_end(parse),
+                                 parse->name, header, parse->error);
+    if (result < 0) {
+        return result;
     }
     return check_table(parse, "bitmap directory", "bitmap_directory_offset",
                        header->bitmap_directory_offset, header->bitmap_directory_size,
@@ -447,11 +459,40 @@ static int parse_strings(struct parse *parse)
 /* --- All of it ---------------------------------------------------------------------- */
 
 /* In this order: a later step believes what the earlier ones have checked. */
-static int (*const steps[])(struct parse *parse) = {
-    read_first_cluster, parse_backing_range, parse_features, parse_compression_type,
-    parse_encryption,   parse_refcounts,     parse_l1,       parse_snapshots,
-    parse_strings,      check_overlaps,
+static int (*const steps[HEADER_PARTS])(struct parse *parse) = {
+    [HEADER_PART_START] = parse_start,
+    [HEADER_PART_CLUSTER_SIZE] = parse_cluster_size,
+    [HEADER_PART_LENGTH] = parse_header_length,
+    [HEADER_PART_FIRST_CLUSTER] = read_first_cluster,
+    [HEADER_PART_BACKING] = parse_backing_range,
+    [HEADER_PART_FEATURES] = parse_features,
+    [HEADER_PART_COMPRESSION] = parse_compression_type,
+    [HEADER_PART_ENCRYPTION] = parse_encryption,
+    [HEADER_PART_REFCOUNTS] = parse_refcounts,
+    [HEADER_PART_L1] = parse_l1,
+    [HEADER_PART_SNAPSHOTS] = parse_snapshots,
+    [HEADER_PART_STRINGS] = parse_strings,
+    [HEADER_PART_OVERLAPS] = check_overlaps,
 };
+
+/* Where the cluster size is assumed, nothing that is counted in clusters can be judged. */
+static bool needs_cluster_size(enum header_part part)
+{
+    return part == HEADER_PART_REFCOUNTS || part == HEADER_PART_L1 ||
+           part == HEADER_PART_SNAPSHOTS || part == HEADER_PART_OVERLAPS;
+}
+
+static int begin(struct parse *parse)
+{
+    parse->header = calloc(1, sizeof(*parse->header));
+    parse->cluster = calloc(1, HEADER_FULL_LENGTH);
+    if (parse->header == NULL || parse->cluster == NULL) {
+        free(parse->header);
+        free(parse->cluster);
+        return error_set(parse->error, ENOMEM, "%s: out of memory", parse->name);
+    }
+    return 0;
+}
 
 int header_read(struct store *file, uint64_t file_size, const char *name, struct header **header,
                 struct error *error)
@@ -462,16 +503,15 @@ int header_read(struct store *file, uint64_t file_size, const char *name, struct
         .name = name,
         .error = error,
     };
-    size_t i;
-    int result = 0;
+    int part, result;
 
     *header = NULL;
-    parse.header = calloc(1, sizeof(*parse.header));
-    if (parse.header == NULL) {
-        return error_set(error, ENOMEM, "%s: out of memory", name);
+    result = begin(&parse);
+    if (result < 0) {
+        return result;
     }
-    for (i = 0; i < sizeof(steps) / sizeof(steps[0]) && result == 0; i++) {
-        result = steps[i](&parse);
+    for (part = 0; part < HEADER_PARTS && result == 0; part++) {
+        result = steps[part](&parse);
     }
     free(parse.cluster);
     if (result < 0) {
@@ -480,6 +520,44 @@ int header_read(struct store *file, uint64_t file_size, const char *name, struct
     }
     *header = parse.header;
     return 0;
+}
+
+/* Whether the step can be taken after those that failed. */
+static bool can_go_on(const struct header_examination *examination, enum header_part part)
+{
+    return !header_part_failed(examination, HEADER_PART_START) &&
+           !(needs_cluster_size(part) && header_part_failed(examination, HEADER_PART_CLUSTER_SIZE));
+}
+
+int header_examine(struct store *file, uint64_t file_size, const char *name,
+                   struct header_examination *examination)
+{
+    struct parse parse = {.file = file, .file_size = file_size, .name = name};
+    int part;
+
+    memset(examination, 0, sizeof(*examination));
+    if (begin(&parse) < 0) {
+        return -ENOMEM;
+    }
+    for (part = 0; part < HEADER_PARTS; part++) {
+        parse.error = &examination->problems[part];
+        if (can_go_on(examination, part) && steps[part](&parse) == -ENOMEM) {
+            free(parse.cluster);
+            header_free(parse.header);
+            return -ENOMEM;
+        }
+    }
+    examination->header = parse.header;
+    examination->cluster = parse.cluster;
+    examination->extensions_end = extensions_end(&parse);
+    examination->backing_end = (size_t)(parse.backing_offset + parse.backing_size);
+    return 0;
+}
+
+void header_examination_release(struct header_examination *examination)
+{
+    header_free(examination->header);
+    free(examination->cluster);
 }
 
 void header_free(struct header *header)

@@ -20,10 +20,15 @@ struct header {
     uint64_t cluster_size; /* bytes */
     uint64_t virtual_size; /* bytes */
     uint32_t crypt_method;
-    uint64_t l1_offset; /* host offset, bytes */
-    uint32_t l1_entries;
-    uint64_t refcount_table_offset; /* host offset, bytes */
-    uint32_t refcount_table_clusters;
+    /*
+     * Tables that move while others look where they are (header_overlap()): who
+     * moves one sets the offset and then the length, and who looks reads the
+     * length and then the offset. Nobody sees the old place with the new length.
+     */
+    _Atomic uint64_t l1_offset; /* host offset, bytes */
+    _Atomic uint32_t l1_entries;
+    _Atomic uint64_t refcount_table_offset; /* host offset, bytes */
+    _Atomic uint32_t refcount_table_clusters;
     uint32_t snapshot_count;
     uint64_t snapshots_offset; /* host offset, bytes */
     uint64_t incompatible_features;
@@ -40,6 +45,9 @@ struct header {
     uint32_t bitmap_count;            /* 0 without the bitmaps extension */
     uint64_t bitmap_directory_size;   /* bytes */
     uint64_t bitmap_directory_offset; /* host offset, bytes */
+
+    uint64_t crypt_header_offset; /* host offset, not validated, as its length in bytes; */
+    uint64_t crypt_header_length; /* 0 but with LUKS */
 
     uint64_t unknown_extensions; /* how many */
 
@@ -65,6 +73,55 @@ struct header {
 int header_read(struct store *file, uint64_t file_size, const char *name, struct header **header,
                 struct error *error);
 void header_free(struct header *header);
+
+/* Sets the derived fields from the version, the cluster size and the incompatible features. */
+void header_derive(struct header *header);
+
+/* The parts of a header, in the order in which they are judged. */
+enum header_part {
+    HEADER_PART_START, /* the magic bytes and the version */
+    HEADER_PART_CLUSTER_SIZE,
+    HEADER_PART_LENGTH,
+    HEADER_PART_FIRST_CLUSTER, /* whether it can be read */
+    HEADER_PART_BACKING,       /* where the backing file name is */
+    HEADER_PART_FEATURES,
+    HEADER_PART_COMPRESSION,
+    HEADER_PART_ENCRYPTION,
+    HEADER_PART_REFCOUNTS,
+    HEADER_PART_L1,
+    HEADER_PART_SNAPSHOTS,
+    HEADER_PART_STRINGS, /* the extensions, and the names in them */
+    HEADER_PART_OVERLAPS,
+    HEADER_PARTS, /* how many there are */
+};
+
+/*
+ * A header that may be damaged, for those who describe it. Where a part has a
+ * problem, its fields hold what the file holds, possible or not (but the
+ * cluster size and the header length: a possible value is assumed), and what
+ * depends on them was not judged.
+ */
+struct header_examination {
+    struct header *header;
+    struct error problems[HEADER_PARTS]; /* code 0: none; begin with the file's name */
+    uint8_t *cluster;      /* of header->cluster_size bytes; where START failed, of none */
+    size_t extensions_end; /* the area of the extensions begins behind the header; bytes */
+    size_t backing_end;    /* the end of the backing file name; 0: none */
+};
+
+/*
+ * The same as header_read(), by the same steps, but goes on after what is
+ * wrong. 0 also for a file that is no image at all (see problems), or -ENOMEM.
+ */
+int header_examine(struct store *file, uint64_t file_size, const char *name,
+                   struct header_examination *examination);
+void header_examination_release(struct header_examination *examination);
+
+static inline bool header_part_failed(const struct header_examination *examination,
+                                      enum header_part part)
+{
+    return examination->problems[part].code != 0;
+}
 
 /* How many L1 entries map a disk of `size` bytes. */
 uint64_t header_l1_entries_for(const struct header *header, uint64_t size);

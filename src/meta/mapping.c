@@ -23,6 +23,7 @@ struct walk {
     uint64_t end;          /* guest offset at which to stop */
     struct extent *extent; /* found so far; length 0 at first */
     bool own_table;        /* the L2 table at `position` is not shared with a snapshot */
+    bool exact;            /* what reads alike is told apart: mapping_lookup_exact() */
     struct mapping_fault *fault;
 };
 
@@ -77,9 +78,11 @@ static bool extent_append(struct extent *extent, const struct extent *piece)
     if (extent->kind != piece->kind || extent->kind == EXTENT_COMPRESSED) {
         return false;
     }
-    if (extent->kind == EXTENT_DATA &&
-        (extent->host_offset + extent->length != piece->host_offset ||
-         extent->exclusive != piece->exclusive)) {
+    if (extent->exclusive != piece->exclusive || extent->preallocated != piece->preallocated) {
+        return false;
+    }
+    if ((extent->kind == EXTENT_DATA || extent->preallocated) &&
+        extent->host_offset + extent->length != piece->host_offset) {
         return false;
     }
     extent->length += piece->length;
@@ -170,6 +173,19 @@ static bool has_host_cluster(const struct header *header, uint64_t entry)
 }
 
 /*
+ * Whether a host cluster is kept that is not read from. Of offset 0 of a data
+ * file that can be told of a cluster with subclusters alone: in a zero cluster
+ * the COPIED bit says nothing.
+ */
+static bool is_preallocated(const struct walk *walk, uint64_t entry)
+{
+    const struct header *header = walk->mapping->source.header;
+
+    return walk->exact && (header->extended_l2 ? has_host_cluster(header, entry)
+                                               : l2_entry_host_offset(entry) != 0);
+}
+
+/*
  * The part of a cluster from walk->position on that is of one kind, given which
  * of its subclusters are allocated and which read as zeros.
  */
@@ -192,9 +208,13 @@ static void decode_subclusters(const struct walk *walk, uint64_t entry, uint32_t
         piece->kind = EXTENT_DATA;
         piece->store = mapping->source.data_file;
         piece->host_offset = l2_entry_host_offset(entry) + in_cluster;
-        piece->exclusive = mapping->writer != NULL && walk->own_table &&
+        piece->exclusive = (mapping->writer != NULL || walk->exact) && walk->own_table &&
                            (l2_entry_is_copied(entry) || header->external_data_file);
         same = allocated;
+    }
+    if (piece->kind != EXTENT_DATA && is_preallocated(walk, entry)) {
+        piece->preallocated = true;
+        piece->host_offset = l2_entry_host_offset(entry) + in_cluster;
     }
     /* How many bits from `first` on are like the first: zeros of the complement. */
     run =
@@ -374,6 +394,25 @@ static int walk_step(struct walk *walk, bool *more)
     return result;
 }
 
+static int walk_all(struct walk *walk, uint64_t length)
+{
+    bool more = true;
+
+    assert(walk->mapping->l2 != NULL && length > 0);
+    if (!checked_add(walk->position, length, &walk->end)) {
+        walk->end = UINT64_MAX;
+    }
+    *walk->extent = (struct extent){.kind = EXTENT_UNALLOCATED};
+    while (more) {
+        int result = walk_step(walk, &more);
+
+        if (result < 0) {
+            return walk->extent->length > 0 ? 0 : result;
+        }
+    }
+    return 0;
+}
+
 int mapping_lookup(struct mapping *mapping, uint64_t guest_offset, uint64_t length,
                    struct extent *extent, struct mapping_fault *fault)
 {
@@ -383,21 +422,22 @@ int mapping_lookup(struct mapping *mapping, uint64_t guest_offset, uint64_t leng
         .extent = extent,
         .fault = fault,
     };
-    bool more = true;
 
-    assert(mapping->l2 != NULL && length > 0);
-    if (!checked_add(guest_offset, length, &walk.end)) {
-        walk.end = UINT64_MAX;
-    }
-    *extent = (struct extent){.kind = EXTENT_UNALLOCATED};
-    while (more) {
-        int result = walk_step(&walk, &more);
+    return walk_all(&walk, length);
+}
 
-        if (result < 0) {
-            return extent->length > 0 ? 0 : result;
-        }
-    }
-    return 0;
+int mapping_lookup_exact(struct mapping *mapping, uint64_t guest_offset, uint64_t length,
+                         struct extent *extent, struct mapping_fault *fault)
+{
+    struct walk walk = {
+        .mapping = mapping,
+        .position = guest_offset,
+        .exact = true,
+        .extent = extent,
+        .fault = fault,
+    };
+
+    return walk_all(&walk, length);
 }
 
 /* --- Opening ------------------------------------------------------------------------- */

@@ -32,10 +32,15 @@ struct extent {
     uint64_t length;     /* bytes, from the guest offset that was asked for */
     struct store *store; /* DATA, COMPRESSED: where the bytes are */
     /*
-     * DATA, of a mapping that can be changed: nothing else refers to these
-     * clusters, they can be written in place. False for others.
+     * DATA, of a mapping that can be changed or of an exact lookup: nothing else
+     * refers to these clusters, they can be written in place. False for others.
      */
     bool exclusive;
+    /*
+     * ZERO and UNALLOCATED, of an exact lookup: a host cluster is kept at
+     * host_offset, though its bytes are not what is read.
+     */
+    bool preallocated;
     uint64_t host_offset;       /* DATA: of the first byte asked for; COMPRESSED: of the data */
     uint64_t compressed_size;   /* COMPRESSED: bytes that hold the data, to the end of a sector */
     uint64_t offset_in_cluster; /* COMPRESSED: of the guest offset in the decompressed cluster */
@@ -83,6 +88,14 @@ void mapping_set_cache(struct mapping *mapping, struct cache_pool *l2, uint64_t 
  */
 int mapping_lookup(struct mapping *mapping, uint64_t guest_offset, uint64_t length,
                    struct extent *extent, struct mapping_fault *fault);
+
+/*
+ * The same, but also tells apart what reads alike: `exclusive` and
+ * `preallocated` are set, and an extent ends where they change or, where a host
+ * cluster is kept, where the host offset does not go on.
+ */
+int mapping_lookup_exact(struct mapping *mapping, uint64_t guest_offset, uint64_t length,
+                         struct extent *extent, struct mapping_fault *fault);
 
 /* How many L1 entries name an L2 table that is not inside the file: of a truncated file. */
 uint64_t mapping_tables_outside(const struct mapping *mapping, uint64_t file_size);

@@ -64,6 +64,7 @@ int mapping_set_writer(struct mapping *mapping, struct allocator *allocator,
         pthread_mutex_init(&writer->tables[i], NULL);
     }
     pthread_mutex_init(&writer->mutex, NULL);
+    mapping_writer_free(mapping->writer);
     mapping->writer = writer;
     return 0;
 }
@@ -248,14 +249,14 @@ static int switch_l1(struct mapping *mapping, struct header *header, uint64_t en
     int result;
 
     store_be32(fields, (uint32_t)entries);
-    store_be64(fields + HEADER_L1_TABLE_OFFSET - HEADER_L1_SIZE, host_offset);
+    store_be64(fields + (HEADER_L1_TABLE_OFFSET - HEADER_L1_SIZE), host_offset);
     result = store_write(mapping->source.file, HEADER_L1_SIZE, fields, sizeof(fields));
     if (result == 0) {
         result = barrier_wait(mapping->writer->barrier, barrier_epoch(mapping->writer->barrier));
     }
     if (result == 0) {
+        header->l1_offset = host_offset; /* before the length: see struct header */
         header->l1_entries = (uint32_t)entries;
-        header->l1_offset = host_offset;
     }
     return result;
 }
@@ -281,11 +282,11 @@ int mapping_grow(struct mapping *mapping, struct header *header, uint64_t needed
     result = allocator_take_exactly(writer->allocator, clusters, &place);
     if (result == 0) {
         result = write_l1(mapping, l1, entries, &place);
-        if (result == 0) {
-            result = switch_l1(mapping, header, entries, place.host_offset);
-        }
         if (result < 0) {
             allocator_return(writer->allocator, place.host_offset, clusters);
+        } else {
+            /* Should this fail, the header on the disk may name it all the same: R2. */
+            result = switch_l1(mapping, header, entries, place.host_offset);
         }
     }
     if (result < 0) {

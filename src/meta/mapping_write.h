@@ -24,8 +24,9 @@ struct l2_value {
 };
 
 /*
- * From here on the mapping can be changed. All is borrowed. `next_commit` is
- * the number of the commit that will write what is changed now.
+ * From here on the mapping can be changed, with these in place of others that
+ * it had before. All is borrowed. `next_commit` is the number of the commit that
+ * will write what is changed now.
  */
 int mapping_set_writer(struct mapping *mapping, struct allocator *allocator,
                        struct barrier *barrier, atomic_uint_fast64_t *next_commit);

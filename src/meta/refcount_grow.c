@@ -128,7 +128,7 @@ static int switch_table(struct refcounts *refcounts, uint64_t host_offset, uint6
         return result;
     }
     store_be64(fields, host_offset);
-    store_be32(fields + HEADER_REFCOUNT_TABLE_CLUSTERS - HEADER_REFCOUNT_TABLE_OFFSET,
+    store_be32(fields + (HEADER_REFCOUNT_TABLE_CLUSTERS - HEADER_REFCOUNT_TABLE_OFFSET),
                (uint32_t)clusters);
     result =
         store_write(refcounts->source.file, HEADER_REFCOUNT_TABLE_OFFSET, fields, sizeof(fields));

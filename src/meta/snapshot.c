@@ -69,6 +69,7 @@ static void decode_fields(const uint8_t *entry, uint32_t extra_size, const struc
     }
     if (length >= SNAPSHOT_EXTRA_DISK_SIZE + 8) {
         snapshot->disk_size = load_be64(entry + SNAPSHOT_EXTRA_DISK_SIZE);
+        snapshot->records_disk_size = true;
     }
     if (length >= SNAPSHOT_EXTRA_ICOUNT + 8) {
         snapshot->icount = load_be64(entry + SNAPSHOT_EXTRA_ICOUNT);
@@ -131,12 +132,15 @@ static int read_entries(struct reader *reader, struct snapshot_table *table)
 
     reader->position = begin;
     while (table->count < count) {
-        size_t index = table->count++;
-        int result = read_entry(reader, index, &table->snapshots[index]);
+        struct snapshot *snapshot = &table->snapshots[table->count];
+        int result = read_entry(reader, table->count, snapshot);
 
         if (result < 0) {
+            free(snapshot->id);
+            free(snapshot->name);
             return result;
         }
+        table->count++;
     }
     table->size = reader->position - begin;
     other = header_overlap(reader->header, HEADER_TABLE_NONE, begin, table->size);
@@ -150,8 +154,8 @@ static int read_entries(struct reader *reader, struct snapshot_table *table)
     return 0;
 }
 
-int snapshot_table_read(struct store *file, const struct header *header, uint64_t file_size,
-                        const char *name, struct snapshot_table **table, struct error *error)
+int snapshot_table_examine(struct store *file, const struct header *header, uint64_t file_size,
+                           const char *name, struct snapshot_table **table, struct error *error)
 {
     struct reader reader = {
         .file = file,
@@ -161,7 +165,6 @@ int snapshot_table_read(struct store *file, const struct header *header, uint64_
         .error = error,
     };
     struct snapshot_table *read;
-    int result;
 
     *table = NULL;
     if (header->snapshot_count > SNAPSHOTS_MAX) {
@@ -179,13 +182,20 @@ int snapshot_table_read(struct store *file, const struct header *header, uint64_
         free(read);
         return error_set(error, ENOMEM, "%s: out of memory", name);
     }
-    result = read_entries(&reader, read);
-    if (result < 0) {
-        snapshot_table_free(read);
-        return result;
-    }
     *table = read;
-    return 0;
+    return read_entries(&reader, read);
+}
+
+int snapshot_table_read(struct store *file, const struct header *header, uint64_t file_size,
+                        const char *name, struct snapshot_table **table, struct error *error)
+{
+    int result = snapshot_table_examine(file, header, file_size, name, table, error);
+
+    if (result < 0) {
+        snapshot_table_free(*table);
+        *table = NULL;
+    }
+    return result;
 }
 
 void snapshot_table_free(struct snapshot_table *table)

@@ -10,6 +10,7 @@
 #include "store/store.h"
 #include "util/error.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -23,7 +24,8 @@ struct snapshot {
     char *name;
     uint64_t l1_offset; /* host offset, bytes */
     uint32_t l1_entries;
-    uint64_t disk_size;     /* bytes */
+    uint64_t disk_size;     /* bytes; that of the image's disk where none is recorded */
+    bool records_disk_size;
     uint64_t vm_state_size; /* bytes; 0 without VM state */
     uint32_t date_sec;
     uint32_t date_nsec;
@@ -46,6 +48,13 @@ struct snapshot_table {
 int snapshot_table_read(struct store *file, const struct header *header, uint64_t file_size,
                         const char *name, struct snapshot_table **table, struct error *error);
 void snapshot_table_free(struct snapshot_table *table);
+
+/*
+ * The same, but where an entry has a problem *table has those before it: the
+ * caller frees it also after a failure. NULL where there is nothing to be had.
+ */
+int snapshot_table_examine(struct store *file, const struct header *header, uint64_t file_size,
+                           const char *name, struct snapshot_table **table, struct error *error);
 
 /*
  * Whether the snapshot's L1 table and its disk size are possible in this image,

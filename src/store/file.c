@@ -247,6 +247,24 @@ static int file_resize(struct store *store, uint64_t size)
     return release(file, &lock, rc);
 }
 
+static int file_allocate(struct store *store, uint64_t offset, uint64_t length)
+{
+    const struct file_store *file = to_file(store);
+    int rc;
+
+    if (file->block_device) {
+        return 0; /* all of its space is there */
+    }
+    if (!range_within(offset, length, INT64_MAX)) {
+        return -EFBIG;
+    }
+    do {
+        rc = fallocate(file->fd, FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)length) == 0 ? 0
+                                                                                         : -errno;
+    } while (rc == -EINTR);
+    return rc == -ENOSYS ? -EOPNOTSUPP : rc;
+}
+
 static int extent_is(bool data, uint64_t length, uint64_t limit, bool *is_data, uint64_t *found)
 {
     *is_data = data;
@@ -337,6 +355,7 @@ static const struct store_ops file_ops = {
     .sync = file_sync,
     .punch = file_punch,
     .resize = file_resize,
+    .allocate = file_allocate,
     .info = file_info,
     .extent = file_extent,
     .close = file_close,
@@ -377,6 +396,17 @@ int store_file_open(const char *path, const char *what, const struct store_file_
     if (file == NULL) {
         close(fd);
         return error_set(error, ENOMEM, "%s: out of memory while opening this %s", path, what);
+    }
+    *store = &file->store;
+    return 0;
+}
+
+int store_file_adopt(int fd, struct store **store)
+{
+    struct file_store *file = file_create(fd, false, STORE_CACHE_WRITEBACK);
+
+    if (file == NULL) {
+        return -ENOMEM;
     }
     *store = &file->store;
     return 0;

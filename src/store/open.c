@@ -277,11 +277,12 @@ static int locked_by_others(const struct subject *subject, const struct lock_con
                          "close it first",
                          subject->path, subject->what, by);
     }
-    return error_set(
-        subject->error, EBUSY,
-        "%s: another program has this %s open for writing%s; close it first%s", subject->path,
-        subject->what, by,
-        subject->access == STORE_READ_SHARED ? "" : ", or read it as it is with -o force-share");
+    return error_set(subject->error, EBUSY,
+                     "%s: another program has this %s open for writing%s; close it first%s",
+                     subject->path, subject->what, by,
+                     subject->access == STORE_READ_SHARED
+                         ? ""
+                         : ", or read it as it is with -o force-share (qcow2ctl: -U)");
 }
 
 static int lock_file(const struct subject *subject, int fd, const struct stat *status)

@@ -22,4 +22,10 @@ bool cache_is_direct(enum store_cache cache);
 int host_file_open(const char *path, const char *what, const struct store_file_options *options,
                    struct stat *status, struct error *error);
 
+/*
+ * A store of a regular file that is open for reading and writing; it belongs
+ * to the store from then on. 0 or -ENOMEM.
+ */
+int store_file_adopt(int fd, struct store **store);
+
 #endif

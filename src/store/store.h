@@ -13,6 +13,7 @@
 #ifndef STORE_STORE_H
 #define STORE_STORE_H
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -42,6 +43,11 @@ struct store_ops {
     /* The range reads as zeros afterwards, and its host space is given back where possible. */
     int (*punch)(struct store *store, uint64_t offset, uint64_t length);
     int (*resize)(struct store *store, uint64_t size);
+    /*
+     * Reserves host space for a range of the store, which reads as before.
+     * -EOPNOTSUPP where the host cannot; so it is, too, where this is NULL.
+     */
+    int (*allocate)(struct store *store, uint64_t offset, uint64_t length);
     int (*info)(struct store *store, struct store_info *info);
     /*
      * Whether the host keeps data at `offset`: *is_data, and in *length how far
@@ -81,6 +87,11 @@ static inline int store_punch(struct store *store, uint64_t offset, uint64_t len
 static inline int store_resize(struct store *store, uint64_t size)
 {
     return store->ops->resize(store, size);
+}
+
+static inline int store_allocate(struct store *store, uint64_t offset, uint64_t length)
+{
+    return store->ops->allocate != NULL ? store->ops->allocate(store, offset, length) : -EOPNOTSUPP;
 }
 
 static inline int store_info(struct store *store, struct store_info *info)

@@ -12,10 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SHOWN_MAX        200 /* bytes of an item or value in a sentence */
-#define COMPLAINT_MAX    1024
-#define NEAREST_NAME_MAX 64 /* bytes; the work of a comparison is its square */
-#define NEAREST_DISTANCE 3
+#define SHOWN_MAX     200 /* bytes of an item or value in a sentence */
+#define COMPLAINT_MAX 1024
 
 /* One item of the list. */
 struct item {
@@ -23,166 +21,6 @@ struct item {
     char *name;  /* up to the first =; the start of an allocation */
     char *value; /* behind it, unescaped; NULL without a = */
 };
-
-/* --- names ------------------------------------------------------------------ */
-
-/* Goes through the names of an option: its name, then its aliases. Zero to begin. */
-struct name {
-    const char *text;
-    size_t length;
-    const char *aliases; /* those still to come */
-};
-
-static bool next_name(const struct option_spec *spec, struct name *name)
-{
-    if (name->text == NULL) {
-        name->text = spec->name;
-        name->length = strlen(spec->name);
-        name->aliases = spec->aliases;
-        return true;
-    }
-    if (name->aliases == NULL) {
-        return false;
-    }
-    name->text = name->aliases + strspn(name->aliases, " ");
-    name->length = strcspn(name->text, " ");
-    name->aliases = name->text + name->length;
-    return name->length > 0;
-}
-
-/* x-* stands for all names that begin so. */
-static bool is_prefix(const struct option_spec *spec, const struct name *name)
-{
-    return spec->type == OPTION_IGNORE && name->text[name->length - 1] == '*';
-}
-
-static char fold_dash(char letter)
-{
-    return letter == '_' ? '-' : letter;
-}
-
-/* `text` may end early. */
-static bool begins_with(const char *text, const char *beginning, size_t length)
-{
-    for (size_t i = 0; i < length; i++) {
-        if (fold_dash(text[i]) != fold_dash(beginning[i])) {
-            return false;
-        }
-    }
-    return true;
-}
-
-/* A whole name goes before a prefix, wherever they stand in the table. */
-static const struct option_spec *find(const struct option_spec *table, const char *given)
-{
-    const struct option_spec *by_prefix = NULL;
-
-    for (const struct option_spec *spec = table; spec->name != NULL; spec++) {
-        struct name name = {0};
-
-        while (next_name(spec, &name)) {
-            if (is_prefix(spec, &name)) {
-                if (by_prefix == NULL && begins_with(given, name.text, name.length - 1)) {
-                    by_prefix = spec;
-                }
-            } else if (begins_with(given, name.text, name.length) && given[name.length] == '\0') {
-                return spec;
-            }
-        }
-    }
-    return by_prefix;
-}
-
-static size_t min_size(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
-/* Whether the letters differ, for somebody who mistyped: not by case, not by - and _. */
-static bool differ(char a, char b)
-{
-    char folded_a = fold_dash(a);
-    char folded_b = fold_dash(b);
-
-    folded_a = folded_a >= 'A' && folded_a <= 'Z' ? (char)(folded_a | 0x20) : folded_a;
-    folded_b = folded_b >= 'A' && folded_b <= 'Z' ? (char)(folded_b | 0x20) : folded_b;
-    return folded_a != folded_b;
-}
-
-/*
- * The fewest letters to insert, remove, replace, or swap with their neighbour
- * (each at most once) that make one name of the other: optimal string
- * alignment. Both have at most NEAREST_NAME_MAX bytes.
- */
-static size_t distance(const char *a, size_t a_length, const char *b, size_t b_length)
-{
-    /* rows[i % 3][j]: between the first i letters of a and the first j of b. */
-    size_t rows[3][NEAREST_NAME_MAX + 1];
-
-    for (size_t i = 0; i <= a_length; i++) {
-        size_t *row = rows[i % 3];
-        const size_t *above = rows[(i + 2) % 3];
-        const size_t *second_above = rows[(i + 1) % 3];
-
-        row[0] = i;
-        for (size_t j = 1; j <= b_length; j++) {
-            if (i == 0) {
-                row[j] = j;
-                continue;
-            }
-            row[j] = above[j - 1] + differ(a[i - 1], b[j - 1]);
-            row[j] = min_size(row[j], min_size(above[j], row[j - 1]) + 1);
-            if (i > 1 && j > 1 && !differ(a[i - 1], b[j - 2]) && !differ(a[i - 2], b[j - 1])) {
-                row[j] = min_size(row[j], second_above[j - 2] + 1);
-            }
-        }
-    }
-    return rows[a_length % 3][b_length];
-}
-
-/* How far a name of so many letters may be off: a third, but never all of it. */
-static size_t distance_allowed(size_t length)
-{
-    size_t allowed = min_size(length < 3 ? 1 : length / 3, NEAREST_DISTANCE);
-
-    return length > allowed ? allowed : 0;
-}
-
-/* The distance to the nearest name of the option that can be written; SIZE_MAX without one. */
-static size_t distance_to(const struct option_spec *spec, const char *given, size_t length)
-{
-    struct name name = {0};
-    size_t least = SIZE_MAX;
-
-    while (next_name(spec, &name)) {
-        if (!is_prefix(spec, &name) && name.length <= NEAREST_NAME_MAX) {
-            least = min_size(least, distance(given, length, name.text, name.length));
-        }
-    }
-    return least;
-}
-
-const char *options_nearest(const struct option_spec *table, const char *name)
-{
-    size_t length = strnlen(name, NEAREST_NAME_MAX + 1);
-    const char *nearest = NULL;
-    size_t least;
-
-    if (length > NEAREST_NAME_MAX) {
-        return NULL;
-    }
-    least = distance_allowed(length) + 1;
-    for (const struct option_spec *spec = table; spec->name != NULL; spec++) {
-        size_t off = distance_to(spec, name, length);
-
-        /* An alias of a prefix has no name that could be shown. */
-        if (off < least && strchr(spec->name, '*') == NULL) {
-            least = off;
-            nearest = spec->name;
-        }
-    }
-    return nearest;
-}
 
 /* --- sentences -------------------------------------------------------------- */
 
@@ -426,6 +264,18 @@ static int set_choice(const struct option_spec *spec, void *target, const struct
     return reject_choice(spec, item, error);
 }
 
+static int set_preset(const struct option_spec *spec, void *target, const struct item *item,
+                      struct error *error)
+{
+    struct option_number *field = field_of(spec, target);
+
+    if (item->value != NULL) {
+        return reject(item, error, "it takes no value; write %s alone", item->name);
+    }
+    *field = (struct option_number){.set = true, .value = spec->min};
+    return 0;
+}
+
 static int set_string(const struct option_spec *spec, void *target, const struct item *item,
                       struct error *error)
 {
@@ -461,22 +311,19 @@ static int add_passed(const struct option_spec *spec, void *target, const struct
 
 /* --- the list --------------------------------------------------------------- */
 
-static bool needs_value(enum option_type type)
+bool option_needs_value(const struct option_spec *spec)
 {
+    enum option_type type = spec->type;
+
     return type == OPTION_SIZE || type == OPTION_UINT || type == OPTION_OCTAL ||
            type == OPTION_CHOICE || type == OPTION_STRING;
 }
 
-static int apply(const struct option_spec *table, void *target, const struct item *item,
-                 struct error *error)
+/* 0 when the value suits the type, as far as there has to be one. */
+static int set_field(const struct option_spec *spec, void *target, const struct item *item,
+                     struct error *error)
 {
-    const struct option_spec *spec = find(table, item->name);
-
-    if (spec == NULL) {
-        return *item->name == '\0' ? reject(item, error, "there is no name before the =")
-                                   : reject_unknown(table, item, error);
-    }
-    if (needs_value(spec->type) && item->value == NULL) {
+    if (option_needs_value(spec) && item->value == NULL) {
         return reject(item, error, "its value is missing; write %s=%s", item->name,
                       spec->value_name != NULL ? spec->value_name : "VALUE");
     }
@@ -493,10 +340,50 @@ static int apply(const struct option_spec *table, void *target, const struct ite
         return set_string(spec, target, item, error);
     case OPTION_PASS:
         return add_passed(spec, target, item, error);
+    case OPTION_PRESET:
+        return set_preset(spec, target, item, error);
     case OPTION_IGNORE:
         break;
     }
     return 0;
+}
+
+static int apply(const struct option_spec *table, void *target, const struct item *item,
+                 struct error *error)
+{
+    const struct option_spec *spec = options_find(table, item->name);
+
+    if (spec == NULL) {
+        return *item->name == '\0' ? reject(item, error, "there is no name before the =")
+                                   : reject_unknown(table, item, error);
+    }
+    return set_field(spec, target, item, error);
+}
+
+int options_set(const struct option_spec *spec, void *target, const char *given, const char *value,
+                struct error *error)
+{
+    struct item item = {.name = strdup(given), .value = NULL};
+    bool is_letter = given[0] == '-' && given[1] != '-';
+    const char *between = value == NULL ? "" : is_letter ? " " : "=";
+    int status;
+
+    item.raw = NULL;
+    if (asprintf(&item.raw, "%s%s%s", given, between, value != NULL ? value : "") < 0) {
+        item.raw = NULL;
+    }
+    if (value != NULL) {
+        item.value = strdup(value);
+    }
+    if (item.name == NULL || item.raw == NULL || (value != NULL && item.value == NULL)) {
+        status = out_of_memory(error);
+    } else {
+        status = set_field(spec, target, &item, error);
+    }
+    free(item.value);
+    free(item.raw);
+    free(item.name);
+    return status;
 }
 
 static bool is_escape(const char *text)

@@ -26,6 +26,7 @@ enum option_type {
     OPTION_CHOICE, /* struct option_number; one of `choices`, as the number of its place */
     OPTION_STRING, /* char *, owned by the target */
     OPTION_PASS,   /* char *: collects name[=value] items, comma-separated, escaped as they came */
+    OPTION_PRESET, /* struct option_number; without a value: `min` is what it stands for */
     OPTION_IGNORE, /* accepted with or without a value, no field; the name may end in * */
 };
 
@@ -50,6 +51,7 @@ struct option_spec {
     const char *value_name;   /* how --help calls the value, or NULL */
     const char *default_text; /* for --help, or NULL */
     const char *help;         /* one sentence for --help; NULL hides it there */
+    char letter;              /* of a program's flag: -l is short for --name; or 0 */
 };
 
 /*
@@ -62,16 +64,39 @@ int options_parse(const struct option_spec *table, void *target, const char *lis
                   struct error *error);
 void options_release(const struct option_spec *table, void *target);
 
+/* The option of that name, also by an alias; NULL where there is none. */
+const struct option_spec *options_find(const struct option_spec *table, const char *name);
+
+/* Whether it cannot be written without a value. */
+bool option_needs_value(const struct option_spec *spec);
+
+/*
+ * Sets one option of `target`; `given` is how the user wrote its name (for
+ * sentences), `value` is NULL where there was none. As options_parse().
+ */
+int options_set(const struct option_spec *spec, void *target, const char *given, const char *value,
+                struct error *error);
+
 /* The known name nearest to `name`, or NULL when none is near. */
 const char *options_nearest(const struct option_spec *table, const char *name);
 
 /* The table as --help shows it, wrapped at 80 columns: name=VALUE, help, (default). */
 void options_help(const struct option_spec *table, FILE *out);
 
+/* The same for a program's flags: -l, --name=VALUE. */
+void options_help_flags(const struct option_spec *table, FILE *out);
+
 /* The table as man(7) source: .TP, name, help, default, one entry an option that has help. */
 void options_man(const struct option_spec *table, FILE *out);
 
-/* The names with help, one a line, a = behind those that take a value: for shell completion. */
+void options_man_flags(const struct option_spec *table, FILE *out);
+
+/*
+ * What can be written of the options with help, for shell completion: a line
+ * for each name alone that can stand so, for each name=word, and name=<WHAT>
+ * where the value is no word of the table. Of flags both --name and -l.
+ */
 void options_names(const struct option_spec *table, FILE *out);
+void options_names_flags(const struct option_spec *table, FILE *out);
 
 #endif

@@ -3,6 +3,7 @@
 
 #include "util/options.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #define PAGE_COLUMNS 80
@@ -35,6 +36,7 @@ static bool takes_value(const struct option_spec *spec, struct value_marks *mark
         *marks = (struct value_marks){"[=", "]"};
         break;
     case OPTION_PASS:
+    case OPTION_PRESET:
     case OPTION_IGNORE:
         break;
     }
@@ -81,12 +83,24 @@ static void wrap_words(struct wrap *wrap, const char *text, const char *end)
     }
 }
 
-static void help_entry(const struct option_spec *spec, FILE *out)
+/* What stands before a name: nothing in a list for -o, dashes for a program's flag. */
+static void name_prefix(const struct option_spec *spec, bool is_flag, char prefix[8])
 {
-    struct wrap wrap = {.out = out, .column = NAME_COLUMN + strlen(spec->name)};
-    struct value_marks marks;
+    const char letter[] = {'-', spec->letter, ',', ' ', '\0'};
 
-    fprintf(out, "%*s%s", NAME_COLUMN, "", spec->name);
+    strcpy(prefix, is_flag && spec->letter != 0 ? letter : "");
+    strcat(prefix, is_flag ? "--" : "");
+}
+
+static void help_entry(const struct option_spec *spec, bool is_flag, FILE *out)
+{
+    struct wrap wrap = {.out = out};
+    struct value_marks marks;
+    char prefix[8];
+
+    name_prefix(spec, is_flag, prefix);
+    wrap.column = NAME_COLUMN + strlen(prefix) + strlen(spec->name);
+    fprintf(out, "%*s%s%s", NAME_COLUMN, "", prefix, spec->name);
     if (takes_value(spec, &marks)) {
         fprintf(out, "%s%s%s", marks.before, value_name(spec), marks.after);
         wrap.column += strlen(marks.before) + strlen(value_name(spec)) + strlen(marks.after);
@@ -104,13 +118,23 @@ static void help_entry(const struct option_spec *spec, FILE *out)
     fputc('\n', out);
 }
 
-void options_help(const struct option_spec *table, FILE *out)
+static void help_table(const struct option_spec *table, bool is_flag, FILE *out)
 {
     for (const struct option_spec *spec = table; spec->name != NULL; spec++) {
         if (spec->help != NULL) {
-            help_entry(spec, out);
+            help_entry(spec, is_flag, out);
         }
     }
+}
+
+void options_help(const struct option_spec *table, FILE *out)
+{
+    help_table(table, false, out);
+}
+
+void options_help_flags(const struct option_spec *table, FILE *out)
+{
+    help_table(table, true, out);
 }
 
 /* --- man page --------------------------------------------------------------- */
@@ -145,11 +169,14 @@ static void put_roff(const char *text, FILE *out)
     }
 }
 
-static void man_entry(const struct option_spec *spec, FILE *out)
+static void man_entry(const struct option_spec *spec, bool is_flag, FILE *out)
 {
     struct value_marks marks;
+    char prefix[8];
 
+    name_prefix(spec, is_flag, prefix);
     fputs(".TP\n\\fB", out);
+    put_roff(prefix, out);
     put_roff(spec->name, out);
     fputs("\\fR", out);
     if (takes_value(spec, &marks)) {
@@ -168,26 +195,77 @@ static void man_entry(const struct option_spec *spec, FILE *out)
     fputc('\n', out);
 }
 
-void options_man(const struct option_spec *table, FILE *out)
+static void man_table(const struct option_spec *table, bool is_flag, FILE *out)
 {
     for (const struct option_spec *spec = table; spec->name != NULL; spec++) {
         if (spec->help != NULL) {
-            man_entry(spec, out);
+            man_entry(spec, is_flag, out);
         }
     }
 }
 
+void options_man(const struct option_spec *table, FILE *out)
+{
+    man_table(table, false, out);
+}
+
+void options_man_flags(const struct option_spec *table, FILE *out)
+{
+    man_table(table, true, out);
+}
+
 /* --- names ------------------------------------------------------------------ */
+
+/* All that can stand behind `name`, which has its dashes; an alias of a word counts as one. */
+static void name_lines(const struct option_spec *spec, const char *name, FILE *out)
+{
+    struct value_marks marks;
+
+    if (spec->type == OPTION_BOOL) {
+        fprintf(out, "%s\n%s=on\n%s=off\n", name, name, name);
+    } else if (spec->type == OPTION_CHOICE) {
+        const char *word = spec->choices + strspn(spec->choices, " =");
+
+        while (*word != '\0') {
+            size_t length = strcspn(word, " =");
+
+            fprintf(out, "%s=%.*s\n", name, (int)length, word);
+            word += length + strspn(word + length, " =");
+        }
+    } else if (takes_value(spec, &marks)) {
+        fprintf(out, "%s=<%s>\n", name, value_name(spec));
+    } else {
+        fprintf(out, "%s\n", name);
+    }
+}
+
+/* A prefix is no name that a shell could complete to. */
+static bool can_be_completed(const struct option_spec *spec)
+{
+    return spec->help != NULL && strchr(spec->name, '*') == NULL;
+}
 
 void options_names(const struct option_spec *table, FILE *out)
 {
     for (const struct option_spec *spec = table; spec->name != NULL; spec++) {
-        struct value_marks marks;
-        bool has_value = takes_value(spec, &marks) && spec->type != OPTION_BOOL;
+        if (can_be_completed(spec)) {
+            name_lines(spec, spec->name, out);
+        }
+    }
+}
 
-        /* A prefix is no name that a shell could complete to. */
-        if (spec->help != NULL && strchr(spec->name, '*') == NULL) {
-            fprintf(out, "%s%s\n", spec->name, has_value ? "=" : "");
+void options_names_flags(const struct option_spec *table, FILE *out)
+{
+    for (const struct option_spec *spec = table; spec->name != NULL; spec++) {
+        const char letter[] = {'-', spec->letter, '\0'};
+        char *name;
+
+        if (can_be_completed(spec) && asprintf(&name, "--%s", spec->name) >= 0) {
+            name_lines(spec, name, out);
+            free(name);
+            if (spec->letter != 0) {
+                name_lines(spec, letter, out);
+            }
         }
     }
 }

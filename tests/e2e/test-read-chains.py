@@ -180,6 +180,34 @@ matrix.read(suite, "an overlay on a compressed image",
             lambda directory: compressed_below(directory, tree.source(tree.SMALL).raw))
 
 
+def compressed_behind(directory):
+    """Compressed clusters that are larger, and smaller, than those of the images above them."""
+    raw = tree.source(tree.SMALL).raw
+    size = os.path.getsize(raw)
+    image.convert(raw, os.path.join(directory, "0.qcow2"), "-c", cluster_size="256k")
+    path = layer(directory, "1.qcow2", size, "0.qcow2", "qcow2", cluster_size="4k")
+    image.scribble(path, size, seed=4, operations=30, cluster_size=4 * KiB, compress=False)
+    path = layer(directory, "2.qcow2", size, "1.qcow2", "qcow2", cluster_size="64k")
+    image.scribble(path, size, seed=5, operations=10, cluster_size=64 * KiB, compress=False)
+    return layer(directory, "3.qcow2", size, "2.qcow2", "qcow2")
+
+
+matrix.read(suite, "a chain of four with a compressed base", compressed_behind)
+
+
+def ends_behind(directory):
+    """Images that end in the midst of a cluster, each shorter than all above it and the base."""
+    base = image.create(os.path.join(directory, "0.qcow2"), 9 * MiB, cluster_size="4k")
+    image.io(base, image.write(0, 9 * MiB, 1))
+    for number, sectors in enumerate((4099, 1001, 3), 1):
+        path = layer(directory, "%d.qcow2" % number, 9 * MiB - sectors * 512,
+                     "%d.qcow2" % (number - 1), "qcow2", cluster_size="64k")
+    return layer(directory, "top.qcow2", 9 * MiB, os.path.basename(path), "qcow2")
+
+
+matrix.read(suite, "a chain of images that end at different places above a longer base", ends_behind)
+
+
 def data_file_below(directory):
     size = 24 * MiB
     base = os.path.join(directory, "base.qcow2")

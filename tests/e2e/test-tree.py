@@ -265,7 +265,7 @@ def _(directory):
 # --- info.json ------------------------------------------------------------------------------------
 
 NEWER = {"children"}   # what later versions of qemu-img add
-OURS = {"disk-size"}  # what we say besides, of a snapshot
+OURS = {"disk-size", "details"}  # what we say besides, of a snapshot and of an image
 
 
 def check_same(ours, theirs, where):

@@ -498,6 +498,27 @@ START_TEST(a_host_that_fails_once_at_any_call_makes_nothing_wrong)
 }
 END_TEST
 
+START_TEST(a_host_that_is_full_for_long_gives_no_clusters_and_moves_no_end)
+{
+    struct builder_options options = write_case_options();
+    struct write_case subject;
+    struct allocation taken;
+    uint64_t end;
+    unsigned i;
+
+    options.cluster_bits = 12; /* there is a block already that counts the run */
+    write_case_open(&subject, builder_create(&options), false);
+    end = refcounts_end(subject.refcounts);
+    for (i = 0; i < 20; i++) {
+        memory_store_fail(subject.file, MEMORY_STORE_RESIZE, 1, ENOSPC);
+        ck_assert_int_eq(allocator_take(subject.allocator, 1, &taken), -ENOSPC);
+        ck_assert_uint_eq(refcounts_end(subject.refcounts), end);
+    }
+    ck_assert_int_eq(allocator_take(subject.allocator, 1, &taken), 0);
+    write_case_close(&subject);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("allocator");
@@ -514,6 +535,7 @@ int main(void)
     tcase_add_test(tcase, closing_what_was_never_used_leaves_the_file_alone);
     tcase_add_loop_test(tcase, whatever_a_crash_leaves_counts_every_cluster_that_was_safe_to_use, 0,
                         4);
+    tcase_add_test(tcase, a_host_that_is_full_for_long_gives_no_clusters_and_moves_no_end);
     tcase_add_loop_test(tcase, a_host_that_fails_once_at_any_call_makes_nothing_wrong, 0, 4);
     suite_add_tcase(suite, tcase);
     return suite_main(suite);

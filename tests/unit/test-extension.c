@@ -177,6 +177,9 @@ START_TEST(an_empty_string_extension_records_nothing)
 
     ck_assert_ptr_null(header->backing_format);
     header_free(header);
+    header = read_good(make_extended(EXTENSION_DATA_FILE, "\0name", 5));
+    ck_assert_ptr_null(header->data_file);
+    header_free(header);
 }
 END_TEST
 

@@ -251,12 +251,18 @@ START_TEST(a_backing_file_name_may_end_with_the_first_cluster)
 }
 END_TEST
 
-START_TEST(a_backing_file_size_without_an_offset_means_nothing)
+START_TEST(a_backing_file_name_without_a_place_or_of_zeros_means_nothing)
 {
     struct store *store = make_default();
     struct header *header;
 
     put32(store, HEADER_BACKING_FILE_SIZE, UINT32_MAX);
+    header = read_good(store);
+    ck_assert_ptr_null(header->backing_file);
+    header_free(header);
+    store = make_default();
+    put64(store, HEADER_BACKING_FILE_OFFSET, 400);
+    put32(store, HEADER_BACKING_FILE_SIZE, 4); /* zeros */
     header = read_good(store);
     ck_assert_ptr_null(header->backing_file);
     header_free(header);
@@ -550,7 +556,7 @@ static void add_taken(TCase *tcase)
     tcase_add_test(tcase, the_unused_end_of_the_refcount_table_may_be_cut_off);
     tcase_add_test(tcase, a_backing_file_name_of_1023_bytes_is_taken);
     tcase_add_test(tcase, a_backing_file_name_may_end_with_the_first_cluster);
-    tcase_add_test(tcase, a_backing_file_size_without_an_offset_means_nothing);
+    tcase_add_test(tcase, a_backing_file_name_without_a_place_or_of_zeros_means_nothing);
     tcase_add_test(tcase, snapshots_offset_means_nothing_without_snapshots);
 }
 

@@ -137,7 +137,9 @@ START_TEST(the_chain_is_described_from_the_top)
     info = parse_info(image);
     chain = json_object_get(info, "backing-chain");
     ck_assert_str_eq(string_of(info, "backing-filename"), "base.raw");
-    ck_assert_str_eq(string_of(info, "full-backing-filename"), "memory.raw");
+    ck_assert_str_eq(string_of(info, "full-backing-filename"), "base.raw");
+    ck_assert_str_eq(string_of(json_object_get(info, "details"), "backing-file-path"),
+                     "memory.raw");
     ck_assert_str_eq(string_of(info, "backing-filename-format"), "raw");
     ck_assert_uint_eq(json_array_size(chain), 1);
     ck_assert_str_eq(string_of(json_array_get(chain, 0), "format"), "raw");
@@ -214,19 +216,25 @@ START_TEST(bitmaps_are_described)
 }
 END_TEST
 
-START_TEST(a_damaged_bitmap_directory_hides_the_bitmaps_and_nothing_else)
+START_TEST(of_a_damaged_bitmap_directory_the_entries_before_the_damage_are_described)
 {
     struct builder_options options = builder_defaults();
     struct builder *builder = builder_create(&options);
     struct image *image;
-    json_t *info;
+    json_t *info, *problems;
+    size_t second;
 
     builder_bitmap(builder, &bitmaps[0]);
+    builder_bitmap(builder, &bitmaps[1]);
     image = assemble_built(builder, 0, NULL);
+    second = (BITMAP_FIXED_LENGTH + strlen(bitmaps[0].name) + 7) / 8 * 8;
     memory_store_data(
-        image->file)[image->header->bitmap_directory_offset + BITMAP_GRANULARITY_BITS] = 64;
+        image->file)[image->header->bitmap_directory_offset + second + BITMAP_GRANULARITY_BITS] =
+        64;
     info = parse_info(image);
-    ck_assert_ptr_null(json_object_get(data_of(info), "bitmaps"));
+    ck_assert_uint_eq(json_array_size(json_object_get(data_of(info), "bitmaps")), 1);
+    problems = json_object_get(json_object_get(info, "details"), "problems");
+    ck_assert_uint_eq(json_array_size(problems), 1);
     ck_assert_str_eq(string_of(info, "format"), "qcow2");
     json_decref(info);
 }
@@ -272,7 +280,8 @@ static void add_tests(TCase *tcase)
     tcase_add_test(tcase, the_chain_is_described_from_the_top);
     tcase_add_test(tcase, snapshots_are_described);
     tcase_add_test(tcase, bitmaps_are_described);
-    tcase_add_test(tcase, a_damaged_bitmap_directory_hides_the_bitmaps_and_nothing_else);
+    tcase_add_test(tcase,
+                   of_a_damaged_bitmap_directory_the_entries_before_the_damage_are_described);
     tcase_add_test(tcase, hostile_names_come_through_as_json_strings);
 }
 

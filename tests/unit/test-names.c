@@ -93,6 +93,7 @@ START_TEST(bytes_that_a_file_name_or_a_terminal_cannot_bear_are_quoted)
     expect_one("100%", "100%25");
     expect_one("a\nb\x1b[31m", "a%0Ab%1B[31m");
     expect_one("\x7f\x1f ", "%7F%1F ");
+    expect_one("\xc2\x80 \xc2\x9b \xc2\xa0", "%C2%80 %C2%9B \xc2\xa0");
 }
 END_TEST
 

@@ -518,7 +518,7 @@ START_TEST(man_entries_are_roff_that_shows_each_letter_as_it_is)
 }
 END_TEST
 
-START_TEST(names_are_those_to_complete_with_an_equals_sign_where_a_value_follows)
+START_TEST(names_are_lines_of_what_can_be_written)
 {
     static const struct option_spec other[] = {
         {.name = "x-*", .type = OPTION_IGNORE, .help = "left to others"},
@@ -527,11 +527,12 @@ START_TEST(names_are_those_to_complete_with_an_equals_sign_where_a_value_follows
     };
     char *text = printed(options_names, other);
 
-    ck_assert_str_eq(text, "switch\n");
+    ck_assert_str_eq(text, "switch\nswitch=on\nswitch=off\n");
     free(text);
     text = printed(options_names, table);
-    ck_assert_str_eq(text, "force-share\nl2-cache-size=\nl2-cache-entry-size=\nthreads=\nmode=\n"
-                           "data-file=\nallow_other\nfsname=\n");
+    ck_assert_str_eq(text, "force-share\nforce-share=on\nforce-share=off\nl2-cache-size=<SIZE>\n"
+                           "l2-cache-entry-size=<SIZE>\nthreads=<N>\nmode=<MODE>\n"
+                           "data-file=<VALUE>\nallow_other\nfsname=<NAME>\n");
     free(text);
 }
 END_TEST
@@ -573,7 +574,7 @@ static void add_printing(TCase *tests)
     tcase_add_test(tests, help_has_two_columns_and_the_default_at_the_end);
     tcase_add_test(tests, help_fills_lines_to_the_last_column_and_no_further);
     tcase_add_test(tests, man_entries_are_roff_that_shows_each_letter_as_it_is);
-    tcase_add_test(tests, names_are_those_to_complete_with_an_equals_sign_where_a_value_follows);
+    tcase_add_test(tests, names_are_lines_of_what_can_be_written);
 }
 
 int main(void)

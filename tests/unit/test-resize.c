@@ -171,31 +171,34 @@ START_TEST(an_l1_table_that_is_too_short_moves)
 }
 END_TEST
 
-/* An image of `version` with a snapshot of an empty disk. */
-static void open_with_snapshot(struct writer_case *subject, uint32_t version)
+/* An image of `version` with a snapshot of an empty disk, whose size it records where `records`. */
+static void open_with_snapshot(struct writer_case *subject, uint32_t version, bool records)
 {
+    const struct writer_options writer = {.growable = true};
     struct builder_options options = disk_of(M);
     struct builder_snapshot snapshot = {
-        .id = "1", .name = "one", .disk_size = M, .extra_data_size = version >= 3 ? 16 : 0};
+        .id = "1", .name = "one", .disk_size = M, .extra_data_size = records ? 16 : 8};
     struct builder *builder;
 
     options.version = version;
     builder = builder_create(&options);
     snapshot.l1 = builder_add_l1(builder, 1);
     builder_snapshot(builder, &snapshot);
-    writer_case_build(subject, builder, NULL);
+    writer_case_build(subject, builder, &writer);
 }
 
+/* `_i`: of version 2, which records no sizes; of version 3 with such a snapshot in it. */
 START_TEST(a_disk_whose_snapshots_do_not_know_its_size_keeps_it)
 {
     struct writer_case subject;
 
-    open_with_snapshot(&subject, 2);
+    open_with_snapshot(&subject, _i == 0 ? 2 : 3, false);
     ck_assert_int_eq(writer_resize(subject.writer, 2 * M), -ENOTSUP);
     ck_assert_int_eq(writer_resize(subject.writer, 512), -ENOTSUP);
+    ck_assert_int_eq(writer_write(subject.writer, M - 4, "12345678", 8), -ENOSPC);
     ck_assert_int_eq(writer_resize(subject.writer, M), 0);
     ck_assert_uint_eq(view_size(subject.view), M);
-    end_sound(&subject);
+    writer_case_close(&subject); /* to the check, such a snapshot in version 3 is an error */
 }
 END_TEST
 
@@ -203,7 +206,7 @@ START_TEST(a_disk_whose_snapshots_do_is_resized)
 {
     struct writer_case subject;
 
-    open_with_snapshot(&subject, 3);
+    open_with_snapshot(&subject, 3, true);
     expect_resize(&subject, 2 * M);
     expect_resize(&subject, 512);
     end_sound(&subject);
@@ -223,6 +226,65 @@ START_TEST(a_resize_that_fails_leaves_the_size_as_it_was)
 }
 END_TEST
 
+START_TEST(what_a_shrink_left_behind_when_it_failed_does_not_come_back)
+{
+    struct builder_options options = disk_of(M);
+    struct writer_case subject;
+    struct store *file;
+
+    options.cluster_bits = 9;
+    writer_case_build(&subject, builder_create(&options), NULL);
+    expect_write(&subject, 0, M, 1);
+    ck_assert_int_eq(writer_flush(subject.writer), 0);
+    file = writer_case_end(&subject, NULL);
+    writer_case_open(&subject, file, NULL);
+    /* The size is written, and then the entries behind it cannot be looked at. */
+    memory_store_fail_reads(subject.file, disk_l2_place(subject.file, M / 2) / 512 * 512, 512, EIO);
+    ck_assert_int_eq(writer_resize(subject.writer, 4 * K), -EIO);
+    ck_assert_uint_eq(disk_u64(subject.file, HEADER_SIZE), 4 * K);
+    memory_store_fail_reads(subject.file, 0, 0, 0);
+    expect_resize(&subject, M);
+    expect_pattern(&subject, 0, 4 * K, 1, 0);
+    expect_zeros(&subject, 4 * K, M - 4 * K);
+    end_sound(&subject);
+}
+END_TEST
+
+START_TEST(an_l1_table_that_the_header_may_name_keeps_its_clusters)
+{
+    struct builder_options options = disk_of(M);
+    struct store *file;
+    unsigned syncs, n;
+
+    options.cluster_bits = 9;
+    /* Whichever sync of the move fails. */
+    for (n = 1, syncs = 1; n <= syncs; n++) {
+        struct writer_case subject;
+        unsigned before;
+        int closed;
+
+        writer_case_build(&subject, builder_create(&options), NULL);
+        expect_write(&subject, 0, 8 * K, 1);
+        expect_flush(&subject);
+        before = memory_store_calls(subject.file, MEMORY_STORE_SYNC);
+        if (n > 1) {
+            memory_store_fail(subject.file, MEMORY_STORE_SYNC, n - 1, EIO);
+        }
+        ck_assert_int_eq(writer_resize(subject.writer, 8 * M), n > 1 ? -EIO : 0);
+        if (n == 1) {
+            syncs = memory_store_calls(subject.file, MEMORY_STORE_SYNC) - before + 1;
+        }
+        (void)writer_write(subject.writer, 16 * K, "x", 1);
+        file = writer_case_end(&subject, &closed);
+        expect_sound(file, true);
+        writer_case_open(&subject, file, NULL);
+        expect_pattern(&subject, 0, 8 * K, 1, 0);
+        writer_case_close(&subject);
+    }
+    ck_assert_uint_gt(syncs, 3);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("resize");
@@ -235,9 +297,11 @@ int main(void)
     tcase_add_test(tcase, a_size_is_rounded_up_to_whole_sectors);
     tcase_add_test(tcase, a_size_that_the_format_cannot_have_is_refused_and_nothing_changes);
     tcase_add_test(tcase, an_l1_table_that_is_too_short_moves);
-    tcase_add_test(tcase, a_disk_whose_snapshots_do_not_know_its_size_keeps_it);
+    tcase_add_loop_test(tcase, a_disk_whose_snapshots_do_not_know_its_size_keeps_it, 0, 2);
     tcase_add_test(tcase, a_disk_whose_snapshots_do_is_resized);
     tcase_add_test(tcase, a_resize_that_fails_leaves_the_size_as_it_was);
+    tcase_add_test(tcase, what_a_shrink_left_behind_when_it_failed_does_not_come_back);
+    tcase_add_test(tcase, an_l1_table_that_the_header_may_name_keeps_its_clusters);
     suite_add_tcase(suite, tcase);
     return suite_main(suite);
 }

@@ -173,9 +173,9 @@ START_TEST(a_writer_excludes_readers_and_writers)
     scratch_file("a", "abc", 3);
     writer = open_store(STORE_WRITE);
     expect_busy(STORE_READ, "a: another program has this image open for writing; close it first, "
-                            "or read it as it is with -o force-share");
+                            "or read it as it is with -o force-share (qcow2ctl: -U)");
     expect_busy(STORE_WRITE, "a: another program has this image open for writing; close it first, "
-                             "or read it as it is with -o force-share");
+                             "or read it as it is with -o force-share (qcow2ctl: -U)");
     ck_assert_str_eq(locked_bytes(text), "100 101 103 201 203 ");
     store_close(writer);
     store_close(open_store(STORE_READ));
@@ -486,7 +486,7 @@ START_TEST(a_qemu_writer_keeps_us_out)
     qemu = start_qemu(NULL);
     snprintf(sentence, sizeof(sentence),
              "a: another program has this image open for writing (qemu-nbd (pid %d)); close it "
-             "first, or read it as it is with -o force-share",
+             "first, or read it as it is with -o force-share (qcow2ctl: -U)",
              (int)qemu);
     expect_busy(STORE_READ, sentence);
     expect_busy(STORE_WRITE, sentence);

@@ -398,6 +398,30 @@ START_TEST(a_bad_compressed_cluster_is_tried_again)
 }
 END_TEST
 
+/* An entry that has too few sectors cannot be read, also when another one for them was. */
+START_TEST(what_one_entry_inflates_to_is_not_shown_for_a_shorter_one)
+{
+    struct builder_options options = builder_defaults();
+    struct builder *builder = builder_create(&options);
+    uint8_t *bytes = malloc(64 * K);
+    struct image *image;
+    struct view *view;
+    uint64_t host;
+
+    builder_pattern(bytes, 64 * K, 4);
+    host = builder_compressed(builder, 0, bytes, 0);
+    builder_set_l2_entry(builder, 64 * K, L2_ENTRY_COMPRESSED | host, 0); /* one sector */
+    image = assemble_built(builder, 0, NULL);
+    assemble_cache(image, 0);
+    ck_assert_int_eq(view_open_active(image, &view), 0);
+    ck_assert_int_eq(view_read(view, 0, bytes, 64 * K), 0);
+    ck_assert_int_eq(view_read(view, 64 * K, bytes, 512), -EIO);
+    view_close(view);
+    image_close(image);
+    free(bytes);
+}
+END_TEST
+
 /* `_i`: compression type. */
 START_TEST(a_compressed_cluster_is_read_and_inflated_once_for_many_small_reads)
 {
@@ -452,6 +476,7 @@ int main(void)
     tcase_add_test(errors, an_impossible_vm_state_or_l1_table_is_not_opened);
     tcase_add_test(errors, an_error_in_one_range_leaves_the_others_readable);
     tcase_add_test(errors, a_bad_compressed_cluster_is_tried_again);
+    tcase_add_test(errors, what_one_entry_inflates_to_is_not_shown_for_a_shorter_one);
     suite_add_tcase(suite, reading);
     suite_add_tcase(suite, errors);
     return suite_main(suite);

@@ -5,6 +5,7 @@ run.py      the run: settings, temporary directory, clean-up in every way of end
 tap.py      tests, groups of tests, TAP output
 tools.py    running programs; what this host has
 mount.py    mounting images, loop devices, file systems
+infos.py    qcow2ctl info and qemu-img info, compared
 image.py    making images; what qemu-img says of them
 tree.py     the file-system image that most tests read, and its manifest
 qcow2.py    reading and editing the structures of a qcow2 file

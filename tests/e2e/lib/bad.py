@@ -167,10 +167,10 @@ def start_and_end(*arguments, user=None, cwd=None, env=None, seconds=REFUSAL_SEC
     return done
 
 
-def check_sentence(text, *words):
+def check_sentence(text, *words, program="qcow2fs"):
     """One line that begins as it must and holds all the words."""
     check(text.endswith("\n") and text.count("\n") == 1, "not one line: %r", text)
-    check(text.startswith("qcow2fs: "), "it does not begin with the program's name: %r", text)
+    check(text.startswith(program + ": "), "it does not begin with the program's name: %r", text)
     check(not text.endswith(".\n"), "it ends in a full stop: %r", text)
     check(all(ord(letter) >= 32 for letter in text[:-1]), "a control character in %r", text)
     for word in words:

@@ -11,7 +11,7 @@ import contextlib
 import os
 import types
 
-from . import compare, image, mount, qcow2, tools, tree
+from . import checks, compare, image, infos, maps, mount, qcow2, tools, tree
 from .tap import check, check_equal
 
 
@@ -68,6 +68,18 @@ def _check_holes(state):
     compare.check_holes(extents, state.map, state.layers, state.size)
 
 
+def _check_map(state):
+    maps.check_map(state.image, state.size)
+
+
+def _check_info(state):
+    infos.check_info(state.image)
+
+
+def _check_verdict(state):
+    checks.check_same(state.image)
+
+
 def _check_fsck(state):
     with mount.loop_device(state.mounted.disk) as device:
         tools.run("e2fsck", "-fn", device)
@@ -113,4 +125,8 @@ def read(suite, name, make, holds=None, needs=(), options=(), says=None):
                 _check_said(says))
     group.after("bytes and times of its files are unchanged",
                 lambda state: state.unchanged.check())
+    if "allow-probed-backing" not in options:  # which qcow2ctl does not have
+        group.after("qcow2ctl maps it as qemu-img does", _check_map)
+        group.after("qcow2ctl check finds what qemu-img check finds", _check_verdict)
+        group.after("qcow2ctl info says what qemu-img info says", _check_info)
     return group

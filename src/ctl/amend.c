@@ -1,0 +1,359 @@
+/* SPDX-License-Identifier: MIT */
+/* qcow2ctl amend: changes what an image is. */
+#include "config.h"
+
+#include "ctl/command.h"
+#include "ctl/resize.h"
+#include "image/amend.h"
+#include "progress.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define ENCRYPT_NAMES 12
+
+struct amend_command_options {
+    struct common_flags common;
+    struct option_bool progress, shrink, unchecked;
+    struct option_number compat, refcount_bits, size;
+    struct option_bool lazy_refcounts, data_file_raw;
+    char *backing_file, *backing_format, *data_file;
+    /* What cannot be changed. */
+    char *cluster_size, *extended_l2, *compression_type, *preallocation, *encryption;
+    char *encrypt[ENCRYPT_NAMES];
+};
+
+/* --- What cannot be changed ------------------------------------------------------------------ */
+
+struct refusal {
+    size_t field;
+    const char *name;
+    const char *why;
+};
+
+static const struct refusal refusals[] = {
+    {offsetof(struct amend_command_options, cluster_size), "cluster_size",
+     "every table of an image is made of its cluster size"},
+    {offsetof(struct amend_command_options, extended_l2), "extended_l2",
+     "every L2 table would have to be written anew"},
+    {offsetof(struct amend_command_options, compression_type), "compression_type",
+     "every compressed cluster would have to be written anew"},
+    {offsetof(struct amend_command_options, preallocation), "preallocation",
+     "it is an order for a new image, and for resize --preallocation"},
+    {offsetof(struct amend_command_options, encryption), "encryption",
+     "every cluster would have to be written anew"},
+};
+
+static int refuse(struct ctl *ctl, const char *name, const char *why)
+{
+    return error_set(&ctl->error, EINVAL,
+                     "%s: %s cannot be changed: %s; make a new image with qcow2ctl create and copy "
+                     "the disk to it",
+                     ctl->operands[0], name, why);
+}
+
+static int check_unchangeable(struct ctl *ctl)
+{
+    const struct amend_command_options *options = ctl->options;
+
+    for (size_t i = 0; i < sizeof(refusals) / sizeof(refusals[0]); i++) {
+        const char *const *value =
+            (const char *const *)(const void *)((const char *)options + refusals[i].field);
+
+        if (*value != NULL) {
+            return refuse(ctl, refusals[i].name, refusals[i].why);
+        }
+    }
+    for (size_t i = 0; i < ENCRYPT_NAMES; i++) {
+        if (options->encrypt[i] != NULL) {
+            return error_set(&ctl->error, ENOTSUP,
+                             "%s: encrypt.* are about encrypted images, which qcow2ctl cannot "
+                             "change; use qemu-img amend",
+                             ctl->operands[0]);
+        }
+    }
+    return 0;
+}
+
+/* --- What shall be changed ----------------------------------------------------------------- */
+
+static const uint32_t versions[] = {2, 3}; /* by the place of compat's words */
+
+/* 0, or CTL_USAGE where nothing is to be changed. */
+static int take_change(struct ctl *ctl, struct amend_change *change)
+{
+    const struct amend_command_options *options = ctl->options;
+
+    *change = (struct amend_change){
+        .version = options->compat.set ? versions[options->compat.value] : 0,
+        .lazy_refcounts = options->lazy_refcounts,
+        .backing_file = options->backing_file,
+        .backing_format = options->backing_format,
+        .data_file = options->data_file,
+        .data_file_raw = options->data_file_raw,
+        .refcount_bits = options->refcount_bits.value,
+        .size = options->size,
+    };
+    if (change->version == 0 && !change->lazy_refcounts.set && change->backing_file == NULL &&
+        change->backing_format == NULL && change->data_file == NULL && !change->data_file_raw.set &&
+        !options->refcount_bits.set && !change->size.set) {
+        error_set(&ctl->error, EINVAL,
+                  "%s: what shall be changed is not said; add -o NAME=VALUE, see --help",
+                  ctl->operands[0]);
+        return CTL_USAGE;
+    }
+    return 0;
+}
+
+static int check_size(struct ctl *ctl, struct image *image, const struct amend_change *change)
+{
+    const struct amend_command_options *options = ctl->options;
+    int r;
+
+    if (!change->size.set) {
+        return 0;
+    }
+    r = resize_check_size(image, change->size.value, &ctl->error);
+    if (r == 0 && change->size.value < image->virtual_size && !options->shrink.value) {
+        r = resize_check_shrink(ctl, image, change->size.value,
+                                "add --shrink if that is what is wanted");
+    }
+    return r;
+}
+
+static int check_change(struct ctl *ctl, struct image *image, const struct amend_change *change)
+{
+    const struct amend_command_options *options = ctl->options;
+    int r = amend_check(image, change, &ctl->error);
+
+    if (r == 0) {
+        r = check_size(ctl, image, change);
+    }
+    if (r == 0 && !options->unchecked.value &&
+        (change->backing_file != NULL || change->backing_format != NULL)) {
+        r = amend_check_behind(image, change, ctl->log, &ctl->error);
+    }
+    return r;
+}
+
+/* --- Doing it ------------------------------------------------------------------------------------
+ */
+
+static void begin(void *context, const char *what, const char *unit)
+{
+    struct progress *progress = context;
+
+    progress_end(progress);
+    progress_begin(progress, "qcow2ctl", what, unit);
+}
+
+/* What changes for the guest is said. */
+static void report(const struct ctl *ctl, const struct amend_change *change)
+{
+    const struct amend_command_options *options = ctl->options;
+
+    if (options->common.quiet.value) {
+        return;
+    }
+    if (change->backing_file != NULL && *change->backing_file != '\0') {
+        printf("Image amended. What it does not hold itself the disk now shows as %s has it.\n",
+               change->backing_file);
+    } else if (change->backing_file != NULL) {
+        printf("Image amended. What it does not hold itself now reads as zeros.\n");
+    } else {
+        printf("Image amended.\n");
+    }
+}
+
+static int amend(struct ctl *ctl, struct image *image, const struct amend_change *change)
+{
+    struct progress progress = {0};
+    const struct amend_options options = {
+        .begin = begin,
+        .progress = progress_show,
+        .context = &progress,
+    };
+    int r = check_change(ctl, image, change);
+
+    if (r < 0) {
+        return r;
+    }
+    if (change->size.set && change->size.value != image->virtual_size) {
+        resize_warn_of_bitmaps(ctl, image);
+    }
+    progress_begin(&progress, "qcow2ctl", "amending", NULL);
+    r = amend_apply(image, change, &options, &ctl->error);
+    progress_end(&progress);
+    return r;
+}
+
+static int run_amend(struct ctl *ctl)
+{
+    const struct amend_command_options *options = ctl->options;
+    struct amend_change change;
+    struct image *image;
+    int r = check_unchangeable(ctl);
+
+    if (r < 0) {
+        return CTL_FAILED;
+    }
+    r = take_change(ctl, &change);
+    if (r != 0) {
+        return r;
+    }
+    r = amend_open(ctl->operands[0], &change, options->unchecked.value, ctl->log, &image,
+                   &ctl->error);
+    if (r < 0) {
+        return CTL_FAILED;
+    }
+    r = amend(ctl, image, &change);
+    image_close(image);
+    if (r < 0) {
+        return CTL_FAILED;
+    }
+    report(ctl, &change);
+    return CTL_OK;
+}
+
+static const struct option_spec amend_flags[] = {
+    FLAG_FORMAT(struct amend_command_options),
+    {
+        .name = "backing-unchecked",
+        .letter = 'u',
+        .type = OPTION_BOOL,
+        .field = offsetof(struct amend_command_options, unchecked),
+        .help = "record the names of a backing file or a data file without a look at what they "
+                "are of",
+    },
+    {
+        .name = "shrink",
+        .type = OPTION_BOOL,
+        .field = offsetof(struct amend_command_options, shrink),
+        .help = "allow size= to make the disk smaller; all behind its new end is lost",
+    },
+    {
+        .name = "progress",
+        .letter = 'p',
+        .type = OPTION_BOOL,
+        .field = offsetof(struct amend_command_options, progress),
+        .help = "accepted as of qemu-img; on a terminal, progress is shown in any case",
+    },
+    FLAG_QUIET(struct amend_command_options),
+    {.name = NULL},
+};
+
+#define REFUSED(option_name, member)                             \
+    {                                                            \
+        .name = option_name, .type = OPTION_STRING,              \
+        .field = offsetof(struct amend_command_options, member), \
+    }
+
+static const struct option_spec amend_values[] = {
+    {
+        .name = "compat",
+        .type = OPTION_CHOICE,
+        .field = offsetof(struct amend_command_options, compat),
+        .choices = "0.10=v2 1.1=v3",
+        .value_name = "LEVEL",
+        .help = "the compatibility level: 0.10 (or v2), or 1.1 (or v3)",
+    },
+    {
+        .name = "lazy_refcounts",
+        .type = OPTION_BOOL,
+        .field = offsetof(struct amend_command_options, lazy_refcounts),
+        .value_name = "on|off",
+        .help = "on: refcounts may be written late, and are repaired after a crash; needs "
+                "compat=1.1",
+    },
+    {
+        .name = "backing_file",
+        .type = OPTION_STRING,
+        .field = offsetof(struct amend_command_options, backing_file),
+        .value_name = "NAME",
+        .help = "the backing file, with its format in backing_fmt; empty: none. What the disk "
+                "shows changes, unless the new one holds the same as the old one",
+    },
+    {
+        .name = "backing_fmt",
+        .type = OPTION_STRING,
+        .field = offsetof(struct amend_command_options, backing_format),
+        .value_name = "FMT",
+        .help = "the format of the backing file: qcow2 or raw; empty: not recorded",
+    },
+    {
+        .name = "data_file",
+        .type = OPTION_STRING,
+        .field = offsetof(struct amend_command_options, data_file),
+        .value_name = "NAME",
+        .help = "the name of the external data file, for an image that has one",
+    },
+    {
+        .name = "data_file_raw",
+        .type = OPTION_BOOL,
+        .field = offsetof(struct amend_command_options, data_file_raw),
+        .value_name = "on|off",
+        .help = "off: the data file need not show what the disk does any more; on cannot be "
+                "chosen afterwards",
+    },
+    {
+        .name = "refcount_bits",
+        .type = OPTION_UINT,
+        .field = offsetof(struct amend_command_options, refcount_bits),
+        .min = 1,
+        .max = 64,
+        .value_name = "BITS",
+        .help = "the width of a refcount: 1, 2, 4, 8, 16, 32 or 64; other than 16 needs compat=1.1",
+    },
+    {
+        .name = "size",
+        .type = OPTION_SIZE,
+        .field = offsetof(struct amend_command_options, size),
+        .max = INT64_MAX,
+        .value_name = "SIZE",
+        .help = "the size of the disk, as qcow2ctl resize",
+    },
+    REFUSED("cluster_size", cluster_size),
+    REFUSED("extended_l2", extended_l2),
+    REFUSED("compression_type", compression_type),
+    REFUSED("preallocation", preallocation),
+    REFUSED("encryption", encryption),
+    REFUSED("encrypt.format", encrypt[0]),
+    REFUSED("encrypt.key-secret", encrypt[1]),
+    REFUSED("encrypt.cipher-alg", encrypt[2]),
+    REFUSED("encrypt.cipher-mode", encrypt[3]),
+    REFUSED("encrypt.ivgen-alg", encrypt[4]),
+    REFUSED("encrypt.ivgen-hash-alg", encrypt[5]),
+    REFUSED("encrypt.hash-alg", encrypt[6]),
+    REFUSED("encrypt.iter-time", encrypt[7]),
+    REFUSED("encrypt.keyslot", encrypt[8]),
+    REFUSED("encrypt.new-secret", encrypt[9]),
+    REFUSED("encrypt.old-secret", encrypt[10]),
+    REFUSED("encrypt.state", encrypt[11]),
+    {.name = NULL},
+};
+
+const struct command amend_command = {
+    .name = "amend",
+    .operands_text = "-o NAME=VALUE,... IMAGE",
+    .min_operands = 1,
+    .max_operands = 1,
+    .summary = "change features, compatibility level, or names of other files",
+    .description = "Changes what an image is. What its disk shows stays the same, but for size,\n"
+                   "and for backing_file: clusters that the image does not hold itself are read\n"
+                   "from the new one.\n"
+                   "\n"
+                   "To compat=0.10, zero clusters become unallocated, or take space where a\n"
+                   "backing file would show. Extended L2 entries, an external data file, zstd and\n"
+                   "persistent bitmaps are refused there.\n"
+                   "\n"
+                   "Killed at any moment, the image is in order and each change is either made or\n"
+                   "not; the command can be given again.\n",
+    .examples = "  qcow2ctl amend -o lazy_refcounts=on disk.qcow2\n"
+                "  qcow2ctl amend -o compat=0.10 disk.qcow2\n"
+                "  qcow2ctl amend -o backing_file=/srv/base.qcow2,backing_fmt=qcow2 disk.qcow2\n"
+                "  qcow2ctl amend -o backing_file= disk.qcow2\n",
+    .options_size = sizeof(struct amend_command_options),
+    .flags = amend_flags,
+    .values = amend_values,
+    .run = run_amend,
+};

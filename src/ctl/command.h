@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What qcow2ctl knows of a command. One file in src/ctl holds each; the tables
+ * in it are the only place that knows its options: parsing, --help, the man
+ * page's lists and shell completion come from them.
+ */
+#ifndef CTL_COMMAND_H
+#define CTL_COMMAND_H
+
+#include "util/error.h"
+#include "util/log.h"
+#include "util/options.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdio.h>
+
+/* A command may have others, which mean what its help says. */
+enum ctl_status {
+    CTL_OK = 0,
+    CTL_FAILED = 1,
+    CTL_USAGE = 2,
+};
+
+/* What a command runs with. */
+struct ctl {
+    const struct command *command;
+    void *options;   /* the command's own structure, filled from its tables */
+    char **operands; /* what is neither an option nor its value */
+    size_t operand_count;
+    struct log *log;
+    struct error error; /* printed, where it has a sentence, after the command has returned */
+};
+
+struct command {
+    const char *name;
+    const char *operands_text; /* "IMAGE [SIZE]" */
+    size_t min_operands, max_operands;
+    const char *summary;              /* a line of the list of commands, no full stop */
+    const char *description;          /* paragraphs for --help, each line at most 80 columns */
+    const char *examples;             /* commands, one a line */
+    size_t options_size;              /* of the structure that both tables fill */
+    const struct option_spec *flags;  /* --name, and -l for those with a letter */
+    const struct option_spec *values; /* what -o takes: name=value,...; NULL without -o */
+    /*
+     * The exit status. One that fails sets ctl->error, of which the first
+     * letters are a file name or a value, and which may be the last of many lines.
+     */
+    int (*run)(struct ctl *ctl);
+};
+
+extern const struct command amend_command;
+extern const struct command check_command;
+extern const struct command create_command;
+extern const struct command info_command;
+extern const struct command map_command;
+extern const struct command resize_command;
+
+/* Flags that several commands have, under the names of qemu-img. Zero: not given. */
+enum ctl_output {
+    CTL_OUTPUT_HUMAN,
+    CTL_OUTPUT_JSON,
+};
+
+struct common_flags {
+    struct option_number format; /* qcow2 is the only choice */
+    struct option_number output; /* enum ctl_output */
+    struct option_bool quiet;
+    struct option_bool force_share;
+};
+
+/* Entries of a flag table; `target` has a member `struct common_flags common`. */
+#define FLAG_FORMAT(target)                                                                \
+    {                                                                                      \
+        .name = "format", .letter = 'f', .type = OPTION_CHOICE,                            \
+        .field = offsetof(target, common.format), .choices = "qcow2", .value_name = "FMT", \
+        .help = "the image's format: qcow2, the only one"                                  \
+    }
+#define FLAG_JSON(target)                                                                \
+    {                                                                                    \
+        .name = "json", .type = OPTION_PRESET, .field = offsetof(target, common.output), \
+        .min = CTL_OUTPUT_JSON, .help = "print JSON, with the keys of qemu-img"          \
+    }
+#define FLAG_OUTPUT(target)                                                                        \
+    {                                                                                              \
+        .name = "output", .type = OPTION_CHOICE, .field = offsetof(target, common.output),         \
+        .choices = "human json", .value_name = "HOW", .help = "human, or json: the same as --json" \
+    }
+#define FLAG_QUIET(target)                                                          \
+    {                                                                               \
+        .name = "quiet", .letter = 'q', .type = OPTION_BOOL,                        \
+        .field = offsetof(target, common.quiet), .help = "print nothing but errors" \
+    }
+#define FLAG_FORCE_SHARE(target)                                                                \
+    {                                                                                           \
+        .name = "force-share", .letter = 'U', .type = OPTION_BOOL,                              \
+        .field = offsetof(target, common.force_share),                                          \
+        .help =                                                                                 \
+            "read the image also while another program writes to it; what is seen may then be " \
+            "inconsistent"                                                                      \
+    }
+
+/*
+ * Parses what stands behind the command's name into ctl->options and
+ * ctl->operands. 0, or -EINVAL with a sentence. *help is set instead where that
+ * was asked for: its value, or "" for a bare --help.
+ */
+int command_parse(struct ctl *ctl, int count, char **arguments, const char **help);
+
+/* What --help, --help=man and --help=names print; false when there is no such topic. */
+bool command_help(const struct command *command, const char *topic, FILE *out);
+
+#endif

@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "ctl/create_print.h"
+
+#include "codec/codec.h"
+#include "util/json.h"
+#include "util/printable.h"
+#include "util/size.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#define LINE_SIZE 8192
+
+static const char *const compat_names[] = {"0.10", "1.1"};
+
+const char *create_preallocation_name(enum preallocation preallocation)
+{
+    static const char *const names[] = {"off", "metadata", "falloc", "full"};
+
+    return names[preallocation];
+}
+
+static void print_line(const char *path, const struct create_parameters *parameters,
+                       const struct create_plan *plan)
+{
+    const struct header *header = &plan->header;
+    char line[LINE_SIZE], size[SIZE_TEXT_MAX], behind[LINE_SIZE / 2] = "";
+
+    if (parameters->backing_file != NULL) {
+        snprintf(behind, sizeof(behind), ", backing file %s (%s)", parameters->backing_file,
+                 parameters->backing_format);
+    } else if (parameters->data_file != NULL) {
+        snprintf(behind, sizeof(behind), ", data file %s%s", parameters->data_file,
+                 parameters->data_file_raw ? " (raw)" : "");
+    }
+    snprintf(line, sizeof(line),
+             "Made %s: a disk of %s (%" PRIu64 " bytes), compat=%s, cluster_size=%" PRIu64
+             ", refcount_bits=%" PRIu64 ", compression_type=%s%s%s, preallocation=%s%s",
+             path, size_format(header->virtual_size, size), header->virtual_size,
+             compat_names[header->version - 2], header->cluster_size, parameters->refcount_bits,
+             compression_type_name(header->compression_type),
+             parameters->lazy_refcounts ? ", lazy_refcounts=on" : "",
+             parameters->extended_l2 ? ", extended_l2=on" : "",
+             create_preallocation_name(plan->preallocation), behind);
+    printable_clean(line);
+    puts(line);
+}
+
+/* "format-specific" of qemu-img info. */
+static struct json *format_specific(const struct create_parameters *parameters,
+                                    const struct header *header)
+{
+    struct json *specific = json_new_object(), *data = json_new_object();
+
+    json_put_text(data, "compat", compat_names[header->version - 2]);
+    json_put_text(data, "compression-type", compression_type_name(header->compression_type));
+    json_put_number(data, "refcount-bits", parameters->refcount_bits);
+    if (header->version > 2) {
+        json_put_bool(data, "lazy-refcounts", parameters->lazy_refcounts);
+        json_put_bool(data, "corrupt", false);
+        json_put_bool(data, "extended-l2", parameters->extended_l2);
+    }
+    if (parameters->data_file != NULL) {
+        json_put_text(data, "data-file", parameters->data_file);
+        json_put_bool(data, "data-file-raw", parameters->data_file_raw);
+    }
+    json_put_text(specific, "type", "qcow2");
+    json_put(specific, "data", data);
+    return specific;
+}
+
+static int print_json(const char *path, const struct create_parameters *parameters,
+                      const struct create_plan *plan, struct error *error)
+{
+    struct json *object = json_new_object();
+    int result;
+
+    json_put_text(object, "filename", path);
+    json_put_text(object, "format", "qcow2");
+    json_put_number(object, "virtual-size", plan->header.virtual_size);
+    json_put_number(object, "cluster-size", parameters->cluster_size);
+    if (parameters->backing_file != NULL) {
+        json_put_text(object, "backing-filename", parameters->backing_file);
+        json_put_text(object, "backing-filename-format", parameters->backing_format);
+    }
+    json_put_text(object, "preallocation", create_preallocation_name(plan->preallocation));
+    json_put(object, "format-specific", format_specific(parameters, &plan->header));
+    result = json_print(object, stdout);
+    json_free(object);
+    return result < 0 ? error_set(error, -result, "%s: was made, but that could not be printed: %s",
+                                  path, strerror(-result))
+                      : 0;
+}
+
+int create_print(struct ctl *ctl, const struct create_parameters *parameters,
+                 const struct create_plan *plan, const struct common_flags *common)
+{
+    const char *path = ctl->operands[0];
+
+    if (common->output.value == CTL_OUTPUT_JSON) {
+        return print_json(path, parameters, plan, &ctl->error);
+    }
+    if (!common->quiet.value) {
+        print_line(path, parameters, plan);
+    }
+    return 0;
+}

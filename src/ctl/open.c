@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "ctl/open.h"
+
+#include "progress.h"
+
+#include <errno.h>
+#include <string.h>
+
+int ctl_open(struct ctl *ctl, const char *path, enum store_access access, struct image **image)
+{
+    const struct image_options options = {
+        .access = access,
+        .cache = STORE_CACHE_WRITEBACK,
+        .codec = CODEC_FASTEST,
+    };
+    const struct cache_options cache = {0};
+    int r = image_open(path, &options, ctl->log, image, &ctl->error);
+
+    if (r == 0) {
+        r = image_attach_cache(*image, &cache, &ctl->error);
+        if (r != 0) {
+            image_close(*image);
+        }
+    }
+    return r;
+}
+
+int ctl_open_writer(struct ctl *ctl, const char *path, struct image **image, struct writer **writer)
+{
+    struct progress progress;
+    const struct writer_options options = {
+        .discard = true,
+        .progress = progress_show,
+        .progress_context = &progress,
+    };
+    int r = ctl_open(ctl, path, STORE_WRITE, image);
+
+    if (r != 0) {
+        return r;
+    }
+    progress_begin(&progress, "qcow2ctl", "repairing the image", "L2 tables");
+    r = writer_open(*image, &options, writer, &ctl->error);
+    progress_end(&progress);
+    if (r != 0) {
+        image_close(*image);
+    }
+    return r;
+}
+
+int ctl_close_writer(struct ctl *ctl, struct image *image, struct writer *writer, int r)
+{
+    int closed = writer_close(writer);
+
+    if (r == 0 && closed != 0) {
+        error_set(&ctl->error, -closed,
+                  "%s: what was changed could not be saved: %s; look at the image with "
+                  "qcow2ctl check",
+                  image->path, strerror(-closed));
+    }
+    image_close(image);
+    return r != 0 ? r : closed;
+}

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: MIT */
+/* How the commands open images: locked, checked, and with a cache of the default size. */
+#ifndef CTL_OPEN_H
+#define CTL_OPEN_H
+
+#include "ctl/command.h"
+#include "image/image.h"
+#include "image/writer.h"
+#include "store/file.h"
+
+/*
+ * Opens the image and its chain, to be read through views. 0, or a negative
+ * errno with a sentence in ctl->error. image_close() it.
+ */
+int ctl_open(struct ctl *ctl, const char *path, enum store_access access, struct image **image);
+
+/*
+ * Opens the image to be changed; one that is marked dirty is repaired first.
+ * 0, or a negative errno with a sentence. To be closed with ctl_close_writer().
+ */
+int ctl_open_writer(struct ctl *ctl, const char *path, struct image **image,
+                    struct writer **writer);
+
+/* Flushes and closes both; `r` is what went wrong before, or 0. 0, or a negative errno with a
+ * sentence. */
+int ctl_close_writer(struct ctl *ctl, struct image *image, struct writer *writer, int r);
+
+#endif

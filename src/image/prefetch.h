@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Work that is done ahead of a reader, on processors that have nothing to do:
+ * decompressing what it will ask for next.
+ *
+ *     |  done  | request | jobs: one for each step  |
+ *              ^ a read  ^ where the next is expected
+ *                             ^ next job            ^ limit
+ *
+ * A few readings are told apart. One is sequential when its reads begin where
+ * the last one ended, and the further that goes on the further ahead its jobs
+ * may be. A read that is long is cut into jobs, too, which the reader itself
+ * and the threads share. A job that the reader gets to first is the reader's.
+ *
+ * Threads are started when there is a job and no thread for it, and end when
+ * there was none for some seconds. Any thread may call. The mutex is a leaf,
+ * and not held while a job is done.
+ */
+#ifndef IMAGE_PREFETCH_H
+#define IMAGE_PREFETCH_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define PREFETCH_THREADS_MAX 8
+
+/* Does the job [offset, offset + length). It runs in any thread, and has nobody to tell errors. */
+typedef void prefetch_fn(void *context, uint64_t offset, uint64_t length);
+
+struct prefetch_options {
+    prefetch_fn *job;
+    void *context;
+    uint64_t step;    /* bytes of a job, a power of two */
+    uint64_t window;  /* bytes that may be done ahead of each of PREFETCH_READINGS readings */
+    unsigned threads; /* at most, 1 to PREFETCH_THREADS_MAX */
+};
+
+#define PREFETCH_READINGS 4
+
+struct prefetch;
+
+/* 0 or -ENOMEM. */
+int prefetch_create(const struct prefetch_options *options, struct prefetch **prefetch);
+
+/* Returns when no job is being done, and the threads have ended. `prefetch` may be NULL. */
+void prefetch_destroy(struct prefetch *prefetch);
+
+/*
+ * A read of these bytes begins: wakes or starts threads for what is worth it.
+ * Returns whether it is part of a sequential reading.
+ */
+bool prefetch_begin(struct prefetch *prefetch, uint64_t offset, uint64_t length);
+
+/* The reader is at this part of its read: no job shall be begun there any more. */
+void prefetch_claim(struct prefetch *prefetch, uint64_t offset, uint64_t length);
+
+/* How many processors this process may use; of those, threads are for all, at most. */
+unsigned prefetch_processors(void);
+
+#endif

@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: MIT */
+/* qcow2ctl: which command, and its exit status. */
+#include "config.h"
+
+#include "ctl/command.h"
+#include "process.h"
+#include "util/error.h"
+#include "util/log.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const struct command *const commands[] = {
+    &create_command, &info_command, &check_command, &map_command, &amend_command, &resize_command,
+};
+
+#define COMMAND_COUNT (sizeof(commands) / sizeof(commands[0]))
+
+static void say(const char *text)
+{
+    fprintf(stderr, "qcow2ctl: %s\n", text);
+}
+
+static void log_to_stderr(void *context, enum log_level level, const char *line)
+{
+    (void)context;
+    (void)level;
+    say(line);
+}
+
+static void print_help(void)
+{
+    fputs("Usage: qcow2ctl COMMAND [OPTIONS] IMAGE ...\n"
+          "\n"
+          "Makes, describes, checks and changes qcow2 disk images. Mounting them is what\n"
+          "qcow2fs does.\n"
+          "\n",
+          stdout);
+    for (size_t i = 0; i < COMMAND_COUNT; i++) {
+        printf("  %-10s%s\n", commands[i]->name, commands[i]->summary);
+    }
+    fputs("\n"
+          "  qcow2ctl COMMAND --help     all of a command, with examples\n"
+          "  qcow2ctl --version          show the version, and what was built in\n",
+          stdout);
+}
+
+static void print_version(void)
+{
+#ifdef HAVE_ZSTD
+    const char *zstd = "yes";
+#else
+    const char *zstd = "no";
+#endif
+#ifdef HAVE_JANSSON
+    const char *jansson = "yes";
+#else
+    const char *jansson = "no";
+#endif
+
+    printf("qcow2ctl %s\nzlib yes\nlibzstd %s\njansson %s\n", PACKAGE_VERSION, zstd, jansson);
+}
+
+/* The name, with one letter wrong or so, still tells what was meant. */
+static const struct command *find_command(const char *name, struct error *error)
+{
+    struct option_spec names[COMMAND_COUNT + 1] = {{0}};
+    const char *nearest;
+
+    for (size_t i = 0; i < COMMAND_COUNT; i++) {
+        if (strcmp(commands[i]->name, name) == 0) {
+            return commands[i];
+        }
+        names[i].name = commands[i]->name;
+    }
+    nearest = options_nearest(names, name);
+    if (nearest != NULL) {
+        error_set(error, EINVAL, "there is no command '%s'; did you mean %s?", name, nearest);
+    } else {
+        error_set(error, EINVAL, "there is no command '%s'; qcow2ctl --help lists them", name);
+    }
+    return NULL;
+}
+
+/* Output that nobody got is a failure, of a command that had none so far. */
+static int flush_output(struct ctl *ctl, int status)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout)) {
+        return status;
+    }
+    if (ctl->error.code == 0) {
+        error_set(&ctl->error, EIO, "the output could not be written: %s", strerror(errno));
+    }
+    return CTL_FAILED;
+}
+
+static int parse_and_run(struct ctl *ctl, int count, char **arguments)
+{
+    const char *help;
+    int status;
+
+    if (command_parse(ctl, count, arguments, &help) != 0) {
+        return CTL_USAGE;
+    }
+    if (help == NULL) {
+        status = ctl->command->run(ctl);
+    } else if (command_help(ctl->command, help, stdout)) {
+        status = CTL_OK;
+    } else {
+        error_set(&ctl->error, EINVAL, "there is no --help=%s; try --help", help);
+        return CTL_USAGE;
+    }
+    return flush_output(ctl, status);
+}
+
+static int run_command(const struct command *command, int count, char **arguments)
+{
+    struct ctl ctl = {.command = command};
+    struct log log;
+    int status;
+
+    log_init(&log, log_to_stderr, NULL);
+    ctl.log = &log;
+    ctl.options = calloc(1, command->options_size);
+    ctl.operands = calloc((size_t)count + 1, sizeof(*ctl.operands));
+    if (ctl.options == NULL || ctl.operands == NULL) {
+        error_set(&ctl.error, ENOMEM, "out of memory while starting");
+        status = CTL_FAILED;
+    } else {
+        status = parse_and_run(&ctl, count, arguments);
+        options_release(command->flags, ctl.options);
+        if (command->values != NULL) {
+            options_release(command->values, ctl.options);
+        }
+    }
+    if (ctl.error.code != 0) {
+        log_line(&log, LOG_LEVEL_ERROR, "%s", ctl.error.text);
+    }
+    free(ctl.operands);
+    free(ctl.options);
+    log_release(&log);
+    return status;
+}
+
+/* What can stand first, for shell completion. */
+static void print_names(void)
+{
+    for (size_t i = 0; i < COMMAND_COUNT; i++) {
+        puts(commands[i]->name);
+    }
+    puts("--help\n-h\n--version\n-V");
+}
+
+int main(int argc, char **argv)
+{
+    const char *first = argc > 1 ? argv[1] : "";
+    const struct command *command;
+    struct error error = {0};
+
+    if (process_hold_standard_descriptors() != 0) {
+        return CTL_FAILED;
+    }
+    signal(SIGXFSZ, SIG_IGN); /* a limit on the size of files is an error of the write, EFBIG */
+    process_raise_descriptor_limit();
+    if (strcmp(first, "--help") == 0 || strcmp(first, "-h") == 0 || strcmp(first, "help") == 0) {
+        print_help();
+    } else if (strcmp(first, "--version") == 0 || strcmp(first, "-V") == 0) {
+        print_version();
+    } else if (strcmp(first, "--help=names") == 0) {
+        print_names();
+    } else if (*first == '\0') {
+        say("which command, and of which image? Try --help");
+        return CTL_USAGE;
+    } else {
+        command = find_command(first, &error);
+        if (command == NULL) {
+            say(error.text);
+            return CTL_USAGE;
+        }
+        return run_command(command, argc - 2, argv + 2);
+    }
+    return fflush(stdout) == 0 && !ferror(stdout) ? CTL_OK : CTL_FAILED;
+}

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: MIT
+"""The jobs that measure: one fio process, the same for each target."""
+
+import json
+import mmap
+import os
+import time
+
+from lib import tools
+
+KiB, MiB = 1 << 10, 1 << 20
+
+FIO = tools.tool("fio")
+
+
+class CannotMeasure(Exception):
+    """fio gave no result."""
+
+
+def _run(path, arguments, seconds):
+    argv = ["fio", "--name=bench", "--filename=" + path, "--thread=1", "--gtod_reduce=1",
+            "--fallocate=none", "--allow_file_create=0", "--refill_buffers=0",
+            "--randrepeat=1", "--random_generator=tausworthe64", "--output-format=json",
+            *arguments]
+    done = tools.run(*argv, timeout=60 + 20 * seconds, status=None)
+    try:
+        # Warnings may stand before the JSON text.
+        job = json.loads(done.stdout[done.stdout.index("{"):])["jobs"][0]
+    except (ValueError, KeyError, IndexError):
+        raise CannotMeasure((done.stderr or done.stdout).strip()[-300:]) from None
+    if done.returncode != 0 or job["error"]:
+        raise CannotMeasure("fio: error %s: %s" % (job["error"], done.stderr.strip()[-300:]))
+    return job
+
+
+def _result(job, rw, field):
+    return float(job["write" if "write" in rw else "read"][field])
+
+
+def _engine(depth):
+    return ["--ioengine=libaio", "--iodepth=%d" % depth] if depth > 1 else ["--ioengine=psync"]
+
+
+def timed(path, rw, block, depth, size, seconds, direct=True, ramp=0.0):
+    """Runs for some time, at random or over and over from the start. Returns the job."""
+    arguments = ["--rw=" + rw, "--bs=%d" % block, "--size=%d" % size, "--time_based",
+                 "--runtime=%dms" % (seconds * 1000), "--direct=%d" % direct,
+                 "--invalidate=%d" % direct, "--norandommap", *_engine(depth)]
+    if ramp:
+        arguments.append("--ramp_time=%dms" % (ramp * 1000))
+    return _run(path, arguments, seconds + ramp)
+
+
+def iops(path, rw, block, depth, size, seconds, **keywords):
+    return _result(timed(path, rw, block, depth, size, seconds, **keywords), rw, "iops")
+
+
+def bandwidth(path, rw, block, depth, size, seconds, **keywords):
+    """MB/s: a million bytes."""
+    return _result(timed(path, rw, block, depth, size, seconds, **keywords), rw,
+                   "bw_bytes") / 1e6
+
+
+def once(path, rw, block, size, direct=False, fsync=False):
+    """All of the file once, buffered: MB/s. With `fsync` one at the end, in the time."""
+    arguments = ["--rw=" + rw, "--bs=%d" % block, "--size=%d" % size, "--direct=%d" % direct,
+                 "--invalidate=0", "--ioengine=psync"]
+    if fsync:
+        arguments.append("--end_fsync=1")
+    return _result(_run(path, arguments, 60), rw, "bw_bytes") / 1e6
+
+
+def scatter(path, size, writes, depth, seconds=None, fdatasync=False):
+    """Writes 4K blocks anywhere, no block twice: writes a second.
+
+    A fixed amount of work, since after the same time the faster one would have more of the disk
+    allocated; `seconds` ends it early. With `fdatasync` after each of them through the page
+    cache of the mount: the floor hands O_DIRECT on to the disk, which refuses its buffers.
+    """
+    arguments = ["--rw=randwrite", "--bs=4k", "--size=%d" % size, "--direct=%d" % (not fdatasync),
+                 "--io_size=%d" % (writes * 4 * KiB), *_engine(depth)]
+    if seconds is not None:
+        arguments.append("--runtime=%dms" % (seconds * 1000))
+    if fdatasync:
+        arguments.append("--fdatasync=1")
+    return _result(_run(path, arguments, 60 if seconds is None else seconds), "write", "iops")
+
+
+def touch(path, size, step, seconds):
+    """Reads 4K at each `step` of the file, past the page cache, for at most some seconds."""
+    deadline = time.monotonic() + seconds
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    buffer = mmap.mmap(-1, 4 * KiB)  # aligned, as O_DIRECT wants it
+    try:
+        for offset in range(0, size, step):
+            os.preadv(handle, [buffer], offset)
+            if time.monotonic() > deadline:
+                return
+    finally:
+        os.close(handle)
+        buffer.close()

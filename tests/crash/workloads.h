@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: MIT */
+/* What is done to which image. A new line of the table in workloads.c is a new workload. */
+#ifndef CRASH_WORKLOADS_H
+#define CRASH_WORKLOADS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct run;
+
+struct workload {
+    const char *name;
+    const char *create;            /* qemu-img create -o */
+    uint64_t size, most;           /* of the disk, bytes: at first, and at most (0: the same) */
+    void (*prepare)(struct run *); /* before anything is recorded; may be NULL */
+    unsigned snapshots;            /* are made then */
+    bool backing, data_file, bitmap, compressed;
+    void (*change)(struct run *); /* after the snapshots, not recorded either; may be NULL */
+    bool crashed;                 /* and then it crashed, which leaves it to the script */
+    void (*script)(struct run *);
+    bool tiny_caches, discard, write_through, growable, threads;
+    bool device; /* the file is a block device, with something behind the end of the image */
+};
+
+extern const struct workload workloads[];
+extern const size_t workload_count;
+
+/* What a program with only the argument `list` does: true when it was that. */
+bool workloads_list(int count, char **arguments);
+
+/* Dies where `name`, which may be NULL, is no workload. */
+void workloads_expect(const char *name);
+
+#endif
