@@ -332,7 +332,7 @@ static int close_source(const struct command_line *line, struct source *source, 
     if (r != 0) {
         log_line(log, LOG_LEVEL_ERROR,
                  "%s: what was written last could not be saved: %s; look at the image with "
-                 "qemu-img check",
+                 "qcow2ctl check",
                  line->image, strerror(-r));
     }
     image_close(source->image);

@@ -96,6 +96,14 @@ static void replace(struct cache_pool *pool, struct shard *shard, struct block *
     }
 }
 
+/* Has the next write-back take a block that is in no list. With the mutex held. */
+static void list_dirty(struct cache_pool *pool, struct shard *shard, struct block *block)
+{
+    block->pins++;
+    shard_list_dirty(shard, block);
+    atomic_fetch_add_explicit(&pool->dirty_bytes, block->entry.size, memory_order_relaxed);
+}
+
 static void publish(struct cache_pool *pool, struct block *old, struct block *copy,
                     const struct cache_change *change)
 {
@@ -111,15 +119,45 @@ static void publish(struct cache_pool *pool, struct block *old, struct block *co
     replace(pool, shard, old, copy);
     atomic_fetch_add_explicit(&pool->bytes, copy->entry.size, memory_order_relaxed);
     if (dirty) {
-        copy->pins++;
-        shard_list_dirty(shard, copy);
-        atomic_fetch_add_explicit(&pool->dirty_bytes, copy->entry.size, memory_order_relaxed);
+        list_dirty(pool, shard, copy);
     } else {
         free(copy->dirty);
         copy->dirty = NULL;
     }
     pthread_mutex_unlock(&shard->mutex);
     cache_pool_unpin(pool, &copy->entry);
+}
+
+/*
+ * Changes the block itself, where our pin, and that of the list of dirty blocks,
+ * are all there are: nobody reads it, and no write-back has taken it. False: it
+ * has to be a copy.
+ */
+static bool change_in_place(struct cache_pool *pool, struct block *block,
+                            const struct cache_change *change)
+{
+    struct shard *shard = shard_of_key(pool, block->entry.key);
+    bool alone;
+
+    if (change->write_through != NULL) {
+        return false; /* what is to be seen only after it was written */
+    }
+    pthread_mutex_lock(&shard->mutex);
+    alone = block->state == BLOCK_READY && block->pins == (block->listed ? 2 : 1);
+    if (alone && block->dirty == NULL) {
+        block->dirty = dirty_create(block);
+        alone = block->dirty != NULL;
+    }
+    if (alone) {
+        change->apply(change->context, block->entry.data);
+        mark_range(block->dirty, change->offset, change->length);
+        block->dirty->epoch = max_u64(block->dirty->epoch, change->epoch);
+        if (!block->listed) {
+            list_dirty(pool, shard, block);
+        }
+    }
+    pthread_mutex_unlock(&shard->mutex);
+    return alone;
 }
 
 int cache_pool_change(struct cache_pool *pool, struct cache_key key, size_t size,
@@ -133,6 +171,10 @@ int cache_pool_change(struct cache_pool *pool, struct cache_key key, size_t size
         return result;
     }
     old = block_of_entry(entry);
+    if (change_in_place(pool, old, change)) {
+        cache_pool_unpin(pool, entry);
+        return 0;
+    }
     copy = changed_copy(pool, old, change);
     if (copy == NULL) {
         result = -ENOMEM;
@@ -164,7 +206,7 @@ static bool detach(struct cache_pool *pool, struct shard *shard, struct block *b
     } else if (block->pins == 0) {
         lru_remove(shard, block);
     }
-    table_remove(shard, block);
+    table_remove(pool, shard, block);
     block->state = BLOCK_STALE;
     return block->pins == 0;
 }
@@ -199,6 +241,26 @@ bool cache_pool_has(struct cache_pool *pool, struct cache_key key)
     has = table_find(shard, key_hash(key), key) != NULL;
     pthread_mutex_unlock(&shard->mutex);
     return has;
+}
+
+bool cache_pool_has_any(struct cache_pool *pool, struct cache_key first, uint64_t length,
+                        uint64_t step)
+{
+    uint64_t end = first.host_offset + length;
+    struct cache_key key = first;
+
+    while (key.host_offset < end) {
+        uint64_t left = REGION_SIZE - key.host_offset % REGION_SIZE;
+
+        if (atomic_load_explicit(region_of_key(pool, key), memory_order_relaxed) == 0) {
+            key.host_offset += div_round_up(left, step) * step;
+        } else if (cache_pool_has(pool, key)) {
+            return true;
+        } else {
+            key.host_offset += step;
+        }
+    }
+    return false;
 }
 
 uint64_t cache_pool_dirty_bytes(struct cache_pool *pool)

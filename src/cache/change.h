@@ -4,7 +4,8 @@
  *
  * A block that somebody reads never changes: a change makes a copy, which takes
  * the block's place in the pool, while readers that have the old one pinned go
- * on reading that.
+ * on reading that. Where nobody has it pinned, and it is not being written, the
+ * block itself changes, under the mutex that whoever wants to pin it must take.
  *
  *     CLEAN --change--> DIRTY (a copy) --begin--> being written --end--> CLEAN
  *       ^                 |    ^                     |
@@ -28,7 +29,8 @@
 struct cache_change {
     size_t offset, length; /* bytes that `apply` changes */
     uint64_t epoch;        /* of the barrier: must be stable before the block is written */
-    void (*apply)(void *context, void *data); /* runs under no lock */
+    /* Must call nothing of the pool: it may run under a shard's mutex. */
+    void (*apply)(void *context, void *data);
     void *context;
     /*
      * Writes the changed bytes to their place at once, before anybody sees the
@@ -47,6 +49,14 @@ void cache_pool_drop(struct cache_pool *pool, struct cache_key key);
 
 /* Whether the pool has the block. */
 bool cache_pool_has(struct cache_pool *pool, struct cache_key key);
+
+/*
+ * Whether the pool has a block that begins at `first`, or any number of `step`
+ * bytes behind it, before first.host_offset + length. Takes no lock for a range
+ * that no block is near.
+ */
+bool cache_pool_has_any(struct cache_pool *pool, struct cache_key first, uint64_t length,
+                        uint64_t step);
 
 /* Bytes in dirty blocks. */
 uint64_t cache_pool_dirty_bytes(struct cache_pool *pool);

@@ -39,6 +39,13 @@ struct shard *shard_of_key(struct cache_pool *pool, struct cache_key key)
     return shard_of(pool, key_hash(key));
 }
 
+atomic_uint *region_of_key(struct cache_pool *pool, struct cache_key key)
+{
+    struct cache_key region = {key.owner, key.host_offset >> REGION_BITS};
+
+    return &pool->regions[key_hash(region) % REGIONS];
+}
+
 /* --- The table ---------------------------------------------------------------- */
 
 static struct block **bucket_of(const struct shard *shard, uint64_t hash)
@@ -104,10 +111,11 @@ static int table_insert(struct cache_pool *pool, struct shard *shard, uint64_t h
     block->next = *bucket;
     *bucket = block;
     shard->entries++;
+    atomic_fetch_add_explicit(region_of_key(pool, block->entry.key), 1, memory_order_relaxed);
     return 0;
 }
 
-void table_remove(struct shard *shard, struct block *block)
+void table_remove(struct cache_pool *pool, struct shard *shard, struct block *block)
 {
     struct block **link = bucket_of(shard, key_hash(block->entry.key));
 
@@ -117,6 +125,7 @@ void table_remove(struct shard *shard, struct block *block)
     *link = block->next;
     block->next = NULL;
     shard->entries--;
+    atomic_fetch_sub_explicit(region_of_key(pool, block->entry.key), 1, memory_order_relaxed);
 }
 
 void shard_replace(struct shard *shard, struct block *old, struct block *copy)
@@ -208,7 +217,7 @@ static struct block *shard_take_oldest(struct cache_pool *pool, struct shard *sh
 
     if (block != NULL) {
         lru_remove(shard, block);
-        table_remove(shard, block);
+        table_remove(pool, shard, block);
         atomic_fetch_sub_explicit(&pool->bytes, block->entry.size, memory_order_relaxed);
     }
     return block;
@@ -287,7 +296,7 @@ static void shard_release(struct cache_pool *pool, struct shard *shard)
 
     while ((block = shard->dirty) != NULL) { /* could not be written back */
         shard_unlist_dirty(shard, block);
-        table_remove(shard, block);
+        table_remove(pool, shard, block);
         block_free(pool, block);
     }
     while ((block = shard_take_oldest(pool, shard)) != NULL) {
@@ -312,14 +321,41 @@ void cache_pool_destroy(struct cache_pool *pool)
 
 /* --- Get and unpin --------------------------------------------------------------- */
 
-/* Allocates and fills a block that is in the table already, for others to wait at. */
+/*
+ * A block that nobody knows of yet, pinned; NULL when memory ran out. Where the
+ * pool is full, the oldest of the shard becomes the new one, memory and all, if
+ * it has the size. The shard's mutex is held.
+ */
+static struct block *block_make(struct cache_pool *pool, struct shard *shard, struct cache_key key,
+                                size_t size)
+{
+    uint64_t bytes = atomic_load_explicit(&pool->bytes, memory_order_relaxed);
+    struct block *block = shard->oldest;
+    struct slab_block memory = {0};
+
+    if (block != NULL && block->entry.size == size && bytes + size > pool->budget) {
+        memory = shard_take_oldest(pool, shard)->memory;
+        shard->evictions++;
+    } else {
+        block = malloc(sizeof(*block));
+    }
+    if (block != NULL) {
+        *block = (struct block){
+            .entry = {.key = key, .size = size},
+            .memory = memory,
+            .pins = 1,
+        };
+    }
+    return block;
+}
+
+/* Fills a block that is in the table already, for others to wait at. */
 static int block_fill(struct cache_pool *pool, struct block *block, cache_fill_fn *fill,
                       void *context)
 {
-    int error = slab_alloc(&pool->slabs, block->entry.size, &block->memory);
-
-    if (error != 0) {
-        return error;
+    if (block->memory.data == NULL &&
+        slab_alloc(&pool->slabs, block->entry.size, &block->memory) != 0) {
+        return -ENOMEM;
     }
     block->entry.data = block->memory.data;
     return fill(context, block->entry.data, block->entry.size);
@@ -371,7 +407,7 @@ static void fill_end(struct cache_pool *pool, struct shard *shard, struct block 
     } else {
         block->state = BLOCK_FAILED;
         block->error = error;
-        table_remove(shard, block);
+        table_remove(pool, shard, block);
         atomic_fetch_sub_explicit(&pool->bytes, block->entry.size, memory_order_relaxed);
         failed = failed_unpin(block);
     }
@@ -387,15 +423,14 @@ static int get_missing(struct cache_pool *pool, uint64_t hash, struct cache_key 
                        cache_fill_fn *fill, void *context, const struct cache_entry **entry)
 {
     struct shard *shard = shard_of(pool, hash);
-    struct block *block = malloc(sizeof(*block));
+    struct block *block = block_make(pool, shard, key, size);
     int error;
 
-    if (block != NULL) {
-        *block = (struct block){.entry = {.key = key, .size = size}, .pins = 1};
-    }
     if (block == NULL || table_insert(pool, shard, hash, block) != 0) {
         pthread_mutex_unlock(&shard->mutex);
-        free(block);
+        if (block != NULL) {
+            block_free(pool, block);
+        }
         return -ENOMEM;
     }
     shard->misses++;
@@ -470,7 +505,7 @@ static void unpin(struct cache_pool *pool, const struct cache_entry *entry, bool
     unpinned = block->pins == 0;
     if (unpinned && !keep && block->state == BLOCK_READY) { /* dirty blocks stay pinned */
         block->state = BLOCK_STALE;
-        table_remove(shard, block);
+        table_remove(pool, shard, block);
     }
     stale = block->state == BLOCK_STALE;
     if (unpinned && !stale) {

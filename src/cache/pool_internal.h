@@ -28,6 +28,9 @@
 #define SHARD_BITS     4
 #define SHARDS         (1U << SHARD_BITS)
 #define CPU_CACHE_LINE 64
+#define REGION_BITS    16
+#define REGION_SIZE    (UINT64_C(1) << REGION_BITS)
+#define REGIONS        4096U /* a power of two */
 
 enum block_state {
     BLOCK_FILLING,
@@ -77,10 +80,16 @@ struct cache_pool {
     atomic_uint_fast64_t dirty_bytes;
     struct slab_allocator slabs;
     struct shard shards[SHARDS];
+    /*
+     * Blocks in the table, by the 64 KiB of their file that they begin in; a few
+     * of these may share a number. 0 answers cache_pool_has_any() without a lock.
+     */
+    atomic_uint regions[REGIONS];
 };
 
 uint64_t key_hash(struct cache_key key);
 struct shard *shard_of_key(struct cache_pool *pool, struct cache_key key);
+atomic_uint *region_of_key(struct cache_pool *pool, struct cache_key key);
 
 static inline struct block *block_of_entry(const struct cache_entry *entry)
 {
@@ -89,7 +98,7 @@ static inline struct block *block_of_entry(const struct cache_entry *entry)
 
 /* All of these with the shard's mutex held. */
 struct block *table_find(const struct shard *shard, uint64_t hash, struct cache_key key);
-void table_remove(struct shard *shard, struct block *block);
+void table_remove(struct cache_pool *pool, struct shard *shard, struct block *block);
 void lru_remove(struct shard *shard, struct block *block);
 
 /* Puts `copy`, of the same key, in the place of `old` in the table. */

@@ -4,6 +4,7 @@
 #include "cache/sizes.h"
 
 #include "util/checked.h"
+#include "util/memory.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -179,6 +180,11 @@ static uint64_t clamp(uint64_t value, uint64_t least, uint64_t most)
     return max_u64(least, min_u64(value, most));
 }
 
+uint64_t cache_data_default(uint64_t memory)
+{
+    return clamp(memory / CACHE_DATA_MEMORY_SHARE, CACHE_DATA_DEFAULT_MIN, CACHE_DATA_DEFAULT_MAX);
+}
+
 int cache_sizes_resolve(const struct cache_options *options, const struct cache_geometry *images,
                         size_t count, struct cache_sizes *sizes, struct error *error)
 {
@@ -203,7 +209,8 @@ int cache_sizes_resolve(const struct cache_options *options, const struct cache_
     resolved.l2_budget = clamp(resolved.l2_budget, bounds.l2_min, bounds.l2_full);
     resolved.refcount_budget =
         clamp(resolved.refcount_budget, bounds.refcount_min, bounds.refcount_full);
-    resolved.data_budget = options->data_size.set ? options->data_size.value : CACHE_DATA_DEFAULT;
+    resolved.data_budget =
+        options->data_size.set ? options->data_size.value : cache_data_default(memory_size());
     *sizes = resolved;
     return 0;
 }

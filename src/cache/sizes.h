@@ -21,7 +21,9 @@
 #define CACHE_L2_ENTRY_MIN          UINT64_C(512)
 #define CACHE_L2_MIN_ENTRIES        2
 #define CACHE_REFCOUNT_MIN_CLUSTERS 4
-#define CACHE_DATA_DEFAULT          (UINT64_C(32) << 20)
+#define CACHE_DATA_DEFAULT_MIN      (UINT64_C(32) << 20)
+#define CACHE_DATA_DEFAULT_MAX      (UINT64_C(1) << 30)
+#define CACHE_DATA_MEMORY_SHARE     32  /* the part of the memory that is taken unasked */
 #define CACHE_CLEAN_DEFAULT         600 /* seconds */
 
 /* As the user gave them; bytes, and seconds for clean_interval. */
@@ -60,6 +62,9 @@ struct cache_sizes {
  */
 int cache_sizes_resolve(const struct cache_options *options, const struct cache_geometry *images,
                         size_t count, struct cache_sizes *sizes, struct error *error);
+
+/* What data_budget is by default where there is so much memory; bytes. */
+uint64_t cache_data_default(uint64_t memory);
 
 /* Bytes of L2 tables that map the whole disk: what "covered" needs. */
 uint64_t cache_l2_full_size(const struct cache_geometry *image);

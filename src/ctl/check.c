@@ -496,7 +496,7 @@ const struct command check_command = {
         "at any moment and begun again. Afterwards the image is checked once more, and\n"
         "where no error is left its dirty and corrupt marks are taken away.\n"
         "\n"
-        "A full image of 64 TiB takes about 150 MiB of memory, one of 1 TiB about 6 MiB.\n"
+        "A full image of 64 TiB takes about 150 MiB of memory, one of 1 TiB about 5 MiB.\n"
         "\n"
         "Exit status, as of qemu-img check: 0 in order, 1 the check failed, 2 errors, 3\n"
         "leaks alone; 2 as well when the command line is wrong.\n"

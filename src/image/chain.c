@@ -25,7 +25,7 @@ int chain_refuse_cycle(const char *overlay, const char *path, const char *again,
 {
     return error_set(error, ELOOP,
                      "%s: its backing file %s is part of a cycle: it is %s again; record "
-                     "the right one with qemu-img rebase -u",
+                     "the right one with qcow2ctl amend -u -o backing_file=PATH",
                      overlay, path, again == NULL ? "that image" : again);
 }
 
@@ -70,7 +70,7 @@ int chain_probe_format(const char *overlay, const char *path, struct store *file
         return error_set(error, ENOTSUP,
                          "%s: its backing file %s has no recorded format and looks like %s, which "
                          "qcow2fs cannot read; convert it with qemu-img, or record its format "
-                         "with qemu-img rebase -u -F raw if it is raw",
+                         "with qcow2ctl amend -o backing_fmt=raw if it is raw",
                          overlay, path, probe.description);
     }
     *format = probe.class == PROBE_QCOW2 ? IMAGE_QCOW2 : IMAGE_RAW;
@@ -95,8 +95,8 @@ int chain_recorded_format(const char *overlay, const char *name, const char *pat
     }
     return error_set(error, ENOTSUP,
                      "%s: the format of its backing file %s is '%s'; qcow2fs reads qcow2 and raw "
-                     "backing files: convert it with qemu-img convert -O qcow2, then qemu-img "
-                     "rebase -u",
+                     "backing files: convert it with qemu-img convert -O qcow2, then record it "
+                     "with qcow2ctl amend -u -o backing_file=PATH,backing_fmt=qcow2",
                      overlay, path, name);
 }
 

@@ -76,14 +76,14 @@ int filename_resolve(const char *overlay, const char *what, const char *name, bo
         name += strlen(FILE_PREFIX);
         also_cwd = true;
     } else if ((protocol = filename_protocol(name)) > 0) {
-        return error_set(error, ENOTSUP,
-                         "%s: its %s is '%s', which is not a file but %s'%.*s:'; qcow2fs reads "
-                         "local files: bring it here and record its path with qemu-img %s",
-                         overlay, what, name,
-                         strncmp(name, "json:", 5) == 0 ? "a description in QEMU's syntax "
-                                                        : "an address of the protocol ",
-                         (int)protocol, name,
-                         strcmp(what, "data file") == 0 ? "amend -o data_file=PATH" : "rebase -u");
+        return error_set(
+            error, ENOTSUP,
+            "%s: its %s is '%s', which is not a file but %s'%.*s:'; qcow2fs reads "
+            "local files: bring it here and record its path with qcow2ctl amend -o %s=PATH",
+            overlay, what, name,
+            strncmp(name, "json:", 5) == 0 ? "a description in QEMU's syntax "
+                                           : "an address of the protocol ",
+            (int)protocol, name, strcmp(what, "data file") == 0 ? "data_file" : "backing_file");
     }
     *path = name[0] == '/' ? strdup(name) : in_directory_of(overlay, name);
     if (*path == NULL) {

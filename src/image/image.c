@@ -34,7 +34,7 @@ int chain_check_qcow2(struct store *file, uint64_t file_size, const char *path, 
         remedy = "convert it with qemu-img convert -O qcow2";
     } else if (is_backing) {
         remedy =
-            "if it is the right backing file, record its format with qemu-img rebase -u -F raw";
+            "if it is the right backing file, record its format with qcow2ctl amend -o backing_fmt=raw";
     } else if (probe.class == PROBE_RAW) {
         remedy = "it needs no qcow2fs: use it as it is";
     }
@@ -116,8 +116,8 @@ int chain_check_probed(const struct header *header, const char *path, struct err
     return error_set(error, EACCES,
                      "%s: no format is recorded for this backing file; it looks like qcow2 and "
                      "names a %s of its own, which could be a trap set by whoever wrote to a raw "
-                     "disk; record its format with qemu-img rebase -u -F, or allow it with -o "
-                     "allow-probed-backing",
+                     "disk; record its format with qcow2ctl amend -o backing_fmt=qcow2, or "
+                     "allow it with -o allow-probed-backing",
                      path, named);
 }
 

@@ -12,9 +12,10 @@
 #include <stdlib.h>
 #include <time.h>
 
-#define IDLE_SECONDS     5
-#define OUT_OF_ORDER_MAX (UINT64_C(2) << 20) /* bytes: the kernel's requests overtake each other \
-                                              */
+#define IDLE_SECONDS 5
+#define OUT_OF_ORDER_MAX                                                    \
+    (UINT64_C(2) << 20) /* bytes: the kernel's requests overtake each other \
+                         */
 #define GAPS_MAX 8
 
 struct reading {
@@ -44,6 +45,7 @@ struct prefetch {
     pthread_cond_t wake;   /* there are jobs, or `stop`; its clock is CLOCK_MONOTONIC */
     bool stop;
     unsigned running, idle; /* threads; the idle ones are among the running */
+    unsigned readers;       /* reads under way */
     uint64_t clock;         /* counts calls of prefetch_begin() */
     struct reading readings[PREFETCH_READINGS];
     struct prefetch_thread threads[PREFETCH_THREADS_MAX];
@@ -79,6 +81,12 @@ int prefetch_create(const struct prefetch_options *options, struct prefetch **pr
 
 /* --- The threads --------------------------------------------------------------------------- */
 
+/* How many processors are at work here. */
+static unsigned busy(const struct prefetch *prefetch)
+{
+    return prefetch->readers + prefetch->running - prefetch->idle;
+}
+
 /* Takes the next job of the reading that was used last. False: there is none. */
 static bool take_job(struct prefetch *prefetch, uint64_t *offset)
 {
@@ -108,7 +116,8 @@ static bool wait_for_job(struct prefetch *prefetch, uint64_t *offset)
     clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_sec += IDLE_SECONDS;
     while (!prefetch->stop) {
-        if (take_job(prefetch, offset)) {
+        /* This thread is among those that are not idle. */
+        if (busy(prefetch) <= prefetch->options.threads && take_job(prefetch, offset)) {
             return true;
         }
         if (status == ETIMEDOUT) {
@@ -159,15 +168,31 @@ static void start(struct prefetch *prefetch, struct prefetch_thread *thread)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-/* One thread for each of so many jobs, as far as there may be. The mutex is held. */
-static void wake(struct prefetch *prefetch, uint64_t jobs)
+static uint64_t count_jobs(const struct prefetch *prefetch)
 {
-    uint64_t woken = min_u64(jobs, prefetch->idle);
+    uint64_t jobs = 0;
+
+    for (unsigned i = 0; i < PREFETCH_READINGS; i++) {
+        const struct reading *reading = &prefetch->readings[i];
+
+        if (reading->next_job < reading->limit) {
+            jobs += (reading->limit - reading->next_job) / prefetch->options.step;
+        }
+    }
+    return jobs;
+}
+
+/* A thread for each job, as far as there are processors for them. The mutex is held. */
+static void wake(struct prefetch *prefetch)
+{
+    unsigned used = busy(prefetch), threads = prefetch->options.threads;
+    uint64_t wanted = used < threads ? min_u64(count_jobs(prefetch), threads - used) : 0;
+    uint64_t woken = min_u64(wanted, prefetch->idle);
 
     for (uint64_t i = 0; i < woken; i++) {
         pthread_cond_signal(&prefetch->wake);
     }
-    for (unsigned i = 0; i < prefetch->options.threads && woken < jobs; i++) {
+    for (unsigned i = 0; i < threads && woken < wanted; i++) {
         if (prefetch->threads[i].state != THREAD_RUNS) {
             start(prefetch, &prefetch->threads[i]);
             woken++;
@@ -265,10 +290,12 @@ bool prefetch_begin(struct prefetch *prefetch, uint64_t offset, uint64_t length)
     struct reading *reading;
     bool sequential = false;
 
+    pthread_mutex_lock(&prefetch->mutex);
+    prefetch->readers++;
     if (end > (uint64_t)INT64_MAX - prefetch->options.window - 2 * step) {
+        pthread_mutex_unlock(&prefetch->mutex);
         return false;
     }
-    pthread_mutex_lock(&prefetch->mutex);
     reading = find_reading(prefetch, offset, length);
     if (reading != NULL) {
         sequential = follow(prefetch, reading, offset, length);
@@ -286,11 +313,17 @@ bool prefetch_begin(struct prefetch *prefetch, uint64_t offset, uint64_t length)
     }
     reading->next_job = max_u64(reading->next_job, first);
     reading->limit = max_u64(reading->limit, limit);
-    if (reading->next_job < reading->limit) {
-        wake(prefetch, (reading->limit - reading->next_job) / step);
-    }
+    wake(prefetch);
     pthread_mutex_unlock(&prefetch->mutex);
     return sequential;
+}
+
+void prefetch_end(struct prefetch *prefetch)
+{
+    pthread_mutex_lock(&prefetch->mutex);
+    prefetch->readers--;
+    wake(prefetch);
+    pthread_mutex_unlock(&prefetch->mutex);
 }
 
 void prefetch_claim(struct prefetch *prefetch, uint64_t offset, uint64_t length)

@@ -12,6 +12,9 @@
  * may be. A read that is long is cut into jobs, too, which the reader itself
  * and the threads share. A job that the reader gets to first is the reader's.
  *
+ * Readers and threads together are never more than processors: where enough
+ * reads are under way at the same time, nothing is done ahead.
+ *
  * Threads are started when there is a job and no thread for it, and end when
  * there was none for some seconds. Any thread may call. The mutex is a leaf,
  * and not held while a job is done.
@@ -32,7 +35,7 @@ struct prefetch_options {
     void *context;
     uint64_t step;    /* bytes of a job, a power of two */
     uint64_t window;  /* bytes that may be done ahead of each of PREFETCH_READINGS readings */
-    unsigned threads; /* at most, 1 to PREFETCH_THREADS_MAX */
+    unsigned threads; /* at most, with the readers; 1 to PREFETCH_THREADS_MAX */
 };
 
 #define PREFETCH_READINGS 4
@@ -51,10 +54,13 @@ void prefetch_destroy(struct prefetch *prefetch);
  */
 bool prefetch_begin(struct prefetch *prefetch, uint64_t offset, uint64_t length);
 
+/* That read has ended. */
+void prefetch_end(struct prefetch *prefetch);
+
 /* The reader is at this part of its read: no job shall be begun there any more. */
 void prefetch_claim(struct prefetch *prefetch, uint64_t offset, uint64_t length);
 
-/* How many processors this process may use; of those, threads are for all, at most. */
+/* How many processors this process may use. */
 unsigned prefetch_processors(void);
 
 #endif

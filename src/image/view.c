@@ -305,17 +305,17 @@ static int read_extent(struct reading *reading, const struct view_extent *found,
     return result;
 }
 
-/* Reads what lies within the view. */
-static int read_inside(struct view *view, uint64_t guest_offset, uint8_t *to, size_t length)
+static int read_extents(struct reading *reading, uint8_t *to)
 {
-    struct reading reading = {.view = view, .guest_offset = guest_offset, .length = length};
+    uint64_t guest_offset = reading->guest_offset;
+    size_t length = reading->length;
 
     while (length > 0) {
         struct view_extent found;
-        int result = view_lookup(view, guest_offset, length, &found);
+        int result = view_lookup(reading->view, guest_offset, length, &found);
 
         if (result == 0) {
-            result = read_extent(&reading, &found, guest_offset, to, found.extent.length);
+            result = read_extent(reading, &found, guest_offset, to, found.extent.length);
         }
         if (result < 0) {
             return result == -ENOMEM ? -ENOMEM : -EIO;
@@ -325,6 +325,18 @@ static int read_inside(struct view *view, uint64_t guest_offset, uint8_t *to, si
         length -= found.extent.length;
     }
     return 0;
+}
+
+/* Reads what lies within the view. */
+static int read_inside(struct view *view, uint64_t guest_offset, uint8_t *to, size_t length)
+{
+    struct reading reading = {.view = view, .guest_offset = guest_offset, .length = length};
+    int result = read_extents(&reading, to);
+
+    if (reading.noted) {
+        prefetch_end(view->prefetch);
+    }
+    return result;
 }
 
 int view_read(struct view *view, uint64_t guest_offset, void *buffer, size_t length)

@@ -73,9 +73,8 @@ static int copy_range(const struct plan *plan, uint64_t from, uint64_t to)
         return 0;
     }
     result = writer_reads_zero(writer, from, to, &zero);
-    /* Zeros stand in fresh clusters already; but preallocation wants the host's space. */
     if (result < 0 || (zero && plan->host.fresh && plan->data != NULL)) {
-        return result;
+        return result; /* see write_data() */
     }
     buffer = malloc(to - from);
     if (buffer == NULL) {
@@ -101,11 +100,12 @@ static int write_data(struct plan *plan, uint64_t *epoch)
     int result;
 
     result = writer_reads_zero(writer, plan->copy_from, plan->copy_to, &zero);
-    if (result == 0) {
+    /* Zeros stand in fresh clusters already; but preallocation wants the host's space. */
+    if (result == 0 && !(zero && plan->host.fresh && plan->data != NULL)) {
         result = copy_range(plan, plan->copy_from, plan->from);
-    }
-    if (result == 0) {
-        result = copy_range(plan, plan->to, plan->copy_to);
+        if (result == 0) {
+            result = copy_range(plan, plan->to, plan->copy_to);
+        }
     }
     if (result == 0 && plan->data != NULL) {
         result = store_write(writer->image->data_file, host_of(plan, plan->from), plan->data,
@@ -124,15 +124,10 @@ static int write_data(struct plan *plan, uint64_t *epoch)
 static bool refcount_block_at(struct writer *writer, uint64_t host_offset, uint64_t length)
 {
     uint64_t at = round_down(host_offset, writer_cluster_size(writer));
+    struct cache_key first = {.owner = writer->image->number, .host_offset = at};
 
-    for (; at < host_offset + length; at += writer_cluster_size(writer)) {
-        struct cache_key key = {.owner = writer->image->number, .host_offset = at};
-
-        if (cache_pool_has(writer->image->cache->refcount, key)) {
-            return true;
-        }
-    }
-    return false;
+    return cache_pool_has_any(writer->image->cache->refcount, first, host_offset + length - at,
+                              writer_cluster_size(writer));
 }
 
 /* R8: the place of guest data, in `store`, is not that of a table. */
@@ -232,22 +227,26 @@ static void plan_values(struct plan *plan)
 static int plan_old(struct plan *plan, struct mapping_fault *fault)
 {
     struct writer *writer = plan->writer;
-    size_t i;
+    size_t found = 0, kept = 1, got;
 
-    for (i = 0; i < plan->clusters; i++) {
-        int result =
-            mapping_get(writer->image->active, plan->begin + i * writer_cluster_size(writer),
-                        &plan->old[i], fault);
+    while (found < plan->clusters) {
+        int result = mapping_get_some(writer->image->active,
+                                      plan->begin + found * writer_cluster_size(writer),
+                                      &plan->old[found], plan->clusters - found, &got, fault);
 
-        if (result < 0 && i == 0) {
+        if (result < 0 && found == 0) {
             return result;
         }
-        if (result < 0 || (i > 0 && (entry_owns_host(writer, &plan->old[0]) ||
-                                     entry_owns_host(writer, &plan->old[i])))) {
-            break;
+        if (result < 0) {
+            break; /* what is in order comes first */
         }
+        found += got;
     }
-    plan->clusters = i;
+    while (kept < found && !entry_owns_host(writer, &plan->old[0]) &&
+           !entry_owns_host(writer, &plan->old[kept])) {
+        kept++;
+    }
+    plan->clusters = kept;
     return 0;
 }
 

@@ -224,7 +224,7 @@ static int check_writable(const struct image *image, const struct writer_options
         return error_set(error, EINVAL,
                          "%s: lazy refcounts need compatibility level 1.1, this image has "
                          "compat=0.10; leave out lazy-refcounts=on, or upgrade the image with "
-                         "qemu-img amend -o compat=1.1",
+                         "qcow2ctl amend -o compat=1.1",
                          image->path);
     }
     return 0;

@@ -30,7 +30,7 @@ struct allocator {
     struct allocator_source source;
     pthread_mutex_t mutex; /* guards all below, and the refcounts */
     struct run current, next;
-    uint64_t run_length; /* clusters to reserve next */
+    uint64_t run_length; /* clusters to reserve next at the end of the file */
     uint64_t cursor;     /* no cluster before this one is free */
     bool used;           /* something was reserved, or freed */
     struct pending *pending;
@@ -217,7 +217,23 @@ static int reserve(struct allocator *allocator, uint64_t want, struct run *run)
     return 0;
 }
 
-/* Sees to it that the current run has a cluster, and that another stands behind it. */
+/* Reserves the next run; one at the end is twice as long as the one before, up to RUN_MAX. */
+static int reserve_next(struct allocator *allocator, struct run *run)
+{
+    uint64_t longest = max_u64(RUN_MAX >> cluster_bits(allocator), 1);
+    int result = reserve(allocator, allocator->run_length, run);
+
+    if (result == 0 && run->at_end) {
+        allocator->run_length = min_u64(allocator->run_length * 2, longest);
+    }
+    return result;
+}
+
+/*
+ * Sees to it that the current run has a cluster, and that another stands behind
+ * it. Also who takes a whole run at once makes the next one longer: each costs
+ * a write of its counts, with everybody who allocates waiting for it.
+ */
 static int refill(struct allocator *allocator)
 {
     int result = 0;
@@ -227,16 +243,11 @@ static int refill(struct allocator *allocator)
         allocator->next.length = 0;
     }
     if (allocator->current.length == 0) {
-        result = reserve(allocator, allocator->run_length, &allocator->current);
+        result = reserve_next(allocator, &allocator->current);
     } else if (allocator->next.length == 0 &&
-               allocator->current.length <= allocator->run_length / 2) {
-        uint64_t longest = max_u64(RUN_MAX >> cluster_bits(allocator), 1);
-        uint64_t length = min_u64(allocator->run_length * 2, longest);
-
+               allocator->current.length <= allocator->run_length / 4) {
         /* Not needed yet: an error will come again when it is. */
-        if (reserve(allocator, length, &allocator->next) == 0 && allocator->next.at_end) {
-            allocator->run_length = length;
-        }
+        (void)reserve_next(allocator, &allocator->next);
     }
     return result;
 }
@@ -441,10 +452,14 @@ static int lower_end(struct allocator *allocator)
     return 0;
 }
 
+/* Nobody has written to what is left of a run, or read it: there is nothing to punch or forget. */
 static int give_back_run(struct allocator *allocator, struct run *run)
 {
-    int result = unreference(allocator, run->first, run->length);
+    int result = 0;
 
+    if (run->length > 0) {
+        result = refcounts_add(allocator->source.refcounts, run->first, run->length, -1);
+    }
     run->length = 0;
     return result;
 }

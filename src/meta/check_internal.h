@@ -47,6 +47,7 @@ struct check {
     struct check_counts *counts;
     struct check_counts *exclusive; /* 1: of a table that nothing else may refer to; 2: that does */
     bool references_unknown;        /* some entry leads nowhere, or into such a table */
+    bool walk_cut;                  /* an L1 table names more L2 tables than can be */
     bool saturated;                 /* some cluster has more references than its count can say */
 
     /*
@@ -131,7 +132,8 @@ struct check_visitor {
 
 /*
  * Shows all entries of an L1 table, and the L2 tables below, in order. A table
- * that cannot be read is a finding, no error.
+ * that cannot be read is a finding, no error. Of impossibly many tables the
+ * first are shown, and check->walk_cut is set.
  */
 int check_walk(struct check *check, uint64_t l1_offset, uint64_t entries,
                const struct check_visitor *visitor);

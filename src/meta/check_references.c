@@ -385,7 +385,16 @@ int check_count_l1(struct check *check, uint64_t l1_offset, uint64_t entries, bo
     if (result < 0 || !inside) {
         return result;
     }
-    return check_walk(check, l1_offset, entries, active ? &count_active : &count_snapshot);
+    check->walk_cut = false;
+    result = check_walk(check, l1_offset, entries, active ? &count_active : &count_snapshot);
+    if (result == 0 && check->walk_cut) {
+        check->references_unknown = true;
+        check_found(check, CHECK_ERROR,
+                    "the L1 table at 0x%" PRIx64 " names many more L2 tables than the file has "
+                    "clusters; the last of them were not looked at",
+                    l1_offset);
+    }
+    return result;
 }
 
 /* --- Refcount table and blocks ----------------------------------------------------- */

@@ -10,6 +10,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+/*
+ * L2 tables that one L1 table may name beyond as many as the file has clusters:
+ * no sound one names any table twice, and an impossible one that names a full
+ * table a million times must not keep the checker busy for hours.
+ */
+#define TABLES_MORE 16
+
 #define PIECE_ENTRIES (CHECK_READ_SIZE / L1_ENTRY_BYTES) /* of an L1 table, read at once */
 
 /* A piece of an L1 table. */
@@ -116,7 +123,8 @@ static int visit_l2_tables(struct check *check, const struct piece *piece,
     return 0;
 }
 
-static int walk_piece(struct check *check, struct piece *piece, const struct check_visitor *visitor)
+static int walk_piece(struct check *check, struct piece *piece, const struct check_visitor *visitor,
+                      uint64_t *tables_left)
 {
     int result =
         store_read(check->file, piece->host_offset, piece->raw, piece->count * L1_ENTRY_BYTES);
@@ -127,7 +135,15 @@ static int walk_piece(struct check *check, struct piece *piece, const struct che
         return 0;
     }
     result = visit_l1_entries(check, piece, visitor);
-    return result < 0 ? result : visit_l2_tables(check, piece, visitor);
+    if (result < 0) {
+        return result;
+    }
+    if (piece->table_count > *tables_left) {
+        piece->table_count = (size_t)*tables_left;
+        check->walk_cut = true;
+    }
+    *tables_left -= piece->table_count;
+    return visit_l2_tables(check, piece, visitor);
 }
 
 int check_walk(struct check *check, uint64_t l1_offset, uint64_t entries,
@@ -135,6 +151,7 @@ int check_walk(struct check *check, uint64_t l1_offset, uint64_t entries,
 {
     struct piece *piece = malloc(sizeof(*piece));
     uint64_t begun = check->work_done, done = 0;
+    uint64_t tables_left = check->limit + TABLES_MORE;
     int result = 0;
 
     if (piece == NULL) {
@@ -144,7 +161,7 @@ int check_walk(struct check *check, uint64_t l1_offset, uint64_t entries,
         piece->host_offset = l1_offset + done * L1_ENTRY_BYTES;
         piece->first = done;
         piece->count = (size_t)min_u64(entries - done, PIECE_ENTRIES);
-        result = walk_piece(check, piece, visitor);
+        result = walk_piece(check, piece, visitor, &tables_left);
         done += piece->count;
         check->work_done = begun + done;
         check_progress(check);

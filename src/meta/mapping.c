@@ -5,6 +5,7 @@
 
 #include "meta/format.h"
 #include "meta/mapping_internal.h"
+#include "meta/mapping_write.h"
 #include "util/checked.h"
 
 #include <assert.h>
@@ -412,6 +413,63 @@ static int walk_all(struct walk *walk, uint64_t length)
     }
     return 0;
 }
+
+/* --- Entries as they are, for mapping_write.h --------------------------------------- */
+
+/* Decodes and copies entries of the slice, from that of walk->position on. */
+static int get_in_slice(struct walk *walk, const struct cache_entry *slice, struct l2_value *values,
+                        size_t count, size_t *got)
+{
+    const struct header *header = walk->mapping->source.header;
+    uint64_t slice_entries = walk->mapping->slice_size / header->l2_entry_bytes;
+    uint64_t index = (walk->position >> header->cluster_bits) & (slice_entries - 1);
+
+    for (; *got < count && index < slice_entries; index++, (*got)++) {
+        uint64_t at = index * header->l2_entry_bytes;
+        const uint8_t *raw = (const uint8_t *)slice->data + at;
+        struct extent ignored;
+        int result = decode_entry(walk, raw, slice->key.host_offset + at, &ignored);
+
+        if (result < 0) {
+            return *got > 0 ? 0 : result;
+        }
+        values[*got] = (struct l2_value){
+            .entry = load_be64(raw),
+            .bitmap = header->extended_l2 ? load_be64(raw + L2_ENTRY_BYTES) : 0,
+        };
+        if (!walk->own_table) {
+            values[*got].entry &= ~ENTRY_COPIED; /* shared through its table */
+        }
+        walk->position += header->cluster_size;
+    }
+    return 0;
+}
+
+int mapping_get_some(struct mapping *mapping, uint64_t guest_offset, struct l2_value *values,
+                     size_t count, size_t *got, struct mapping_fault *fault)
+{
+    uint64_t l1_index = guest_offset >> header_l1_entry_bits(mapping->source.header);
+    struct walk walk = {.mapping = mapping, .position = guest_offset, .fault = fault};
+    uint64_t l1_entry = l1_index < mapping->l1_entries ? mapping_l1(mapping, l1_index) : 0;
+    const struct cache_entry *slice;
+    int result;
+
+    *got = 0;
+    values[0] = (struct l2_value){0};
+    if (l1_entry_table(l1_entry) == 0) {
+        *got = 1;
+        return 0;
+    }
+    walk.own_table = (l1_entry & ENTRY_COPIED) != 0;
+    result = pin_slice(&walk, l1_index, l1_entry_table(l1_entry), &slice);
+    if (result == 0) {
+        result = get_in_slice(&walk, slice, values, count, got);
+        cache_pool_unpin(mapping->l2, slice);
+    }
+    return result;
+}
+
+/* --- Look-ups -------------------------------------------------------------------------- */
 
 int mapping_lookup(struct mapping *mapping, uint64_t guest_offset, uint64_t length,
                    struct extent *extent, struct mapping_fault *fault)

@@ -489,47 +489,15 @@ int mapping_set(struct mapping *mapping, uint64_t guest_offset, const struct l2_
 int mapping_get(struct mapping *mapping, uint64_t guest_offset, struct l2_value *value,
                 struct mapping_fault *fault)
 {
-    const struct header *header = mapping->source.header;
-    uint64_t l1_index = guest_offset >> header_l1_entry_bits(header);
-    const struct cache_entry *slice;
-    struct slice_place place;
-    struct extent extent;
-    const uint8_t *raw;
-    uint64_t table;
-    int result;
+    size_t got;
 
-    *value = (struct l2_value){0};
-    /* Validates the entry, and the way to it. */
-    result = mapping_lookup(mapping, guest_offset, header->cluster_size, &extent, fault);
-    table = l1_entry_table(mapping_l1(mapping, l1_index));
-    if (result < 0 || table == 0) {
-        return result;
-    }
-    place = mapping_slice_place(mapping, table, guest_offset);
-    result = cache_pool_get(mapping->l2, place.source.key, mapping->slice_size, mapping_fill_slice,
-                            &place.source, &slice);
-    if (result < 0) {
-        return result;
-    }
-    raw = (const uint8_t *)slice->data + place.entry_offset;
-    value->entry = load_be64(raw);
-    value->bitmap = header->extended_l2 ? load_be64(raw + L2_ENTRY_BYTES) : 0;
-    if ((mapping_l1(mapping, l1_index) & ENTRY_COPIED) == 0) {
-        value->entry &= ~ENTRY_COPIED; /* shared through its table */
-    }
-    cache_pool_unpin(mapping->l2, slice);
-    return 0;
+    return mapping_get_some(mapping, guest_offset, value, 1, &got, fault);
 }
 
 bool mapping_table_at(struct mapping *mapping, uint64_t host_offset, uint64_t length)
 {
     uint64_t at = round_down(host_offset, mapping->slice_size);
+    struct cache_key first = {.owner = mapping->source.owner, .host_offset = at};
 
-    for (; at < host_offset + length; at += mapping->slice_size) {
-        if (cache_pool_has(mapping->l2,
-                           (struct cache_key){.owner = mapping->source.owner, .host_offset = at})) {
-            return true;
-        }
-    }
-    return false;
+    return cache_pool_has_any(mapping->l2, first, host_offset + length - at, mapping->slice_size);
 }

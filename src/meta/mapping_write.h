@@ -47,6 +47,13 @@ int mapping_get(struct mapping *mapping, uint64_t guest_offset, struct l2_value 
                 struct mapping_fault *fault);
 
 /*
+ * The same of `count` clusters, at least 1, with one look-up, as far as their
+ * entries lie in one slice and are valid: *got of them, none only with an error.
+ */
+int mapping_get_some(struct mapping *mapping, uint64_t guest_offset, struct l2_value *values,
+                     size_t count, size_t *got, struct mapping_fault *fault);
+
+/*
  * Sets the entries of `count` clusters from guest_offset (of a cluster) on.
  * They may become stable once `epoch` of the barrier is (R1, R2). Makes the L2
  * table where there is none, and a copy where it is shared with a snapshot.

@@ -24,7 +24,7 @@ struct snapshot {
     char *name;
     uint64_t l1_offset; /* host offset, bytes */
     uint32_t l1_entries;
-    uint64_t disk_size;     /* bytes; that of the image's disk where none is recorded */
+    uint64_t disk_size; /* bytes; that of the image's disk where none is recorded */
     bool records_disk_size;
     uint64_t vm_state_size; /* bytes; 0 without VM state */
     uint32_t date_sec;

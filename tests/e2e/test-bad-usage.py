@@ -311,7 +311,8 @@ def budgets(path, *options):
 def _(directory):
     path = empty_image(directory)  # 8 GiB in 64 KiB clusters: 1 MiB of L2 tables
     full, least_l2, least_refcount = MiB, 8 * KiB, 256 * KiB
-    data = 32 * MiB
+    data = budgets(path)[2]  # by default a part of the memory
+    check(32 * MiB <= data <= 1024 * MiB, "the budget for data is %d", data)
     for options, expected in (
             ([], (full, least_refcount, data)),
             (["l2-cache-size=512K"], (512 * KiB, least_refcount, data)),

@@ -151,6 +151,41 @@ START_TEST(the_next_run_is_reserved_before_this_one_is_used_up)
 }
 END_TEST
 
+START_TEST(runs_become_longer_also_for_who_takes_them_whole)
+{
+    struct owner owner;
+    struct allocation run;
+    uint64_t before = 0;
+
+    owner_open(&owner, false);
+    for (unsigned i = 0; i < 5; i++) {
+        run = taken(&owner, UINT32_MAX);
+        ck_assert_uint_gt(run.clusters, before);
+        before = run.clusters;
+    }
+    owner_close(&owner);
+}
+END_TEST
+
+START_TEST(what_was_only_reserved_is_given_back_without_a_punch)
+{
+    struct owner owner;
+    struct allocation used;
+    unsigned punches;
+
+    owner_open(&owner, true);
+    used = taken(&owner, 1);
+    ck_assert_uint_eq(write_case_counted(&owner.write_case, used.host_offset + CLUSTER), 1);
+    punches = memory_store_calls(owner.write_case.file, MEMORY_STORE_PUNCH);
+    ck_assert_int_eq(allocator_close(owner.write_case.allocator), 0);
+    ck_assert_int_eq(allocator_write_back(owner.write_case.allocator), 0);
+    ck_assert_uint_eq(memory_store_calls(owner.write_case.file, MEMORY_STORE_PUNCH), punches);
+    ck_assert_uint_eq(write_case_counted(&owner.write_case, used.host_offset), 1);
+    ck_assert_uint_eq(write_case_counted(&owner.write_case, used.host_offset + CLUSTER), 0);
+    owner_close(&owner);
+}
+END_TEST
+
 START_TEST(fresh_clusters_read_as_zeros_and_lie_in_the_file)
 {
     struct owner owner;
@@ -526,6 +561,8 @@ int main(void)
 
     tcase_add_test(tcase, clusters_come_in_runs_whose_counts_are_written_together);
     tcase_add_test(tcase, the_next_run_is_reserved_before_this_one_is_used_up);
+    tcase_add_test(tcase, runs_become_longer_also_for_who_takes_them_whole);
+    tcase_add_test(tcase, what_was_only_reserved_is_given_back_without_a_punch);
     tcase_add_test(tcase, fresh_clusters_read_as_zeros_and_lie_in_the_file);
     tcase_add_test(tcase, holes_are_found_and_used_before_the_file_grows);
     tcase_add_test(tcase, what_was_dropped_waits_for_its_commit);

@@ -212,6 +212,37 @@ START_TEST(a_pinned_reader_keeps_the_old_bytes)
 }
 END_TEST
 
+START_TEST(a_block_that_nobody_reads_changes_where_it_is)
+{
+    struct disk *disk = disk_make(BLOCKS * BLOCK);
+    const struct cache_entry *pinned = pin(disk, 5);
+    const void *place = pinned->data;
+    struct cache_writeback *writeback;
+
+    cache_pool_unpin(disk->pool, pinned);
+    change(disk, 5, 100, 10, 0xEE); /* clean before */
+    change(disk, 5, 600, 10, 0xDD); /* dirty before */
+    pinned = pin(disk, 5);
+    ck_assert_ptr_eq(pinned->data, place);
+    ck_assert_uint_eq(((const uint8_t *)pinned->data)[100], 0xEE);
+    ck_assert_uint_eq(((const uint8_t *)pinned->data)[600], 0xDD);
+    cache_pool_unpin(disk->pool, pinned);
+    ck_assert_uint_eq(cache_pool_dirty_bytes(disk->pool), BLOCK);
+    writeback = begin(disk);
+    change(disk, 5, 100, 10, 0xCC); /* being written */
+    pinned = pin(disk, 5);
+    ck_assert_ptr_ne(pinned->data, place);
+    cache_pool_unpin(disk->pool, pinned);
+    ck_assert_int_eq(cache_writeback_write(writeback, disk_write, disk), 0);
+    ck_assert_uint_eq(disk->bytes[5 * BLOCK + 100], 0xEE);
+    cache_writeback_end(writeback, true);
+    write_back(disk);
+    ck_assert_uint_eq(disk->bytes[5 * BLOCK + 100], 0xCC);
+    expect_clean(disk);
+    disk_free(disk);
+}
+END_TEST
+
 START_TEST(dirty_blocks_are_never_evicted_and_clean_ones_are)
 {
     struct disk *disk = disk_make(4 * BLOCK);
@@ -431,6 +462,55 @@ START_TEST(a_failed_write_through_is_seen_by_nobody)
     write_back(disk);
     ck_assert_uint_eq(disk->bytes[4 * BLOCK], 0x11);
     ck_assert_uint_eq(disk->bytes[4 * BLOCK + 1000], 5);
+    expect_clean(disk);
+    disk_free(disk);
+}
+END_TEST
+
+/* --- Asking ----------------------------------------------------------------------------------- */
+
+static bool has_any_one_by_one(struct cache_pool *pool, struct cache_key first, uint64_t length,
+                               uint64_t step)
+{
+    struct cache_key key = first;
+
+    for (; key.host_offset < first.host_offset + length; key.host_offset += step) {
+        if (cache_pool_has(pool, key)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+START_TEST(what_any_range_has_is_what_each_of_its_blocks_says)
+{
+    struct disk *disk = disk_make(3 * BLOCK); /* so that most are evicted again */
+    const uint64_t steps[] = {BLOCK, 16 * BLOCK, 64 * BLOCK};
+    struct place place = {.disk = disk};
+    unsigned found = 0;
+
+    srand(7);
+    for (unsigned i = 0; i < 4000; i++) {
+        uint64_t step = steps[rand() % 3], length = (uint64_t)(rand() % 100) * BLOCK;
+        struct cache_key key = {
+            .owner = (uint64_t)rand() % 3,
+            .host_offset = (uint64_t)(rand() % 256) * BLOCK,
+        };
+        const struct cache_entry *entry;
+        bool expected;
+
+        ck_assert_int_eq(cache_pool_get(disk->pool, key, BLOCK, fill, &place, &entry), 0);
+        cache_pool_unpin(disk->pool, entry);
+        if (rand() % 3 == 0) {
+            cache_pool_drop(disk->pool, key);
+        }
+        key.host_offset = (uint64_t)(rand() % 256) * BLOCK;
+        expected = has_any_one_by_one(disk->pool, key, length, step);
+        ck_assert_int_eq(cache_pool_has_any(disk->pool, key, length, step), expected);
+        found += expected;
+    }
+    ck_assert_uint_gt(found, 100);
+    ck_assert_uint_lt(found, 3900);
     expect_clean(disk);
     disk_free(disk);
 }
@@ -677,6 +757,8 @@ int main(void)
     TCase *tcase = tcase_create("change");
 
     tcase_add_test(tcase, a_pinned_reader_keeps_the_old_bytes);
+    tcase_add_test(tcase, a_block_that_nobody_reads_changes_where_it_is);
+    tcase_add_test(tcase, what_any_range_has_is_what_each_of_its_blocks_says);
     tcase_add_test(tcase, dirty_blocks_are_never_evicted_and_clean_ones_are);
     tcase_add_test(tcase, a_failed_fill_changes_nothing);
     tcase_add_test(tcase, only_dirty_sectors_are_written_neighbours_together);

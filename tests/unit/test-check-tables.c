@@ -127,6 +127,50 @@ START_TEST(an_l1_table_past_the_end_is_an_error_and_nothing_is_freed)
 }
 END_TEST
 
+static void count_data(void *context, uint64_t cluster, enum check_use use)
+{
+    uint64_t *counted = context;
+
+    (void)cluster;
+    *counted += use == CHECK_USE_DATA;
+}
+
+/* A small file must not keep anybody busy for hours: its work is bounded by its size. */
+START_TEST(an_l1_table_that_names_one_l2_table_all_over_takes_no_longer_and_frees_nothing)
+{
+    struct builder_options options = builder_defaults();
+    struct check_options counting = all;
+    uint64_t counted = 0, l1, clusters;
+    struct check_result result;
+    struct builder *builder;
+    struct store *store;
+
+    options.cluster_bits = 9;
+    options.virtual_size = UINT64_C(64) << 20;
+    builder = builder_create(&options);
+    for (uint64_t guest = 0; guest < 64 * CLUSTER; guest += CLUSTER) {
+        builder_data(builder, guest, "data", 4);
+    }
+    store = builder_store(builder);
+    builder_destroy(builder);
+    l1 = load_be64(memory_store_data(store) + HEADER_L1_TABLE_OFFSET);
+    for (uint64_t i = 1; i < 2048; i++) {
+        memcpy(memory_store_data(store) + l1 + i * L1_ENTRY_BYTES, memory_store_data(store) + l1,
+               L1_ENTRY_BYTES);
+    }
+    counting.reference = count_data;
+    counting.context = &counted;
+    result = check(store, &counting);
+    clusters = memory_store_size(store) / CLUSTER;
+    ck_assert_uint_gt(counted, 0);
+    ck_assert_uint_le(counted, 2 * 64 * (clusters + 100)); /* where counts are made anew, twice */
+    ck_assert_uint_gt(result.errors, result.fixed_errors);
+    ck_assert_uint_eq(result.fixed_leaks, 0);
+    ck_assert(!check_is_clean(&result));
+    store_close(store);
+}
+END_TEST
+
 START_TEST(headers_that_say_nothing_of_the_tables_are_refused)
 {
     struct store *store = make_store(16, 24);
@@ -218,6 +262,8 @@ static Suite *make_suite(void)
     tcase_add_loop_test(tcase, a_refcount_table_that_cannot_be_is_made_anew, 0,
                         sizeof(lost_tables) / sizeof(lost_tables[0]));
     tcase_add_test(tcase, an_l1_table_past_the_end_is_an_error_and_nothing_is_freed);
+    tcase_add_test(tcase,
+                   an_l1_table_that_names_one_l2_table_all_over_takes_no_longer_and_frees_nothing);
     tcase_add_test(tcase, headers_that_say_nothing_of_the_tables_are_refused);
     tcase_add_test(tcase, what_lies_on_a_table_is_an_error_that_counting_does_not_hide);
     tcase_add_loop_test(tcase, a_snapshot_table_with_faults_is_replaced_by_one_write_of_the_header,

@@ -393,6 +393,51 @@ START_TEST(many_threads_share_one_codec)
 }
 END_TEST
 
+/* What read_sample() copies, or the error in its place. */
+struct source {
+    const struct sample *sample;
+    int error;
+};
+
+static int read_sample(void *context, void *input, size_t size)
+{
+    const struct source *source = context;
+
+    memcpy(input, source->sample->packed, size);
+    return source->error;
+}
+
+START_TEST(input_is_read_into_memory_of_the_codec)
+{
+    struct sample large = sample_make(COMPRESSION_DEFLATE, 4 * CLUSTER, 1);
+    struct sample small = sample_make(COMPRESSION_DEFLATE, CLUSTER, 2);
+    struct codec *codec = codec_make(COMPRESSION_DEFLATE, CODEC_FASTEST);
+    const struct sample *samples[] = {&small, &large, &small};
+    uint8_t *output = malloc(4 * CLUSTER);
+
+    for (size_t i = 0; i < 3; i++) {
+        const struct sample *sample = samples[i];
+        struct source source = {.sample = sample};
+
+        ck_assert_int_eq(codec_decompress_read(codec, read_sample, &source, sample->packed_size,
+                                               output, sample->plain_size),
+                         0);
+        ck_assert_mem_eq(output, sample->plain, sample->plain_size);
+        ck_assert_int_eq(codec_decompress_read(codec, read_sample, &source, sample->packed_size / 2,
+                                               output, sample->plain_size),
+                         -EBADMSG);
+        source.error = -EIO;
+        ck_assert_int_eq(codec_decompress_read(codec, read_sample, &source, sample->packed_size,
+                                               output, sample->plain_size),
+                         -EIO);
+    }
+    free(output);
+    codec_destroy(codec);
+    sample_free(&small);
+    sample_free(&large);
+}
+END_TEST
+
 START_TEST(types_have_the_names_of_qemu)
 {
     ck_assert_str_eq(compression_type_name(COMPRESSION_DEFLATE), "zlib");
@@ -520,6 +565,7 @@ static Suite *codec_suite(void)
     tcase_add_loop_test(tcase, a_deflate_stream_longer_than_the_cluster_yields_the_cluster, 0, 2);
     tcase_add_loop_test(tcase, a_deflate_stream_cut_behind_its_last_byte_yields_the_cluster, 0, 2);
     tcase_add_loop_test(tcase, many_threads_share_one_codec, 0, VARIANTS);
+    tcase_add_test(tcase, input_is_read_into_memory_of_the_codec);
     tcase_add_test(tcase, types_have_the_names_of_qemu);
     tcase_add_test(tcase, a_type_that_the_build_cannot_read_is_refused_and_its_library_named);
 #ifdef HAVE_ZSTD

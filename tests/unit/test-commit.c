@@ -524,7 +524,10 @@ static void *lock_ranges(void *context)
 
     for (unsigned i = 0; i < 2000; i++) {
         uint64_t first = (uint64_t)rand_r(&seed) % NUMBERS;
-        struct range_lock lock = {first, first + (uint64_t)rand_r(&seed) % (NUMBERS - first), NULL};
+        struct range_lock lock = {
+            .first = first,
+            .last = first + (uint64_t)rand_r(&seed) % (NUMBERS - first),
+        };
 
         range_lock_take(&locked->locks, &lock);
         for (uint64_t n = lock.first; n <= lock.last; n++) {
@@ -556,7 +559,7 @@ END_TEST
 
 START_TEST(ranges_that_share_nothing_are_held_at_once)
 {
-    struct range_lock low = {0, 4, NULL}, high = {5, UINT64_MAX, NULL};
+    struct range_lock low = {.first = 0, .last = 4}, high = {.first = 5, .last = UINT64_MAX};
     struct range_locks locks;
 
     range_locks_init(&locks);

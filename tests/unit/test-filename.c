@@ -74,7 +74,7 @@ START_TEST(names_that_are_no_files_are_refused_by_their_protocol)
 {
     expect_refused("backing file", "nbd://host/disk", ENOTSUP, "protocol 'nbd:'");
     expect_refused("backing file", "https://host/disk", ENOTSUP, "'https:'");
-    expect_refused("backing file", "rbd:pool/disk", ENOTSUP, "rebase -u");
+    expect_refused("backing file", "rbd:pool/disk", ENOTSUP, "backing_file=PATH");
     expect_refused("data file", "fat:dir", ENOTSUP, "data_file=");
 }
 END_TEST

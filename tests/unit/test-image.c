@@ -249,7 +249,7 @@ START_TEST(recorded_formats_are_believed)
     make("c.qcow2", NULL, "inner.qcow2", "raw");
     expect_reads("c.qcow2", &plain, 2, "QFI\xfb");
     make("d.qcow2", NULL, "base.raw", "qcow2");
-    expect_refused("d.qcow2", &plain, EINVAL, "base.raw: ", "not a qcow2 image", "-F raw");
+    expect_refused("d.qcow2", &plain, EINVAL, "base.raw: ", "not a qcow2 image", "backing_fmt=raw");
 }
 END_TEST
 
@@ -272,7 +272,8 @@ START_TEST(a_backing_file_of_no_recorded_format_is_probed)
     make_raw("base.vmdk", "KDMV");
     make("c.qcow2", NULL, "base.vmdk", NULL);
     expect_refused("c.qcow2", &plain, ENOTSUP, "c.qcow2: ", "base.vmdk", "a VMDK image");
-    expect_refused("c.qcow2", &probed_allowed, ENOTSUP, "c.qcow2: ", "base.vmdk", "-F raw");
+    expect_refused("c.qcow2", &probed_allowed, ENOTSUP, "c.qcow2: ", "base.vmdk",
+                   "backing_fmt=raw");
 }
 END_TEST
 

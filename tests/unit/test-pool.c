@@ -277,6 +277,44 @@ START_TEST(memory_of_pinned_blocks_over_the_budget_is_given_back_by_unpin)
 }
 END_TEST
 
+START_TEST(what_is_not_there_is_not_found_and_not_filled)
+{
+    const struct cache_key key = {.host_offset = BLOCK};
+    struct cache_pool *pool = pool_make(100 * BLOCK);
+    const struct cache_entry *entry;
+
+    ck_assert_int_eq(cache_pool_find(pool, key, BLOCK, &entry), -ENOENT);
+    use(pool, 1);
+    ck_assert_int_eq(cache_pool_find(pool, key, BLOCK, &entry), 0);
+    ck_assert_uint_eq(*(const uint8_t *)entry->data, key_stamp(key));
+    cache_pool_unpin(pool, entry);
+    ck_assert_int_eq(cache_pool_find(pool, key, 2 * BLOCK, &entry), -EINVAL);
+    cache_pool_destroy(pool);
+}
+END_TEST
+
+START_TEST(the_last_use_of_a_block_makes_room_unless_others_use_it)
+{
+    const struct cache_key key = {.host_offset = BLOCK};
+    struct cache_pool *pool = pool_make(100 * BLOCK);
+    const struct cache_entry *first, *second;
+
+    get_sized(pool, key, BLOCK, &first);
+    get_sized(pool, key, BLOCK, &second);
+    cache_pool_unpin_last(pool, first);
+    ck_assert_uint_eq(stats_of(pool).bytes, BLOCK);
+    cache_pool_unpin(pool, second);
+    ck_assert_uint_eq(stats_of(pool).bytes, BLOCK);
+    ck_assert(!use(pool, 1));
+    ck_assert_int_eq(cache_pool_find(pool, key, BLOCK, &first), 0);
+    cache_pool_unpin_last(pool, first);
+    ck_assert_uint_eq(stats_of(pool).bytes, 0);
+    ck_assert_uint_eq(stats_of(pool).entries, 0);
+    ck_assert(use(pool, 1));
+    cache_pool_destroy(pool);
+}
+END_TEST
+
 START_TEST(a_budget_of_0_keeps_nothing)
 {
     struct cache_pool *pool = pool_make(0);
@@ -603,6 +641,8 @@ static Suite *pool_suite(void)
     tcase_add_test(tcase, the_least_recently_used_blocks_go_first);
     tcase_add_test(tcase, a_pinned_block_is_never_evicted);
     tcase_add_test(tcase, memory_of_pinned_blocks_over_the_budget_is_given_back_by_unpin);
+    tcase_add_test(tcase, what_is_not_there_is_not_found_and_not_filled);
+    tcase_add_test(tcase, the_last_use_of_a_block_makes_room_unless_others_use_it);
     tcase_add_test(tcase, a_budget_of_0_keeps_nothing);
     tcase_add_test(tcase, tens_of_thousands_of_blocks_are_all_found_again);
     tcase_add_test(tcase, cleaning_drops_what_was_not_used_since_the_last_time);

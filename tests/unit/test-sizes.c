@@ -3,6 +3,7 @@
 
 #include "cache/sizes.h"
 #include "suite.h"
+#include "util/memory.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -111,7 +112,7 @@ START_TEST(without_options_the_documented_defaults_hold)
     ck_assert_uint_eq(sizes.l2_budget, 32 * MIB);
     ck_assert_uint_eq(sizes.l2_entry_size, 4 * KIB);
     ck_assert_uint_eq(sizes.refcount_budget, 256 * KIB);
-    ck_assert_uint_eq(sizes.data_budget, 32 * MIB);
+    ck_assert_uint_eq(sizes.data_budget, cache_data_default(memory_size()));
     ck_assert_uint_eq(sizes.clean_interval, 600);
 }
 END_TEST
@@ -286,6 +287,16 @@ START_TEST(data_cache_and_interval_are_taken_as_given)
 }
 END_TEST
 
+START_TEST(the_data_cache_takes_a_part_of_the_memory_within_bounds)
+{
+    ck_assert_uint_eq(cache_data_default(0), UINT64_C(32) << 20);
+    ck_assert_uint_eq(cache_data_default(GIB), UINT64_C(32) << 20);
+    ck_assert_uint_eq(cache_data_default(4 * GIB), UINT64_C(128) << 20);
+    ck_assert_uint_eq(cache_data_default(32 * GIB), GIB);
+    ck_assert_uint_eq(cache_data_default(UINT64_MAX), GIB);
+}
+END_TEST
+
 START_TEST(the_largest_numbers_do_not_overflow)
 {
     struct cache_geometry images[128];
@@ -336,6 +347,7 @@ static Suite *sizes_suite(void)
     tcase_add_test(tcase, the_entry_size_is_never_larger_than_a_cluster);
     tcase_add_loop_test(tcase, an_impossible_entry_size_is_refused, 0, 8);
     tcase_add_test(tcase, data_cache_and_interval_are_taken_as_given);
+    tcase_add_test(tcase, the_data_cache_takes_a_part_of_the_memory_within_bounds);
     tcase_add_test(tcase, the_largest_numbers_do_not_overflow);
     suite_add_tcase(suite, tcase);
     return suite;

@@ -4,6 +4,7 @@
 
 #include "assemble.h"
 #include "builder.h"
+#include "image/prefetch.h"
 #include "image/view.h"
 #include "memory_store.h"
 #include "suite.h"
@@ -179,6 +180,86 @@ START_TEST(threads_that_want_one_compressed_cluster_inflate_it_once)
 }
 END_TEST
 
+/* From the beginning to the end, in pieces, as a program does that copies the disk. */
+static void *read_in_order(void *context)
+{
+    struct reader *reader = context;
+    size_t piece = (size_t)512 << (reader->seed % 10);
+
+    for (uint64_t at = 0; at < SIZE; at += piece) {
+        read_once(reader, at, SIZE - at < piece ? SIZE - at : piece);
+    }
+    return NULL;
+}
+
+START_TEST(threads_that_read_in_order_all_read_what_is_there)
+{
+    static const uint64_t budgets[] = {0, 3 * CLUSTER, 1 << 20, 32 << 20};
+    const struct cache_options options = {.data_size = {true, budgets[_i]}};
+    struct reader readers[THREADS] = {0};
+    struct subject subject;
+
+    subject_open(&subject, &options);
+    subject.image->may_start_threads = true;
+    run(&subject, read_in_order, readers);
+    join(readers);
+    run(&subject, read_at_random, readers);
+    join(readers);
+    subject_close(&subject);
+}
+END_TEST
+
+START_TEST(a_bad_compressed_cluster_ahead_fails_alone_and_can_be_read_again)
+{
+    const struct cache_options options = {0};
+    struct subject subject;
+    struct reader reader = {.subject = &subject};
+    uint8_t buffer[CLUSTER];
+
+    subject_open(&subject, &options);
+    subject.image->may_start_threads = true;
+    memory_store_fail_reads(subject.image->file, subject.compressed, 1, EIO);
+    for (unsigned round = 0; round < 20; round++) {
+        for (uint64_t at = 0; at < SIZE; at += CLUSTER) {
+            if (at == CLUSTER) {
+                ck_assert_int_eq(view_read(subject.view, at, buffer, CLUSTER), -EIO);
+            } else {
+                read_once(&reader, at, CLUSTER);
+            }
+        }
+    }
+    ck_assert_int_eq(view_read(subject.view, 0, buffer, 1), 0);
+    memory_store_fail_reads(subject.image->file, 0, 0, 0);
+    read_once(&reader, CLUSTER, CLUSTER);
+    ck_assert_uint_eq(reader.wrong, 0);
+    subject_close(&subject);
+}
+END_TEST
+
+START_TEST(a_disk_read_in_order_leaves_the_cache_to_others)
+{
+    const struct cache_options options = {0};
+    struct cache_pool_stats stats;
+    struct subject subject;
+    struct reader reader = {.subject = &subject};
+
+    subject_open(&subject, &options);
+    subject.image->may_start_threads = true;
+    /* From the middle of one compressed cluster to that of the next. */
+    for (uint64_t at = CLUSTER + CLUSTER / 2; at + 4 * CLUSTER <= SIZE; at += 4 * CLUSTER) {
+        read_once(&reader, at, 4 * CLUSTER);
+    }
+    ck_assert_uint_eq(reader.wrong, 0);
+    view_close(subject.view); /* ends what is done ahead */
+    cache_pool_stats(subject.image->cache->data, &stats);
+    if (prefetch_processors() > 1) {
+        ck_assert_uint_lt(stats.entries, CLUSTERS / 8); /* a quarter is compressed */
+    }
+    subject.view = NULL;
+    subject_close(&subject);
+}
+END_TEST
+
 /* Blocks reads of `host_offset`, starts one that gets there, and reads all others meanwhile. */
 static void expect_not_blocked(uint64_t cluster, bool compressed)
 {
@@ -253,6 +334,9 @@ int main(void)
     tcase_add_test(tcase, a_read_that_waits_for_data_holds_nobody_up);
     tcase_add_test(tcase, a_read_that_waits_for_compressed_data_holds_nobody_up);
     tcase_add_test(tcase, a_read_that_waits_for_an_l2_slice_holds_up_only_those_that_need_it);
+    tcase_add_loop_test(tcase, threads_that_read_in_order_all_read_what_is_there, 0, 4);
+    tcase_add_test(tcase, a_bad_compressed_cluster_ahead_fails_alone_and_can_be_read_again);
+    tcase_add_test(tcase, a_disk_read_in_order_leaves_the_cache_to_others);
     suite_add_tcase(suite, tcase);
     return suite_main(suite);
 }

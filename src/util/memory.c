@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "util/memory.h"
+
+#include "util/checked.h"
+
+#include <inttypes.h>
+#include <limits.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <unistd.h>
+
+#define GROUPS_FILE     "/proc/self/cgroup"
+#define GROUPS_ROOT     "/sys/fs/cgroup"
+#define GROUPS_TEXT_MAX 4096
+
+/* The number in the file, or `otherwise`: where there is none ("max"), or no such file. */
+static uint64_t number_in(const char *path, uint64_t otherwise)
+{
+    FILE *file = fopen(path, "re");
+    uint64_t number;
+
+    if (file == NULL) {
+        return otherwise;
+    }
+    if (fscanf(file, "%" SCNu64, &number) != 1) {
+        number = otherwise;
+    }
+    fclose(file);
+    return number;
+}
+
+/* The least limit of the group and of those that it is in. `group` is cut on the way. */
+static uint64_t limit_of(const char *root, const char *controller, const char *name, char *group,
+                         uint64_t most)
+{
+    for (;;) {
+        char path[PATH_MAX], *last;
+        int length = snprintf(path, sizeof(path), "%s%s%s/%s", root, controller, group, name);
+
+        if (length > 0 && (size_t)length < sizeof(path)) {
+            most = min_u64(most, number_in(path, most));
+        }
+        last = strrchr(group, '/');
+        if (last == NULL) {
+            return most;
+        }
+        *last = '\0';
+    }
+}
+
+/* One line: NUMBER:CONTROLLERS:/PATH; the second version of groups has no controllers there. */
+static uint64_t limit_of_line(const char *root, char *line, uint64_t most)
+{
+    char *controllers = strchr(line, ':');
+    char *group = controllers != NULL ? strchr(controllers + 1, ':') : NULL;
+
+    if (group == NULL) {
+        return most;
+    }
+    *group++ = '\0';
+    controllers++;
+    if (*controllers == '\0') {
+        return limit_of(root, "", "memory.max", group, most);
+    }
+    if (strcmp(controllers, "memory") == 0) {
+        return limit_of(root, "/memory", "memory.limit_in_bytes", group, most);
+    }
+    return most;
+}
+
+uint64_t memory_size_in(uint64_t machine, const char *groups, const char *root)
+{
+    char *text = strdup(groups), *rest = text, *line;
+
+    while (rest != NULL && (line = strsep(&rest, "\n")) != NULL) {
+        machine = limit_of_line(root, line, machine);
+    }
+    free(text);
+    return machine;
+}
+
+uint64_t memory_size(void)
+{
+    long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    uint64_t machine = pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page : 0;
+    char groups[GROUPS_TEXT_MAX] = "";
+    FILE *file = fopen(GROUPS_FILE, "re");
+
+    if (file != NULL) {
+        groups[fread(groups, 1, sizeof(groups) - 1, file)] = '\0';
+        fclose(file);
+    }
+    return memory_size_in(machine, groups, GROUPS_ROOT);
+}

@@ -1,0 +1,276 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""The largest that the format allows: opened, read and written with bounded memory, or refused
+with the limit named."""
+
+import json
+import os
+import resource
+import shutil
+import struct
+import subprocess
+
+from lib import bad, compare, ctl, image, mount, qcow2, run, tap, tools, write
+from lib.image import KiB, MiB
+from lib.tap import check, check_equal
+
+GiB, TiB = MiB << 10, MiB << 20
+PiB = TiB << 10
+L1_MOST = 32 * MiB
+SNAPSHOTS = 65536
+CHAIN = 1000
+SANITIZED = os.environ.get("QCOW2FS_SANITIZE", "no") not in ("", "no")
+SECONDS = 120  # for what walks over all of an image: no promise, but an end
+
+suite = tap.Suite(needs=[tools.fuse, tools.QEMU])
+
+
+# --- memory -----------------------------------------------------------------------------
+
+
+def anonymous(pid):
+    """Bytes of a process that no file is behind."""
+    with open("/proc/%d/status" % pid, encoding="ascii", errors="replace") as lines:
+        return next(int(line.split()[1]) * KiB for line in lines if line.startswith("RssAnon"))
+
+
+def check_memory(mounted, most):
+    """A sanitizer has memory of its own."""
+    used = sum(anonymous(pid) for pid in mounted.pids)
+    tap.diagnose("the daemon has %.1f MiB" % (used / MiB))
+    check(SANITIZED or used <= most, "the daemon has %d bytes, more than %d", used, most)
+
+
+def bounded(most, *arguments, status=0):
+    """Runs qcow2ctl in so many bytes; returns what it printed."""
+    def limit():
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+
+    argv = [ctl.program(), *map(os.fspath, arguments)]
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, timeout=SECONDS, encoding="utf-8",
+                          env=tools.environment(**{run.MARK: run.directory}),
+                          preexec_fn=None if SANITIZED else limit)
+    check_equal(done.returncode, status, "the exit status of %s (%s)"
+                % (" ".join(argv), done.stderr.rstrip("\n")))
+    return done.stdout
+
+
+# --- large disks ---------------------------------------------------------------------------
+
+
+def write_here_and_there(path, places):
+    image.io(path, *(image.write(offset, 64 * KiB, seed=number)
+                     for number, offset in enumerate(places)))
+
+
+def check_here_and_there(disk, places, first=0):
+    with open(disk, "rb", buffering=0) as file:
+        for number, offset in enumerate(places, first):
+            compare.check_bytes(os.pread(file.fileno(), 64 * KiB, offset),
+                                image.pattern(64 * KiB, number), offset)
+
+
+def large(size, most, **options):
+    """A disk so large, written by QEMU and by us at its ends and between."""
+    sentence = ", ".join("%s=%s" % each for each in options.items())
+
+    @suite.test("a disk of %d GiB (%s) is read, written and checked" % (size // GiB, sentence))
+    def _(directory):
+        path = image.create(os.path.join(directory, "image.qcow2"), size, **options)
+        theirs = [0, size // 3 // MiB * MiB, size - 64 * KiB]
+        ours = [MiB, size // 2, size // 5 * 4 // MiB * MiB, size - 256 * KiB]
+        write_here_and_there(path, theirs)
+        with mount.mount(path, writable=True) as mounted:
+            check_equal(os.stat(mounted.disk).st_size, size, "the disk's size")
+            check_here_and_there(mounted.disk, theirs)
+            with write.opened(mounted.disk) as handle:
+                for number, offset in enumerate(ours, 8):
+                    write.write_all(handle, image.pattern(64 * KiB, number), offset)
+                    os.fsync(handle)
+            check_here_and_there(mounted.disk, ours, 8)
+            check_memory(mounted, most)
+        write.check_clean(path)
+        image.io(path, *("read -q -P 0 %d 4096" % (offset + MiB) for offset in ours[:3]))
+        check_equal(json.loads(bounded(most, "info", "--output=json", path))["virtual-size"], size,
+                    "the size")
+        bounded(most, "check", path)
+        bounded(most, "map", path)
+        with mount.mount(path) as mounted:
+            check_here_and_there(mounted.disk, theirs)
+            check_here_and_there(mounted.disk, ours, 8)
+            with open(mounted.disk, "rb", buffering=0) as file:
+                for offset in theirs + ours:
+                    check_equal(file.seek(offset, os.SEEK_DATA), offset, "the next data")
+                # From where nothing is mapped to the last data.
+                check(file.seek(size // 5 * 4 + GiB, os.SEEK_DATA) >= size - 2 * MiB, "a seek")
+            check_memory(mounted, most)
+
+
+# An L1 table of 32 MiB maps 2 EiB with the largest clusters, and 128 GiB with the smallest.
+large(64 * PiB, 64 * MiB, cluster_size="2M")
+large(2048 * PiB, 192 * MiB, cluster_size="2M")
+large(1024 * PiB, 192 * MiB, cluster_size="2M", extended_l2="on")
+large(128 * GiB, 192 * MiB, cluster_size=512)
+
+
+@suite.test("a disk that needs a longer L1 table than 32 MiB is refused, and the limit named")
+def _(directory):
+    path = image.create(os.path.join(directory, "image.qcow2"), 128 * GiB, cluster_size=512)
+    ctl.refused("resize", path, "+512", words=["128 GiB"], unchanged=[path])
+    with mount.mount(path, writable=True) as mounted:
+        for size in (128 * GiB + 512, 2048 * PiB):
+            write.refuses(27, os.truncate, mounted.disk, size)  # EFBIG
+    ctl.refused("create", "-o", "cluster_size=512", path + ".new", str(128 * GiB + 512),
+                words=["32 MiB"])
+    with qcow2.Qcow2(path) as opened:
+        opened["l1_size"] = L1_MOST // 8 + 1
+    failed = mount.mount_fails(path)
+    bad.check_sentence(failed.stderr, "l1_size is 4194305", "4194304", "32 MiB")
+    tools.run("qemu-img", "info", path, status=1)
+
+
+# --- 65536 snapshots --------------------------------------------------------------------------
+
+SHARED_DISK = MiB
+
+
+def write_snapshots(path, count):
+    """Gives an image of clusters of 4 KiB snapshots: a table, and an L1 table for each.
+
+    Every 64th holds what the disk does, the others nothing. The refcounts are left to a repair.
+    """
+    with qcow2.Qcow2(path) as opened:
+        cluster, entry = opened.cluster_size, opened.l1_entry(0)
+        tables = (opened.end() + cluster - 1) // cluster * cluster
+        written = []
+        for number in range(count):
+            if number % 64 == 0:
+                opened.set_number(tables + number * cluster, 8, entry & ~qcow2.COPIED)
+            snapshot_id, name = b"%d" % (number + 1), b"snapshot %d" % number
+            fixed = struct.pack(">QIHHIIQII", tables + number * cluster, 1, len(snapshot_id),
+                                len(name), 1600000000 + number, 0, 0, 0, 16)
+            each = fixed + struct.pack(">QQ", 0, SHARED_DISK) + snapshot_id + name
+            written.append(each + bytes(-len(each) % 8))
+        opened["snapshots_offset"] = tables + count * cluster
+        opened["nb_snapshots"] = count
+        written = b"".join(written)
+        opened.write(opened["snapshots_offset"], written + bytes(-len(written) % cluster))
+
+
+@suite.test("65536 snapshots are listed, read, checked, and kept while the disk is written")
+def _(directory):
+    path = image.create(os.path.join(directory, "image.qcow2"), SHARED_DISK, cluster_size="4k")
+    image.io(path, image.write(0, SHARED_DISK, seed=1))
+    write_snapshots(path, SNAPSHOTS)
+    bounded(256 * MiB, "check", "--repair=all", path)
+    told = json.loads(bounded(256 * MiB, "info", "--output=json", path))
+    check_equal(len(told["snapshots"]), SNAPSHOTS, "the snapshots of info")
+    bounded(256 * MiB, "check", path)
+    with mount.mount(path, directory=True, writable=True) as mounted:
+        top = os.path.join(mounted.path, "snapshots")
+        check_equal(set(os.listdir(top)), {"snapshot %d" % each for each in range(SNAPSHOTS)},
+                    "the snapshots' names")
+        with write.opened(mounted.disk) as handle:
+            write.write_all(handle, image.pattern(MiB // 2, 2), 0)
+            os.fsync(handle)
+        for number in range(0, SNAPSHOTS, 4096 - 32):
+            with open(os.path.join(top, "snapshot %d" % number, "disk.raw"), "rb") as file:
+                expected = image.pattern(MiB, 1) if number % 64 == 0 else bytes(MiB)
+                compare.check_bytes(file.read(), expected, 0)
+        check_memory(mounted, 256 * MiB)
+    write.check_clean(path)
+
+
+@suite.test("65537 snapshots are refused, and the limit named")
+def _(directory):
+    path = image.create(os.path.join(directory, "image.qcow2"), SHARED_DISK, cluster_size="4k")
+    image.io(path, image.write(0, SHARED_DISK, seed=1))
+    write_snapshots(path, SNAPSHOTS + 1)
+    bad.check_sentence(mount.mount_fails(path).stderr, "65537", "65536")
+    ctl.refused("info", path, words=["65537", "65536"], unchanged=[path])
+    tools.run("qemu-img", "info", path, status=1)
+
+
+# --- a chain of 1000 images ---------------------------------------------------------------------
+
+EVERY = 50  # so many images of the chain, one holds data
+
+
+def chain(directory, count):
+    """Images upon each other, data in some; returns the path of the last."""
+    template = image.create(os.path.join(directory, "template.qcow2"), MiB, cluster_size="4k",
+                            backing="x.qcow2", backing_format="qcow2")
+    path = image.create(os.path.join(directory, "0.qcow2"), MiB, cluster_size="4k")
+    for number in range(1, count):
+        path = os.path.join(directory, "%d.qcow2" % number)
+        shutil.copyfile(template, path)
+        with qcow2.Qcow2(path) as opened:
+            opened.set_backing_file(b"%d.qcow2" % (number - 1))
+        if number % EVERY == 0:
+            with qcow2.Qcow2(path) as opened:
+                opened.set_backing_file(None)  # so that QEMU need not open all of them
+            image.io(path, image.write(number * 512, 30 * 1000, seed=number % 7))
+            with qcow2.Qcow2(path) as opened:
+                opened.set_backing_file(b"%d.qcow2" % (number - 1))
+    os.unlink(template)
+    return path
+
+
+@suite.test("1000 images are one chain")
+def _(directory):
+    path = chain(directory, CHAIN)
+    raw = write.model_of(path, directory)
+    with mount.mount(path, writable=True) as mounted:
+        compare.check_files(mounted.disk, raw)
+        with write.opened(mounted.disk) as handle, write.opened(raw) as plain:
+            for each in (handle, plain):
+                write.write_all(each, image.pattern(100 * KiB, 3), 333 * KiB)
+        check_memory(mounted, 256 * MiB)
+    with mount.mount(path) as mounted:
+        compare.check_files(mounted.disk, raw)
+    told = json.loads(bounded(256 * MiB, "info", "--backing-chain", "--output=json", path))
+    check_equal(len(told), CHAIN, "the images of info")
+    bounded(256 * MiB, "check", path)
+    bounded(256 * MiB, "map", path)
+    tools.run("qemu-img", "compare", "-q", "-f", "qcow2", "-F", "raw", path, raw)
+    with qcow2.Qcow2(path) as opened:
+        opened.set_backing_file(None)  # QEMU would open all of them once more
+    write.check_clean(path)
+
+
+@suite.test("1001 images are refused, and the limit named")
+def _(directory):
+    path = chain(directory, CHAIN + 1)
+    bad.check_sentence(mount.mount_fails(path).stderr, "1000")
+
+
+# --- a disk whose metadata is all there ------------------------------------------------------------
+
+@suite.test("1 TiB of preallocated metadata is opened, checked, mapped and written")
+def _(directory):
+    path = os.path.join(directory, "image.qcow2")
+    bounded(256 * MiB, "create", "-o", "preallocation=metadata", path, str(TiB))
+    write.check_clean(path)
+    check_equal(json.loads(bounded(64 * MiB, "info", "--output=json", path))["virtual-size"], TiB,
+                "the size")
+    bounded(96 * MiB, "check", path)
+    check_equal(len(json.loads(bounded(64 * MiB, "map", "--output=json", path))), 1, "the extents")
+    places = [0, TiB // 3 // MiB * MiB, TiB - 64 * KiB]
+    with mount.mount(path, writable=True) as mounted:
+        with write.opened(mounted.disk) as handle:
+            for number, offset in enumerate(places):
+                write.write_all(handle, image.pattern(64 * KiB, number), offset)
+            os.fsync(handle)
+        check_here_and_there(mounted.disk, places)
+        check_memory(mounted, 96 * MiB)
+    write.check_clean(path)
+    with mount.mount(path) as mounted, open(mounted.disk, "rb", buffering=0) as file:
+        check_equal([file.seek(offset, os.SEEK_DATA) for offset in places], places, "the data")
+        check_equal(file.seek(MiB, os.SEEK_DATA), places[1], "the next data")
+        check_here_and_there(mounted.disk, places)
+        check_memory(mounted, 96 * MiB)
+
+
+if __name__ == "__main__":
+    suite.main()
