@@ -222,8 +222,9 @@ def findings(path):
 def check_clean(path, leaks=False):
     """Fails where qemu-img check finds an error; or a leak, unless they are allowed."""
     found = findings(path)
-    check(found["corruptions"] == 0 and found["check-errors"] == 0
-          and (leaks or found["leaks"] == 0), "qemu-img check finds %s: %s", found,
+    clean = found["corruptions"] == 0 and found["check-errors"] == 0 \
+        and (leaks or found["leaks"] == 0)
+    check(clean, "qemu-img check finds %s: %s", found, "" if clean else
           tools.run("qemu-img", "check", "-f", "qcow2", path, status=None).stderr[:1000])
 
 
