@@ -12,6 +12,7 @@
 
 #define BLOCK_UNITS 512 /* with clusters of 64 KiB, what one L2 slice of the default size maps */
 #define IMAGES_MIN  2
+#define BLOCKS_MIN  16                    /* that the data pool must have room for */
 #define L2_BUDGET   (UINT64_C(128) << 10) /* bytes */
 #define OWNER       (UINT64_C(1) << 63)   /* of cache keys: no image has such a number */
 
@@ -75,7 +76,9 @@ int resolved_create(const struct image *first, struct resolved **resolved)
     for (const struct image *image = first; image != NULL; image = image->backing) {
         count++;
     }
-    if (count < IMAGES_MIN || count > UINT16_MAX) {
+    /* A pool that keeps too little of it would have each read resolve a whole block. */
+    if (count < IMAGES_MIN || count > UINT16_MAX ||
+        first->cache->sizes.data_budget < BLOCKS_MIN * BLOCK_UNITS * sizeof(struct unit)) {
         return 0;
     }
     made = calloc(1, sizeof(*made));

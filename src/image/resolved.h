@@ -26,7 +26,8 @@ struct resolved;
 
 /*
  * Of the chain that begins with `first`, whose images and cache are borrowed.
- * *resolved is NULL where the chain is too short to gain from it. 0 or -ENOMEM.
+ * *resolved is NULL where the chain is too short to gain from it, or the data
+ * pool too small to keep it. 0 or -ENOMEM.
  */
 int resolved_create(const struct image *first, struct resolved **resolved);
 void resolved_destroy(struct resolved *resolved);
