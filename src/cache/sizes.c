@@ -154,13 +154,29 @@ static void split(uint64_t whole, const struct bounds *bounds, struct cache_size
     }
 }
 
+static uint64_t clamp(uint64_t value, uint64_t least, uint64_t most)
+{
+    return max_u64(least, min_u64(value, most));
+}
+
+uint64_t cache_l2_default(uint64_t memory)
+{
+    return clamp(memory / CACHE_L2_MEMORY_SHARE, CACHE_L2_DEFAULT_MIN, CACHE_L2_DEFAULT_MAX);
+}
+
+uint64_t cache_data_default(uint64_t memory)
+{
+    return clamp(memory / CACHE_DATA_MEMORY_SHARE, CACHE_DATA_DEFAULT_MIN, CACHE_DATA_DEFAULT_MAX);
+}
+
 /* As asked for, before the bounds are applied. The combination has been checked. */
 static void share_out(const struct cache_options *options, const struct bounds *bounds,
                       struct cache_sizes *sizes)
 {
     uint64_t whole = options->size.value;
 
-    sizes->l2_budget = options->l2_size.set ? options->l2_size.value : CACHE_L2_DEFAULT;
+    sizes->l2_budget =
+        options->l2_size.set ? options->l2_size.value : cache_l2_default(memory_size());
     sizes->refcount_budget =
         options->refcount_size.set ? options->refcount_size.value : bounds->refcount_min;
     if (!options->size.set) {
@@ -173,16 +189,6 @@ static void share_out(const struct cache_options *options, const struct bounds *
     } else {
         split(whole, bounds, sizes);
     }
-}
-
-static uint64_t clamp(uint64_t value, uint64_t least, uint64_t most)
-{
-    return max_u64(least, min_u64(value, most));
-}
-
-uint64_t cache_data_default(uint64_t memory)
-{
-    return clamp(memory / CACHE_DATA_MEMORY_SHARE, CACHE_DATA_DEFAULT_MIN, CACHE_DATA_DEFAULT_MAX);
 }
 
 int cache_sizes_resolve(const struct cache_options *options, const struct cache_geometry *images,

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * From the options that the user gave, and the images of the chain, to the
- * budgets of the pools. The rules and defaults are those of QEMU's qcow2 cache
- * documentation:
+ * budgets of the pools. The rules are those of QEMU's qcow2 cache documentation,
+ * the defaults larger where there is memory:
  *
  *     disk = l2_cache_size * cluster_size / 8      (16 with extended L2 entries)
  *     disk = refcount_cache_size * cluster_size * 8 / refcount_bits
@@ -16,15 +16,19 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define CACHE_L2_DEFAULT            (UINT64_C(32) << 20) /* the most that is taken unasked */
 #define CACHE_L2_ENTRY_DEFAULT      UINT64_C(4096)
 #define CACHE_L2_ENTRY_MIN          UINT64_C(512)
 #define CACHE_L2_MIN_ENTRIES        2
 #define CACHE_REFCOUNT_MIN_CLUSTERS 4
-#define CACHE_DATA_DEFAULT_MIN      (UINT64_C(32) << 20)
-#define CACHE_DATA_DEFAULT_MAX      (UINT64_C(1) << 30)
-#define CACHE_DATA_MEMORY_SHARE     32  /* the part of the memory that is taken unasked */
 #define CACHE_CLEAN_DEFAULT         600 /* seconds */
+
+/* Of these, at the most, is taken unasked: a part of the memory, within bounds. */
+#define CACHE_L2_DEFAULT_MIN    (UINT64_C(32) << 20)
+#define CACHE_L2_DEFAULT_MAX    (UINT64_C(256) << 20)
+#define CACHE_L2_MEMORY_SHARE   128
+#define CACHE_DATA_DEFAULT_MIN  (UINT64_C(32) << 20)
+#define CACHE_DATA_DEFAULT_MAX  (UINT64_C(1) << 30)
+#define CACHE_DATA_MEMORY_SHARE 32
 
 /* As the user gave them; bytes, and seconds for clean_interval. */
 struct cache_options {
@@ -63,7 +67,8 @@ struct cache_sizes {
 int cache_sizes_resolve(const struct cache_options *options, const struct cache_geometry *images,
                         size_t count, struct cache_sizes *sizes, struct error *error);
 
-/* What data_budget is by default where there is so much memory; bytes. */
+/* What l2_budget, and data_budget, are at most by default where there is so much memory; bytes. */
+uint64_t cache_l2_default(uint64_t memory);
 uint64_t cache_data_default(uint64_t memory);
 
 /* Bytes of L2 tables that map the whole disk: what "covered" needs. */

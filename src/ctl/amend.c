@@ -215,90 +215,76 @@ static int run_amend(struct ctl *ctl)
     return CTL_OK;
 }
 
+#define FIELD(member) offsetof(struct amend_command_options, member)
+
 static const struct option_spec amend_flags[] = {
     FLAG_FORMAT(struct amend_command_options),
     {
         .name = "backing-unchecked",
         .letter = 'u',
         .type = OPTION_BOOL,
-        .field = offsetof(struct amend_command_options, unchecked),
+        .field = FIELD(unchecked),
         .help = "record the names of a backing file or a data file without a look at what they "
                 "are of",
     },
     {
         .name = "shrink",
         .type = OPTION_BOOL,
-        .field = offsetof(struct amend_command_options, shrink),
+        .field = FIELD(shrink),
         .help = "allow size= to make the disk smaller; all behind its new end is lost",
     },
     {
         .name = "progress",
         .letter = 'p',
         .type = OPTION_BOOL,
-        .field = offsetof(struct amend_command_options, progress),
+        .field = FIELD(progress),
         .help = "accepted as of qemu-img; on a terminal, progress is shown in any case",
     },
     FLAG_QUIET(struct amend_command_options),
     {.name = NULL},
 };
 
-#define REFUSED(option_name, member)                             \
-    {                                                            \
-        .name = option_name, .type = OPTION_STRING,              \
-        .field = offsetof(struct amend_command_options, member), \
+#define TEXT(option_name, member, shown, sentence)                                               \
+    {                                                                                            \
+        .name = option_name, .type = OPTION_STRING, .field = FIELD(member), .value_name = shown, \
+        .help = sentence                                                                         \
+    }
+#define SWITCH(option_name, member, sentence)                                                     \
+    {                                                                                             \
+        .name = option_name, .type = OPTION_BOOL, .field = FIELD(member), .value_name = "on|off", \
+        .help = sentence                                                                          \
+    }
+#define REFUSED(option_name, member)                                       \
+    {                                                                      \
+        .name = option_name, .type = OPTION_STRING, .field = FIELD(member) \
     }
 
 static const struct option_spec amend_values[] = {
     {
         .name = "compat",
         .type = OPTION_CHOICE,
-        .field = offsetof(struct amend_command_options, compat),
+        .field = FIELD(compat),
         .choices = "0.10=v2 1.1=v3",
         .value_name = "LEVEL",
         .help = "the compatibility level: 0.10 (or v2), or 1.1 (or v3)",
     },
-    {
-        .name = "lazy_refcounts",
-        .type = OPTION_BOOL,
-        .field = offsetof(struct amend_command_options, lazy_refcounts),
-        .value_name = "on|off",
-        .help = "on: refcounts may be written late, and are repaired after a crash; needs "
-                "compat=1.1",
-    },
-    {
-        .name = "backing_file",
-        .type = OPTION_STRING,
-        .field = offsetof(struct amend_command_options, backing_file),
-        .value_name = "NAME",
-        .help = "the backing file, with its format in backing_fmt; empty: none. What the disk "
-                "shows changes, unless the new one holds the same as the old one",
-    },
-    {
-        .name = "backing_fmt",
-        .type = OPTION_STRING,
-        .field = offsetof(struct amend_command_options, backing_format),
-        .value_name = "FMT",
-        .help = "the format of the backing file: qcow2 or raw; empty: not recorded",
-    },
-    {
-        .name = "data_file",
-        .type = OPTION_STRING,
-        .field = offsetof(struct amend_command_options, data_file),
-        .value_name = "NAME",
-        .help = "the name of the external data file, for an image that has one",
-    },
-    {
-        .name = "data_file_raw",
-        .type = OPTION_BOOL,
-        .field = offsetof(struct amend_command_options, data_file_raw),
-        .value_name = "on|off",
-        .help = "off: the data file need not show what the disk does any more; on cannot be "
-                "chosen afterwards",
-    },
+    SWITCH("lazy_refcounts", lazy_refcounts,
+           "on: refcounts may be written late, and are repaired after a crash; needs "
+           "compat=1.1"),
+    TEXT("backing_file", backing_file, "NAME",
+         "the backing file, with its format in backing_fmt; empty: none. What the disk "
+         "shows changes, unless the new one holds the same as the old one"),
+    TEXT("backing_fmt", backing_format, "FMT",
+         "the format of the backing file: qcow2 or raw; empty: not recorded"),
+    TEXT("data_file", data_file, "NAME",
+         "the name of the external data file, for an image that has one"),
+    SWITCH("data_file_raw", data_file_raw,
+           "off: the data file need not show what the disk does any more; on cannot be "
+           "chosen afterwards"),
     {
         .name = "refcount_bits",
         .type = OPTION_UINT,
-        .field = offsetof(struct amend_command_options, refcount_bits),
+        .field = FIELD(refcount_bits),
         .min = 1,
         .max = 64,
         .value_name = "BITS",
@@ -307,7 +293,7 @@ static const struct option_spec amend_values[] = {
     {
         .name = "size",
         .type = OPTION_SIZE,
-        .field = offsetof(struct amend_command_options, size),
+        .field = FIELD(size),
         .max = INT64_MAX,
         .value_name = "SIZE",
         .help = "the size of the disk, as qcow2ctl resize",

@@ -391,6 +391,7 @@ static void op_open(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info 
     int r = -ENOENT;
 
     own_mount_recognise(filesystem->own, opener);
+    page_cache_raise(&filesystem->page_cache);
     if (tree_node(filesystem->tree, inode, &node)) {
         bool can_write = filesystem->writer != NULL && node.kind == NODE_DISK;
 

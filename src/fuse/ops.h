@@ -9,6 +9,7 @@
 
 #include "fuse/files.h"
 #include "fuse/options.h"
+#include "fuse/page_cache.h"
 #include "fuse/stats.h"
 #include "fuse/tree.h"
 #include "image/image.h"
@@ -31,6 +32,7 @@ struct filesystem {
     struct files *files;
     struct fuse_session *fuse; /* the session's, to be set before the first request */
     struct own_mount *own;     /* likewise; with a writer */
+    struct page_cache page_cache;
     bool kernel_caches_writes; /* it does not tell us of each at once; known after the start */
     bool is_growable;
     bool unmaps; /* what is discarded */

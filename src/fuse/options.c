@@ -107,7 +107,8 @@ const struct option_spec mount_option_table[] = {
      .help = "Memory for L2 tables. To have the mapping of the whole disk in memory, a disk "
              "needs its size * 8 / cluster size (* 16 with extended L2 entries). At most two of "
              "l2-cache-size, refcount-cache-size and cache-size can be given.",
-     .default_text = "what the disks of the chain need, at most 32M an image"},
+     .default_text = "what the disks of the chain need, at most 1/128 of the memory, 32M to "
+                     "256M"},
     {.name = "l2-cache-entry-size",
      .type = OPTION_SIZE,
      .field = FIELD(cache.l2_entry_size),

@@ -175,11 +175,13 @@ static int mount_quietly(struct session *session)
         return -EINVAL;
     }
     session->handles_signals = true;
+    page_cache_init(&session->filesystem->page_cache, session->mount_point);
     errno = 0;
     if (fuse_session_mount(session->fuse, session->mount_point) != 0) {
         return errno != 0 ? -errno : -EIO;
     }
     session->is_mounted = true;
+    page_cache_find(&session->filesystem->page_cache, session->mount_point);
     return 0;
 }
 

@@ -31,8 +31,15 @@ struct unit {
     uint8_t kind; /* enum extent_kind */
 };
 
+/* What a read needs of one image; the images themselves are far apart in memory. */
+struct source {
+    const struct image *image;
+    struct store *data;
+    unsigned depth;
+};
+
 struct resolved {
-    const struct image **images; /* in the order of the chain */
+    struct source *images; /* in the order of the chain */
     size_t count;
     uint32_t unit_bits;
     struct cache_pool *pool; /* of the blocks: the shared cache's */
@@ -58,7 +65,11 @@ static void take_images(struct resolved *resolved, const struct image *first)
 
     resolved->unit_bits = UINT32_MAX;
     for (const struct image *image = first; image != NULL; image = image->backing) {
-        resolved->images[resolved->count++] = image;
+        resolved->images[resolved->count++] = (struct source){
+            .image = image,
+            .data = image->format == IMAGE_RAW ? image->file : image->data_file,
+            .depth = (unsigned)image->number,
+        };
         if (image->active != NULL) {
             resolved->unit_bits =
                 (uint32_t)min_u64(resolved->unit_bits, image->header->subcluster_bits);
@@ -86,7 +97,7 @@ int resolved_create(const struct image *first, struct resolved **resolved)
         return -ENOMEM;
     }
     made->pool = first->cache->data;
-    made->images = calloc(count, sizeof(struct image *));
+    made->images = calloc(count, sizeof(struct source));
     if (made->images == NULL ||
         cache_pool_create(L2_BUDGET, first->cache->sizes.l2_entry_size, &made->l2) < 0) {
         resolved_destroy(made);
@@ -131,7 +142,7 @@ static void ask_run(const struct block_source *source, struct unit *units, size_
                     size_t number)
 {
     const struct resolved *resolved = source->resolved;
-    const struct image *image = resolved->images[number];
+    const struct image *image = resolved->images[number].image;
     uint64_t unit_size = UINT64_C(1) << resolved->unit_bits;
 
     while (from < to) {
@@ -189,7 +200,7 @@ static int fill_block(void *context, void *data, size_t size)
         size_t from = 0, to;
         bool any = false;
 
-        count = cut_at_end(source, units, count, resolved->images[number]);
+        count = cut_at_end(source, units, count, resolved->images[number].image);
         while (from < count) {
             while (from < count && units[from].state != UNIT_OPEN) {
                 from++;
@@ -222,23 +233,23 @@ static void describe(const struct resolved *resolved, const struct unit *unit,
                      uint64_t guest_offset, struct view_extent *found)
 {
     uint64_t in_unit = guest_offset & ((UINT64_C(1) << resolved->unit_bits) - 1);
-    const struct image *image = resolved->images[unit->image];
+    const struct source *source = &resolved->images[unit->image];
 
     *found = (struct view_extent){.extent = {.kind = EXTENT_UNALLOCATED}};
     if (unit->state == UNIT_OPEN) {
         return;
     }
-    found->image = image;
-    found->depth = (unsigned)image->number;
+    found->image = source->image;
+    found->depth = source->depth;
     found->extent.kind = unit->kind;
     if (unit->kind == EXTENT_DATA) {
-        found->extent.store = image->format == IMAGE_RAW ? image->file : image->data_file;
+        found->extent.store = source->data;
         found->extent.host_offset = unit->host_offset + in_unit;
     } else if (unit->kind == EXTENT_COMPRESSED) {
-        found->extent.store = image->file;
+        found->extent.store = source->image->file;
         found->extent.host_offset = unit->host_offset;
         found->extent.compressed_size = unit->compressed_size;
-        found->extent.offset_in_cluster = guest_offset & (image->header->cluster_size - 1);
+        found->extent.offset_in_cluster = guest_offset & (source->image->header->cluster_size - 1);
     }
 }
 

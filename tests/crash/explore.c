@@ -151,10 +151,16 @@ static void look_at_all(struct explorer *explorer)
     states_end(&explorer->states);
 }
 
+struct exploration {
+    struct options options;
+    uint64_t states; /* that were looked at, of all workloads */
+};
+
 /* Violations. */
-static uint64_t explore(const struct options *options, const struct workload *workload,
-                        const char *directory, uint64_t *states)
+static uint64_t explore(void *context, const struct workload *workload, const char *directory)
 {
+    struct exploration *exploration = context;
+    const struct options *options = &exploration->options;
     struct explorer *explorer = grab(sizeof(*explorer));
     uint64_t violations;
     struct base base;
@@ -176,7 +182,7 @@ static uint64_t explore(const struct options *options, const struct workload *wo
            workload->threads ? " (of threads: another log each time)" : "");
     fflush(stdout);
     violations = explorer->violations;
-    *states += explorer->number;
+    exploration->states += explorer->number;
     verify_release(&explorer->verify);
     stack_release(&explorer->stack);
     run_release(&explorer->run);
@@ -185,49 +191,29 @@ static uint64_t explore(const struct options *options, const struct workload *wo
     return violations;
 }
 
-/* --- main()
- * --------------------------------------------------------------------------------------- */
-
-static void parse(struct options *options, int count, char **arguments)
-{
-    int i;
-
-    for (i = 1; i < count; i++) {
-        const char *argument = arguments[i];
-
-        if (!take_text(argument, "workload", &options->workload) &&
-            !take_text(argument, "break", &options->breaks) &&
-            !take_number(argument, "seed", &options->seed) &&
-            !take_number(argument, "states", &options->states) &&
-            !take_number(argument, "state", &options->state) &&
-            !take_number(argument, "qemu", &options->qemu) &&
-            !take_number(argument, "go-on", &options->go_on)) {
-            die("'%s' is no option; see tests/crash/README.md", argument);
-        }
-    }
-}
+/* --- main() -------------------------------------------------------------------------------- */
 
 int main(int count, char **arguments)
 {
-    struct options options = {
-        .seed = 1, .states = 1000, .state = UINT64_MAX, .qemu = 500, .go_on = 4};
-    uint64_t states = 0, violations = 0;
-    char *directory;
-    size_t i;
+    struct exploration exploration = {
+        .options = {.seed = 1, .states = 1000, .state = UINT64_MAX, .qemu = 500, .go_on = 4}};
+    struct options *options = &exploration.options;
+    const struct setting settings[] = {
+        {.name = "workload", .text = &options->workload},
+        {.name = "break", .text = &options->breaks},
+        {.name = "seed", .number = &options->seed},
+        {.name = "states", .number = &options->states},
+        {.name = "state", .number = &options->state},
+        {.name = "qemu", .number = &options->qemu},
+        {.name = "go-on", .number = &options->go_on},
+    };
+    uint64_t violations;
 
     if (workloads_list(count, arguments)) {
         return 0;
     }
-    parse(&options, count, arguments);
-    workloads_expect(options.workload);
-    tools_keep_memory();
-    directory = scratch_make();
-    for (i = 0; i < workload_count; i++) {
-        if (options.workload == NULL || strcmp(options.workload, workloads[i].name) == 0) {
-            violations += explore(&options, &workloads[i], directory, &states);
-        }
-    }
-    scratch_remove(directory);
-    printf("%" PRIu64 " states, %" PRIu64 " violations\n", states, violations);
+    take_settings(count, arguments, settings, sizeof(settings) / sizeof(settings[0]));
+    violations = workloads_each(options->workload, explore, &exploration);
+    printf("%" PRIu64 " states, %" PRIu64 " violations\n", exploration.states, violations);
     return violations > 0 ? 1 : 0;
 }

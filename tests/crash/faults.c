@@ -169,13 +169,23 @@ static bool look_at(struct explorer *explorer, const struct kind *kind, uint64_t
 
 /* --- One workload -------------------------------------------------------------------------- */
 
-static uint64_t explore(const struct options *options, const struct workload *workload,
-                        const char *directory, uint64_t *runs)
+struct exploration {
+    struct options options;
+    uint64_t runs; /* of all workloads */
+};
+
+/* Violations. None of a workload with threads, whose calls are others each time. */
+static uint64_t explore(void *context, const struct workload *workload, const char *directory)
 {
+    struct exploration *exploration = context;
+    const struct options *options = &exploration->options;
     struct explorer explorer = {.options = options, .workload = workload};
     uint64_t call, calls = 0;
     size_t i;
 
+    if (workload->threads) {
+        return 0;
+    }
     base_make(&explorer.base, workload, options->seed, directory);
     stack_init(&explorer.stack, explorer.base.stack.path);
     for (i = 0; i < KINDS; i++) {
@@ -196,7 +206,7 @@ static uint64_t explore(const struct options *options, const struct workload *wo
     printf("%s: seed %" PRIu64 ", %" PRIu64 " calls, %" PRIu64 " runs, %" PRIu64 " violations\n",
            workload->name, options->seed, calls, explorer.runs, explorer.violations);
     fflush(stdout);
-    *runs += explorer.runs;
+    exploration->runs += explorer.runs;
     stack_release(&explorer.stack);
     base_release(&explorer.base);
     return explorer.violations;
@@ -204,45 +214,27 @@ static uint64_t explore(const struct options *options, const struct workload *wo
 
 /* --- main() -------------------------------------------------------------------------------- */
 
-static void parse(struct options *options, int count, char **arguments)
-{
-    int i;
-
-    for (i = 1; i < count; i++) {
-        if (!take_text(arguments[i], "workload", &options->workload) &&
-            !take_text(arguments[i], "kind", &options->kind) &&
-            !take_number(arguments[i], "seed", &options->seed) &&
-            !take_number(arguments[i], "step", &options->step) &&
-            !take_number(arguments[i], "call", &options->call)) {
-            die("'%s' is no option; see tests/crash/README.md", arguments[i]);
-        }
-    }
-    if (options->step == 0) {
-        die("a step of 0");
-    }
-}
-
 int main(int count, char **arguments)
 {
-    struct options options = {.seed = 1, .step = 1};
-    uint64_t runs = 0, violations = 0;
-    char *directory;
-    size_t i;
+    struct exploration exploration = {.options = {.seed = 1, .step = 1}};
+    struct options *options = &exploration.options;
+    const struct setting settings[] = {
+        {.name = "workload", .text = &options->workload},
+        {.name = "kind", .text = &options->kind},
+        {.name = "seed", .number = &options->seed},
+        {.name = "step", .number = &options->step},
+        {.name = "call", .number = &options->call},
+    };
+    uint64_t violations;
 
     if (workloads_list(count, arguments)) {
         return 0;
     }
-    parse(&options, count, arguments);
-    workloads_expect(options.workload);
-    tools_keep_memory();
-    directory = scratch_make();
-    for (i = 0; i < workload_count; i++) {
-        if (!workloads[i].threads &&
-            (options.workload == NULL || strcmp(options.workload, workloads[i].name) == 0)) {
-            violations += explore(&options, &workloads[i], directory, &runs);
-        }
+    take_settings(count, arguments, settings, sizeof(settings) / sizeof(settings[0]));
+    if (options->step == 0) {
+        die("a step of 0");
     }
-    scratch_remove(directory);
-    printf("%" PRIu64 " runs, %" PRIu64 " violations\n", runs, violations);
+    violations = workloads_each(options->workload, explore, &exploration);
+    printf("%" PRIu64 " runs, %" PRIu64 " violations\n", exploration.runs, violations);
     return violations > 0 ? 1 : 0;
 }

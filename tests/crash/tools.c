@@ -106,30 +106,43 @@ int run_program(const char *const *arguments)
     return WEXITSTATUS(status);
 }
 
-bool take_text(const char *argument, const char *name, const char **value)
+/* Whether the argument is NAME=VALUE of the setting, which then has the value. */
+static bool take(const struct setting *setting, const char *argument)
 {
-    size_t length = strlen(name);
-
-    if (strncmp(argument, name, length) != 0 || argument[length] != '=') {
-        return false;
-    }
-    *value = argument + length + 1;
-    return true;
-}
-
-bool take_number(const char *argument, const char *name, uint64_t *value)
-{
-    const char *text;
+    size_t length = strlen(setting->name);
+    const char *value;
     char *end;
 
-    if (!take_text(argument, name, &text)) {
+    if (strncmp(argument, setting->name, length) != 0 || argument[length] != '=') {
         return false;
     }
-    *value = strtoull(text, &end, 10);
-    if (*end != '\0' || end == text) {
+    value = argument + length + 1;
+    if (setting->text != NULL) {
+        *setting->text = value;
+        return true;
+    }
+    *setting->number = strtoull(value, &end, 10);
+    if (*end != '\0' || end == value) {
         die("'%s' is no number", argument);
     }
     return true;
+}
+
+void take_settings(int count, char **arguments, const struct setting *settings,
+                   size_t setting_count)
+{
+    int i;
+
+    for (i = 1; i < count; i++) {
+        size_t at = 0;
+
+        while (at < setting_count && !take(&settings[at], arguments[i])) {
+            at++;
+        }
+        if (at == setting_count) {
+            die("'%s' is no option; see tests/crash/README.md", arguments[i]);
+        }
+    }
 }
 
 void tools_keep_memory(void)

@@ -36,9 +36,16 @@ uint64_t hash_name(const char *name);
  */
 int run_program(const char *const *arguments);
 
-/* Whether the argument is name=VALUE, and its value. Dies where that is no number. */
-bool take_number(const char *argument, const char *name, uint64_t *value);
-bool take_text(const char *argument, const char *name, const char **value);
+/* What the argument NAME=VALUE sets: a text, or a number. */
+struct setting {
+    const char *name;
+    const char **text;
+    uint64_t *number; /* where `text` is NULL */
+};
+
+/* Takes all arguments. Dies where one is none of the settings, or its value is no number. */
+void take_settings(int count, char **arguments, const struct setting *settings,
+                   size_t setting_count);
 
 /* Buffers of a megabyte come and go with each state: not from the kernel each time. */
 void tools_keep_memory(void);

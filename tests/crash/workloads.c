@@ -317,7 +317,7 @@ bool workloads_list(int count, char **arguments)
     return true;
 }
 
-void workloads_expect(const char *name)
+static void expect(const char *name)
 {
     size_t i;
 
@@ -329,4 +329,25 @@ void workloads_expect(const char *name)
     if (name != NULL) {
         die("there is no workload '%s'; `list` names them", name);
     }
+}
+
+uint64_t workloads_each(const char *name,
+                        uint64_t (*one)(void *context, const struct workload *workload,
+                                        const char *directory),
+                        void *context)
+{
+    uint64_t sum = 0;
+    char *directory;
+    size_t i;
+
+    expect(name);
+    tools_keep_memory();
+    directory = scratch_make();
+    for (i = 0; i < workload_count; i++) {
+        if (name == NULL || strcmp(name, workloads[i].name) == 0) {
+            sum += one(context, &workloads[i], directory);
+        }
+    }
+    scratch_remove(directory);
+    return sum;
 }

@@ -29,7 +29,14 @@ extern const size_t workload_count;
 /* What a program with only the argument `list` does: true when it was that. */
 bool workloads_list(int count, char **arguments);
 
-/* Dies where `name`, which may be NULL, is no workload. */
-void workloads_expect(const char *name);
+/*
+ * Calls `one` for the workload of that name, or, where it is NULL, for each,
+ * with a directory for its files; the sum of what it returns. Dies where there
+ * is no such workload.
+ */
+uint64_t workloads_each(const char *name,
+                        uint64_t (*one)(void *context, const struct workload *workload,
+                                        const char *directory),
+                        void *context);
 
 #endif

@@ -5,12 +5,18 @@ import json
 import os
 import xml.etree.ElementTree
 
-from lib import run, tap, tools
+from lib import image, qcow2, run, tap, tools
 
 FAST = "read-qd1,allocate-4k,allocate-sync,seq-cold,zstd,memory-idle,memory-reads,chain-8,mount-1g"
 BENCH = os.path.join(run.SOURCE, "tests", "bench", "run")
+DECOMPRESS = os.path.join(os.path.dirname(os.path.dirname(run.program())), "tests", "bench",
+                          "decompress")
 
 suite = tap.Suite(needs=[tools.fuse, tools.QEMU, tools.ZSTD, tools.tool("fio")])
+
+
+def decompress_is_built():
+    return None if os.access(DECOMPRESS, os.X_OK) else "%s is not built" % DECOMPRESS
 
 
 def measure(directory, *arguments):
@@ -31,6 +37,45 @@ def _(directory):
         needs_stats = row["name"] == "memory-reads" and "qcow2fs" in row["failed"]
         tap.check(needs_stats or "qcow2fs" in row["medians"], "%s: %s", row["name"], row["failed"])
     xml.etree.ElementTree.parse(svg)
+
+
+@suite.test("the benchmark shows how fast decompression alone is, beside what serves the image",
+            needs=[decompress_is_built])
+def _(directory):
+    found, _svg = measure(directory, "--targets", "qcow2fs", "--only", "zlib,zstd")
+    for row in found["workloads"]:
+        tap.check_equal(row["failed"], {}, "what failed in %s" % row["name"])
+        tap.check_equal(sorted(row["medians"]), ["library", "qcow2fs"], "what was measured")
+        tap.check(row["medians"]["library"] > 0, "%s: %s", row["name"], row["medians"])
+
+
+@suite.test("the program that decompresses says what it cannot measure",
+            needs=[decompress_is_built])
+def _(directory):
+    plain = image.create(os.path.join(directory, "plain.qcow2"), 1 << 20)
+    for status, arguments, sentence in (
+            (2, [], "usage: decompress IMAGE [THREADS]"), (2, [plain, "0"], "usage: "),
+            (2, [plain, "2x"], "usage: "), (1, [plain], "has no compressed cluster"),
+            (1, [os.path.join(directory, "nothing")], "nothing")):
+        done = tools.run(DECOMPRESS, *arguments, status=status)
+        tap.check_equal(done.stdout, "", "what it printed")
+        tap.check(sentence in done.stderr and done.stderr.count("\n") == 1, "it said: %s",
+                  done.stderr)
+
+
+@suite.test("no speed is shown of an image with a damaged compressed cluster",
+            needs=[decompress_is_built])
+def _(directory):
+    raw, path = (os.path.join(directory, name) for name in ("disk.raw", "disk.qcow2"))
+    with open(raw, "wb") as file:
+        file.write(b"compressible " * 100000)
+    image.convert(raw, path, "-c")
+    with qcow2.Qcow2(path) as opened:
+        host_offset, _sectors = opened.compressed_descriptor(5 * opened.cluster_size)
+        opened.write(host_offset, b"\xff" * 16)
+    done = tools.run(DECOMPRESS, path, "3", status=1)
+    tap.check_equal(done.stdout, "", "what it printed")
+    tap.check("its data is damaged" in done.stderr, "it said: %s", done.stderr)
 
 
 @suite.test("the benchmark leaves a target out that is missing, and says how to get it")

@@ -83,6 +83,16 @@ def _(_directory):
         before.check()
 
 
+@suite.test("what the kernel may read ahead of a user's mount stays as it is, without a word",
+            needs=[tools.root])
+def _(_directory):
+    with place() as state:
+        with mounted(state, state.file):
+            check_equal(user_reads(state.file), digest(state.expected), "the disk")
+            device = int(as_user("stat", "-c", "%d", state.file).stdout)
+            check_equal(mount.page_cache_limits(device), (128, 1), "its limits")
+
+
 @suite.test("a user mounts an image over itself")
 def _(_directory):
     with place() as state:

@@ -303,6 +303,31 @@ def _(directory):
     check_equal(done.returncode, 2, "the exit status")
 
 
+@suite.test("root's mount has its page cache's limits raised, before the first file is open",
+            needs=[tools.root])
+def _(directory):
+    path = bad.sample("plain", directory)
+    for at, name in bad.points(directory):
+        with mount.mount(path, at=at, directory=bool(name)):
+            device = os.stat(at).st_dev
+            check_equal(mount.page_cache_limits(device), (128, 1), "those of any FUSE mount")
+            with open(os.path.join(at, name) if name else at, "rb"):
+                check_equal(mount.page_cache_limits(device), (1024, 10), "with a file open")
+
+
+@suite.test("limits of the page cache that somebody has raised further stay",
+            needs=[tools.root])
+def _(directory):
+    path, at = bad.sample("plain", directory), bad.mount_point(directory)
+    with mount.mount(path, at=at):
+        device = os.stat(at).st_dev
+        with open("/sys/class/bdi/%d:%d/read_ahead_kb" % (os.major(device), os.minor(device)), "w",
+                  encoding="ascii") as file:
+            file.write("4096")
+        with open(at, "rb"):
+            check_equal(mount.page_cache_limits(device), (4096, 10), "with a file open")
+
+
 @suite.test("auto_unmount takes the mount away when the daemon is killed",
             needs=[tools.tool("fusermount3")])
 def _(directory):

@@ -1,56 +1,12 @@
 /* SPDX-License-Identifier: MIT */
+/* The pool of one thread: what it finds, keeps and gives back. */
 #include "config.h"
 
-#include "cache/pool.h"
+#include "pool_case.h"
 #include "suite.h"
 
 #include <errno.h>
-#include <pthread.h>
-#include <stdatomic.h>
-#include <stdlib.h>
 #include <string.h>
-
-#include <unistd.h>
-
-#define BLOCK ((size_t)4096)
-
-/* What a fill is to do, and what it did. */
-struct source {
-    struct cache_key key;
-    int error;      /* returned in place of a fill */
-    unsigned fills; /* how often it ran */
-};
-
-/* Every byte tells the key, so that a foreign block cannot pass for the right one. */
-static uint8_t key_stamp(struct cache_key key)
-{
-    return (uint8_t)(key.host_offset / 512 * 7 + key.owner * 31 + 1);
-}
-
-static int source_fill(void *context, void *data, size_t size)
-{
-    struct source *source = context;
-
-    source->fills++;
-    memset(data, key_stamp(source->key), size);
-    return source->error;
-}
-
-static struct cache_pool *pool_make(uint64_t budget)
-{
-    struct cache_pool *pool;
-
-    ck_assert_int_eq(cache_pool_create(budget, BLOCK, &pool), 0);
-    return pool;
-}
-
-static struct cache_pool_stats stats_of(struct cache_pool *pool)
-{
-    struct cache_pool_stats stats;
-
-    cache_pool_stats(pool, &stats);
-    return stats;
-}
 
 /* Gets the block and leaves it pinned; returns whether it had to be filled. */
 static bool get_sized(struct cache_pool *pool, struct cache_key key, size_t size,
@@ -64,7 +20,7 @@ static bool get_sized(struct cache_pool *pool, struct cache_key key, size_t size
     ck_assert_uint_eq((*entry)->key.owner, key.owner);
     ck_assert_uint_eq((*entry)->key.host_offset, key.host_offset);
     data = (*entry)->data;
-    ck_assert_uint_eq(data[0], key_stamp(key));
+    ck_assert_uint_eq(data[0], source_stamp(key));
     ck_assert_int_eq(memcmp(data, data + 1, size - 1), 0);
     ck_assert_uint_le(source.fills, 1);
     return source.fills == 1;
@@ -83,7 +39,7 @@ static bool use(struct cache_pool *pool, uint64_t number)
 
 START_TEST(a_block_is_filled_once_and_then_hit)
 {
-    struct cache_pool *pool = pool_make(100 * BLOCK);
+    struct cache_pool *pool = source_pool(100 * BLOCK);
     struct cache_pool_stats stats;
 
     for (uint64_t i = 0; i < 10; i++) {
@@ -93,7 +49,7 @@ START_TEST(a_block_is_filled_once_and_then_hit)
         ck_assert(!use(pool, i));
         ck_assert(!use(pool, i));
     }
-    stats = stats_of(pool);
+    stats = source_stats(pool);
     ck_assert_uint_eq(stats.misses, 10);
     ck_assert_uint_eq(stats.hits, 20);
     ck_assert_uint_eq(stats.evictions, 0);
@@ -111,7 +67,7 @@ END_TEST
 
 START_TEST(owners_have_blocks_of_their_own)
 {
-    struct cache_pool *pool = pool_make(OWNERS * BLOCK);
+    struct cache_pool *pool = source_pool(OWNERS * BLOCK);
     const struct cache_entry *entries[OWNERS];
 
     for (uint64_t owner = 0; owner < OWNERS; owner++) {
@@ -120,7 +76,7 @@ START_TEST(owners_have_blocks_of_their_own)
     for (uint64_t owner = 0; owner < OWNERS; owner++) {
         const uint8_t *data = entries[owner]->data;
 
-        ck_assert_uint_eq(data[0], key_stamp(entries[owner]->key));
+        ck_assert_uint_eq(data[0], source_stamp(entries[owner]->key));
         cache_pool_unpin(pool, entries[owner]);
     }
     cache_pool_destroy(pool);
@@ -129,7 +85,7 @@ END_TEST
 
 START_TEST(blocks_of_every_size_are_aligned)
 {
-    struct cache_pool *pool = pool_make(UINT64_C(64) << 20);
+    struct cache_pool *pool = source_pool(UINT64_C(64) << 20);
 
     for (size_t size = 512; size <= (size_t)2 << 20; size *= 2) {
         const struct cache_entry *entry;
@@ -145,7 +101,7 @@ END_TEST
 START_TEST(a_failed_fill_is_reported_and_leaves_nothing)
 {
     static const uint64_t budgets[] = {0, BLOCK, 100 * BLOCK};
-    struct cache_pool *pool = pool_make(budgets[_i]);
+    struct cache_pool *pool = source_pool(budgets[_i]);
     struct source source = {.error = -EIO};
     const struct cache_entry *entry;
 
@@ -153,8 +109,8 @@ START_TEST(a_failed_fill_is_reported_and_leaves_nothing)
         ck_assert_int_eq(cache_pool_get(pool, source.key, BLOCK, source_fill, &source, &entry),
                          -EIO);
         ck_assert_uint_eq(source.fills, i);
-        ck_assert_uint_eq(stats_of(pool).entries, 0);
-        ck_assert_uint_eq(stats_of(pool).bytes, 0);
+        ck_assert_uint_eq(source_stats(pool).entries, 0);
+        ck_assert_uint_eq(source_stats(pool).bytes, 0);
     }
     ck_assert(use(pool, 0));
     cache_pool_destroy(pool);
@@ -163,7 +119,7 @@ END_TEST
 
 START_TEST(another_size_for_a_known_key_is_refused)
 {
-    struct cache_pool *pool = pool_make(100 * BLOCK);
+    struct cache_pool *pool = source_pool(100 * BLOCK);
     struct source source = {.key = {0, BLOCK}};
     const struct cache_entry *entry;
 
@@ -178,7 +134,7 @@ END_TEST
 START_TEST(the_budget_is_kept)
 {
     static const uint64_t budgets[] = {1, 2, 3, 16, 100, 1000}; /* blocks */
-    struct cache_pool *pool = pool_make(budgets[_i] * BLOCK + BLOCK / 2);
+    struct cache_pool *pool = source_pool(budgets[_i] * BLOCK + BLOCK / 2);
     struct cache_pool_stats stats;
 
     for (uint64_t i = 0; i < 3000; i++) {
@@ -186,10 +142,10 @@ START_TEST(the_budget_is_kept)
 
         /* By then room was made for it, if need be in another shard. */
         get_sized(pool, (struct cache_key){0, i * BLOCK}, BLOCK, &entry);
-        ck_assert_uint_le(stats_of(pool).bytes, budgets[_i] * BLOCK);
+        ck_assert_uint_le(source_stats(pool).bytes, budgets[_i] * BLOCK);
         cache_pool_unpin(pool, entry);
     }
-    stats = stats_of(pool);
+    stats = source_stats(pool);
     ck_assert_uint_eq(stats.entries, budgets[_i]);
     ck_assert_uint_eq(stats.evictions, 3000 - budgets[_i]);
     cache_pool_destroy(pool);
@@ -198,7 +154,7 @@ END_TEST
 
 START_TEST(blocks_in_steady_use_stay)
 {
-    struct cache_pool *pool = pool_make(256 * BLOCK);
+    struct cache_pool *pool = source_pool(256 * BLOCK);
 
     use(pool, 0);
     use(pool, 1);
@@ -213,7 +169,7 @@ END_TEST
 
 START_TEST(the_least_recently_used_blocks_go_first)
 {
-    struct cache_pool *pool = pool_make(1024 * BLOCK);
+    struct cache_pool *pool = source_pool(1024 * BLOCK);
     unsigned old = 0, recent = 0;
 
     for (uint64_t i = 0; i < 1024; i++) {
@@ -239,7 +195,7 @@ END_TEST
 
 START_TEST(a_pinned_block_is_never_evicted)
 {
-    struct cache_pool *pool = pool_make(4 * BLOCK);
+    struct cache_pool *pool = source_pool(4 * BLOCK);
     const struct cache_entry *pinned, *again;
     struct cache_key key = {.owner = 9, .host_offset = 512};
 
@@ -260,18 +216,18 @@ END_TEST
 
 START_TEST(memory_of_pinned_blocks_over_the_budget_is_given_back_by_unpin)
 {
-    struct cache_pool *pool = pool_make(10 * BLOCK);
+    struct cache_pool *pool = source_pool(10 * BLOCK);
     const struct cache_entry *entries[100];
 
     for (uint64_t i = 0; i < 100; i++) {
         ck_assert(get_sized(pool, (struct cache_key){0, i * BLOCK}, BLOCK, &entries[i]));
     }
-    ck_assert_uint_eq(stats_of(pool).bytes, 100 * BLOCK);
+    ck_assert_uint_eq(source_stats(pool).bytes, 100 * BLOCK);
     for (uint64_t i = 0; i < 100; i++) {
         uint64_t left = 99 - i;
 
         cache_pool_unpin(pool, entries[i]);
-        ck_assert_uint_eq(stats_of(pool).bytes, (left > 10 ? left : 10) * BLOCK);
+        ck_assert_uint_eq(source_stats(pool).bytes, (left > 10 ? left : 10) * BLOCK);
     }
     cache_pool_destroy(pool);
 }
@@ -280,13 +236,13 @@ END_TEST
 START_TEST(what_is_not_there_is_not_found_and_not_filled)
 {
     const struct cache_key key = {.host_offset = BLOCK};
-    struct cache_pool *pool = pool_make(100 * BLOCK);
+    struct cache_pool *pool = source_pool(100 * BLOCK);
     const struct cache_entry *entry;
 
     ck_assert_int_eq(cache_pool_find(pool, key, BLOCK, &entry), -ENOENT);
     use(pool, 1);
     ck_assert_int_eq(cache_pool_find(pool, key, BLOCK, &entry), 0);
-    ck_assert_uint_eq(*(const uint8_t *)entry->data, key_stamp(key));
+    ck_assert_uint_eq(*(const uint8_t *)entry->data, source_stamp(key));
     cache_pool_unpin(pool, entry);
     ck_assert_int_eq(cache_pool_find(pool, key, 2 * BLOCK, &entry), -EINVAL);
     cache_pool_destroy(pool);
@@ -296,20 +252,20 @@ END_TEST
 START_TEST(the_last_use_of_a_block_makes_room_unless_others_use_it)
 {
     const struct cache_key key = {.host_offset = BLOCK};
-    struct cache_pool *pool = pool_make(100 * BLOCK);
+    struct cache_pool *pool = source_pool(100 * BLOCK);
     const struct cache_entry *first, *second;
 
     get_sized(pool, key, BLOCK, &first);
     get_sized(pool, key, BLOCK, &second);
     cache_pool_unpin_last(pool, first);
-    ck_assert_uint_eq(stats_of(pool).bytes, BLOCK);
+    ck_assert_uint_eq(source_stats(pool).bytes, BLOCK);
     cache_pool_unpin(pool, second);
-    ck_assert_uint_eq(stats_of(pool).bytes, BLOCK);
+    ck_assert_uint_eq(source_stats(pool).bytes, BLOCK);
     ck_assert(!use(pool, 1));
     ck_assert_int_eq(cache_pool_find(pool, key, BLOCK, &first), 0);
     cache_pool_unpin_last(pool, first);
-    ck_assert_uint_eq(stats_of(pool).bytes, 0);
-    ck_assert_uint_eq(stats_of(pool).entries, 0);
+    ck_assert_uint_eq(source_stats(pool).bytes, 0);
+    ck_assert_uint_eq(source_stats(pool).entries, 0);
     ck_assert(use(pool, 1));
     cache_pool_destroy(pool);
 }
@@ -317,19 +273,19 @@ END_TEST
 
 START_TEST(a_budget_of_0_keeps_nothing)
 {
-    struct cache_pool *pool = pool_make(0);
+    struct cache_pool *pool = source_pool(0);
     const struct cache_entry *first, *second;
 
     ck_assert(use(pool, 1));
     ck_assert(use(pool, 1));
-    ck_assert_uint_eq(stats_of(pool).entries, 0);
+    ck_assert_uint_eq(source_stats(pool).entries, 0);
     ck_assert(get_sized(pool, (struct cache_key){0, 0}, BLOCK, &first));
     ck_assert(!get_sized(pool, (struct cache_key){0, 0}, BLOCK, &second));
     cache_pool_unpin(pool, first);
-    ck_assert_uint_eq(stats_of(pool).entries, 1);
+    ck_assert_uint_eq(source_stats(pool).entries, 1);
     cache_pool_unpin(pool, second);
-    ck_assert_uint_eq(stats_of(pool).entries, 0);
-    ck_assert_uint_eq(stats_of(pool).bytes, 0);
+    ck_assert_uint_eq(source_stats(pool).entries, 0);
+    ck_assert_uint_eq(source_stats(pool).bytes, 0);
     cache_pool_destroy(pool);
 }
 END_TEST
@@ -358,7 +314,7 @@ END_TEST
 
 START_TEST(cleaning_drops_what_was_not_used_since_the_last_time)
 {
-    struct cache_pool *pool = pool_make(1000 * BLOCK);
+    struct cache_pool *pool = source_pool(1000 * BLOCK);
     const struct cache_entry *pinned;
 
     for (uint64_t i = 0; i < 100; i++) {
@@ -375,12 +331,12 @@ START_TEST(cleaning_drops_what_was_not_used_since_the_last_time)
     }
     ck_assert_uint_eq(cache_pool_clean(pool), 0);
     ck_assert_uint_eq(cache_pool_clean(pool), 30 * BLOCK);
-    ck_assert_uint_eq(stats_of(pool).entries, 1);
+    ck_assert_uint_eq(source_stats(pool).entries, 1);
     cache_pool_unpin(pool, pinned); /* counts as a use */
     ck_assert_uint_eq(cache_pool_clean(pool), 0);
     ck_assert_uint_eq(cache_pool_clean(pool), BLOCK);
-    ck_assert_uint_eq(stats_of(pool).entries, 0);
-    ck_assert_uint_eq(stats_of(pool).evictions, 0);
+    ck_assert_uint_eq(source_stats(pool).entries, 0);
+    ck_assert_uint_eq(source_stats(pool).evictions, 0);
     ck_assert(use(pool, 1));
     cache_pool_destroy(pool);
 }
@@ -414,7 +370,7 @@ static int nested_fill(void *context, void *data, size_t size)
 
 START_TEST(a_fill_may_use_the_pool_itself)
 {
-    struct cache_pool *pool = pool_make(10 * BLOCK);
+    struct cache_pool *pool = source_pool(10 * BLOCK);
     struct nested nested = {.pool = pool};
     const struct cache_entry *entry;
     const uint8_t *data;
@@ -424,208 +380,12 @@ START_TEST(a_fill_may_use_the_pool_itself)
     data = entry->data;
     ck_assert_uint_eq(data[BLOCK - 1], 42);
     cache_pool_unpin(pool, entry);
-    ck_assert_uint_le(stats_of(pool).bytes, 10 * BLOCK);
+    ck_assert_uint_le(source_stats(pool).bytes, 10 * BLOCK);
     cache_pool_destroy(pool);
 }
 END_TEST
 
-/* --- Many threads ---------------------------------------------------------------- */
-
-#define THREADS 8
-
-/* One block that all threads want at once. */
-struct crowd {
-    struct cache_pool *pool;
-    atomic_uint arrived, fills;
-    bool fail;
-};
-
-struct member {
-    struct crowd *crowd;
-    bool filled;
-    int filled_with; /* what this thread's own fill returned */
-    int result;
-};
-
-static int crowd_fill(void *context, void *data, size_t size)
-{
-    struct member *member = context;
-    unsigned fill = atomic_fetch_add(&member->crowd->fills, 1);
-
-    /* Give the others time to meet the fill; the test holds without it, but tells less. */
-    while (atomic_load(&member->crowd->arrived) < THREADS) {
-        usleep(100);
-    }
-    usleep(10000);
-    memset(data, 77, size);
-    member->filled = true;
-    member->filled_with = member->crowd->fail ? -(int)(1000 + fill) : 0;
-    return member->filled_with;
-}
-
-static void *crowd_run(void *argument)
-{
-    struct member *member = argument;
-    const struct cache_entry *entry;
-
-    atomic_fetch_add(&member->crowd->arrived, 1);
-    member->result = cache_pool_get(member->crowd->pool, (struct cache_key){3, 0}, BLOCK,
-                                    crowd_fill, member, &entry);
-    if (member->result == 0) {
-        const uint8_t *data = entry->data;
-
-        if (data[0] != 77 || data[BLOCK - 1] != 77) {
-            member->result = -EBADMSG;
-        }
-        cache_pool_unpin(member->crowd->pool, entry);
-    }
-    return NULL;
-}
-
-static void crowd_meet(struct crowd *crowd, struct member members[THREADS])
-{
-    pthread_t threads[THREADS];
-
-    for (unsigned i = 0; i < THREADS; i++) {
-        members[i] = (struct member){.crowd = crowd};
-        ck_assert_int_eq(pthread_create(&threads[i], NULL, crowd_run, &members[i]), 0);
-    }
-    for (unsigned i = 0; i < THREADS; i++) {
-        pthread_join(threads[i], NULL);
-    }
-}
-
-START_TEST(a_block_that_many_threads_miss_at_once_is_read_once)
-{
-    struct crowd crowd = {.pool = pool_make(100 * BLOCK)};
-    struct member members[THREADS];
-    struct cache_pool_stats stats;
-
-    crowd_meet(&crowd, members);
-    for (unsigned i = 0; i < THREADS; i++) {
-        ck_assert_int_eq(members[i].result, 0);
-    }
-    ck_assert_uint_eq(atomic_load(&crowd.fills), 1);
-    stats = stats_of(crowd.pool);
-    ck_assert_uint_eq(stats.misses, 1);
-    ck_assert_uint_eq(stats.hits, THREADS - 1);
-    cache_pool_destroy(crowd.pool);
-}
-END_TEST
-
-START_TEST(a_failed_fill_is_reported_to_all_that_waited)
-{
-    struct crowd crowd = {.pool = pool_make(100 * BLOCK), .fail = true};
-    struct member members[THREADS];
-    int fills;
-
-    crowd_meet(&crowd, members);
-    fills = (int)atomic_load(&crowd.fills);
-    for (unsigned i = 0; i < THREADS; i++) {
-        /* Its own fill's error, or that of a fill that it waited for. */
-        if (members[i].filled) {
-            ck_assert_int_eq(members[i].result, members[i].filled_with);
-        } else {
-            ck_assert_int_le(members[i].result, -1000);
-            ck_assert_int_gt(members[i].result, -1000 - fills);
-        }
-    }
-    ck_assert_uint_eq(stats_of(crowd.pool).entries, 0);
-    ck_assert_uint_eq(stats_of(crowd.pool).bytes, 0);
-    cache_pool_destroy(crowd.pool);
-}
-END_TEST
-
-#define PINS_HELD 3
-#define KEYS      200
-
-struct worker {
-    struct cache_pool *pool;
-    uint64_t seed;
-    unsigned wrong;
-};
-
-static uint64_t random_next(uint64_t *state)
-{
-    *state = *state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-    return *state >> 33;
-}
-
-static bool entry_is_right(const struct cache_entry *entry, struct cache_key key, size_t size)
-{
-    const uint8_t *data = entry->data;
-
-    return entry->size == size && entry->key.host_offset == key.host_offset &&
-           entry->key.owner == key.owner && data[0] == key_stamp(key) &&
-           memcmp(data, data + 1, size - 1) == 0;
-}
-
-static void *worker_run(void *argument)
-{
-    struct worker *worker = argument;
-    const struct cache_entry *held[PINS_HELD] = {NULL};
-
-    for (unsigned i = 0; i < 5000; i++) {
-        uint64_t number = random_next(&worker->seed) % KEYS;
-        const struct cache_entry **slot = &held[random_next(&worker->seed) % PINS_HELD];
-        struct cache_key key = {.owner = number % 5, .host_offset = number * BLOCK};
-        size_t size = number % 2 == 0 ? BLOCK : 512;
-        struct source source = {.key = key, .error = i % 50 == 0 ? -EIO : 0};
-        int result;
-
-        if (*slot != NULL) {
-            worker->wrong += !entry_is_right(*slot, (*slot)->key, (*slot)->size);
-            cache_pool_unpin(worker->pool, *slot);
-            *slot = NULL;
-        }
-        result = cache_pool_get(worker->pool, key, size, source_fill, &source, slot);
-        /* -EIO comes from the own fill or from another thread's that was waited for. */
-        worker->wrong += result != 0 && result != -EIO;
-        worker->wrong += source.fills > 0 && result != source.error;
-        worker->wrong += result == 0 && !entry_is_right(*slot, key, size);
-        if (result != 0) {
-            *slot = NULL;
-        }
-        if (i % 1000 == 0) {
-            cache_pool_clean(worker->pool);
-        }
-    }
-    for (unsigned i = 0; i < PINS_HELD; i++) {
-        if (held[i] != NULL) {
-            cache_pool_unpin(worker->pool, held[i]);
-        }
-    }
-    return NULL;
-}
-
-START_TEST(threads_that_get_pin_and_clean_at_random_always_see_their_blocks)
-{
-    static const uint64_t budgets[] = {0, 10 * BLOCK, 50 * BLOCK, KEYS * BLOCK};
-    struct cache_pool *pool = pool_make(budgets[_i]);
-    struct worker workers[THREADS];
-    pthread_t threads[THREADS];
-    struct cache_pool_stats stats;
-
-    for (unsigned i = 0; i < THREADS; i++) {
-        workers[i] = (struct worker){.pool = pool, .seed = i};
-        ck_assert_int_eq(pthread_create(&threads[i], NULL, worker_run, &workers[i]), 0);
-    }
-    for (unsigned i = 0; i < THREADS; i++) {
-        pthread_join(threads[i], NULL);
-        ck_assert_uint_eq(workers[i].wrong, 0);
-    }
-    stats = stats_of(pool);
-    ck_assert_uint_le(stats.bytes, budgets[_i]);
-    ck_assert_uint_le(stats.hits + stats.misses, THREADS * 5000);
-    cache_pool_clean(pool);
-    cache_pool_clean(pool);
-    ck_assert_uint_eq(stats_of(pool).entries, 0);
-    ck_assert_uint_eq(stats_of(pool).bytes, 0);
-    cache_pool_destroy(pool);
-}
-END_TEST
-
-static Suite *pool_suite(void)
+int main(void)
 {
     Suite *suite = suite_create("pool");
     TCase *tcase = tcase_create("pool");
@@ -647,15 +407,6 @@ static Suite *pool_suite(void)
     tcase_add_test(tcase, tens_of_thousands_of_blocks_are_all_found_again);
     tcase_add_test(tcase, cleaning_drops_what_was_not_used_since_the_last_time);
     tcase_add_test(tcase, a_fill_may_use_the_pool_itself);
-    tcase_add_test(tcase, a_block_that_many_threads_miss_at_once_is_read_once);
-    tcase_add_test(tcase, a_failed_fill_is_reported_to_all_that_waited);
-    tcase_add_loop_test(tcase, threads_that_get_pin_and_clean_at_random_always_see_their_blocks, 0,
-                        4);
     suite_add_tcase(suite, tcase);
-    return suite;
-}
-
-int main(void)
-{
-    return suite_main(pool_suite());
+    return suite_main(suite);
 }

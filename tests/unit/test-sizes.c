@@ -3,6 +3,7 @@
 
 #include "cache/sizes.h"
 #include "suite.h"
+#include "util/checked.h"
 #include "util/memory.h"
 
 #include <errno.h>
@@ -109,7 +110,7 @@ START_TEST(without_options_the_documented_defaults_hold)
 {
     struct cache_sizes sizes = resolve(options_of(NONE, NONE, NONE), ordinary(TIB, TIB));
 
-    ck_assert_uint_eq(sizes.l2_budget, 32 * MIB);
+    ck_assert_uint_eq(sizes.l2_budget, min_u64(cache_l2_default(memory_size()), 128 * MIB));
     ck_assert_uint_eq(sizes.l2_entry_size, 4 * KIB);
     ck_assert_uint_eq(sizes.refcount_budget, 256 * KIB);
     ck_assert_uint_eq(sizes.data_budget, cache_data_default(memory_size()));
@@ -156,7 +157,7 @@ START_TEST(one_given_size_leaves_the_other_at_its_default)
     ck_assert_uint_eq(sizes.l2_budget, 100 * MIB);
     ck_assert_uint_eq(sizes.refcount_budget, 256 * KIB);
     sizes = resolve(options_of(NONE, NONE, 3 * MIB), ordinary(TIB, TIB));
-    ck_assert_uint_eq(sizes.l2_budget, 32 * MIB);
+    ck_assert_uint_eq(sizes.l2_budget, min_u64(cache_l2_default(memory_size()), 128 * MIB));
     ck_assert_uint_eq(sizes.refcount_budget, 3 * MIB);
     sizes = resolve(options_of(NONE, 5 * MIB, 3 * MIB), ordinary(TIB, TIB));
     ck_assert_uint_eq(sizes.l2_budget, 5 * MIB);
@@ -287,6 +288,15 @@ START_TEST(data_cache_and_interval_are_taken_as_given)
 }
 END_TEST
 
+START_TEST(the_l2_cache_takes_a_part_of_the_memory_within_bounds)
+{
+    ck_assert_uint_eq(cache_l2_default(0), 32 * MIB);
+    ck_assert_uint_eq(cache_l2_default(4 * GIB), 32 * MIB);
+    ck_assert_uint_eq(cache_l2_default(16 * GIB), 128 * MIB);
+    ck_assert_uint_eq(cache_l2_default(UINT64_MAX), 256 * MIB);
+}
+END_TEST
+
 START_TEST(the_data_cache_takes_a_part_of_the_memory_within_bounds)
 {
     ck_assert_uint_eq(cache_data_default(0), UINT64_C(32) << 20);
@@ -347,6 +357,7 @@ static Suite *sizes_suite(void)
     tcase_add_test(tcase, the_entry_size_is_never_larger_than_a_cluster);
     tcase_add_loop_test(tcase, an_impossible_entry_size_is_refused, 0, 8);
     tcase_add_test(tcase, data_cache_and_interval_are_taken_as_given);
+    tcase_add_test(tcase, the_l2_cache_takes_a_part_of_the_memory_within_bounds);
     tcase_add_test(tcase, the_data_cache_takes_a_part_of_the_memory_within_bounds);
     tcase_add_test(tcase, the_largest_numbers_do_not_overflow);
     suite_add_tcase(suite, tcase);

@@ -1,25 +1,21 @@
 /* SPDX-License-Identifier: MIT */
-/* How a store keeps others out and is kept out by them: among us, and against QEMU. */
+/* How a store keeps others out and is kept out by them, and how it names who does. */
 #include "config.h"
 
+#include "lock_case.h"
 #include "scratch.h"
-#include "store/file.h"
 #include "store/holders.h"
 #include "suite.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -64,30 +60,6 @@ static void restore_host(void)
 #endif
 }
 
-static struct store *open_store(enum store_access access)
-{
-    struct store *store = NULL;
-    struct error error;
-
-    ck_assert_msg(store_file_open("a", "image", &(struct store_file_options){.access = access},
-                                  &store, &error) == 0,
-                  "%s", error.text);
-    return store;
-}
-
-static void expect_busy(enum store_access access, const char *sentence)
-{
-    struct store *store = NULL;
-    struct error error = {0};
-
-    ck_assert_int_eq(store_file_open("a", "image", &(struct store_file_options){.access = access},
-                                     &store, &error),
-                     -EBUSY);
-    ck_assert_int_eq(error.code, EBUSY);
-    ck_assert_str_eq(error.text, sentence);
-    ck_assert_ptr_null(store);
-}
-
 /* The bytes below 300 that somebody else than `fd` has locked, as text. */
 static const char *locked_bytes(char text[256])
 {
@@ -127,7 +99,7 @@ START_TEST(each_access_holds_the_bytes_that_qemu_holds)
 
     scratch_file("a", "abc", 3);
     for (enum store_access access = STORE_READ; access <= STORE_WRITE; access++) {
-        struct store *store = open_store(access);
+        struct store *store = lock_open(access);
 
         ck_assert_str_eq(locked_bytes(text), wanted[access]);
         store_close(store);
@@ -141,9 +113,9 @@ START_TEST(readers_do_not_exclude_each_other)
     struct store *first, *second, *third;
 
     scratch_file("a", "abc", 3);
-    first = open_store(STORE_READ);
-    second = open_store(STORE_READ);
-    third = open_store(STORE_READ_SHARED);
+    first = lock_open(STORE_READ);
+    second = lock_open(STORE_READ);
+    third = lock_open(STORE_READ_SHARED);
     store_close(first);
     store_close(second);
     store_close(third);
@@ -156,12 +128,13 @@ START_TEST(a_reader_excludes_writers_until_it_is_closed)
     char text[256];
 
     scratch_file("a", "abc", 3);
-    reader = open_store(STORE_READ);
-    expect_busy(STORE_WRITE, "a: another program uses this image and relies on nobody writing it; "
-                             "close it first");
+    reader = lock_open(STORE_READ);
+    lock_expect_busy(STORE_WRITE,
+                     "a: another program uses this image and relies on nobody writing it; "
+                     "close it first");
     ck_assert_str_eq(locked_bytes(text), "100 201 203 "); /* the refused one left none */
     store_close(reader);
-    store_close(open_store(STORE_WRITE));
+    store_close(lock_open(STORE_WRITE));
 }
 END_TEST
 
@@ -171,14 +144,16 @@ START_TEST(a_writer_excludes_readers_and_writers)
     char text[256];
 
     scratch_file("a", "abc", 3);
-    writer = open_store(STORE_WRITE);
-    expect_busy(STORE_READ, "a: another program has this image open for writing; close it first, "
-                            "or read it as it is with -o force-share (qcow2ctl: -U)");
-    expect_busy(STORE_WRITE, "a: another program has this image open for writing; close it first, "
-                             "or read it as it is with -o force-share (qcow2ctl: -U)");
+    writer = lock_open(STORE_WRITE);
+    lock_expect_busy(STORE_READ,
+                     "a: another program has this image open for writing; close it first, "
+                     "or read it as it is with -o force-share (qcow2ctl: -U)");
+    lock_expect_busy(STORE_WRITE,
+                     "a: another program has this image open for writing; close it first, "
+                     "or read it as it is with -o force-share (qcow2ctl: -U)");
     ck_assert_str_eq(locked_bytes(text), "100 101 103 201 203 ");
     store_close(writer);
-    store_close(open_store(STORE_READ));
+    store_close(lock_open(STORE_READ));
 }
 END_TEST
 
@@ -187,10 +162,10 @@ START_TEST(a_shared_reader_tolerates_a_writer_and_is_tolerated)
     struct store *writer, *reader;
 
     scratch_file("a", "abc", 3);
-    writer = open_store(STORE_WRITE);
-    reader = open_store(STORE_READ_SHARED);
+    writer = lock_open(STORE_WRITE);
+    reader = lock_open(STORE_READ_SHARED);
     store_close(writer);
-    writer = open_store(STORE_WRITE);
+    writer = lock_open(STORE_WRITE);
     store_close(writer);
     store_close(reader);
 }
@@ -205,7 +180,7 @@ START_TEST(an_image_that_nobody_may_read_is_not_read)
     scratch_file("a", "abc", 3);
     fd = lock_raw(F_RDLCK, 200, 1);
     for (enum store_access access = STORE_READ; access <= STORE_WRITE; access++) {
-        expect_busy(access, sentence);
+        lock_expect_busy(access, sentence);
     }
     close(fd);
 }
@@ -219,11 +194,13 @@ START_TEST(an_exclusive_lock_of_another_program_is_respected)
     scratch_file("a", "abc", 3);
     fd = lock_raw(F_WRLCK, 0, 0);
     for (enum store_access access = STORE_READ; access <= STORE_WRITE; access++) {
-        expect_busy(access, "a: another program has locked this image for itself; close it first");
+        lock_expect_busy(access,
+                         "a: another program has locked this image for itself; close it first");
     }
     close(fd);
     fd = lock_raw(F_WRLCK, 203, 1);
-    expect_busy(STORE_READ, "a: another program has locked this image for itself; close it first");
+    lock_expect_busy(STORE_READ,
+                     "a: another program has locked this image for itself; close it first");
     close(fd);
     ck_assert_str_eq(locked_bytes(text), "");
 }
@@ -237,7 +214,7 @@ START_TEST(locks_live_until_the_last_process_closes_the_store)
     pid_t child;
 
     scratch_file("a", "abc", 3);
-    store = open_store(STORE_READ);
+    store = lock_open(STORE_READ);
     ck_assert_int_eq(pipe(pipes), 0);
     child = fork();
     if (child == 0) { /* keeps the store open until the pipe ends */
@@ -251,7 +228,7 @@ START_TEST(locks_live_until_the_last_process_closes_the_store)
     ck_assert_int_eq(waitpid(child, NULL, 0), child);
     ck_assert_str_eq(locked_bytes(text), "");
 
-    store = open_store(STORE_READ);
+    store = lock_open(STORE_READ);
     child = fork();
     if (child == 0) {
         store_close(store);
@@ -267,7 +244,7 @@ END_TEST
 START_TEST(all_locks_are_taken_before_the_first_look)
 {
     scratch_file("a", "abc", 3);
-    store_close(open_store(STORE_WRITE));
+    store_close(lock_open(STORE_WRITE));
     ck_assert_str_eq(host.order, "tttttlllll");
 }
 END_TEST
@@ -281,8 +258,8 @@ START_TEST(a_host_without_locks_can_be_read_but_not_written)
     scratch_file("a", "abc", 3);
     for (size_t i = 0; i < sizeof(errors) / sizeof(errors[0]); i++) {
         host.error = errors[i];
-        store_close(open_store(STORE_READ));
-        store_close(open_store(STORE_READ_SHARED));
+        store_close(lock_open(STORE_READ));
+        store_close(lock_open(STORE_READ_SHARED));
         ck_assert_int_eq(store_file_open("a", "image",
                                          &(struct store_file_options){.access = STORE_WRITE},
                                          &store, &error),
@@ -329,12 +306,6 @@ static pid_t start_holder(const char *name, bool locks)
     return child;
 }
 
-static void stop(pid_t child)
-{
-    ck_assert_int_eq(kill(child, SIGKILL), 0);
-    ck_assert_int_eq(waitpid(child, NULL, 0), child);
-}
-
 static const char *holders_of_a(char text[HOLDERS_TEXT_MAX])
 {
     struct stat status;
@@ -356,8 +327,8 @@ START_TEST(a_holder_is_named_with_its_pid)
              "a: another program uses this image and relies on nobody writing it (some (name) "
              "(pid %d)); close it first",
              (int)child);
-    expect_busy(STORE_WRITE, sentence);
-    stop(child);
+    lock_expect_busy(STORE_WRITE, sentence);
+    lock_end_child(child);
     ck_assert_str_eq(holders_of_a(text), "");
 }
 END_TEST
@@ -374,8 +345,8 @@ START_TEST(who_holds_a_lock_is_named_alone)
     children[1] = start_holder("locker", true);
     snprintf(wanted, sizeof(wanted), "locker (pid %d)", (int)children[1]);
     ck_assert_str_eq(holders_of_a(text), wanted);
-    stop(children[0]);
-    stop(children[1]);
+    lock_end_child(children[0]);
+    lock_end_child(children[1]);
 }
 END_TEST
 
@@ -397,7 +368,7 @@ START_TEST(at_most_four_holders_are_named)
         }
         ck_assert_uint_eq(commas, HOLDERS_MAX - 1);
         for (int i = 0; i < 6; i++) {
-            stop(children[i]);
+            lock_end_child(children[i]);
         }
     }
 }
@@ -409,157 +380,8 @@ START_TEST(this_process_is_never_named)
     struct store *store;
 
     scratch_file("a", "abc", 3);
-    store = open_store(STORE_READ);
+    store = lock_open(STORE_READ);
     ck_assert_str_eq(holders_of_a(text), "");
-    store_close(store);
-}
-END_TEST
-
-/* Whether the tools are here. Where every test must run (CI), their absence is a failure. */
-static bool have_qemu(void)
-{
-    bool found = system("command -v qemu-io qemu-nbd qemu-img >/dev/null 2>&1") == 0;
-
-    ck_assert_msg(found || getenv("CI") == NULL, "qemu-io, qemu-nbd and qemu-img are needed");
-    return found;
-}
-
-static void make_image(void)
-{
-    ck_assert_int_eq(system("rm -f a && qemu-img create -q -f qcow2 a 1M"), 0);
-}
-
-static bool qemu_can(const char *options, const char *command)
-{
-    char line[256];
-
-    snprintf(line, sizeof(line), "qemu-io %s -f qcow2 -c '%s' a >/dev/null 2>&1", options, command);
-    return system(line) == 0;
-}
-
-/* Waits for the greeting: the socket alone is there before the image is open. */
-static void await_greeting(void)
-{
-    struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = "socket"};
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    char greeting[8];
-
-    for (int i = 0; connect(fd, (struct sockaddr *)&address, sizeof(address)) != 0; i++) {
-        ck_assert_int_lt(i, 1000);
-        usleep(10000);
-    }
-    ck_assert_int_eq(recv(fd, greeting, sizeof(greeting), MSG_WAITALL), sizeof(greeting));
-    ck_assert_mem_eq(greeting, "NBDMAGIC", sizeof(greeting));
-    close(fd);
-}
-
-/* A qemu-nbd that has the image open, with `option`; stop() ends it. */
-static pid_t start_qemu(const char *option)
-{
-    char path[PATH_MAX];
-    pid_t child;
-
-    ck_assert_ptr_nonnull(getcwd(path, sizeof(path) - 8));
-    strcat(path, "/socket");
-    (void)unlink("socket");
-    child = fork();
-    if (child == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        if (freopen("/dev/null", "w", stderr) != NULL) { /* it complains of the hang-up */
-            execlp("qemu-nbd", "qemu-nbd", "-t", "-f", "qcow2", "-k", path, "a", option, NULL);
-        }
-        _exit(127);
-    }
-    await_greeting();
-    return child;
-}
-
-START_TEST(a_qemu_writer_keeps_us_out)
-{
-    char sentence[512];
-    pid_t qemu;
-
-    if (!have_qemu()) {
-        return;
-    }
-    make_image();
-    qemu = start_qemu(NULL);
-    snprintf(sentence, sizeof(sentence),
-             "a: another program has this image open for writing (qemu-nbd (pid %d)); close it "
-             "first, or read it as it is with -o force-share (qcow2ctl: -U)",
-             (int)qemu);
-    expect_busy(STORE_READ, sentence);
-    expect_busy(STORE_WRITE, sentence);
-    store_close(open_store(STORE_READ_SHARED));
-    stop(qemu);
-    store_close(open_store(STORE_WRITE));
-}
-END_TEST
-
-START_TEST(a_qemu_reader_lets_us_read_and_not_write)
-{
-    char sentence[512];
-    pid_t qemu;
-
-    if (!have_qemu()) {
-        return;
-    }
-    make_image();
-    qemu = start_qemu("-r");
-    store_close(open_store(STORE_READ));
-    store_close(open_store(STORE_READ_SHARED));
-    snprintf(sentence, sizeof(sentence),
-             "a: another program uses this image and relies on nobody writing it (qemu-nbd (pid "
-             "%d)); close it first",
-             (int)qemu);
-    expect_busy(STORE_WRITE, sentence);
-    stop(qemu);
-}
-END_TEST
-
-START_TEST(our_reader_lets_qemu_read_and_not_write)
-{
-    struct store *store;
-
-    if (!have_qemu()) {
-        return;
-    }
-    make_image();
-    store = open_store(STORE_READ);
-    ck_assert(qemu_can("-r", "read 0 4k"));
-    ck_assert(!qemu_can("", "write 0 4k"));
-    store_close(store);
-    ck_assert(qemu_can("", "write 0 4k"));
-}
-END_TEST
-
-START_TEST(our_shared_reader_is_in_nobodys_way)
-{
-    struct store *store;
-
-    if (!have_qemu()) {
-        return;
-    }
-    make_image();
-    store = open_store(STORE_READ_SHARED);
-    ck_assert(qemu_can("-r", "read 0 4k"));
-    ck_assert(qemu_can("", "write 0 4k"));
-    store_close(store);
-}
-END_TEST
-
-START_TEST(our_writer_keeps_qemu_out)
-{
-    struct store *store;
-
-    if (!have_qemu()) {
-        return;
-    }
-    make_image();
-    store = open_store(STORE_WRITE);
-    ck_assert(!qemu_can("-r", "read 0 4k"));
-    ck_assert(!qemu_can("", "write 0 4k"));
-    ck_assert(qemu_can("-U -r", "read 0 4k"));
     store_close(store);
 }
 END_TEST
@@ -579,11 +401,6 @@ int main(void)
         who_holds_a_lock_is_named_alone,
         at_most_four_holders_are_named,
         this_process_is_never_named,
-        a_qemu_writer_keeps_us_out,
-        a_qemu_reader_lets_us_read_and_not_write,
-        our_reader_lets_qemu_read_and_not_write,
-        our_shared_reader_is_in_nobodys_way,
-        our_writer_keeps_qemu_out,
 #ifdef REPLACED_CALLS
         all_locks_are_taken_before_the_first_look,
         a_host_without_locks_can_be_read_but_not_written,
@@ -594,7 +411,7 @@ int main(void)
 
     tcase_add_unchecked_fixture(tcase, scratch_enter, scratch_leave);
     tcase_add_checked_fixture(tcase, restore_host, restore_host);
-    tcase_set_timeout(tcase, 60); /* of QEMU on a busy host */
+    tcase_set_timeout(tcase, 60); /* of a busy host */
     for (size_t i = 0; i < sizeof(tests) / sizeof(tests[0]); i++) {
         tcase_add_test(tcase, tests[i]);
     }

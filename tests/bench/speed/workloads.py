@@ -32,6 +32,8 @@ WRITERS = tuple(line for line in READERS if line.kind != "qcowmount")
 COMPRESSED = tuple(line for line in READERS if line.kind != "floor" and line.kind != "raw")
 # libqcow knows no zstd.
 COMPRESSED_ZSTD = tuple(line for line in COMPRESSED if line.kind != "qcowmount")
+# What bounds them all; measured wherever qcow2fs is, with the libraries it was built with.
+LIBRARY = Line("library", "qcow2fs")
 
 WARM_UP_SECONDS = 30  # the most that a chain is warmed up for
 HUGE = "preallocated-%d" % TiB
@@ -140,6 +142,22 @@ def sequential_cold(context, line, workload):
         return fio.once(served.path, "read", MiB, disk.size)
 
 
+def _beside(make, *path):
+    """A program of the same build, at a path from where qcow2fs is; `make` builds it."""
+    program = os.path.normpath(os.path.join(os.path.dirname(run.program()), *path))
+    if not os.access(program, os.X_OK):
+        raise CannotServe("%s is not built: %s" % (program, make))
+    return program
+
+
+def decompress_cold(context, line, workload):
+    """Of LIBRARY all clusters are decompressed by a program, without anything that serves them."""
+    if line != LIBRARY:
+        return sequential_cold(context, line, workload)
+    program = _beside("make tests/bench/decompress", "..", "tests", "bench", "decompress")
+    return float(tools.output(program, workload.disk_for(context, line).qcow2))
+
+
 def sequential_overwrite(context, line, workload):
     disk = workload.disk_for(context, line)
     with context.serve(line, disk) as served:
@@ -233,10 +251,7 @@ def check(context, line, workload):
     disk = workload.disk_for(context, line)
     argv = ["qemu-img", "check", "-q", "-f", "qcow2", disk.qcow2]
     if line.label == "qcow2fs":
-        program = os.path.join(os.path.dirname(run.program()), "qcow2ctl")
-        if not os.path.exists(program):
-            raise CannotServe("%s is not built" % program)
-        argv = [program, "check", disk.qcow2]
+        argv = [_beside("make", "qcow2ctl"), "check", disk.qcow2]
     began = time.perf_counter()
     tools.run(*argv, timeout=600)
     return time.perf_counter() - began
@@ -310,10 +325,12 @@ def all_workloads():
                  SYNCED_GOALS, scattered_synced),
         Workload("allocate-sync-disk", "4K allocating write, fdatasync each, on disk", "IOPS",
                  SYNCED_LINES, SYNCED_GOALS, scattered_synced, where="disk"),
-        Workload("zlib", "zlib, sequential read, buffered", "MB/s", COMPRESSED,
-                 (Versus(("qsd",), 4),), sequential_cold, "compressed-zlib"),
-        Workload("zstd", "zstd, sequential read, buffered", "MB/s", COMPRESSED_ZSTD,
-                 (Versus(("qsd",), 4),), sequential_cold, "compressed-zstd"),
+        Workload("zlib", "zlib, sequential read, buffered", "MB/s",
+                 (*COMPRESSED, LIBRARY), (Versus(("qsd",), 4),), decompress_cold,
+                 "compressed-zlib"),
+        Workload("zstd", "zstd, sequential read, buffered", "MB/s",
+                 (*COMPRESSED_ZSTD, LIBRARY), (Versus(("qsd",), 4),), decompress_cold,
+                 "compressed-zstd"),
         Workload("zstd-4k", "zstd, 4K random read, QD1", "IOPS", COMPRESSED_ZSTD,
                  (Versus(("qsd",), 6),), random_access("randread", 1, one_processor=True),
                  "compressed-zstd"),

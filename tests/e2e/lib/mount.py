@@ -36,6 +36,16 @@ def is_mounted(path):
     return any(point == path for point, _kind in run.mounts())
 
 
+def page_cache_limits(device):
+    """What the kernel may read ahead of a device's files (KiB), and its share of what is dirty."""
+    found = []
+    for name in ("read_ahead_kb", "max_ratio"):
+        with open("/sys/class/bdi/%d:%d/%s" % (os.major(device), os.minor(device), name),
+                  encoding="ascii") as file:
+            found.append(int(file.read()))
+    return tuple(found)
+
+
 def _runs(pid):
     """Whether the process is there, and not one that only waits for init to notice its end."""
     try:
