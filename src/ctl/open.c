@@ -15,7 +15,10 @@ int ctl_open(struct ctl *ctl, const char *path, enum store_access access, struct
         .cache = STORE_CACHE_WRITEBACK,
         .codec = CODEC_FASTEST,
     };
-    const struct cache_options cache = {0};
+    /* A command goes through the tables once, in order: more memory would not help it. */
+    const struct cache_options cache = {
+        .l2_size = {.value = CACHE_L2_DEFAULT_MIN, .set = true},
+    };
     int r = image_open(path, &options, ctl->log, image, &ctl->error);
 
     if (r == 0) {

@@ -178,7 +178,7 @@ def _(directory):
             with open(os.path.join(top, "snapshot %d" % number, "disk.raw"), "rb") as file:
                 expected = image.pattern(MiB, 1) if number % 64 == 0 else bytes(MiB)
                 compare.check_bytes(file.read(), expected, 0)
-        check_memory(mounted, 256 * MiB)
+        check_memory(mounted, 96 * MiB)
     write.check_clean(path)
 
 
