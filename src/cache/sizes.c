@@ -191,11 +191,30 @@ static void share_out(const struct cache_options *options, const struct bounds *
     }
 }
 
+/*
+ * The budgets of L2 tables and of refcounts, for entries of sizes->l2_entry_size.
+ * Returns whether that of L2 tables is all that the images can use: no entry is
+ * then ever dropped for another, so larger ones cost nothing, and are fewer to
+ * search among and to keep.
+ */
+static bool resolve_budgets(const struct cache_options *options,
+                            const struct cache_geometry *images, size_t count,
+                            struct cache_sizes *sizes)
+{
+    struct bounds bounds = bounds_of(images, count, sizes->l2_entry_size);
+
+    share_out(options, &bounds, sizes);
+    sizes->l2_budget = clamp(sizes->l2_budget, bounds.l2_min, bounds.l2_full);
+    sizes->refcount_budget =
+        clamp(sizes->refcount_budget, bounds.refcount_min, bounds.refcount_full);
+    return sizes->l2_budget == bounds.l2_full;
+}
+
 int cache_sizes_resolve(const struct cache_options *options, const struct cache_geometry *images,
                         size_t count, struct cache_sizes *sizes, struct error *error)
 {
     struct cache_sizes resolved;
-    struct bounds bounds;
+    bool is_covered;
     int result;
 
     result = check_combination(options, error);
@@ -210,11 +229,11 @@ int cache_sizes_resolve(const struct cache_options *options, const struct cache_
     if (result != 0) {
         return result;
     }
-    bounds = bounds_of(images, count, resolved.l2_entry_size);
-    share_out(options, &bounds, &resolved);
-    resolved.l2_budget = clamp(resolved.l2_budget, bounds.l2_min, bounds.l2_full);
-    resolved.refcount_budget =
-        clamp(resolved.refcount_budget, bounds.refcount_min, bounds.refcount_full);
+    is_covered = resolve_budgets(options, images, count, &resolved);
+    if (!options->l2_entry_size.set && is_covered && resolved.l2_budget > CACHE_L2_DEFAULT_MIN) {
+        resolved.l2_entry_size = min_u64(CACHE_L2_ENTRY_LARGE, images[0].cluster_size);
+        resolve_budgets(options, images, count, &resolved);
+    }
     resolved.data_budget =
         options->data_size.set ? options->data_size.value : cache_data_default(memory_size());
     *sizes = resolved;

@@ -17,6 +17,7 @@
 #include <stdint.h>
 
 #define CACHE_L2_ENTRY_DEFAULT      UINT64_C(4096)
+#define CACHE_L2_ENTRY_LARGE        UINT64_C(65536) /* where many entries map all of the disk */
 #define CACHE_L2_ENTRY_MIN          UINT64_C(512)
 #define CACHE_L2_MIN_ENTRIES        2
 #define CACHE_REFCOUNT_MIN_CLUSTERS 4

@@ -107,7 +107,9 @@ static struct slab *slab_create(unsigned block_bits)
     if (slab == NULL) {
         return NULL;
     }
-    if (posix_memalign(&memory, SLAB_ALIGNMENT, SLAB_SIZE) != 0) {
+    /* malloc would leave up to a page unused between each two of them. */
+    memory = mmap(NULL, SLAB_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) {
         free(slab);
         return NULL;
     }
@@ -123,7 +125,7 @@ static struct slab *slab_create(unsigned block_bits)
 static void slab_destroy(struct slab *slab)
 {
     ASAN_UNPOISON_MEMORY_REGION(slab->memory, SLAB_SIZE);
-    free(slab->memory);
+    munmap(slab->memory, SLAB_SIZE);
     free(slab);
 }
 
@@ -280,7 +282,7 @@ void slab_free(struct slab_allocator *allocator, const struct slab_block *block)
 /* Of a slab's memory, the whole pages in [start, end) are handed back; returns their bytes. */
 static size_t trim_range(const struct slab *slab, size_t start, size_t end, size_t page)
 {
-    /* The slab itself need not begin at a page where pages are larger than 4 KiB. */
+    /* A block may be a part of a page. */
     uintptr_t base = (uintptr_t)slab->memory;
     uintptr_t first = (base + start + page - 1) & ~(uintptr_t)(page - 1);
     uintptr_t last = (base + end) & ~(uintptr_t)(page - 1);

@@ -57,7 +57,7 @@ void slab_allocator_release(struct slab_allocator *allocator);
 /* 0 or -ENOMEM. `size` > 0, bytes. What the block holds is undefined. */
 int slab_alloc(struct slab_allocator *allocator, size_t size, struct slab_block *block);
 
-/* A slab whose last block is freed goes back to malloc. */
+/* A slab whose last block is freed goes back to the system. */
 void slab_free(struct slab_allocator *allocator, const struct slab_block *block);
 
 /*

@@ -117,7 +117,7 @@ const struct option_spec mount_option_table[] = {
      .value_name = "SIZE",
      .help = "How much of an L2 table is read and dropped at once: a power of two, from 512 to "
              "the cluster size.",
-     .default_text = "4K"},
+     .default_text = "4K; 64K where more than 32M of L2 cache map all of the disk"},
     {.name = "refcount-cache-size",
      .type = OPTION_SIZE,
      .field = FIELD(cache.refcount_size),

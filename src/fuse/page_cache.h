@@ -16,7 +16,7 @@
 #define PAGE_CACHE_READ_AHEAD 1024
 
 /* Percent of the dirty pages that the machine allows which may be those of the mount. */
-#define PAGE_CACHE_DIRTY_SHARE 10
+#define PAGE_CACHE_DIRTY_SHARE 5
 
 struct page_cache {
     unsigned major, minor; /* the mount's device */

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -21,6 +22,7 @@ static_assert(sizeof(off_t) == 8, "images are larger than 32 bits can address");
 
 #define STAT_BLOCK_SIZE 512 /* st_blocks counts these, whatever the file system's blocks are */
 #define ZEROS_SIZE      65536
+#define LARGE_WRITE     ((size_t)128 << 10) /* bytes */
 
 struct file_store {
     struct store store;
@@ -28,6 +30,12 @@ struct file_store {
     bool block_device;
     bool unsafe;           /* nothing is synced */
     struct direct *direct; /* NULL: through the host's page cache */
+    /*
+     * File systems take one write to a file at a time into the page cache. Who waits for that in
+     * the kernel spins, on a processor that others have use for; who waits here sleeps. A leaf,
+     * for large writes alone: one that is short is over before a sleeper is awake.
+     */
+    pthread_mutex_t large_writes;
 };
 
 static struct file_store *to_file(struct store *store)
@@ -68,18 +76,9 @@ static int file_read(struct store *store, uint64_t offset, void *buffer, size_t 
     return 0;
 }
 
-static int file_write(struct store *store, uint64_t offset, const void *buffer, size_t length)
+/* All of it. */
+static int write_fully(int fd, uint64_t offset, const uint8_t *from, size_t length)
 {
-    const struct file_store *file = to_file(store);
-    int fd = file->fd;
-    const uint8_t *from = buffer;
-
-    if (file->direct != NULL) {
-        return direct_write(file->direct, offset, buffer, length);
-    }
-    if (!range_within(offset, length, INT64_MAX)) {
-        return -EFBIG;
-    }
     while (length > 0) {
         ssize_t done = pwrite(fd, from, length, (off_t)offset);
 
@@ -97,6 +96,28 @@ static int file_write(struct store *store, uint64_t offset, const void *buffer, 
         length -= (size_t)done;
     }
     return 0;
+}
+
+static int file_write(struct store *store, uint64_t offset, const void *buffer, size_t length)
+{
+    struct file_store *file = to_file(store);
+    bool takes_turn = length >= LARGE_WRITE && !file->block_device;
+    int rc;
+
+    if (file->direct != NULL) {
+        return direct_write(file->direct, offset, buffer, length);
+    }
+    if (!range_within(offset, length, INT64_MAX)) {
+        return -EFBIG;
+    }
+    if (takes_turn) {
+        pthread_mutex_lock(&file->large_writes);
+    }
+    rc = write_fully(file->fd, offset, buffer, length);
+    if (takes_turn) {
+        pthread_mutex_unlock(&file->large_writes);
+    }
+    return rc;
 }
 
 static int file_sync(struct store *store)
@@ -346,6 +367,7 @@ static void file_close(struct store *store)
 
     direct_destroy(file->direct);
     close(file->fd); /* and with it go the locks */
+    pthread_mutex_destroy(&file->large_writes);
     free(file);
 }
 
@@ -379,6 +401,7 @@ static struct file_store *file_create(int fd, bool block_device, enum store_cach
         free(file);
         return NULL;
     }
+    pthread_mutex_init(&file->large_writes, NULL);
     return file;
 }
 

@@ -312,7 +312,7 @@ def _(directory):
             device = os.stat(at).st_dev
             check_equal(mount.page_cache_limits(device), (128, 1), "those of any FUSE mount")
             with open(os.path.join(at, name) if name else at, "rb"):
-                check_equal(mount.page_cache_limits(device), (1024, 10), "with a file open")
+                check_equal(mount.page_cache_limits(device), (1024, 5), "with a file open")
 
 
 @suite.test("limits of the page cache that somebody has raised further stay",
@@ -325,7 +325,7 @@ def _(directory):
                   encoding="ascii") as file:
             file.write("4096")
         with open(at, "rb"):
-            check_equal(mount.page_cache_limits(device), (4096, 10), "with a file open")
+            check_equal(mount.page_cache_limits(device), (4096, 5), "with a file open")
 
 
 @suite.test("auto_unmount takes the mount away when the daemon is killed",

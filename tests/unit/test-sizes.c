@@ -111,7 +111,7 @@ START_TEST(without_options_the_documented_defaults_hold)
     struct cache_sizes sizes = resolve(options_of(NONE, NONE, NONE), ordinary(TIB, TIB));
 
     ck_assert_uint_eq(sizes.l2_budget, min_u64(cache_l2_default(memory_size()), 128 * MIB));
-    ck_assert_uint_eq(sizes.l2_entry_size, 4 * KIB);
+    ck_assert_uint_eq(sizes.l2_entry_size, (sizes.l2_budget == 128 * MIB ? 64 : 4) * KIB);
     ck_assert_uint_eq(sizes.refcount_budget, 256 * KIB);
     ck_assert_uint_eq(sizes.data_budget, cache_data_default(memory_size()));
     ck_assert_uint_eq(sizes.clean_interval, 600);
@@ -259,6 +259,22 @@ START_TEST(the_entry_size_is_never_larger_than_a_cluster)
 }
 END_TEST
 
+START_TEST(entries_are_larger_where_many_map_all_of_the_disk_unless_told_otherwise)
+{
+    struct cache_options options = options_of(NONE, 128 * MIB, NONE);
+
+    ck_assert_uint_eq(resolve(options, ordinary(TIB, TIB)).l2_entry_size, 64 * KIB);
+    ck_assert_uint_eq(resolve(options, ordinary(TIB - 1, TIB)).l2_budget, 128 * MIB);
+    ck_assert_uint_eq(resolve(options, ordinary(TIB + 64 * KIB, TIB)).l2_entry_size, 4 * KIB);
+    ck_assert_uint_eq(resolve(options, ordinary(256 * GIB, TIB)).l2_entry_size, 4 * KIB);
+    ck_assert_uint_eq(resolve(options, ordinary(257 * GIB, TIB)).l2_entry_size, 64 * KIB);
+    /* Whole tables, now: one maps 512 MiB. */
+    ck_assert_uint_eq(resolve(options, ordinary(257 * GIB + MIB, TIB)).l2_budget, 515 * 64 * KIB);
+    options.l2_entry_size = given(4 * KIB);
+    ck_assert_uint_eq(resolve(options, ordinary(TIB, TIB)).l2_entry_size, 4 * KIB);
+}
+END_TEST
+
 START_TEST(an_impossible_entry_size_is_refused)
 {
     static const uint64_t values[] = {0, 1, 256, 511, 513, 4095, 131072, UINT64_C(1) << 63};
@@ -355,6 +371,7 @@ static Suite *sizes_suite(void)
     tcase_add_test(tcase, a_part_larger_than_cache_size_is_refused);
     tcase_add_test(tcase, the_l2_of_the_whole_chain_counts);
     tcase_add_test(tcase, the_entry_size_is_never_larger_than_a_cluster);
+    tcase_add_test(tcase, entries_are_larger_where_many_map_all_of_the_disk_unless_told_otherwise);
     tcase_add_loop_test(tcase, an_impossible_entry_size_is_refused, 0, 8);
     tcase_add_test(tcase, data_cache_and_interval_are_taken_as_given);
     tcase_add_test(tcase, the_l2_cache_takes_a_part_of_the_memory_within_bounds);
