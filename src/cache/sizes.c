@@ -10,6 +10,8 @@
 #include <inttypes.h>
 #include <limits.h>
 
+#define MIB (UINT64_C(1) << 20)
+
 /* What lies between the least that works and the most that is of use; bytes. */
 struct bounds {
     uint64_t l2_min, l2_full;
@@ -159,14 +161,21 @@ static uint64_t clamp(uint64_t value, uint64_t least, uint64_t most)
     return max_u64(least, min_u64(value, most));
 }
 
+/* A part of the memory, in whole MiB. */
+static uint64_t share_of(uint64_t memory, uint64_t share, uint64_t least, uint64_t most)
+{
+    return clamp(round_down(memory / share, MIB), least, most);
+}
+
 uint64_t cache_l2_default(uint64_t memory)
 {
-    return clamp(memory / CACHE_L2_MEMORY_SHARE, CACHE_L2_DEFAULT_MIN, CACHE_L2_DEFAULT_MAX);
+    return share_of(memory, CACHE_L2_MEMORY_SHARE, CACHE_L2_DEFAULT_MIN, CACHE_L2_DEFAULT_MAX);
 }
 
 uint64_t cache_data_default(uint64_t memory)
 {
-    return clamp(memory / CACHE_DATA_MEMORY_SHARE, CACHE_DATA_DEFAULT_MIN, CACHE_DATA_DEFAULT_MAX);
+    return share_of(memory, CACHE_DATA_MEMORY_SHARE, CACHE_DATA_DEFAULT_MIN,
+                    CACHE_DATA_DEFAULT_MAX);
 }
 
 /* As asked for, before the bounds are applied. The combination has been checked. */

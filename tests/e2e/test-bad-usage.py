@@ -349,7 +349,8 @@ def _(directory):
     check_equal(budgets(top)[0], MiB + 8 * MiB, "the budget for L2 tables")
     check_equal(budgets(top, "l2-cache-size=1G")[0], 9 * MiB, "its limit")
     huge = image.create(os.path.join(directory, "huge.qcow2"), 64 << 40)
-    check_equal(budgets(huge)[0], 32 * MiB, "the most that is taken unasked")
+    unasked = budgets(huge)[0]  # at most a part of the memory
+    check(32 * MiB <= unasked <= 256 * MiB and unasked % MiB == 0, "%d are taken unasked", unasked)
     extended = os.path.join(directory, "extended.qcow2")
     image.create(extended, SIZE, extended_l2="on")
     check_equal(budgets(extended)[0], 2 * MiB, "the budget with extended L2 entries")
