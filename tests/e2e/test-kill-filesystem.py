@@ -96,7 +96,11 @@ class File:
 
 
 class Writer(threading.Thread):
-    """Changes its files, one after the other, each change followed by fsync, until that fails."""
+    """Changes its files, one after the other, each change followed by fsync, until that fails.
+
+    What fsync says after the daemon was killed counts for nothing: when the commit of a transaction
+    has failed and ended, ext4 finds nothing left to wait for, and fsync of a directory succeeds.
+    """
 
     def __init__(self, place, files, number, seed):
         super().__init__(daemon=True)
@@ -106,6 +110,7 @@ class Writer(threading.Thread):
         self.generation = seed * 100000
         self.acknowledged = 0
         self.error = None
+        self.over = False  # set before the daemon is killed
 
     def _new(self, blocks):
         self.generation += 1
@@ -155,13 +160,14 @@ class Writer(threading.Thread):
             self._remove(known)
         else:
             self._overwrite(known)
-        known.acknowledge()
-        self.acknowledged += 1
+        if not self.over:
+            known.acknowledge()
+            self.acknowledged += 1
 
     def run(self):
         try:
             os.makedirs(self.place, exist_ok=True)
-            while True:
+            while not self.over:
                 self._change()
                 if self.generator.random() < 0.3:
                     self._make_noise()
@@ -205,6 +211,8 @@ class Disk:
                 for writer in writers:
                     check(writer.error is None, "a writer failed: %s", writer.error)
             finally:
+                for writer in writers:
+                    writer.over = True
                 # It is unmounted when nothing is left upon it.
                 os.kill(mounted.pids[0], signal.SIGKILL)
                 acknowledged = stamps.join(writers)
