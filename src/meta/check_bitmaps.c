@@ -47,17 +47,19 @@ static int count_piece(struct check *check, const struct bitmap *bitmap, uint64_
     return result;
 }
 
-/* Whether a bitmap of that many clusters has a bit for all of the disk. */
-static bool is_large_enough(const struct header *header, const struct bitmap *bitmap)
+/* How many clusters a bitmap has that has a bit for each part of the disk. */
+static uint64_t clusters_needed(const struct header *header, const struct bitmap *bitmap)
 {
     uint64_t bits = div_round_up(header->virtual_size, bitmap->granularity);
 
-    return div_round_up(bits, header->cluster_size * 8) <= bitmap->table_entries;
+    return div_round_up(bits, header->cluster_size * 8);
 }
 
 /* "Bitmap directory entry"; NULL where all is possible. */
 static const char *impossible(const struct header *header, const struct bitmap *bitmap)
 {
+    uint64_t needed;
+
     if ((bitmap->flags & BITMAP_FLAGS_RESERVED) != 0) {
         return "it has reserved flags";
     }
@@ -69,10 +71,12 @@ static const char *impossible(const struct header *header, const struct bitmap *
         return "it has no table";
     }
     /* One that nobody has stored yet may be as large as the disk once was. */
-    if ((bitmap->flags & BITMAP_FLAG_IN_USE) == 0 && !is_large_enough(header, bitmap)) {
-        return "it is smaller than the disk";
+    needed = clusters_needed(header, bitmap);
+    if ((bitmap->flags & BITMAP_FLAG_IN_USE) != 0 || bitmap->table_entries == needed) {
+        return NULL;
     }
-    return NULL;
+    return bitmap->table_entries < needed ? "it is smaller than the disk"
+                                          : "it is larger than the disk";
 }
 
 static int count_bitmap(struct check *check, const struct bitmap *bitmap)

@@ -131,9 +131,9 @@ struct check_visitor {
 };
 
 /*
- * Shows all entries of an L1 table, and the L2 tables below, in order. A table
- * that cannot be read is a finding, no error. Of impossibly many tables the
- * first are shown, and check->walk_cut is set.
+ * Shows all entries of an L1 table that lie in the file, and the L2 tables
+ * below, in order. A table that cannot be read is a finding, no error. Of
+ * impossibly many tables the first are shown, and check->walk_cut is set.
  */
 int check_walk(struct check *check, uint64_t l1_offset, uint64_t entries,
                const struct check_visitor *visitor);

@@ -139,8 +139,11 @@ struct l2_walk {
 
 bool check_has_host_cluster(const struct header *header, uint64_t entry)
 {
+    bool zero = (entry & L2_ENTRY_ZERO) != 0 && !header->extended_l2;
+
+    /* At the start of a data file COPIED tells; but for QEMU not of a cluster that reads zeros. */
     return l2_entry_host_offset(entry) != 0 ||
-           (header->external_data_file && l2_entry_is_copied(entry));
+           (header->external_data_file && l2_entry_is_copied(entry) && !zero);
 }
 
 /* "Compressed Clusters Descriptor" */
@@ -378,13 +381,12 @@ static const struct check_visitor count_snapshot = {
 
 int check_count_l1(struct check *check, uint64_t l1_offset, uint64_t entries, bool active)
 {
-    bool inside;
-    int result =
-        check_count_inside(check, l1_offset, entries * L1_ENTRY_BYTES, CHECK_USE_L1_TABLE, &inside);
+    int result = check_count(check, l1_offset, entries * L1_ENTRY_BYTES, CHECK_USE_L1_TABLE);
 
-    if (result < 0 || !inside) {
+    if (result < 0) {
         return result;
     }
+    /* Of a table that was cut off, or is said to be too long, what there is still counts. */
     check->walk_cut = false;
     result = check_walk(check, l1_offset, entries, active ? &count_active : &count_snapshot);
     if (result == 0 && check->walk_cut) {

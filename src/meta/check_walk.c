@@ -146,26 +146,36 @@ static int walk_piece(struct check *check, struct piece *piece, const struct che
     return visit_l2_tables(check, piece, visitor);
 }
 
+/* How many of the entries lie in the file; those past its end are nothing. */
+static uint64_t entries_inside(const struct check *check, uint64_t l1_offset, uint64_t entries)
+{
+    return l1_offset < check->file_size
+               ? min_u64(entries, (check->file_size - l1_offset) / L1_ENTRY_BYTES)
+               : 0;
+}
+
 int check_walk(struct check *check, uint64_t l1_offset, uint64_t entries,
                const struct check_visitor *visitor)
 {
     struct piece *piece = malloc(sizeof(*piece));
     uint64_t begun = check->work_done, done = 0;
+    uint64_t inside = entries_inside(check, l1_offset, entries);
     uint64_t tables_left = check->limit + TABLES_MORE;
     int result = 0;
 
     if (piece == NULL) {
         return check_failed(check, -ENOMEM, "reading an L1 table");
     }
-    while (done < entries && result == 0) {
+    while (done < inside && result == 0) {
         piece->host_offset = l1_offset + done * L1_ENTRY_BYTES;
         piece->first = done;
-        piece->count = (size_t)min_u64(entries - done, PIECE_ENTRIES);
+        piece->count = (size_t)min_u64(inside - done, PIECE_ENTRIES);
         result = walk_piece(check, piece, visitor, &tables_left);
         done += piece->count;
         check->work_done = begun + done;
         check_progress(check);
     }
     free(piece);
+    check->work_done = begun + entries;
     return result;
 }

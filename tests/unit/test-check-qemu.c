@@ -165,7 +165,7 @@ static const struct layout layouts[] = {
     {"extended_l2=on", "64M", COMPRESSED, true, false},
     {"extended_l2=on,cluster_size=16k", "64M", "-c 'write -P 1 4k 2k' -c 'write -z 8k 1k' ", true,
      true},
-    {"data_file=a.data", "16M", WRITES, false, false},
+    {"data_file=a.data", "16M", WRITES "-c 'write -z 0 64k' ", false, false},
     {"preallocation=metadata,lazy_refcounts=on", "64M", WRITES, false, false},
     {"preallocation=falloc,cluster_size=1k", "1M", WRITES, true, false},
 };

@@ -135,6 +135,70 @@ static void count_data(void *context, uint64_t cluster, enum check_use use)
     *counted += use == CHECK_USE_DATA;
 }
 
+/* The 100 clusters that its first entries lead to are in use, whatever follows them. */
+START_TEST(an_l1_table_that_runs_past_the_end_is_followed_as_far_as_it_lies_in_the_file)
+{
+    struct store *store = make_store(16, 24);
+    struct check_options counting = look;
+    uint64_t counted = 0, with_snapshots;
+    struct check_result result;
+
+    counting.reference = count_data;
+    counting.context = &counted;
+    result = check(store, &counting);
+    ck_assert_uint_eq(result.errors, 0);
+    with_snapshots = counted;
+    ck_assert_uint_gt(with_snapshots, 100);
+
+    counted = 0;
+    put32(store, HEADER_L1_SIZE, HEADER_L1_SIZE_MAX / L1_ENTRY_BYTES);
+    result = check(store, &counting);
+    ck_assert_uint_ge(counted, with_snapshots);
+    ck_assert_uint_eq(result.leaks, 1); /* the cluster of the table itself */
+    ck_assert_uint_ge(result.allocated_clusters, 100);
+    ck_assert_uint_gt(result.errors, 0);
+    ck_assert_uint_eq(result.total_clusters, 256 * 1024 / CLUSTER);
+    store_close(store);
+}
+END_TEST
+
+static const struct {
+    uint32_t flags, table_entries;
+    bool sound;
+} bitmap_sizes[] = {
+    {0, 0, false},
+    {0, 1, true},
+    {0, 2, false},
+    {BITMAP_FLAG_IN_USE, 2, true}, /* of the size that the disk once had */
+};
+
+START_TEST(a_bitmap_of_another_size_than_the_disk_is_an_error_unless_it_was_not_stored)
+{
+    struct builder_options options = builder_defaults();
+    struct check_result result;
+    struct builder *builder;
+    struct header *header;
+    struct store *store;
+
+    options.cluster_bits = 9;
+    options.virtual_size = 256 * 1024;
+    builder = builder_create(&options);
+    builder_bitmap(builder, &(struct builder_bitmap){.name = "b",
+                                                     .granularity_bits = 16,
+                                                     .flags = bitmap_sizes[_i].flags});
+    store = builder_store(builder);
+    builder_destroy(builder);
+    header = open_header(store);
+    put32(store, header->bitmap_directory_offset + BITMAP_TABLE_SIZE,
+          bitmap_sizes[_i].table_entries);
+    header_free(header);
+    result = check(store, &all);
+    ck_assert_uint_eq(result.errors, bitmap_sizes[_i].sound ? 0 : 1);
+    ck_assert_uint_eq(result.fixed_leaks, 0);
+    store_close(store);
+}
+END_TEST
+
 /* A small file must not keep anybody busy for hours: its work is bounded by its size. */
 START_TEST(an_l1_table_that_names_one_l2_table_all_over_takes_no_longer_and_frees_nothing)
 {
@@ -264,6 +328,11 @@ static Suite *make_suite(void)
     tcase_add_test(tcase, an_l1_table_past_the_end_is_an_error_and_nothing_is_freed);
     tcase_add_test(tcase,
                    an_l1_table_that_names_one_l2_table_all_over_takes_no_longer_and_frees_nothing);
+    tcase_add_test(tcase,
+                   an_l1_table_that_runs_past_the_end_is_followed_as_far_as_it_lies_in_the_file);
+    tcase_add_loop_test(tcase,
+                        a_bitmap_of_another_size_than_the_disk_is_an_error_unless_it_was_not_stored,
+                        0, sizeof(bitmap_sizes) / sizeof(bitmap_sizes[0]));
     tcase_add_test(tcase, headers_that_say_nothing_of_the_tables_are_refused);
     tcase_add_test(tcase, what_lies_on_a_table_is_an_error_that_counting_does_not_hide);
     tcase_add_loop_test(tcase, a_snapshot_table_with_faults_is_replaced_by_one_write_of_the_header,

@@ -3,6 +3,7 @@
 
 import collections
 import json
+import os
 
 from . import ctl, tools
 from .tap import check, check_equal
@@ -13,6 +14,10 @@ COUNTS = ["check-errors", "corruptions", "leaks", "total-clusters", "allocated-c
 
 # status: of the program; found: its JSON, None where it printed none; said: standard error
 Verdict = collections.namedtuple("Verdict", "status found said")
+
+# A check of a small image takes a moment, but a repair waits for the host's disk, several times,
+# and that may be busy with something else. Only a hang takes longer.
+SECONDS = 120
 
 # An oracle must not take the host with it, whatever a damaged image makes it do.
 LIMITED = ["prlimit", "--as=4000000000", "--fsize=4000000000"]
@@ -35,9 +40,19 @@ def of_qemu(path, *arguments, timeout=30):
         return None
 
 
+def _run(*arguments):
+    """qcow2ctl check; one that does not end is told with what it did: all or nothing."""
+    before = os.times().children_user
+    try:
+        return ctl.ctl("check", *arguments, status=None, seconds=SECONDS)
+    except tools.CommandFailed as failed:
+        spent = os.times().children_user - before
+        raise tools.CommandFailed("%s\n%.1f seconds of processor time" % (failed, spent)) from None
+
+
 def ours(path, *arguments):
     """What qcow2ctl check says: JSON of a known form, or one sentence."""
-    found = _verdict(ctl.ctl("check", "--json", *arguments, path, status=None))
+    found = _verdict(_run("--json", *arguments, path))
     check(found.status in (CLEAN, FAILED, ERRORS, LEAKS), "exit status %d: %s", found.status,
           found.said)
     if found.status == FAILED:
@@ -48,6 +63,11 @@ def ours(path, *arguments):
         check(found.found is not None, "no JSON")
         check_equal(found.found["format"], "qcow2", "the format")
     return found
+
+
+def all_findings(path):
+    """Every line that qcow2ctl check has to say, also those that its JSON leaves out."""
+    return _run("--verbose", path).stdout.split("\n")
 
 
 def differences(theirs, mine):
