@@ -45,18 +45,17 @@ struct dirty {
     uint8_t sectors[]; /* a bit for each 512 bytes */
 };
 
-/* What a hit looks at comes first, together: it is cold in a large pool. */
 struct block {
-    struct cache_entry entry; /* what users see; must be first */
-    struct block *next;       /* in its bucket; then in a list of blocks to free */
-    unsigned pins;
-    enum block_state state;
+    struct cache_entry entry;    /* what users see; must be first */
+    struct slab_block memory;    /* where entry.data comes from */
+    struct block *next;          /* in its bucket; then in a list of blocks to free */
     struct block *newer, *older; /* in the LRU list */
     uint64_t epoch;              /* the pool's when it was last unpinned */
-    struct slab_block memory;    /* where entry.data comes from */
-    int error;                   /* FAILED: what `fill` returned */
-    struct dirty *dirty;         /* NULL while clean; stays until the write-back has ended */
-    bool listed;                 /* in the shard's list of dirty blocks, which holds a pin */
+    unsigned pins;
+    enum block_state state;
+    int error;           /* FAILED: what `fill` returned */
+    struct dirty *dirty; /* NULL while clean; stays until the write-back has ended */
+    bool listed;         /* in the shard's list of dirty blocks, which holds a pin */
     struct block *next_dirty, *previous_dirty;
 };
 
