@@ -480,6 +480,16 @@ static int loop_with_writer(struct session *session)
     return r;
 }
 
+/*
+ * An unmount may overtake the last request, which nobody waits for (the release of a file that was
+ * open over a lazy unmount): the kernel then tells who was about to take it of an aborted
+ * connection. libfuse knows only the other way in which an unmount shows, ENODEV, for an end.
+ */
+static bool is_unmounted(int r)
+{
+    return r == -ECONNABORTED;
+}
+
 int session_serve(struct session *session, struct error *error)
 {
     bool writes = session->settings.writer != NULL;
@@ -496,6 +506,9 @@ int session_serve(struct session *session, struct error *error)
     } else {
         /* Positive: the number of the signal that ended it; -1 (no errno): no thread. */
         r = writes ? loop_with_writer(session) : loop(session);
+        if (is_unmounted(r)) {
+            r = 0;
+        }
         if (r < 0) {
             error_set(error, -r, "%s: requests can no longer be served: %s", session->mount_point,
                       r == -1 ? "no thread could be started" : strerror(-r));

@@ -350,6 +350,23 @@ def _(directory):
                                 bytes(MiB) + image.pattern(3 * MiB, 1) + bytes(4 * MiB), 0)
 
 
+@suite.test("an unmount that overtakes the last request ends the daemon as any other does",
+            needs=[tools.tool("strace")])
+def _(directory):
+    path = simple_image(directory)
+    with mount.mount(path) as mounted:
+        # What the kernel answers then, by chance. The threads that wait are made to ask again.
+        tracer = run.start(["strace", "-f", "-qq", "-o", "/dev/null", "-P", "/dev/fuse",
+                            "-e", "trace=read", "-e", "inject=read:error=ECONNABORTED",
+                            "-p", str(mounted.pids[0])])
+        try:
+            mounted.wait()
+            check(not mount.is_mounted(mounted.path), "still mounted")
+        finally:
+            tracer.kill()
+            tracer.wait()
+
+
 @suite.test("a daemon that was killed leaves the image as it was")
 def _(directory):
     path = simple_image(directory)
