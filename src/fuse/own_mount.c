@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -113,12 +114,12 @@ static int sync_disk(struct own_mount *own)
 
 /* A path that leads to what a descriptor with O_PATH stands for. */
 struct proc_path {
-    char text[sizeof("/proc/self/fd/") + 3 * sizeof(int)];
+    char text[sizeof("/proc/thread-self/fd/") + 3 * sizeof(int)];
 };
 
 static void make_proc_path(int fd, struct proc_path *path)
 {
-    snprintf(path->text, sizeof(path->text), "/proc/self/fd/%d", fd);
+    snprintf(path->text, sizeof(path->text), "/proc/thread-self/fd/%d", fd);
 }
 
 /*
@@ -126,7 +127,7 @@ static void make_proc_path(int fd, struct proc_path *path)
  * errors of others' writes, which they have not seen yet. The size does not
  * matter, the answer has the right one.
  */
-static void restore_size(struct own_mount *own)
+static int restore_size(struct own_mount *own)
 {
     int fd = open_disk(own, O_PATH);
     struct proc_path path;
@@ -136,9 +137,10 @@ static void restore_size(struct own_mount *own)
         (void)!truncate(path.text, 0);
         close(fd);
     }
+    return 0;
 }
 
-static void set_times(struct own_mount *own)
+static int set_times(struct own_mount *own)
 {
     int fd = open_disk(own, O_PATH);
     struct proc_path path;
@@ -148,31 +150,70 @@ static void set_times(struct own_mount *own)
         (void)utimensat(AT_FDCWD, path.text, own->times, 0);
         close(fd);
     }
-    own->times_done(own->times_context);
+    return 0;
+}
+
+/* What is asked of the mount, by a thread that has nothing else to do. */
+struct errand {
+    struct own_mount *own;
+    int (*job)(struct own_mount *own);
+    int result;
+};
+
+/*
+ * The thread has descriptors of its own, and none of the others'. Who waits for the answer of a
+ * mount cannot be killed; with the descriptors of those who answer it would keep the mount from
+ * ending with them, so that the process stayed for ever, and with it the image's locks.
+ */
+static void *run_errand(void *argument)
+{
+    struct errand *errand = argument;
+
+    if (unshare(CLONE_FILES) != 0 || close_range(0, ~0U, 0) != 0) {
+        errand->result = -errno;
+        return NULL;
+    }
+    atomic_store(&errand->own->asking, gettid());
+    errand->result = errand->job(errand->own);
+    atomic_store(&errand->own->asking, 0);
+    return NULL;
+}
+
+static int run_apart(struct own_mount *own, int (*job)(struct own_mount *own))
+{
+    struct errand errand = {.own = own, .job = job};
+    pthread_t thread;
+    int r = pthread_create(&thread, NULL, run_errand, &errand);
+
+    if (r != 0) {
+        return -r;
+    }
+    pthread_join(thread, NULL);
+    return errand.result;
 }
 
 static void *run(void *argument)
 {
     struct own_mount *own = argument;
 
-    atomic_store(&own->asking, gettid());
     pthread_mutex_lock(&own->mutex);
     while (!own->ends) {
         if (own->wants_size) {
             own->wants_size = false;
             pthread_mutex_unlock(&own->mutex);
-            restore_size(own);
+            (void)run_apart(own, restore_size);
             pthread_mutex_lock(&own->mutex);
         } else if (own->wants_times) {
             own->wants_times = false;
             pthread_mutex_unlock(&own->mutex);
-            set_times(own);
+            (void)run_apart(own, set_times);
+            own->times_done(own->times_context);
             pthread_mutex_lock(&own->mutex);
         } else if (own->sync == SYNC_WANTED) {
             int r;
 
             pthread_mutex_unlock(&own->mutex);
-            r = sync_disk(own);
+            r = run_apart(own, sync_disk);
             pthread_mutex_lock(&own->mutex);
             own->sync_result = r;
             own->sync = SYNC_DONE;

@@ -7,7 +7,9 @@
  *
  * A thread does that, since the requests which follow from it must be answered
  * by others. Nobody who answers requests ever waits for it. The disk is never
- * held open for longer than that takes: the mount would be busy.
+ * held open for longer than that takes: the mount would be busy. It sends a
+ * thread for each, that shares no descriptor with the rest of the process, so
+ * that the process can be killed meanwhile.
  *
  * One leaf mutex.
  */

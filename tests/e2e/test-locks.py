@@ -197,10 +197,9 @@ ours(False)
 @suite.test("a mount that was killed leaves no lock")
 def _(directory):
     path = bad.sample("plain", directory)
-    with contextlib.suppress(mount.DaemonFailed):
-        with mount.mount(path) as mounted:
-            check_locked(path)
-            mounted.kill()
+    with mount.mount_that_ends_badly(path) as mounted:
+        check_locked(path)
+        mounted.kill()
     check_equal(writer_says(path), "", "what a writer is told")
 
 

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: MIT
 """A mount from its beginning to its end: the background, signals, names, permissions."""
 
-import contextlib
 import os
 import signal
 import stat
@@ -332,11 +331,10 @@ def _(directory):
             needs=[tools.tool("fusermount3")])
 def _(directory):
     path, at = bad.sample("plain", directory), bad.mount_point(directory)
-    with contextlib.suppress(mount.DaemonFailed):
-        with mount.mount(path, "auto_unmount", at=at) as mounted:
-            check_equal(os.path.getsize(at), bad.SIZE, "the size")
-            os.kill(mounted.pids[0], signal.SIGKILL)
-            bad.wait_for(lambda: not mount.is_mounted(at), "unmounted")
+    with mount.mount_that_ends_badly(path, "auto_unmount", at=at) as mounted:
+        check_equal(os.path.getsize(at), bad.SIZE, "the size")
+        os.kill(mounted.pids[0], signal.SIGKILL)
+        bad.wait_for(lambda: not mount.is_mounted(at), "unmounted")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import random
 import stat
 import types
 
-from lib import compare, image, mount, run, tap, tools
+from lib import compare, image, mount, run, tap, tools, tracing
 from lib.image import KiB, MiB
 from lib.tap import check, check_equal
 
@@ -356,25 +356,18 @@ def _(directory):
     path = simple_image(directory)
     with mount.mount(path) as mounted:
         # What the kernel answers then, by chance. The threads that wait are made to ask again.
-        tracer = run.start(["strace", "-f", "-qq", "-o", "/dev/null", "-P", "/dev/fuse",
-                            "-e", "trace=read", "-e", "inject=read:error=ECONNABORTED",
-                            "-p", str(mounted.pids[0])])
-        try:
+        with tracing.injected(mounted.pids[0], "read", "error=ECONNABORTED", "-P", "/dev/fuse"):
             mounted.wait()
-            check(not mount.is_mounted(mounted.path), "still mounted")
-        finally:
-            tracer.kill()
-            tracer.wait()
+        check(not mount.is_mounted(mounted.path), "still mounted")
 
 
 @suite.test("a daemon that was killed leaves the image as it was")
 def _(directory):
     path = simple_image(directory)
     before = compare.Unchanged(path)
-    with contextlib.suppress(mount.DaemonFailed):
-        with mount.mount(path) as mounted:
-            check_disk(mounted.disk)
-            mounted.kill()
+    with mount.mount_that_ends_badly(path) as mounted:
+        check_disk(mounted.disk)
+        mounted.kill()
     before.check()
     with mount.mount(path) as mounted:
         check_disk(mounted.disk)

@@ -182,12 +182,11 @@ suite.test("SIGTERM loses nothing of a file that is closed")(
 def _(directory):
     path = plain(directory)
     data = random.Random(5).randbytes(2 * MiB)
-    with contextlib.suppress(mount.DaemonFailed):
-        with mount.mount(path, writable=True) as mounted:
-            with opened(mounted.disk) as handle:
-                os.pwrite(handle, data, 4 * MiB)
-                os.fsync(handle)
-                mounted.kill()
+    with mount.mount_that_ends_badly(path, writable=True) as mounted:
+        with opened(mounted.disk) as handle:
+            os.pwrite(handle, data, 4 * MiB)
+            os.fsync(handle)
+            mounted.kill()
     compare.check_bytes(read_back(path, 4 * MiB, len(data)), data, 4 * MiB)
     done = tools.run("qemu-img", "check", "-q", path, status=None)
     check(done.returncode in (0, 3), "more than leaks after a crash: %s", done.stdout)
@@ -388,14 +387,13 @@ def crashed(directory, *options):
     """An image to which a daemon with lazy refcounts wrote and synced before it was killed."""
     path = plain(directory)
     raw = with_raw(path, directory)
-    with contextlib.suppress(mount.DaemonFailed):
-        with mount.mount(path, "lazy-refcounts=on", *options, writable=True) as mounted:
-            twin = Twin(mounted.disk, raw)
-            twin.write(4 * MiB, image.pattern(MiB, 4))
-            twin.sync()
-            mounted.kill()
-            with contextlib.suppress(OSError):
-                twin.__exit__()
+    with mount.mount_that_ends_badly(path, "lazy-refcounts=on", *options, writable=True) as mounted:
+        twin = Twin(mounted.disk, raw)
+        twin.write(4 * MiB, image.pattern(MiB, 4))
+        twin.sync()
+        mounted.kill()
+        with contextlib.suppress(OSError):
+            twin.__exit__()
     return path, raw
 
 

@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: MIT
 """The daemon is killed while it writes: what was acknowledged is there, nothing is foreign."""
 
+import contextlib
 import os
 import random
 import signal
 import time
 
-from lib import bad, compare, image, mount, run, stamps, tap, tools, write
+from lib import bad, compare, image, mount, run, stamps, tap, tools, tracing, write
 from lib.image import KiB, MiB
 from lib.tap import check, check_equal
 
@@ -190,6 +191,40 @@ def _(directory):
         mounted.wait()
     write.check_clean(path)
     check_disk(path, ledger)
+
+
+def abort_connection(minor):
+    """Ends a connection whose server cannot end: nothing may stay behind."""
+    top = "/sys/fs/fuse/connections"
+    if not os.listdir(top):
+        tools.run("mount", "-t", "fusectl", "none", top)
+    with contextlib.suppress(OSError), open("%s/%d/abort" % (top, minor), "w",
+                                            encoding="ascii") as file:
+        file.write("1")
+
+
+@suite.test("a daemon that waits for the kernel to hand over its cache can be killed, and is gone",
+            needs=[tools.tool("strace")])
+def _(directory):
+    path = image.create(os.path.join(directory, "image.qcow2"), 16 * MiB)
+    with write.to_be_killed(path, "metadata-interval=0") as mounted:
+        pid = mounted.pids[0]
+        minor = os.minor(os.stat(mounted.disk).st_dev)
+        with write.opened(mounted.disk) as handle:
+            with tracing.injected(pid, "pwrite64", "delay_enter=20000000"):
+                write.write_all(handle, image.pattern(64 * KiB, 1), 0)
+                os.kill(pid, signal.SIGTERM)  # asks for what was written; nothing comes of it
+                time.sleep(0.5)
+                os.kill(pid, signal.SIGKILL)
+            try:
+                bad.wait_for(mounted.has_ended, "no thread of it is left")
+            finally:
+                abort_connection(minor)
+    if mount.is_mounted(mounted.path):
+        run.unmount(mounted.path, lazy=True)
+    with mount.mount(path, writable=True):
+        pass  # its locks are gone as well
+    write.check_clean(path, leaks=True)
 
 
 if __name__ == "__main__":

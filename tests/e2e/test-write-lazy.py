@@ -5,9 +5,8 @@
 import os
 import re
 import signal
-import subprocess
 
-from lib import bad, compare, image, mount, qcow2, run, tap, tools, write
+from lib import bad, compare, image, mount, qcow2, tap, tools, tracing, write
 from lib.image import KiB, MiB
 from lib.tap import check, check_equal
 
@@ -167,15 +166,8 @@ class Trace:
 
     def __init__(self, pid, path):
         self.path = path
-        self.process = run.start(["strace", "-f", "-y", "-s", "16", "-o", path,
-                                  "-e", "trace=" + self.CALLS, "-p", str(pid)],
-                                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                 stderr=subprocess.PIPE)
-        told = self.process.stderr.readline()
-        if b"attached" not in told:
-            self.process.kill()
-            self.process.wait()
-            raise tap.Skip("strace cannot attach here: %s" % told.decode(errors="replace").strip())
+        self.process = tracing.attach(pid, "-y", "-s", "16", "-o", path,
+                                      "-e", "trace=" + self.CALLS)
 
     def end(self):
         self.process.send_signal(signal.SIGINT)

@@ -123,10 +123,9 @@ def _(directory):
             path = image.create(os.path.join(place, "image.qcow2"), SIZE, cluster_size="4k",
                                 lazy_refcounts="on" if lazy else "off")
             model = write.model_of(path, directory)
-            with contextlib.suppress(mount.DaemonFailed):
-                with mount.mount(path, writable=True) as mounted:
-                    filling = Filling(mounted.disk, model)
-                    filling.until_refused(False)
+            with mount.mount_that_ends_badly(path, writable=True) as mounted:
+                filling = Filling(mounted.disk, model)
+                filling.until_refused(False)
             if lazy:  # it may not have found the space for its counts
                 path = write.copy_image(path, os.path.join(directory, "copy.qcow2"))
                 with mount.mount(path, writable=True):

@@ -147,6 +147,9 @@ class Mount:
             return self._process.poll() is None
         return any(_runs(pid) for pid in self.pids)
 
+    def has_ended(self):
+        return not self._running()
+
     def wait(self):
         """Waits until the unmounted daemon has ended, and judges how."""
         deadline = time.monotonic() + END_SECONDS
@@ -213,6 +216,21 @@ def mount(image, *options, at=None, directory=False, foreground=True, arguments=
         yield mounted
     finally:
         mounted.stop()
+
+
+@contextlib.contextmanager
+def mount_that_ends_badly(image, *options, **keywords):
+    """As mount(), where the daemon is killed, or may fail to end well. What the body finds counts."""
+    found = None
+    with contextlib.suppress(DaemonFailed):
+        with mount(image, *options, **keywords) as mounted:
+            try:
+                yield mounted
+            except BaseException as error:
+                found = error
+                raise
+    if found is not None:
+        raise found  # a DaemonFailed has taken its place
 
 
 def mount_fails(image, *options, **keywords):

@@ -276,9 +276,8 @@ def blocks(*paths):
 @contextlib.contextmanager
 def to_be_killed(path, *options, **keywords):
     """A writable mount whose daemon is killed, with SIGKILL, by whoever uses it."""
-    with contextlib.suppress(mount.DaemonFailed):
-        with mount.mount(path, *options, writable=True, **keywords) as mounted:
-            yield mounted
+    with mount.mount_that_ends_badly(path, *options, writable=True, **keywords) as mounted:
+        yield mounted
     mounted.check_reports()
 
 

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: MIT
+"""strace of a daemon that runs: what it calls, or calls that it is made to fail or wait at."""
+
+import contextlib
+import subprocess
+import time
+
+from . import run, tap
+
+
+def attach(pid, *arguments):
+    """strace of all threads, which has begun; a process. Skips the test where that is forbidden."""
+    process = run.start(["strace", "-f", *arguments, "-p", str(pid)], stdin=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    told = process.stderr.readline()
+    if b"attached" not in told:
+        process.kill()
+        process.wait()
+        raise tap.Skip("strace cannot attach here: %s" % told.decode(errors="replace").strip())
+    time.sleep(0.3)  # it says so a moment before it has stopped each thread, and knows its calls
+    return process
+
+
+@contextlib.contextmanager
+def injected(pid, call, what, *arguments):
+    """While the body runs, `what` is done to each such system call, in strace's words."""
+    process = attach(pid, "-o", "/dev/null", *arguments, "-e", "trace=" + call,
+                     "-e", "inject=%s:%s" % (call, what))
+    try:
+        yield
+    finally:
+        process.kill()
+        process.communicate()
