@@ -11,12 +11,22 @@
 struct ticker {
     struct writer *writer;
     pthread_t thread;
-    pthread_mutex_t mutex; /* guards `stopping` */
-    pthread_cond_t stop;
+    pthread_mutex_t mutex; /* guards what follows; a leaf */
+    pthread_cond_t changed;
     bool stopping;
+    bool fills; /* a run of clusters wants to be filled */
 };
 
-/* Waits for one interval; false when it is to end. */
+/* Waits until then, for ever where there is no interval; the mutex is held. 0 or ETIMEDOUT. */
+static int wait_until(struct ticker *ticker, const struct timespec *until)
+{
+    if (ticker->writer->options.interval == 0) {
+        return pthread_cond_wait(&ticker->changed, &ticker->mutex);
+    }
+    return pthread_cond_timedwait(&ticker->changed, &ticker->mutex, until);
+}
+
+/* Waits for one interval, and fills runs meanwhile; false when it is to end. */
 static bool wait_interval(struct ticker *ticker)
 {
     struct timespec until;
@@ -27,11 +37,26 @@ static bool wait_interval(struct ticker *ticker)
     until.tv_sec += ticker->writer->options.interval;
     pthread_mutex_lock(&ticker->mutex);
     while (!ticker->stopping && result != ETIMEDOUT) {
-        result = pthread_cond_timedwait(&ticker->stop, &ticker->mutex, &until);
+        if (ticker->fills) {
+            ticker->fills = false;
+            pthread_mutex_unlock(&ticker->mutex);
+            writer_fill(ticker->writer);
+            pthread_mutex_lock(&ticker->mutex);
+        } else {
+            result = wait_until(ticker, &until);
+        }
     }
     go_on = !ticker->stopping;
     pthread_mutex_unlock(&ticker->mutex);
     return go_on;
+}
+
+void ticker_fill(struct ticker *ticker)
+{
+    pthread_mutex_lock(&ticker->mutex);
+    ticker->fills = true;
+    pthread_cond_signal(&ticker->changed);
+    pthread_mutex_unlock(&ticker->mutex);
 }
 
 static void *run(void *context)
@@ -73,11 +98,11 @@ int ticker_start(struct writer *writer, struct ticker **ticker)
     pthread_mutex_init(&started->mutex, NULL);
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&started->stop, &monotonic);
+    pthread_cond_init(&started->changed, &monotonic);
     pthread_condattr_destroy(&monotonic);
     result = start_thread(started);
     if (result < 0) {
-        pthread_cond_destroy(&started->stop);
+        pthread_cond_destroy(&started->changed);
         pthread_mutex_destroy(&started->mutex);
         free(started);
         return result;
@@ -93,10 +118,10 @@ void ticker_stop(struct ticker *ticker)
     }
     pthread_mutex_lock(&ticker->mutex);
     ticker->stopping = true;
-    pthread_cond_signal(&ticker->stop);
+    pthread_cond_signal(&ticker->changed);
     pthread_mutex_unlock(&ticker->mutex);
     pthread_join(ticker->thread, NULL);
-    pthread_cond_destroy(&ticker->stop);
+    pthread_cond_destroy(&ticker->changed);
     pthread_mutex_destroy(&ticker->mutex);
     free(ticker);
 }

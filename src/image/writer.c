@@ -198,6 +198,11 @@ int writer_flush(struct writer *writer)
     return result;
 }
 
+void writer_fill(struct writer *writer)
+{
+    allocator_fill(writer->allocator);
+}
+
 bool writer_is_dirty(struct writer *writer)
 {
     return atomic_load(&writer->changed);
@@ -230,6 +235,15 @@ static int check_writable(const struct image *image, const struct writer_options
     return 0;
 }
 
+static void want_fill(void *context)
+{
+    struct writer *writer = context;
+
+    if (writer->ticker != NULL) {
+        ticker_fill(writer->ticker);
+    }
+}
+
 static int open_parts(struct writer *writer, struct error *error)
 {
     struct image *image = writer->image;
@@ -246,6 +260,8 @@ static int open_parts(struct writer *writer, struct error *error)
         .barrier = writer->barrier,
         .freed = mapping_forget_table,
         .freed_context = image->active,
+        .fill_wanted = want_fill,
+        .fill_context = writer,
         .discard = writer->options.discard,
         .device = image->is_device,
     };
@@ -353,7 +369,7 @@ int writer_open(struct image *image, const struct writer_options *options, struc
 
 int writer_start(struct writer *writer)
 {
-    return writer->options.interval == 0 ? 0 : ticker_start(writer, &writer->ticker);
+    return ticker_start(writer, &writer->ticker);
 }
 
 /* No request is left, so all that was dropped is free once it is stable. */

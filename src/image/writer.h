@@ -84,6 +84,12 @@ int writer_reserve(struct writer *writer, uint64_t guest_offset, uint64_t length
  */
 int writer_resize(struct writer *writer, uint64_t size);
 
+/*
+ * Fills clusters that are reserved, where that is wanted, as the thread does by itself. By one
+ * thread at a time.
+ */
+void writer_fill(struct writer *writer);
+
 /* R7: all that has returned before is stable. */
 int writer_flush(struct writer *writer);
 

@@ -106,8 +106,12 @@ int writer_grow_to(struct writer *writer, uint64_t size);
  */
 int writer_repair(struct writer *writer, struct error *error);
 
-/* The thread that flushes each options.interval seconds where something has changed. */
+/*
+ * The thread that flushes each options.interval seconds where something has changed (never, where
+ * that is 0), and fills runs of clusters when ticker_fill() tells it to: from under any lock.
+ */
 int ticker_start(struct writer *writer, struct ticker **ticker);
+void ticker_fill(struct ticker *ticker);
 void ticker_stop(struct ticker *ticker);
 
 #endif

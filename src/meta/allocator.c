@@ -13,12 +13,18 @@
 #define RUN_FIRST (UINT64_C(1) << 20)  /* bytes of the first run that is reserved */
 #define RUN_MAX   (UINT64_C(64) << 20) /* each is twice as long as the one before, up to this */
 
+/* A run that is filled, and when that pays: syncs that were seen, bytes allocated for each. */
+#define FILL_RUN        (UINT64_C(2) << 20)
+#define FILL_SYNCS      16
+#define FILL_SYNC_BYTES (UINT64_C(128) << 10)
+
 /* Clusters whose counts are 1 and that nothing refers to. */
 struct run {
     uint64_t first, length; /* cluster numbers */
     uint64_t epoch;
     bool at_end; /* behind all that was in use */
     bool fresh;
+    bool to_fill; /* with zeros, before it is used; of `next` alone */
 };
 
 struct pending {
@@ -30,9 +36,14 @@ struct allocator {
     struct allocator_source source;
     pthread_mutex_t mutex; /* guards all below, and the refcounts */
     struct run current, next;
-    uint64_t run_length; /* clusters to reserve next at the end of the file */
-    uint64_t cursor;     /* no cluster before this one is free */
-    bool used;           /* something was reserved, or freed */
+    bool filling;          /* `next`: it may not be touched */
+    bool cannot_fill;      /* the host could not, or gains nothing */
+    pthread_cond_t filled; /* `filling` has ended */
+    uint64_t taken;        /* clusters, since the last run was reserved */
+    uint64_t syncs;        /* of the barrier, then */
+    uint64_t run_length;   /* clusters to reserve next at the end of the file */
+    uint64_t cursor;       /* no cluster before this one is free */
+    bool used;             /* something was reserved, or freed */
     struct pending *pending;
     size_t pending_count, pending_capacity;
 };
@@ -51,12 +62,14 @@ int allocator_create(const struct allocator_source *source, struct allocator **a
     (*allocator)->source = *source;
     (*allocator)->run_length = max_u64(RUN_FIRST >> cluster_bits(*allocator), 1);
     pthread_mutex_init(&(*allocator)->mutex, NULL);
+    pthread_cond_init(&(*allocator)->filled, NULL);
     return 0;
 }
 
 void allocator_destroy(struct allocator *allocator)
 {
     if (allocator != NULL) {
+        pthread_cond_destroy(&allocator->filled);
         pthread_mutex_destroy(&allocator->mutex);
         free(allocator->pending);
         free(allocator);
@@ -217,39 +230,111 @@ static int reserve(struct allocator *allocator, uint64_t want, struct run *run)
     return 0;
 }
 
+/* Whether flushes are many for what is allocated: so many of it that filling a run costs less. */
+static bool fill_pays(struct allocator *allocator)
+{
+    uint64_t syncs;
+
+    if (allocator->cannot_fill || allocator->source.fill_wanted == NULL) {
+        return false;
+    }
+    syncs = barrier_syncs(allocator->source.barrier) - allocator->syncs;
+    return syncs >= FILL_SYNCS &&
+           allocator->taken << cluster_bits(allocator) <= syncs * FILL_SYNC_BYTES;
+}
+
 /* Reserves the next run; one at the end is twice as long as the one before, up to RUN_MAX. */
-static int reserve_next(struct allocator *allocator, struct run *run)
+static int reserve_next(struct allocator *allocator, struct run *run, bool to_fill)
 {
     uint64_t longest = max_u64(RUN_MAX >> cluster_bits(allocator), 1);
-    int result = reserve(allocator, allocator->run_length, run);
+    uint64_t length = allocator->run_length;
+    int result;
 
-    if (result == 0 && run->at_end) {
+    if (to_fill) {
+        length = min_u64(length, max_u64(FILL_RUN >> cluster_bits(allocator), 1));
+    }
+    result = reserve(allocator, length, run);
+    run->to_fill = result == 0 && to_fill && run->fresh;
+    if (result == 0 && run->at_end && !to_fill) {
         allocator->run_length = min_u64(allocator->run_length * 2, longest);
     }
+    allocator->taken = 0;
+    allocator->syncs = barrier_syncs(allocator->source.barrier);
     return result;
+}
+
+/* The next run becomes the current one, when it has been filled. */
+static void use_next(struct allocator *allocator)
+{
+    while (allocator->filling) {
+        pthread_cond_wait(&allocator->filled, &allocator->mutex);
+    }
+    if (allocator->current.length == 0) { /* nobody was faster */
+        allocator->current = allocator->next;
+        allocator->current.to_fill = false;
+        allocator->next.length = 0;
+    }
 }
 
 /*
  * Sees to it that the current run has a cluster, and that another stands behind
- * it. Also who takes a whole run at once makes the next one longer: each costs
+ * it: when this one comes to its end or, where the other is to be filled, which
+ * takes its time, at once. Also who takes a whole run at once makes the next one longer: each costs
  * a write of its counts, with everybody who allocates waiting for it.
  */
 static int refill(struct allocator *allocator)
 {
-    int result = 0;
+    bool to_fill;
 
     if (allocator->current.length == 0) {
-        allocator->current = allocator->next;
-        allocator->next.length = 0;
+        use_next(allocator);
     }
     if (allocator->current.length == 0) {
-        result = reserve_next(allocator, &allocator->current);
-    } else if (allocator->next.length == 0 &&
-               allocator->current.length <= allocator->run_length / 4) {
-        /* Not needed yet: an error will come again when it is. */
-        (void)reserve_next(allocator, &allocator->next);
+        return reserve_next(allocator, &allocator->current, false);
     }
-    return result;
+    if (allocator->next.length > 0) {
+        return 0;
+    }
+    to_fill = fill_pays(allocator);
+    if (to_fill || allocator->current.length <= allocator->run_length / 4) {
+        /* Not needed yet: an error will come again when it is. */
+        (void)reserve_next(allocator, &allocator->next, to_fill);
+    }
+    if (allocator->next.length > 0 && allocator->next.to_fill) {
+        allocator->source.fill_wanted(allocator->source.fill_context);
+    }
+    return 0;
+}
+
+void allocator_fill(struct allocator *allocator)
+{
+    struct run run;
+    int result;
+
+    pthread_mutex_lock(&allocator->mutex);
+    run = allocator->next;
+    if (run.length == 0 || !run.to_fill) {
+        pthread_mutex_unlock(&allocator->mutex);
+        return;
+    }
+    allocator->filling = true;
+    pthread_mutex_unlock(&allocator->mutex);
+
+    result = store_fill(allocator->source.file, run.first << cluster_bits(allocator),
+                        run.length << cluster_bits(allocator));
+    if (result < 0 && result != -EOPNOTSUPP) {
+        /* Maybe the host is full; it is free to do without what was only to be faster. */
+        (void)store_punch(allocator->source.file, run.first << cluster_bits(allocator),
+                          run.length << cluster_bits(allocator));
+    }
+
+    pthread_mutex_lock(&allocator->mutex);
+    allocator->cannot_fill = result < 0;
+    allocator->next.to_fill = false;
+    allocator->next.epoch = barrier_epoch(allocator->source.barrier); /* R1, R2 */
+    allocator->filling = false;
+    pthread_cond_broadcast(&allocator->filled);
+    pthread_mutex_unlock(&allocator->mutex);
 }
 
 int allocator_take(struct allocator *allocator, uint64_t want, struct allocation *allocation)
@@ -268,6 +353,7 @@ int allocator_take(struct allocator *allocator, uint64_t want, struct allocation
         };
         run->first += allocation->clusters;
         run->length -= allocation->clusters;
+        allocator->taken += allocation->clusters;
     }
     pthread_mutex_unlock(&allocator->mutex);
     return result;

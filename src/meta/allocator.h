@@ -13,6 +13,12 @@
  * counts stable is usually one that was wanted anyway. An allocation tells the
  * epoch after which its counts are stable: nothing may refer to it before.
  *
+ * Where each sync is for little data, the next run is filled with zeros before
+ * it is used, by whoever calls allocator_fill(): a flush then costs the host
+ * less than where it must record new blocks. What is written is zeros over
+ * zeros, to clusters that nobody has, so no rule is touched but that the run
+ * counts as stable only after it.
+ *
  * Any thread may call. One mutex protects all of it and the refcounts; below it
  * come the cache shards and the barrier.
  */
@@ -40,6 +46,12 @@ struct allocator_source {
      */
     void (*freed)(void *context, uint64_t host_offset);
     void *freed_context;
+    /*
+     * Told that allocator_fill() has something to do; runs under the allocator's mutex. May be
+     * NULL.
+     */
+    void (*fill_wanted)(void *context);
+    void *fill_context;
     bool discard; /* give the host space of freed clusters back */
     bool device;  /* the file is a block device: its end is fixed, and unused space not zero */
 };
@@ -63,6 +75,12 @@ void allocator_destroy(struct allocator *allocator);
  * the host; -EFBIG at the limits of the format.
  */
 int allocator_take(struct allocator *allocator, uint64_t want, struct allocation *allocation);
+
+/*
+ * Fills the next run, where it shall be; whoever comes to need it waits. By one thread at a time,
+ * and none when the allocator is closed.
+ */
+void allocator_fill(struct allocator *allocator);
 
 /* Takes exactly `clusters`, for tables. */
 int allocator_take_exactly(struct allocator *allocator, uint64_t clusters,

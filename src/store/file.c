@@ -11,11 +11,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 static_assert(sizeof(off_t) == 8, "images are larger than 32 bits can address");
@@ -23,6 +27,9 @@ static_assert(sizeof(off_t) == 8, "images are larger than 32 bits can address");
 #define STAT_BLOCK_SIZE 512 /* st_blocks counts these, whatever the file system's blocks are */
 #define ZEROS_SIZE      65536
 #define LARGE_WRITE     ((size_t)128 << 10) /* bytes */
+#define FILL_ROOM       64                  /* times as much must be free on the host */
+#define FILL_PIECES     16                  /* of ZEROS_SIZE, in one request */
+#define FILL_ALIGNMENT  UINT64_C(4096)      /* bytes; no direct I/O wants more of our hosts */
 
 struct file_store {
     struct store store;
@@ -178,10 +185,10 @@ static int file_info(struct store *store, struct store_info *info)
     return rc;
 }
 
+static const _Alignas(4096) uint8_t zeros[ZEROS_SIZE];
+
 static int write_zeros(struct store *store, uint64_t offset, uint64_t length)
 {
-    static const _Alignas(4096) uint8_t zeros[ZEROS_SIZE];
-
     while (length > 0) {
         size_t part = (size_t)min_u64(length, sizeof(zeros));
         int rc = file_write(store, offset, zeros, part);
@@ -286,6 +293,80 @@ static int file_allocate(struct store *store, uint64_t offset, uint64_t length)
     return rc == -ENOSYS ? -EOPNOTSUPP : rc;
 }
 
+/*
+ * Whether the host's file system writes over a block where it lies, and has to record each new one:
+ * then a sync after a write to a hole costs about twice what it costs after one to a block. Space
+ * that will be short is for what is written. 0, -EOPNOTSUPP or -ENOSPC.
+ */
+static int fill_helps(int fd, uint64_t length)
+{
+    struct statfs host;
+
+    if (fstatfs(fd, &host) != 0 ||
+        (host.f_type != EXT4_SUPER_MAGIC && host.f_type != XFS_SUPER_MAGIC)) {
+        return -EOPNOTSUPP;
+    }
+    return host.f_bavail < length / (uint64_t)host.f_bsize * FILL_ROOM ? -ENOSPC : 0;
+}
+
+/*
+ * Zeros, past the page cache: nobody reads them again, and through it they would have to wait for
+ * the next sync, and that for them.
+ */
+static int fill_directly(int fd, uint64_t offset, uint64_t length)
+{
+    struct iovec pieces[FILL_PIECES];
+
+    for (unsigned i = 0; i < FILL_PIECES; i++) {
+        pieces[i] = (struct iovec){.iov_base = (void *)(uintptr_t)zeros, .iov_len = ZEROS_SIZE};
+    }
+    while (length > 0) {
+        int count = (int)min_u64(max_u64(length / ZEROS_SIZE, 1), FILL_PIECES);
+        ssize_t done;
+
+        pieces[0].iov_len = (size_t)min_u64(length, ZEROS_SIZE);
+        done = pwritev(fd, pieces, count, (off_t)offset);
+        if (done < 0 && errno == EINTR) {
+            continue;
+        }
+        if (done <= 0) {
+            return done == 0 ? -EIO : -errno;
+        }
+        offset += (uint64_t)done;
+        length -= (uint64_t)done;
+    }
+    return 0;
+}
+
+static int file_fill(struct store *store, uint64_t offset, uint64_t length)
+{
+    const struct file_store *file = to_file(store);
+    uint64_t begin = div_round_up(offset, FILL_ALIGNMENT) * FILL_ALIGNMENT;
+    uint64_t end = round_down(offset + length, FILL_ALIGNMENT);
+    char path[sizeof("/proc/self/fd/") + 3 * sizeof(int)];
+    int fd, rc;
+
+    if (file->block_device || file->unsafe || !range_within(offset, length, INT64_MAX)) {
+        return -EOPNOTSUPP;
+    }
+    rc = fill_helps(file->fd, length);
+    if (rc < 0) {
+        return rc;
+    }
+    if (begin >= end) {
+        return 0;
+    }
+    /* Another description of the same file: the flag is not for what others do with this one. */
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", file->fd);
+    fd = open(path, O_WRONLY | O_DIRECT | O_CLOEXEC);
+    if (fd < 0) {
+        return -EOPNOTSUPP;
+    }
+    rc = fill_directly(fd, begin, end - begin);
+    close(fd); /* the locks are those of the other description */
+    return rc == -EINVAL ? -EOPNOTSUPP : rc;
+}
+
 static int extent_is(bool data, uint64_t length, uint64_t limit, bool *is_data, uint64_t *found)
 {
     *is_data = data;
@@ -378,6 +459,7 @@ static const struct store_ops file_ops = {
     .punch = file_punch,
     .resize = file_resize,
     .allocate = file_allocate,
+    .fill = file_fill,
     .info = file_info,
     .extent = file_extent,
     .close = file_close,

@@ -48,6 +48,13 @@ struct store_ops {
      * -EOPNOTSUPP where the host cannot; so it is, too, where this is NULL.
      */
     int (*allocate)(struct store *store, uint64_t offset, uint64_t length);
+    /*
+     * Writes zeros to a range that reads as zeros already, within the store, so that the host has
+     * recorded its blocks: what is written there later is stable with a sync that records nothing
+     * else. Costs its bytes, once. -EOPNOTSUPP where the host gains nothing by that, or for the
+     * range; so it is, too, where this is NULL. Nobody else may write to the range meanwhile.
+     */
+    int (*fill)(struct store *store, uint64_t offset, uint64_t length);
     int (*info)(struct store *store, struct store_info *info);
     /*
      * Whether the host keeps data at `offset`: *is_data, and in *length how far
@@ -92,6 +99,11 @@ static inline int store_resize(struct store *store, uint64_t size)
 static inline int store_allocate(struct store *store, uint64_t offset, uint64_t length)
 {
     return store->ops->allocate != NULL ? store->ops->allocate(store, offset, length) : -EOPNOTSUPP;
+}
+
+static inline int store_fill(struct store *store, uint64_t offset, uint64_t length)
+{
+    return store->ops->fill != NULL ? store->ops->fill(store, offset, length) : -EOPNOTSUPP;
 }
 
 static inline int store_info(struct store *store, struct store_info *info)

@@ -273,12 +273,29 @@ static void disk_close(struct store *store)
     (void)store;
 }
 
+/* Zeros, in several requests. */
+static int disk_fill(struct store *store, uint64_t offset, uint64_t length)
+{
+    static const uint8_t zeros[64 << 10];
+    int result = to_disk(store)->fills ? 0 : -EOPNOTSUPP;
+
+    while (length > 0 && result == 0) {
+        uint64_t part = min_u64(length, sizeof(zeros));
+
+        result = disk_write(store, offset, zeros, part);
+        offset += part;
+        length -= part;
+    }
+    return result;
+}
+
 static const struct store_ops disk_ops = {
     .read = disk_read,
     .write = disk_write,
     .sync = disk_sync,
     .punch = disk_punch,
     .resize = disk_resize,
+    .fill = disk_fill,
     .info = disk_info,
     .extent = disk_extent,
     .close = disk_close,
@@ -313,4 +330,5 @@ void disk_copy(struct disk *to, const struct disk *from)
     disk_set_size(to, from->size);
     memcpy(to->data, from->data, from->size);
     to->device = from->device;
+    to->fills = from->fills;
 }

@@ -40,6 +40,7 @@ struct disk {
     uint8_t *data;
     uint64_t size;
     unsigned number;
+    bool fills;                /* the host gains by store_fill() */
     bool device;               /* a block device: its size is fixed */
     struct crash_log *log;     /* NULL: nothing is recorded */
     struct fault_plan *faults; /* NULL: nothing fails; guarded by the mutex of disk 0 alone */

@@ -168,6 +168,9 @@ void run_flush(struct run *run)
     result = writer_flush(run->session.writer);
     model_done(&run->model, &request, result);
     failed(run, result, "flushing");
+    if (run->base->workload->fills && run_below(run, 2) == 0) {
+        writer_fill(run->session.writer); /* a thread would, sooner or later */
+    }
     if (lie && result == 0) {
         run->flush_lied = true;
     }
@@ -310,6 +313,7 @@ static void load(struct base *base)
     disk_set_size(image, size);
     memcpy(image->data, bytes, size);
     free(bytes);
+    image->fills = base->workload->fills;
     if (base->workload->device) {
         disk_set_size(image, DEVICE_SIZE);
         memset(image->data + size, 0x5a, DEVICE_SIZE - size);

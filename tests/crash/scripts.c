@@ -119,6 +119,23 @@ void script_one_by_one(struct run *run)
     }
 }
 
+/* Each cluster once, in no order, with little in it; some are dropped again. */
+void script_flush_each(struct run *run)
+{
+    uint64_t cluster = run->base->workload->size >= 2048 * K ? 32 * K : 16 * K;
+    uint64_t count = run_size(run) / cluster, i;
+
+    for (i = 0; i < count; i++) {
+        uint64_t at = i * 37 % count * cluster; /* 37 is prime to all counts */
+
+        run_write(run, at + run_below(run, cluster - 4 * K), 1 + run_below(run, 4 * K));
+        run_flush(run);
+        if (i % 8 == 7) {
+            run_zero(run, run_below(run, count) * cluster, cluster, true);
+        }
+    }
+}
+
 void script_unflushed(struct run *run)
 {
     write_some(run, 60, 3 * K);

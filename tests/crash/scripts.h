@@ -22,6 +22,7 @@ void script_small(struct run *run);
 void script_threads(struct run *run);
 void script_threads_grow(struct run *run);
 void script_unaligned(struct run *run);
+void script_flush_each(struct run *run);
 void script_unflushed(struct run *run);
 void script_zero(struct run *run);
 

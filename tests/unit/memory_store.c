@@ -40,6 +40,8 @@ struct memory_store {
     unsigned waiting;
     bool syncs_blocked;
     unsigned waiting_syncs;
+    bool fills, fills_blocked;
+    unsigned waiting_fills;
     struct memory_log *log; /* NULL: nothing is noted */
 };
 
@@ -208,6 +210,30 @@ static int memory_punch(struct store *store, uint64_t offset, uint64_t length)
     return unlock_memory(memory, rc);
 }
 
+static int memory_fill(struct store *store, uint64_t offset, uint64_t length)
+{
+    struct memory_store *memory = lock_memory(store);
+    int rc = memory->fills ? count_call(memory, MEMORY_STORE_FILL) : -EOPNOTSUPP;
+    void *zeros;
+
+    memory->waiting_fills++;
+    pthread_cond_broadcast(&memory->changed);
+    while (memory->fills_blocked) {
+        pthread_cond_wait(&memory->changed, &memory->mutex);
+    }
+    memory->waiting_fills--;
+    if (rc == 0 && !range_within(offset, length, memory->size)) {
+        rc = -EFBIG;
+    }
+    if (rc == 0) {
+        zeros = calloc(1, length);
+        memcpy(memory->data + offset, zeros, length);
+        note(memory, MEMORY_LOG_WRITE, offset, length, zeros);
+        free(zeros);
+    }
+    return unlock_memory(memory, rc);
+}
+
 static int memory_resize(struct store *store, uint64_t size)
 {
     struct memory_store *memory = lock_memory(store);
@@ -294,6 +320,7 @@ static const struct store_ops memory_ops = {
     .sync = memory_sync,
     .punch = memory_punch,
     .resize = memory_resize,
+    .fill = memory_fill,
     .info = memory_info,
     .extent = memory_extent,
     .close = memory_close,
@@ -425,6 +452,43 @@ void memory_store_wait_syncs(struct store *store, unsigned count)
 void memory_store_release_syncs(struct store *store)
 {
     set_syncs_blocked(store, false);
+}
+
+void memory_store_set_fills(struct store *store, bool fills)
+{
+    struct memory_store *memory = lock_memory(store);
+
+    memory->fills = fills;
+    pthread_mutex_unlock(&memory->mutex);
+}
+
+static void set_fills_blocked(struct store *store, bool blocked)
+{
+    struct memory_store *memory = lock_memory(store);
+
+    memory->fills_blocked = blocked;
+    pthread_cond_broadcast(&memory->changed);
+    pthread_mutex_unlock(&memory->mutex);
+}
+
+void memory_store_block_fills(struct store *store)
+{
+    set_fills_blocked(store, true);
+}
+
+void memory_store_wait_fill(struct store *store)
+{
+    struct memory_store *memory = lock_memory(store);
+
+    while (memory->waiting_fills == 0) {
+        pthread_cond_wait(&memory->changed, &memory->mutex);
+    }
+    pthread_mutex_unlock(&memory->mutex);
+}
+
+void memory_store_release_fills(struct store *store)
+{
+    set_fills_blocked(store, false);
 }
 
 void memory_store_set_log(struct store *store, struct memory_log *log)

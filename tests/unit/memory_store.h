@@ -26,6 +26,7 @@ enum memory_store_call {
     MEMORY_STORE_PUNCH,
     MEMORY_STORE_RESIZE,
     MEMORY_STORE_EXTENT,
+    MEMORY_STORE_FILL,
     MEMORY_STORE_CALLS, /* how many kinds there are */
 };
 
@@ -71,6 +72,14 @@ void memory_store_release_syncs(struct store *store);
 
 /* From now on what succeeds is noted in `log`, which outlives the store; NULL ends that. */
 void memory_store_set_log(struct store *store, struct memory_log *log);
+
+/* From now on store_fill() writes zeros; before, the store gains nothing by it. */
+void memory_store_set_fills(struct store *store, bool fills);
+
+/* store_fill() waits before it does anything, as syncs do. */
+void memory_store_block_fills(struct store *store);
+void memory_store_wait_fill(struct store *store);
+void memory_store_release_fills(struct store *store);
 
 /*
  * A new store is data from end to end, like a file of a host that cannot tell.

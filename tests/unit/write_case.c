@@ -20,6 +20,13 @@ struct builder_options write_case_options(void)
     return options;
 }
 
+static void count_wanted(void *context)
+{
+    struct write_case *write_case = context;
+
+    write_case->fills_wanted++;
+}
+
 static void open_writers(struct write_case *write_case, bool discard)
 {
     struct mapping_case *image = &write_case->image;
@@ -34,6 +41,8 @@ static void open_writers(struct write_case *write_case, bool discard)
         .header = image->header,
         .file = image->file,
         .barrier = write_case->barrier,
+        .fill_wanted = count_wanted,
+        .fill_context = write_case,
         .discard = discard,
     };
     struct commit_source commit = {

@@ -28,6 +28,7 @@ struct write_case {
     struct barrier *barrier;
     struct refcounts *refcounts;
     struct allocator *allocator;
+    unsigned fills_wanted; /* how often the allocator has asked for it; nobody does it unasked */
     struct inflight inflight;
     atomic_uint_fast64_t next_commit;
     struct commit *commit;
