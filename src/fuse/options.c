@@ -154,6 +154,14 @@ const struct option_spec mount_option_table[] = {
      .value_name = "N",
      .help = "The most requests that are served at the same time.",
      .default_text = "16"},
+    {.name = "io-uring",
+     .type = OPTION_BOOL,
+     .field = FIELD(io_uring),
+     .value_name = "on|off",
+     .help = "Take requests from the kernel through io_uring: less work for each, but no more of "
+             "them at the same time than there are processors. Needs libfuse 3.18, built with "
+             "io_uring, and /sys/module/fuse/parameters/enable_uring set to Y.",
+     .default_text = "off"},
     {.name = "uid",
      .type = OPTION_UINT,
      .field = FIELD(uid),

@@ -35,6 +35,7 @@ struct mount_options {
     struct option_bool repair;              /* of an image that is marked dirty; on */
     struct option_number metadata_interval; /* seconds */
     struct option_number threads;           /* the most workers */
+    struct option_bool io_uring;            /* how requests come from the kernel */
     struct option_number uid;
     struct option_number gid;
     struct option_number mode;

@@ -89,6 +89,47 @@ static int resolve_mount_point(struct session *session, bool *is_directory, stru
     return 0;
 }
 
+/* --- requests over io_uring ------------------------------------------------- */
+
+#define IO_URING_LIBFUSE 318 /* as fuse_version() counts: 3.18 */
+#define IO_URING_SWITCH  "/sys/module/fuse/parameters/enable_uring"
+
+static bool kernel_allows_io_uring(void)
+{
+    int fd = open(IO_URING_SWITCH, O_RDONLY | O_CLOEXEC);
+    char allowed = 'N';
+
+    if (fd >= 0) {
+        if (read(fd, &allowed, 1) != 1) {
+            allowed = 'N';
+        }
+        close(fd);
+    }
+    return allowed == 'Y';
+}
+
+/* 0, or -ENOTSUP with what is missing. (A libfuse built without it says so, and goes on without.)
+ */
+static int check_io_uring(const struct session *session, struct error *error)
+{
+    if (!session->settings.options->io_uring.value) {
+        return 0;
+    }
+    if (fuse_version() < IO_URING_LIBFUSE) {
+        return error_set(error, ENOTSUP,
+                         "io-uring=on needs libfuse 3.18 or later, and this is libfuse %s; leave "
+                         "the option out",
+                         fuse_pkgversion());
+    }
+    if (!kernel_allows_io_uring()) {
+        return error_set(error, ENOTSUP,
+                         "io-uring=on: the kernel does not allow that, or knows nothing of it; as "
+                         "root, write Y to %s, or leave the option out",
+                         IO_URING_SWITCH);
+    }
+    return 0;
+}
+
 /* --- mounting --------------------------------------------------------------- */
 
 /* Appends NAME=VALUE, escaped. False when memory ran out. */
@@ -129,6 +170,7 @@ static char *kernel_options(const struct session *session)
                add_if(&list, options->allow_other.value, "allow_other") &&
                add_if(&list, options->allow_root.value, "allow_root") &&
                add_if(&list, options->auto_unmount.value, "auto_unmount") &&
+               add_if(&list, options->io_uring.value, "io_uring") &&
                add_value(&list, "fsname", options->fsname != NULL ? options->fsname : fsname) &&
                add_value(&list, "subtype", options->subtype != NULL ? options->subtype : "qcow2fs");
     free(absolute);
@@ -222,8 +264,11 @@ static int open_own_mount(struct session *session, bool is_directory, struct err
 static int open_all(struct session *session, struct error *error)
 {
     bool is_directory = false;
-    int r = resolve_mount_point(session, &is_directory, error);
+    int r = check_io_uring(session, error);
 
+    if (r == 0) {
+        r = resolve_mount_point(session, &is_directory, error);
+    }
     if (r == 0) {
         r = filesystem_create(session->settings.image, session->settings.writer,
                               session->settings.options, is_directory, session->settings.log,

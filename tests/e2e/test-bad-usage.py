@@ -81,6 +81,22 @@ def _(directory):
                   library)
 
 
+@suite.test("requests over io_uring are refused, with what is missing for them, or served")
+def _(directory):
+    path, at = bad.sample("plain", directory), bad.mount_point(directory)
+    version = [int(number) for number in re.search(
+        r"libfuse (\d+)\.(\d+)", tools.output(run.program(), "--version")).groups()]
+    try:
+        with mount.mount(path, "io-uring=on", at=at):
+            check(version >= [3, 18], "mounted with libfuse %d.%d", *version)
+            check_equal(os.path.getsize(at), bad.SIZE, "the size")
+    except mount.MountFailed as failed:
+        missing = "libfuse 3.18" if version < [3, 18] else "fuse/parameters/enable_uring"
+        bad.check_sentence(failed.stderr, "io-uring=on", missing)
+    with mount.mount(path, "io-uring=off", at=at):
+        pass
+
+
 @suite.test("a full standard output is an error of --help and --version")
 def _(directory):
     del directory
