@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
 struct barrier {
@@ -12,13 +13,13 @@ struct barrier {
     struct store *data_file;
     bool unsafe;
 
-    pthread_mutex_t mutex; /* guards all below */
-    pthread_cond_t synced; /* a sync has ended */
-    uint64_t current;      /* epoch of the writes that return now */
-    uint64_t stable;       /* all epochs up to this one are stable */
-    uint64_t syncs;
-    bool syncing; /* a sync is under way, of all epochs before `current` */
-    int failed;   /* negative errno of the first sync that failed */
+    pthread_mutex_t mutex;      /* guards all below */
+    pthread_cond_t synced;      /* a sync has ended */
+    uint64_t current;           /* epoch of the writes that return now */
+    uint64_t stable;            /* all epochs up to this one are stable */
+    atomic_uint_fast64_t syncs; /* read without the mutex */
+    bool syncing;               /* a sync is under way, of all epochs before `current` */
+    int failed;                 /* negative errno of the first sync that failed */
 };
 
 int barrier_create(struct store *file, struct store *data_file, bool unsafe,
@@ -92,7 +93,7 @@ static void sync_current(struct barrier *barrier)
     result = sync_stores(barrier);
     pthread_mutex_lock(&barrier->mutex);
     barrier->syncing = false;
-    barrier->syncs++;
+    atomic_fetch_add_explicit(&barrier->syncs, 1, memory_order_relaxed);
     if (result == 0) {
         barrier->stable = covered;
     } else {
@@ -120,10 +121,5 @@ int barrier_wait(struct barrier *barrier, uint64_t epoch)
 
 uint64_t barrier_syncs(struct barrier *barrier)
 {
-    uint64_t syncs;
-
-    pthread_mutex_lock(&barrier->mutex);
-    syncs = barrier->syncs;
-    pthread_mutex_unlock(&barrier->mutex);
-    return syncs;
+    return atomic_load_explicit(&barrier->syncs, memory_order_relaxed);
 }
