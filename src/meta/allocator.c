@@ -320,6 +320,7 @@ void allocator_fill(struct allocator *allocator)
     allocator->filling = true;
     pthread_mutex_unlock(&allocator->mutex);
 
+    /* R8: it lies behind all that the file had when the run was reserved. */
     result = store_fill(allocator->source.file, run.first << cluster_bits(allocator),
                         run.length << cluster_bits(allocator));
     if (result < 0 && result != -EOPNOTSUPP) {

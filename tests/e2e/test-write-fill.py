@@ -5,7 +5,7 @@
 import os
 import random
 
-from lib import compare, image, mount, tap, tools, write
+from lib import compare, image, mount, tap, tools, tracing, write
 from lib.image import KiB, MiB
 from lib.tap import check
 
@@ -37,19 +37,24 @@ def filled_on(kind, *options, lazy=False, killed=False):
     @suite.test("clusters are filled ahead on %s%s%s, and nothing of that stays%s"
                 % (kind, ", %s" % ", ".join(options) if options else "",
                    ", lazy refcounts" if lazy else "", " but leaks after a kill" if killed else ""),
-                needs=[tools.tool("mkfs." + kind)])
+                needs=[tools.tool("mkfs." + kind, "strace")])
     def _(directory):
         with write.small_host(directory, 512 * MiB, kind) as place:
             path = image.create(os.path.join(place, "image.qcow2"), COUNT * CLUSTER,
                                 lazy_refcounts="on" if lazy else "off")
             model = write.model_of(path, directory)
             with mount.mount_that_ends_badly(path, *options, writable=True) as mounted:
-                write_and_flush(mounted.disk, model, 1)
+                trace = os.path.join(directory, "trace")
+                with tracing.noted(mounted.pids[0], "pwritev", trace):
+                    write_and_flush(mounted.disk, model, 1)
                 there = occupied(path)
                 if killed:
                     mounted.kill()
                 else:
                     mounted.stop()
+            with open(trace, encoding="ascii", errors="replace") as lines:  # zeros, and nothing else
+                fills = lines.read().count("pwritev(")
+            check(fills >= 4, "%d requests that fill", fills)
             check(there > COUNT // 2 * CLUSTER, "only %d bytes occupied, of %d", there,
                   COUNT * CLUSTER)
             if lazy and killed:

@@ -214,7 +214,6 @@ static int memory_fill(struct store *store, uint64_t offset, uint64_t length)
 {
     struct memory_store *memory = lock_memory(store);
     int rc = memory->fills ? count_call(memory, MEMORY_STORE_FILL) : -EOPNOTSUPP;
-    void *zeros;
 
     memory->waiting_fills++;
     pthread_cond_broadcast(&memory->changed);
@@ -226,10 +225,8 @@ static int memory_fill(struct store *store, uint64_t offset, uint64_t length)
         rc = -EFBIG;
     }
     if (rc == 0) {
-        zeros = calloc(1, length);
-        memcpy(memory->data + offset, zeros, length);
-        note(memory, MEMORY_LOG_WRITE, offset, length, zeros);
-        free(zeros);
+        memset(memory->data + offset, 0, length);
+        note(memory, MEMORY_LOG_WRITE, offset, length, memory->data + offset);
     }
     return unlock_memory(memory, rc);
 }

@@ -22,12 +22,25 @@ def attach(pid, *arguments):
 
 
 @contextlib.contextmanager
-def injected(pid, call, what, *arguments):
-    """While the body runs, `what` is done to each such system call, in strace's words."""
-    process = attach(pid, "-o", "/dev/null", *arguments, "-e", "trace=" + call,
-                     "-e", "inject=%s:%s" % (call, what))
+def _while_attached(pid, *arguments):
+    process = attach(pid, *arguments)
     try:
         yield
     finally:
-        process.kill()
+        process.terminate()
         process.communicate()
+
+
+@contextlib.contextmanager
+def injected(pid, call, what, *arguments):
+    """While the body runs, `what` is done to each such system call, in strace's words."""
+    with _while_attached(pid, "-o", "/dev/null", *arguments, "-e", "trace=" + call,
+                         "-e", "inject=%s:%s" % (call, what)):
+        yield
+
+
+@contextlib.contextmanager
+def noted(pid, call, log):
+    """Each such system call while the body runs, as strace writes it, in a file."""
+    with _while_attached(pid, "-o", log, "-e", "trace=" + call):
+        yield
