@@ -2,6 +2,7 @@
 """strace of a daemon that runs: what it calls, or calls that it is made to fail or wait at."""
 
 import contextlib
+import signal
 import subprocess
 import time
 
@@ -22,19 +23,20 @@ def attach(pid, *arguments):
 
 
 @contextlib.contextmanager
-def _while_attached(pid, *arguments):
+def _while_attached(end, pid, *arguments):
     process = attach(pid, *arguments)
     try:
         yield
     finally:
-        process.terminate()
+        process.send_signal(end)
         process.communicate()
 
 
 @contextlib.contextmanager
 def injected(pid, call, what, *arguments):
     """While the body runs, `what` is done to each such system call, in strace's words."""
-    with _while_attached(pid, "-o", "/dev/null", *arguments, "-e", "trace=" + call,
+    # Killed: while it makes a call wait it would not end otherwise.
+    with _while_attached(signal.SIGKILL, pid, "-o", "/dev/null", *arguments, "-e", "trace=" + call,
                          "-e", "inject=%s:%s" % (call, what)):
         yield
 
@@ -42,5 +44,5 @@ def injected(pid, call, what, *arguments):
 @contextlib.contextmanager
 def noted(pid, call, log):
     """Each such system call while the body runs, as strace writes it, in a file."""
-    with _while_attached(pid, "-o", log, "-e", "trace=" + call):
+    with _while_attached(signal.SIGTERM, pid, "-o", log, "-e", "trace=" + call):
         yield
