@@ -118,7 +118,8 @@ setup_copy() {
 # setup_generate TOP: makes or renews ./configure.
 setup_generate() {
     if [ ! -e "$1/configure" ] || [ ! -e "$1/Makefile.in" ] ||
-        [ -n "$(find "$1/configure.ac" "$1/Makefile.am" -newer "$1/configure")" ]; then
+        [ -n "$(find "$1/configure.ac" "$1/Makefile.am" "$1/src/sources.mk" \
+            "$1/tests/tests.mk" -newer "$1/configure")" ]; then
         "$1/autogen.sh" >&2
     fi
 }

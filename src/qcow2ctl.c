@@ -3,9 +3,9 @@
 #include "config.h"
 
 #include "ctl/command.h"
-#include "process.h"
 #include "util/error.h"
 #include "util/log.h"
+#include "util/process.h"
 
 #include <errno.h>
 #include <signal.h>

@@ -2,14 +2,14 @@
 /* qcow2fs: options in, exit code out. */
 #include "config.h"
 
+#include "disk/image.h"
+#include "disk/writer.h"
 #include "fuse/options.h"
 #include "fuse/session.h"
-#include "image/image.h"
-#include "image/writer.h"
-#include "process.h"
-#include "progress.h"
 #include "util/error.h"
 #include "util/log.h"
+#include "util/process.h"
+#include "util/progress.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -2,10 +2,10 @@
 /* qcow2ctl amend: changes what an image is. */
 #include "config.h"
 
+#include "admin/amend.h"
 #include "ctl/command.h"
 #include "ctl/resize.h"
-#include "image/amend.h"
-#include "progress.h"
+#include "util/progress.h"
 
 #include <errno.h>
 #include <string.h>

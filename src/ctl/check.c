@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * qcow2ctl check: what meta/check.h finds and repairs, and the summary that
+ * qcow2ctl check: what check/check.h finds and repairs, and the summary that
  * qemu-img check gives. Of the image only its own file is opened: what is behind
  * it, or holds its data, has no part in it.
  */
 #include "config.h"
 
+#include "check/check.h"
 #include "ctl/command.h"
-#include "meta/check.h"
 #include "meta/format.h"
-#include "progress.h"
 #include "store/file.h"
 #include "util/json.h"
+#include "util/progress.h"
 
 #include <errno.h>
 #include <inttypes.h>

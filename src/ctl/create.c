@@ -2,15 +2,15 @@
 /* qcow2ctl create: makes an image of what its options say. */
 #include "config.h"
 
+#include "admin/create.h"
+#include "admin/create_files.h"
 #include "codec/codec.h"
 #include "ctl/command.h"
 #include "ctl/create_print.h"
-#include "image/create.h"
-#include "image/create_files.h"
-#include "progress.h"
 #include "store/file.h"
 #include "store/new_file.h"
 #include "util/json.h"
+#include "util/progress.h"
 #include "util/size.h"
 
 #include <errno.h>

@@ -3,8 +3,8 @@
 #ifndef CTL_CREATE_PRINT_H
 #define CTL_CREATE_PRINT_H
 
+#include "admin/create.h"
 #include "ctl/command.h"
-#include "image/create.h"
 
 /* "falloc" */
 const char *create_preallocation_name(enum preallocation preallocation);

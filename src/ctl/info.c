@@ -3,11 +3,11 @@
 
 #include "ctl/command.h"
 
+#include "admin/audit.h"
+#include "admin/info.h"
+#include "admin/inspect.h"
 #include "ctl/info_text.h"
-#include "image/audit.h"
-#include "image/info.h"
-#include "image/inspect.h"
-#include "progress.h"
+#include "util/progress.h"
 
 #include <errno.h>
 #include <inttypes.h>

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What `qcow2ctl info` prints for people: the same as image/info.h tells in
+ * What `qcow2ctl info` prints for people: the same as admin/info.h tells in
  * JSON. Nothing that an image holds reaches the terminal as a command.
  */
 #ifndef CTL_INFO_TEXT_H
 #define CTL_INFO_TEXT_H
 
-#include "image/info.h"
-#include "image/inspect.h"
+#include "admin/info.h"
+#include "admin/inspect.h"
 
 #include <stdbool.h>
 #include <stdio.h>

@@ -9,8 +9,8 @@
 #include "ctl/map_svg.h"
 #include "ctl/map_walk.h"
 #include "ctl/open.h"
-#include "progress.h"
 #include "util/checked.h"
+#include "util/progress.h"
 
 #include <errno.h>
 #include <inttypes.h>

@@ -6,7 +6,7 @@
 #ifndef CTL_MAP_OUTPUT_H
 #define CTL_MAP_OUTPUT_H
 
-#include "image/image.h"
+#include "disk/image.h"
 #include "util/error.h"
 
 #include <stdio.h>

@@ -9,7 +9,7 @@
 #define CTL_MAP_SVG_H
 
 #include "ctl/map_picture.h"
-#include "image/image.h"
+#include "disk/image.h"
 #include "meta/snapshot.h"
 
 #include <stdio.h>

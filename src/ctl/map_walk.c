@@ -3,7 +3,7 @@
 
 #include "ctl/map_walk.h"
 
-#include "image/preallocated.h"
+#include "admin/preallocated.h"
 #include "util/checked.h"
 
 #include <inttypes.h>

@@ -2,12 +2,12 @@
 /*
  * A disk from its beginning to its end, in the terms of `qemu-img map`: where
  * the bytes of each extent are, through the whole chain. It looks through
- * image/view.h alone, and remembers nothing of what it has passed.
+ * disk/view.h alone, and remembers nothing of what it has passed.
  */
 #ifndef CTL_MAP_WALK_H
 #define CTL_MAP_WALK_H
 
-#include "image/view.h"
+#include "disk/view.h"
 
 struct map_extent {
     uint64_t start, length; /* of the disk, bytes */

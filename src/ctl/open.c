@@ -3,7 +3,7 @@
 
 #include "ctl/open.h"
 
-#include "progress.h"
+#include "util/progress.h"
 
 #include <errno.h>
 #include <string.h>

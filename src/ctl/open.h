@@ -4,8 +4,8 @@
 #define CTL_OPEN_H
 
 #include "ctl/command.h"
-#include "image/image.h"
-#include "image/writer.h"
+#include "disk/image.h"
+#include "disk/writer.h"
 #include "store/file.h"
 
 /*

@@ -2,14 +2,14 @@
 /* qcow2ctl resize: another size of the disk. */
 #include "config.h"
 
+#include "admin/create.h"
 #include "ctl/open.h"
 #include "ctl/resize.h"
-#include "image/create.h"
-#include "image/view.h"
+#include "disk/view.h"
 #include "meta/format.h"
 #include "meta/snapshot_write.h"
-#include "progress.h"
 #include "util/checked.h"
+#include "util/progress.h"
 #include "util/size.h"
 
 #include <errno.h>

@@ -4,7 +4,7 @@
 #define CTL_RESIZE_H
 
 #include "ctl/command.h"
-#include "image/image.h"
+#include "disk/image.h"
 
 #include <stdint.h>
 

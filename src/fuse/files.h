@@ -14,9 +14,9 @@
 #ifndef FUSE_FILES_H
 #define FUSE_FILES_H
 
+#include "disk/view.h"
 #include "fuse/stats.h"
 #include "fuse/tree.h"
-#include "image/view.h"
 
 #include <stdatomic.h>
 #include <stdbool.h>

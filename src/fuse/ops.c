@@ -5,9 +5,9 @@
 
 #include "fuse/ops_internal.h"
 
+#include "disk/view.h"
 #include "fuse/names.h"
 #include "fuse/own_mount.h"
-#include "image/view.h"
 #include "util/checked.h"
 
 #include <errno.h>

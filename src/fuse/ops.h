@@ -7,13 +7,13 @@
 #ifndef FUSE_OPS_H
 #define FUSE_OPS_H
 
+#include "disk/image.h"
+#include "disk/writer.h"
 #include "fuse/files.h"
 #include "fuse/options.h"
 #include "fuse/page_cache.h"
 #include "fuse/stats.h"
 #include "fuse/tree.h"
-#include "image/image.h"
-#include "image/writer.h"
 
 #include <pthread.h>
 

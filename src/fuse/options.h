@@ -8,7 +8,7 @@
 #define FUSE_OPTIONS_H
 
 #include "cache/sizes.h"
-#include "image/writer.h"
+#include "disk/writer.h"
 #include "store/file.h"
 #include "util/options.h"
 

@@ -14,9 +14,9 @@
 #ifndef FUSE_SESSION_H
 #define FUSE_SESSION_H
 
+#include "disk/image.h"
+#include "disk/writer.h"
 #include "fuse/options.h"
-#include "image/image.h"
-#include "image/writer.h"
 #include "util/error.h"
 #include "util/log.h"
 

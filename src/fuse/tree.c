@@ -3,9 +3,9 @@
 
 #include "fuse/tree.h"
 
+#include "admin/info.h"
 #include "fuse/names.h"
 #include "fuse/stats.h"
-#include "image/info.h"
 #include "util/checked.h"
 
 #include <errno.h>

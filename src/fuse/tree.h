@@ -20,8 +20,8 @@
 #ifndef FUSE_TREE_H
 #define FUSE_TREE_H
 
+#include "disk/image.h"
 #include "fuse/options.h"
-#include "image/image.h"
 #include "store/store.h"
 
 #include <pthread.h>

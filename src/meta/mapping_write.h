@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The write side of a mapping: L2 entries are changed in the cache, L1 entries
- * in memory; a commit (image/commit.h) brings both to the disk in the order of
+ * in memory; a commit (disk/commit.h) brings both to the disk in the order of
  * R1 to R3.
  *
  * Lock order: a table's mutex, then the allocator's mutex, then cache shards.

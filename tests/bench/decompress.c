@@ -12,8 +12,8 @@
  */
 #include "config.h"
 
-#include "image/prefetch.h"
-#include "image/view.h"
+#include "disk/prefetch.h"
+#include "disk/view.h"
 #include "util/checked.h"
 
 #include <errno.h>

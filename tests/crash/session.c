@@ -5,7 +5,7 @@
 
 #include "tools.h"
 
-#include "image/chain.h"
+#include "disk/chain.h"
 #include "meta/mapping_internal.h"
 
 #include <stdio.h>

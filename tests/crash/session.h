@@ -7,9 +7,9 @@
 #define CRASH_SESSION_H
 
 #include "disk.h"
-#include "image/image.h"
-#include "image/view.h"
-#include "image/writer.h"
+#include "disk/image.h"
+#include "disk/view.h"
+#include "disk/writer.h"
 #include "util/error.h"
 #include "util/log.h"
 

@@ -3,7 +3,7 @@
 
 #include "verify.h"
 
-#include "meta/check.h"
+#include "check/check.h"
 #include "meta/format.h"
 #include "util/checked.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * For tests/e2e/test-fuzz-differential.py, which compares with QEMU:
+ * For tests/e2e/bad/test-fuzz-differential.py, which compares with QEMU:
  *
  *     dump files DIRECTORY           writes what images name: a backing file and a data file
  *     dump make SEED FILE            writes an image, changed as the seed says; prints its name
@@ -13,8 +13,8 @@
 
 #include "bases.h"
 #include "chance.h"
+#include "disk/view.h"
 #include "guard.h"
-#include "image/view.h"
 #include "mutate.h"
 #include "util/checked.h"
 

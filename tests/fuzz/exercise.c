@@ -3,11 +3,11 @@
 
 #include "exercise.h"
 
+#include "admin/info.h"
+#include "admin/inspect.h"
 #include "bounded_store.h"
+#include "disk/view.h"
 #include "guard.h"
-#include "image/info.h"
-#include "image/inspect.h"
-#include "image/view.h"
 #include "meta/bitmap.h"
 #include "meta/header_write.h"
 #include "util/checked.h"

@@ -6,7 +6,7 @@
 #ifndef FUZZ_EXERCISE_H
 #define FUZZ_EXERCISE_H
 
-#include "meta/check.h"
+#include "check/check.h"
 #include "subject.h"
 
 #include <stdbool.h>

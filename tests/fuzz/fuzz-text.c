@@ -7,10 +7,10 @@
 
 #include "chance.h"
 #include "ctl/command.h"
+#include "disk/filename.h"
 #include "fuse/names.h"
 #include "fuse/options.h"
 #include "guard.h"
-#include "image/filename.h"
 #include "program.h"
 #include "target.h"
 #include "util/error.h"

@@ -4,10 +4,10 @@
 #include "script.h"
 
 #include "builder.h"
+#include "disk/view.h"
+#include "disk/writer.h"
 #include "exercise.h"
 #include "guard.h"
-#include "image/view.h"
-#include "image/writer.h"
 #include "meta/format.h"
 #include "subject.h"
 #include "util/checked.h"

@@ -5,8 +5,8 @@
 
 #include "bases.h"
 #include "bounded_store.h"
+#include "disk/chain.h"
 #include "guard.h"
-#include "image/chain.h"
 #include "memory_store.h"
 #include "meta/format.h"
 

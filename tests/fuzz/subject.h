@@ -7,7 +7,7 @@
 #ifndef FUZZ_SUBJECT_H
 #define FUZZ_SUBJECT_H
 
-#include "image/image.h"
+#include "disk/image.h"
 #include "util/log.h"
 
 #include <stdbool.h>

@@ -13,8 +13,8 @@
 #ifndef MODEL_MODEL_H
 #define MODEL_MODEL_H
 
-#include "image/view.h"
-#include "image/writer.h"
+#include "disk/view.h"
+#include "disk/writer.h"
 #include "util/options.h"
 
 #include <pthread.h>

@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: MIT */
+/* Amending an image whose names of other files may be wrong, or are to be others. */
+#include "config.h"
+
+#include "admin/amend_internal.h"
+
+#include "disk/chain.h"
+#include "disk/filename.h"
+#include "disk/probe.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* --- Opening ------------------------------------------------------------------------------ */
+
+static bool is_same_path(const char *a, const char *b)
+{
+    struct stat of_a, of_b;
+
+    return stat(a, &of_a) == 0 && stat(b, &of_b) == 0 && of_a.st_dev == of_b.st_dev &&
+           of_a.st_ino == of_b.st_ino;
+}
+
+/* The new data file's path, for the caller to free; NULL where the old one will do. */
+static int new_data_path(const char *path, const struct amend_change *change, bool unchecked,
+                         char **data_path, struct error *error)
+{
+    int result;
+
+    *data_path = NULL;
+    if (unchecked || change->data_file == NULL || *change->data_file == '\0') {
+        return 0;
+    }
+    result = filename_resolve(path, "data file", change->data_file, true, data_path, error);
+    if (result == 0 && is_same_path(path, *data_path)) {
+        free(*data_path);
+        *data_path = NULL;
+        result =
+            error_set(error, EINVAL, "%s: cannot be its own data file; name another one", path);
+    }
+    return result;
+}
+
+static int open_alone(const char *path, const struct image_options *options, struct log *log,
+                      struct image **image, struct error *error)
+{
+    const struct store_file_options file = {.access = options->access, .cache = options->cache};
+    struct image_request request = {
+        .path = path,
+        .what = "image",
+        .format = IMAGE_QCOW2,
+        .access = options->access,
+    };
+    int result = store_file_open(path, request.what, &file, &request.file, error);
+
+    return result < 0 ? result : image_open_one(&request, options, log, image, error);
+}
+
+int amend_open(const char *path, const struct amend_change *change, bool unchecked, struct log *log,
+               struct image **image, struct error *error)
+{
+    const struct cache_options cache = {0};
+    struct image_options options = {
+        .access = STORE_WRITE,
+        .cache = STORE_CACHE_WRITEBACK,
+        .codec = CODEC_FASTEST,
+    };
+    bool with_chain = change->size.set || change->version == 2;
+    char *data_path;
+    int result = new_data_path(path, change, unchecked, &data_path, error);
+
+    *image = NULL;
+    if (result < 0) {
+        return result;
+    }
+    options.data_file = data_path;
+    result = with_chain ? image_open(path, &options, log, image, error)
+                        : open_alone(path, &options, log, image, error);
+    free(data_path);
+    if (result == 0) {
+        result = image_attach_cache(*image, &cache, error);
+        if (result < 0) {
+            image_close(*image);
+            *image = NULL;
+        }
+    }
+    return result;
+}
+
+/* --- What will be behind it ------------------------------------------------------------------- */
+
+/* A guest could have written that to its raw disk; more often the format is wrong. */
+static int check_raw(const struct image *image, const struct image *backing, struct error *error)
+{
+    struct probe probe;
+
+    if (backing->format != IMAGE_RAW || image->header->backing_format == NULL) {
+        return 0;
+    }
+    if (probe_store(backing->file, backing->file_size, &probe) < 0 ||
+        (probe.class != PROBE_QCOW2 && probe.class != PROBE_DISK_IMAGE)) {
+        return 0;
+    }
+    return error_set(error, EINVAL,
+                     "%s: its backing file %s would be read as raw, but looks like %s; give its "
+                     "format with backing_fmt=, or add -u where it is raw all the same",
+                     image->path, backing->path, probe.description);
+}
+
+int amend_check_behind(const struct image *image, const struct amend_change *change,
+                       struct log *log, struct error *error)
+{
+    const struct image_options options = {
+        .access = STORE_WRITE, /* as what is behind a disk that is written */
+        .cache = STORE_CACHE_WRITEBACK,
+        .codec = CODEC_FASTEST,
+    };
+    struct header header = amend_changed_header(image->header, change);
+    struct image overlay = {
+        .format = IMAGE_QCOW2,
+        .path = image->path,
+        .log = log,
+        .file = image->file,
+        .data_file = image->data_file,
+        .header = &header,
+    };
+    int result = chain_open_backing(&overlay, &options, log, error);
+
+    if (result == 0 && overlay.backing != NULL) {
+        result = check_raw(&overlay, overlay.backing, error);
+    }
+    image_close(overlay.backing);
+    return result;
+}

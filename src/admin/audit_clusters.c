@@ -1,0 +1,401 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "admin/audit_internal.h"
+
+#include "check/counts.h"
+#include "meta/format.h"
+#include "meta/refcount_block.h"
+#include "util/checked.h"
+#include "util/size.h"
+#include "util/zeros.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PIECE ((size_t)1 << 20) /* bytes of one read, or a cluster where that is more */
+
+/* What a cluster was first seen used for; small numbers, as check_counts packs them. */
+enum use {
+    USE_NONE,
+    USE_DATA,
+    USE_L2_TABLE,
+    USE_COMPRESSED,
+    USE_METADATA,
+};
+
+/* Clusters of one kind: how many, and the host offset of the first. */
+struct tally {
+    uint64_t count;
+    uint64_t first;
+};
+
+struct walk {
+    struct audit *audit;
+    const struct inspection *image;
+    const struct audit_options *options;
+    struct header header; /* a copy: the checker may change it */
+
+    struct check_counts *uses;
+    bool no_memory;
+    struct tally overlaps;
+    enum check_use overlap; /* what the first of them is also used for */
+    enum use overlapped;    /* and what before that */
+    uint64_t complaints;    /* of the checker, that were told */
+
+    uint8_t *table; /* the refcount table */
+    uint8_t *block; /* of one cluster: the refcount block of the next number, */
+    uint64_t block_index;
+    bool block_valid; /* where it could be read */
+    uint8_t *piece;
+    size_t piece_size;
+    struct tally leaked, leaked_data, remnants, behind, unreadable;
+};
+
+/* --- References ---------------------------------------------------------------------- */
+
+static enum use class_of(enum check_use use)
+{
+    switch (use) {
+    case CHECK_USE_DATA:
+        return USE_DATA;
+    case CHECK_USE_COMPRESSED:
+        return USE_COMPRESSED;
+    case CHECK_USE_L2_TABLE:
+        return USE_L2_TABLE;
+    default:
+        return USE_METADATA;
+    }
+}
+
+static const char *class_name(enum use use)
+{
+    static const char *const names[] = {
+        [USE_NONE] = "nothing",
+        [USE_DATA] = "a data cluster",
+        [USE_L2_TABLE] = "an L2 table",
+        [USE_COMPRESSED] = "compressed clusters",
+        [USE_METADATA] = "a table of the image",
+    };
+
+    return names[use];
+}
+
+static void tally(struct tally *tally, uint64_t host_offset)
+{
+    if (tally->count++ == 0) {
+        tally->first = host_offset;
+    }
+}
+
+/*
+ * Snapshots share data, compressed data and L2 tables; nothing else may have two
+ * uses, and these not two different ones.
+ */
+static void note_reference(void *context, uint64_t cluster, enum check_use use)
+{
+    struct walk *walk = context;
+    enum use before = (enum use)check_counts_get(walk->uses, cluster);
+    enum use now = class_of(use);
+
+    if (before == USE_NONE) {
+        if (check_counts_set(walk->uses, cluster, now) == -ENOMEM) {
+            walk->no_memory = true;
+        }
+    } else if (before != now || now == USE_METADATA) {
+        if (walk->overlaps.count == 0) {
+            walk->overlap = use;
+            walk->overlapped = before;
+        }
+        tally(&walk->overlaps, cluster << walk->header.cluster_bits);
+    }
+}
+
+/* Leaks are told otherwise, with what they hold. */
+static void note_complaint(void *context, enum check_finding finding, const char *line)
+{
+    struct walk *walk = context;
+
+    if (finding != CHECK_LEAK && walk->complaints++ < AUDIT_LIST_MAX) {
+        audit_add(walk->audit, AUDIT_DANGER, finding == CHECK_ERROR ? "check-error" : "unreadable",
+                  walk->image, "%s", line);
+    }
+}
+
+static void show_progress(void *context, uint64_t done, uint64_t total)
+{
+    const struct walk *walk = context;
+
+    if (walk->options->progress != NULL) {
+        walk->options->progress(walk->options->context, done, total);
+    }
+}
+
+static void begin_phase(const struct walk *walk, const char *what, const char *unit)
+{
+    if (walk->options->phase != NULL) {
+        walk->options->phase(walk->options->context, what, unit);
+    }
+}
+
+/* True when all references are known. */
+static bool count_references(struct walk *walk)
+{
+    const struct check_options options = {
+        .report = note_complaint,
+        .progress = show_progress,
+        .reference = note_reference,
+        .context = walk,
+    };
+    struct check_result *found = &walk->audit->clusters;
+    struct error error = {0};
+    int result;
+
+    begin_phase(walk, "looking at all tables", "L1 entries");
+    result =
+        check_image(&walk->header, walk->image->file, walk->image->path, &options, found, &error);
+    if (result == -ENOMEM || walk->no_memory) {
+        walk->audit->incomplete = true;
+        return false;
+    }
+    if (result < 0) {
+        audit_add(walk->audit, AUDIT_DANGER, "not-counted", walk->image,
+                  "its clusters cannot be counted: %s", error.text);
+        return false;
+    }
+    walk->audit->counted = true;
+    if (walk->complaints > AUDIT_LIST_MAX) {
+        audit_add(walk->audit, AUDIT_DANGER, "check-error", walk->image,
+                  "has %" PRIu64 " errors in its tables and refcounts in all",
+                  found->errors + found->unreadable);
+    }
+    if (walk->overlaps.count > 0) {
+        audit_add_at(
+            walk->audit, AUDIT_DANGER, "overlap", walk->image, walk->overlaps.first,
+            "clusters used for two things at once: %" PRIu64 "; the first is %s and also %s %s",
+            walk->overlaps.count, class_name(walk->overlapped),
+            walk->overlap == CHECK_USE_L1_TABLE || walk->overlap == CHECK_USE_L2_TABLE ? "an" : "a",
+            check_use_name(walk->overlap));
+    }
+    return true;
+}
+
+/* --- Refcounts ----------------------------------------------------------------------- */
+
+static uint64_t block_counts(const struct walk *walk)
+{
+    return walk->header.cluster_size * 8 >> walk->header.refcount_order;
+}
+
+static void load_block(struct walk *walk, uint64_t index)
+{
+    uint64_t entries =
+        ((uint64_t)walk->header.refcount_table_clusters << walk->header.cluster_bits) /
+        REFCOUNT_TABLE_ENTRY_BYTES;
+    uint64_t offset = 0;
+
+    walk->block_index = index;
+    if (index < entries) {
+        offset = load_be64(walk->table + index * REFCOUNT_TABLE_ENTRY_BYTES) &
+                 ~REFCOUNT_TABLE_ENTRY_RESERVED;
+    }
+    walk->block_valid = offset != 0 && store_read(walk->image->file, offset, walk->block,
+                                                  walk->header.cluster_size) == 0;
+}
+
+/* Whether the cluster has a refcount other than 0. What cannot be read the checker has told. */
+static bool is_counted(struct walk *walk, uint64_t cluster)
+{
+    uint64_t index = cluster / block_counts(walk);
+
+    if (index != walk->block_index) {
+        load_block(walk, index);
+    }
+    return walk->block_valid && refcount_load(walk->block, cluster % block_counts(walk),
+                                              walk->header.refcount_order) != 0;
+}
+
+/* --- What nothing refers to ---------------------------------------------------------- */
+
+/* The clusters in a piece of the file, of which nothing is used. */
+static void judge_piece(struct walk *walk, uint64_t host_offset, size_t length, uint64_t image_end)
+{
+    uint64_t cluster_size = walk->header.cluster_size;
+
+    for (size_t at = 0; at < length; at += cluster_size) {
+        uint64_t cluster = (host_offset + at) >> walk->header.cluster_bits;
+        size_t size = (size_t)min_u64(cluster_size, length - at);
+
+        if (is_all_zeros(walk->piece + at, size)) {
+            continue;
+        }
+        if (host_offset + at >= image_end) {
+            tally(&walk->behind, host_offset + at);
+        } else if (is_counted(walk, cluster)) {
+            tally(&walk->leaked_data, host_offset + at);
+        } else {
+            tally(&walk->remnants, host_offset + at);
+        }
+    }
+}
+
+/* Reads what the host keeps of the range, which begins and ends at clusters. */
+static void read_unused(struct walk *walk, uint64_t begin, uint64_t end, uint64_t image_end)
+{
+    while (begin < end) {
+        uint64_t length = 0;
+        bool is_data = true;
+        int result = store_extent(walk->image->file, begin, end - begin, &is_data, &length);
+
+        if (result == 0 && !is_data && length >= walk->header.cluster_size) {
+            begin += round_down(length, walk->header.cluster_size);
+            continue;
+        }
+        length = min_u64(end - begin, walk->piece_size);
+        result = store_read(walk->image->file, begin, walk->piece, (size_t)length);
+        if (result == 0) {
+            judge_piece(walk, begin, (size_t)length, image_end);
+        } else {
+            tally(&walk->unreadable, begin);
+        }
+        begin += length;
+        show_progress(walk, min_u64(begin, walk->image->info.size), walk->image->info.size);
+    }
+}
+
+static void count_leaks(struct walk *walk, uint64_t cluster, uint64_t end)
+{
+    while (cluster < end) {
+        if (is_counted(walk, cluster)) {
+            tally(&walk->leaked, cluster << walk->header.cluster_bits);
+        }
+        cluster++;
+        if (!walk->block_valid) { /* none in all of the block */
+            cluster = (walk->block_index + 1) * block_counts(walk);
+        }
+    }
+}
+
+/* All runs of clusters that nothing refers to. */
+static void visit_unused(struct walk *walk, uint64_t image_end)
+{
+    uint32_t bits = walk->header.cluster_bits;
+    uint64_t clusters = div_round_up(walk->image->info.size, walk->header.cluster_size);
+    uint64_t cluster = 0;
+
+    begin_phase(walk, "looking at what nothing refers to", NULL);
+    while (cluster < clusters) {
+        uint64_t next = check_counts_next(walk->uses, cluster, clusters);
+
+        if (next > cluster) {
+            count_leaks(walk, cluster, next);
+            read_unused(walk, cluster << bits, next << bits, image_end);
+        }
+        cluster = next + 1;
+        if (cluster % 65536 == 0) {
+            show_progress(walk, cluster << bits, walk->image->info.size);
+        }
+    }
+}
+
+/* --- What is said of it -------------------------------------------------------------- */
+
+static void tell_unaccounted(struct walk *walk)
+{
+    struct audit *audit = walk->audit;
+    const struct inspection *image = walk->image;
+
+    if (walk->leaked.count > 0) {
+        audit_add_at(audit, walk->leaked_data.count > 0 ? AUDIT_WARNING : AUDIT_NOTE,
+                     "leaked-clusters", image, walk->leaked.first,
+                     "clusters that are counted as used, though nothing refers to them: %" PRIu64
+                     ", of which %" PRIu64 " hold data",
+                     walk->leaked.count, walk->leaked_data.count);
+    }
+    if (walk->remnants.count > 0) {
+        audit_add_at(audit, AUDIT_WARNING, "deleted-data", image, walk->remnants.first,
+                     "free clusters that still hold data, which was deleted: %" PRIu64,
+                     walk->remnants.count);
+    }
+    if (walk->unreadable.count > 0) {
+        audit_add_at(audit, AUDIT_DANGER, "unreadable", image, walk->unreadable.first,
+                     "pieces of the file that nothing refers to and that cannot be read: %" PRIu64,
+                     walk->unreadable.count);
+    }
+}
+
+static void tell_behind(struct walk *walk, uint64_t image_end)
+{
+    uint64_t size = walk->image->info.size;
+    char text[SIZE_TEXT_MAX];
+
+    if (walk->behind.count > 0) {
+        audit_add_at(
+            walk->audit, AUDIT_WARNING, "data-behind-end", walk->image, walk->behind.first,
+            "clusters with data behind the last one in use, which ends at offset 0x%" PRIx64
+            ": %" PRIu64,
+            image_end, walk->behind.count);
+    } else if (size > image_end && size - image_end >= walk->header.cluster_size) {
+        audit_add_at(walk->audit, AUDIT_NOTE, "file-longer", walk->image, image_end,
+                     "the file goes on for %s of zeros behind the last cluster in use",
+                     size_format(size - image_end, text));
+    }
+}
+
+/* --- All of it ----------------------------------------------------------------------- */
+
+static bool open_walk(struct walk *walk)
+{
+    const struct inspection *image = walk->image;
+    const struct header *header = &walk->header;
+    uint64_t clusters = div_round_up(image->info.size, header->cluster_size);
+    size_t table_size = (size_t)header->refcount_table_clusters << header->cluster_bits;
+
+    walk->block_index = UINT64_MAX;
+    walk->piece_size = (size_t)max_u64(PIECE, header->cluster_size);
+    walk->piece = malloc(walk->piece_size);
+    walk->block = malloc((size_t)header->cluster_size);
+    walk->table = calloc(1, table_size);
+    if (walk->piece == NULL || walk->block == NULL || walk->table == NULL ||
+        check_counts_create(clusters + 1, &walk->uses) < 0) {
+        walk->audit->incomplete = true;
+        return false;
+    }
+    /* What cannot be read of it stays 0; the checker tells it. */
+    if (store_read(image->file, header->refcount_table_offset, walk->table, table_size) < 0) {
+        memset(walk->table, 0, table_size);
+    }
+    return true;
+}
+
+static void close_walk(struct walk *walk)
+{
+    check_counts_destroy(walk->uses);
+    free(walk->piece);
+    free(walk->block);
+    free(walk->table);
+}
+
+void audit_clusters(struct audit *audit, const struct inspection *image,
+                    const struct audit_options *options)
+{
+    struct walk walk = {.audit = audit, .image = image, .options = options};
+    const char *reason = inspect_obstacle(image);
+    uint64_t image_end;
+
+    if (reason != NULL) {
+        audit_add(audit, AUDIT_DANGER, "not-counted", image, "its clusters cannot be counted: %s",
+                  reason);
+        return;
+    }
+    walk.header = *image->header;
+    if (open_walk(&walk) && count_references(&walk)) {
+        image_end = audit->clusters.image_end_offset;
+        visit_unused(&walk, image_end);
+        tell_unaccounted(&walk);
+        tell_behind(&walk, image_end);
+    }
+    close_walk(&walk);
+}

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "check/internal.h"
+#include "meta/bitmap.h"
+#include "meta/format.h"
+#include "util/checked.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+static int count_entry(struct check *check, const struct bitmap *bitmap, uint64_t entry)
+{
+    const struct header *header = check->header;
+    uint64_t host_offset = entry & ENTRY_HOST_OFFSET_MASK;
+
+    if ((entry & BITMAP_TABLE_ENTRY_RESERVED) != 0 ||
+        (host_offset != 0 && (entry & BITMAP_TABLE_ENTRY_ALL_ONES) != 0) ||
+        host_offset % header->cluster_size != 0) {
+        check->references_unknown = true;
+        check_found(check, CHECK_ERROR,
+                    "bitmap '%s' has the impossible bitmap table entry 0x%016" PRIx64, bitmap->name,
+                    entry);
+        return 0;
+    }
+    return host_offset == 0
+               ? 0
+               : check_count(check, host_offset, header->cluster_size, CHECK_USE_BITMAP_DATA);
+}
+
+static int count_piece(struct check *check, const struct bitmap *bitmap, uint64_t offset,
+                       size_t entries)
+{
+    size_t i;
+    int result = store_read(check->file, offset, check->buffer, entries * BITMAP_TABLE_ENTRY_BYTES);
+
+    if (result < 0) {
+        check_found(check, CHECK_UNREADABLE,
+                    "the bitmap table of '%s' at 0x%" PRIx64 " cannot be read: %s", bitmap->name,
+                    offset, strerror(-result));
+        return 0;
+    }
+    for (i = 0; i < entries && result == 0; i++) {
+        result =
+            count_entry(check, bitmap, load_be64(check->buffer + i * BITMAP_TABLE_ENTRY_BYTES));
+    }
+    return result;
+}
+
+/* How many clusters a bitmap has that has a bit for each part of the disk. */
+static uint64_t clusters_needed(const struct header *header, const struct bitmap *bitmap)
+{
+    uint64_t bits = div_round_up(header->virtual_size, bitmap->granularity);
+
+    return div_round_up(bits, header->cluster_size * 8);
+}
+
+/* "Bitmap directory entry"; NULL where all is possible. */
+static const char *impossible(const struct header *header, const struct bitmap *bitmap)
+{
+    uint64_t needed;
+
+    if ((bitmap->flags & BITMAP_FLAGS_RESERVED) != 0) {
+        return "it has reserved flags";
+    }
+    if (bitmap->granularity < BITMAP_GRANULARITY_MIN ||
+        bitmap->granularity > BITMAP_GRANULARITY_MAX) {
+        return "its bits stand for other than 512 bytes to 2 GiB each";
+    }
+    if (bitmap->table_entries == 0 || bitmap->table_offset == 0) {
+        return "it has no table";
+    }
+    /* One that nobody has stored yet may be as large as the disk once was. */
+    needed = clusters_needed(header, bitmap);
+    if ((bitmap->flags & BITMAP_FLAG_IN_USE) != 0 || bitmap->table_entries == needed) {
+        return NULL;
+    }
+    return bitmap->table_entries < needed ? "it is smaller than the disk"
+                                          : "it is larger than the disk";
+}
+
+static int count_bitmap(struct check *check, const struct bitmap *bitmap)
+{
+    uint64_t done = 0, entries = bitmap->table_entries;
+    const char *problem = impossible(check->header, bitmap);
+    bool inside;
+    int result;
+
+    if (problem != NULL) {
+        check->references_unknown = true;
+        check_found(check, CHECK_ERROR, "bitmap '%s' cannot be: %s", bitmap->name, problem);
+    }
+
+    if (bitmap->table_offset % check->header->cluster_size != 0) {
+        check->references_unknown = true;
+        check_found(check, CHECK_ERROR,
+                    "bitmap '%s' has its table at 0x%" PRIx64
+                    ", which is not the start of a cluster",
+                    bitmap->name, bitmap->table_offset);
+        return 0;
+    }
+    result = check_count_inside(check, bitmap->table_offset, entries * BITMAP_TABLE_ENTRY_BYTES,
+                                CHECK_USE_BITMAP_TABLE, &inside);
+    while (result == 0 && inside && done < entries) {
+        size_t part = (size_t)min_u64(entries - done, CHECK_READ_SIZE / BITMAP_TABLE_ENTRY_BYTES);
+
+        result = count_piece(check, bitmap, bitmap->table_offset + done * BITMAP_TABLE_ENTRY_BYTES,
+                             part);
+        done += part;
+    }
+    return result;
+}
+
+int check_count_bitmaps(struct check *check)
+{
+    const struct header *header = check->header;
+    struct bitmap_directory *directory;
+    size_t i;
+    int result;
+
+    if (header->bitmap_count == 0) {
+        return 0;
+    }
+    result = bitmap_directory_read(check->file, header, check->name, &directory, check->error);
+    if (result < 0) {
+        return result;
+    }
+    result = check_count(check, header->bitmap_directory_offset, header->bitmap_directory_size,
+                         CHECK_USE_BITMAP_DIRECTORY);
+    for (i = 0; i < directory->count && result == 0; i++) {
+        result = count_bitmap(check, &directory->bitmaps[i]);
+    }
+    bitmap_directory_free(directory);
+    return result;
+}

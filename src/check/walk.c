@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "check/internal.h"
+#include "meta/format.h"
+#include "util/checked.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+/*
+ * L2 tables that one L1 table may name beyond as many as the file has clusters:
+ * no sound one names any table twice, and an impossible one that names a full
+ * table a million times must not keep the checker busy for hours.
+ */
+#define TABLES_MORE 16
+
+#define PIECE_ENTRIES (CHECK_READ_SIZE / L1_ENTRY_BYTES) /* of an L1 table, read at once */
+
+/* A piece of an L1 table. */
+struct piece {
+    uint64_t host_offset;
+    uint64_t first; /* index of its first entry */
+    size_t count;
+    uint8_t raw[CHECK_READ_SIZE];
+    uint64_t tables[PIECE_ENTRIES]; /* host offsets to go on with */
+    size_t table_count;
+};
+
+void check_dirty_add(struct check_dirty *dirty, size_t begin, size_t length)
+{
+    if (dirty->end == 0) {
+        dirty->begin = begin;
+    }
+    dirty->begin = min_u64(dirty->begin, begin);
+    dirty->end = max_u64(dirty->end, begin + length);
+}
+
+static int write_dirty(const struct check *check, uint64_t host_offset, const uint8_t *data,
+                       const struct check_dirty *dirty)
+{
+    int result;
+
+    if (dirty->end == 0) {
+        return 0;
+    }
+    result = store_write(check->file, host_offset + dirty->begin, data + dirty->begin,
+                         dirty->end - dirty->begin);
+    return result < 0 ? check_failed(check, result, "correcting COPIED bits") : 0;
+}
+
+static int visit_l1_entries(struct check *check, struct piece *piece,
+                            const struct check_visitor *visitor)
+{
+    struct check_dirty dirty = {0};
+    size_t i;
+
+    piece->table_count = 0;
+    for (i = 0; i < piece->count; i++) {
+        uint8_t *raw = piece->raw + i * L1_ENTRY_BYTES;
+        uint64_t entry = load_be64(raw);
+        bool changed = false;
+        int result;
+
+        if (entry == 0) {
+            continue;
+        }
+        result = visitor->l1_entry(check, piece->first + i, &entry, &changed);
+        if (result < 0) {
+            return result;
+        }
+        if (result > 0) {
+            piece->tables[piece->table_count++] = l1_entry_table(entry);
+        }
+        if (changed) {
+            store_be64(raw, entry);
+            check_dirty_add(&dirty, i * L1_ENTRY_BYTES, L1_ENTRY_BYTES);
+        }
+    }
+    return write_dirty(check, piece->host_offset, piece->raw, &dirty);
+}
+
+static int visit_table(struct check *check, uint64_t host_offset, uint8_t *table,
+                       const struct check_visitor *visitor)
+{
+    struct check_dirty dirty = {0};
+    int result = visitor->l2_table(check, host_offset, table, &dirty);
+
+    return result < 0 ? result : write_dirty(check, host_offset, table, &dirty);
+}
+
+static int visit_l2_tables(struct check *check, const struct piece *piece,
+                           const struct check_visitor *visitor)
+{
+    uint64_t begun = check->work_done;
+    size_t done = 0, read, i;
+
+    while (done < piece->table_count) {
+        int result = check_read_run(check, piece->tables + done, piece->table_count - done, &read);
+
+        if (result == -ENOMEM) {
+            return check_failed(check, result, "reading L2 tables");
+        }
+        if (result < 0) {
+            check_found(check, CHECK_UNREADABLE, "L2 table at 0x%" PRIx64 " cannot be read: %s",
+                        piece->tables[done], strerror(-result));
+            done++;
+            continue;
+        }
+        for (i = 0; i < read; i++) {
+            result = visit_table(check, piece->tables[done + i],
+                                 check->buffer + (i << check->header->cluster_bits), visitor);
+            if (result < 0) {
+                return result;
+            }
+        }
+        done += read;
+        check->work_done = begun + piece->count * done / piece->table_count;
+        check_progress(check);
+    }
+    return 0;
+}
+
+static int walk_piece(struct check *check, struct piece *piece, const struct check_visitor *visitor,
+                      uint64_t *tables_left)
+{
+    int result =
+        store_read(check->file, piece->host_offset, piece->raw, piece->count * L1_ENTRY_BYTES);
+
+    if (result < 0) {
+        check_found(check, CHECK_UNREADABLE, "L1 table at 0x%" PRIx64 " cannot be read: %s",
+                    piece->host_offset, strerror(-result));
+        return 0;
+    }
+    result = visit_l1_entries(check, piece, visitor);
+    if (result < 0) {
+        return result;
+    }
+    if (piece->table_count > *tables_left) {
+        piece->table_count = (size_t)*tables_left;
+        check->walk_cut = true;
+    }
+    *tables_left -= piece->table_count;
+    return visit_l2_tables(check, piece, visitor);
+}
+
+/* How many of the entries lie in the file; those past its end are nothing. */
+static uint64_t entries_inside(const struct check *check, uint64_t l1_offset, uint64_t entries)
+{
+    return l1_offset < check->file_size
+               ? min_u64(entries, (check->file_size - l1_offset) / L1_ENTRY_BYTES)
+               : 0;
+}
+
+int check_walk(struct check *check, uint64_t l1_offset, uint64_t entries,
+               const struct check_visitor *visitor)
+{
+    struct piece *piece = malloc(sizeof(*piece));
+    uint64_t begun = check->work_done, done = 0;
+    uint64_t inside = entries_inside(check, l1_offset, entries);
+    uint64_t tables_left = check->limit + TABLES_MORE;
+    int result = 0;
+
+    if (piece == NULL) {
+        return check_failed(check, -ENOMEM, "reading an L1 table");
+    }
+    while (done < inside && result == 0) {
+        piece->host_offset = l1_offset + done * L1_ENTRY_BYTES;
+        piece->first = done;
+        piece->count = (size_t)min_u64(inside - done, PIECE_ENTRIES);
+        result = walk_piece(check, piece, visitor, &tables_left);
+        done += piece->count;
+        check->work_done = begun + done;
+        check_progress(check);
+    }
+    free(piece);
+    check->work_done = begun + entries;
+    return result;
+}

@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "disk/chain.h"
+
+#include "disk/filename.h"
+#include "disk/probe.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* Whether the image's file is the one that `status` is of. */
+static bool is_same_file(const struct image *image, const struct stat *status)
+{
+    struct store_info info;
+
+    return store_info(image->file, &info) == 0 && info.device == status->st_dev &&
+           info.inode == status->st_ino;
+}
+
+int chain_refuse_cycle(const char *overlay, const char *path, const char *again,
+                       struct error *error)
+{
+    return error_set(error, ELOOP,
+                     "%s: its backing file %s is part of a cycle: it is %s again; record "
+                     "the right one with qcow2ctl amend -u -o backing_file=PATH",
+                     overlay, path, again == NULL ? "that image" : again);
+}
+
+/*
+ * Refuses a backing file that is an image of the chain already. Before it is
+ * opened: our own lock on an image that is written would keep us from it, and
+ * the sentence would blame another program.
+ */
+static int check_cycle(const struct image *active, const struct image *overlay, const char *path,
+                       struct error *error)
+{
+    const struct image *image;
+    struct stat status;
+
+    if (stat(path, &status) < 0) {
+        return 0; /* opening it says why */
+    }
+    for (image = active; image != NULL; image = image->backing) {
+        if (is_same_file(image, &status)) {
+            return chain_refuse_cycle(overlay->path, path, image == overlay ? NULL : image->path,
+                                      error);
+        }
+    }
+    return 0;
+}
+
+/* As QEMU does, but takes nothing for raw that QEMU would not. */
+int chain_probe_format(const char *overlay, const char *path, struct store *file,
+                       enum image_format *format, struct error *error)
+{
+    struct store_info info;
+    struct probe probe;
+    int result = store_info(file, &info);
+
+    if (result == 0) {
+        result = probe_store(file, info.size, &probe);
+    }
+    if (result < 0) {
+        return error_set(error, -result, "%s: cannot be read: %s", path, strerror(-result));
+    }
+    if (probe.class == PROBE_DISK_IMAGE) {
+        return error_set(error, ENOTSUP,
+                         "%s: its backing file %s has no recorded format and looks like %s, which "
+                         "qcow2fs cannot read; convert it with qemu-img, or record its format "
+                         "with qcow2ctl amend -o backing_fmt=raw if it is raw",
+                         overlay, path, probe.description);
+    }
+    *format = probe.class == PROBE_QCOW2 ? IMAGE_QCOW2 : IMAGE_RAW;
+    return 0;
+}
+
+int chain_recorded_format(const char *overlay, const char *name, const char *path,
+                          enum image_format *format, bool *known, struct error *error)
+{
+    *known = name != NULL;
+    if (name == NULL) {
+        return 0;
+    }
+    if (strcmp(name, "qcow2") == 0) {
+        *format = IMAGE_QCOW2;
+        return 0;
+    }
+    /* Old images name the driver of the host file or device where they mean raw. */
+    if (strcmp(name, "raw") == 0 || strcmp(name, "file") == 0 || strcmp(name, "host_device") == 0) {
+        *format = IMAGE_RAW;
+        return 0;
+    }
+    return error_set(error, ENOTSUP,
+                     "%s: the format of its backing file %s is '%s'; qcow2fs reads qcow2 and raw "
+                     "backing files: convert it with qemu-img convert -O qcow2, then record it "
+                     "with qcow2ctl amend -u -o backing_file=PATH,backing_fmt=qcow2",
+                     overlay, path, name);
+}
+
+/* Opens the file at `path` as the image behind `overlay`. */
+static int open_behind(struct image *active, struct image *overlay, const char *path,
+                       const struct image_options *options, struct log *log, struct error *error)
+{
+    struct image_request request = {
+        .path = path,
+        .what = "backing file",
+        .number = overlay->number + 1,
+        .access = options->access == STORE_READ_SHARED ? STORE_READ_SHARED : STORE_READ,
+    };
+    const struct store_file_options file = {.access = request.access, .cache = options->cache};
+    struct error cause = {0};
+    bool known;
+    int result;
+
+    result = chain_recorded_format(overlay->path, overlay->header->backing_format, path,
+                                   &request.format, &known, error);
+    if (result == 0) {
+        result = check_cycle(active, overlay, path, error);
+    }
+    if (result < 0) {
+        return result;
+    }
+    result = store_file_open(path, request.what, &file, &request.file, &cause);
+    if (result < 0) {
+        return error_set(error, -result, "%s: its backing file cannot be used: %s", overlay->path,
+                         cause.text);
+    }
+    if (!known) {
+        request.probed = true;
+        result = chain_probe_format(overlay->path, path, request.file, &request.format, error);
+    }
+    if (result < 0) {
+        store_close(request.file);
+        return result;
+    }
+    return image_open_one(&request, options, log, &overlay->backing, error);
+}
+
+int chain_open_backing(struct image *image, const struct image_options *options, struct log *log,
+                       struct error *error)
+{
+    struct image *overlay = image;
+
+    while (overlay->header != NULL && overlay->header->backing_file != NULL) {
+        char *path;
+        int result;
+
+        if (overlay->number + 1 >= IMAGE_CHAIN_MAX) {
+            return error_set(error, EMFILE,
+                             "%s: has more than %d images behind it, the most that is supported; "
+                             "shorten the chain with qemu-img commit or rebase",
+                             image->path, IMAGE_CHAIN_MAX - 1);
+        }
+        result = filename_resolve(overlay->path, "backing file", overlay->header->backing_file,
+                                  false, &path, error);
+        if (result < 0) {
+            return result;
+        }
+        result = open_behind(image, overlay, path, options, log, error);
+        free(path);
+        if (result < 0) {
+            return result;
+        }
+        overlay = overlay->backing;
+    }
+    return 0;
+}

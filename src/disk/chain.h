@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * From an image to the one behind it: which file that is, which format it has,
+ * and whether it may be opened at all. Used by image_open() and, for what it
+ * must judge alike, by admin/inspect.h.
+ */
+#ifndef IMAGE_CHAIN_H
+#define IMAGE_CHAIN_H
+
+#include "disk/image.h"
+
+/*
+ * Opens one image without what is behind it. `probed` says that its format was
+ * guessed, not recorded: unless options->allow_probed, it may then name no
+ * further file. `what` is its part in sentences ("image", "backing file").
+ */
+struct image_request {
+    const char *path;
+    const char *what;
+    enum image_format format;
+    bool probed;
+    uint64_t number;
+    enum store_access access;
+    struct store *file; /* already open: belongs to the image from then on, or is closed */
+};
+
+int image_open_one(const struct image_request *request, const struct image_options *options,
+                   struct log *log, struct image **image, struct error *error);
+
+/*
+ * Opens all that is behind `image`, one after the other. On failure what was
+ * opened stays linked to `image`, to be closed with it.
+ */
+int chain_open_backing(struct image *image, const struct image_options *options, struct log *log,
+                       struct error *error);
+
+/*
+ * The format of the backing file at `path` that the image `overlay` (both names
+ * are for sentences) records as `name`; *known is false where that is NULL, and
+ * it must be guessed. -ENOTSUP with a sentence for one that cannot be read.
+ */
+int chain_recorded_format(const char *overlay, const char *name, const char *path,
+                          enum image_format *format, bool *known, struct error *error);
+
+/* Guesses the format. -ENOTSUP with a sentence when it is one that cannot be read; -EIO. */
+int chain_probe_format(const char *overlay, const char *path, struct store *file,
+                       enum image_format *format, struct error *error);
+
+/* The sentence for a backing file of `overlay` that is the image `again` of the chain, or, where
+ * that is NULL, the overlay. -ELOOP. */
+int chain_refuse_cycle(const char *overlay, const char *path, const char *again,
+                       struct error *error);
+
+/*
+ * The path of the data file of the image at `path`, in *data_file for the caller
+ * to free: the one that was given or, where that is NULL, the recorded one.
+ * -EINVAL or -ENOTSUP with a sentence where there is none; -ENOMEM.
+ */
+int chain_data_file(const char *path, const struct header *header, const char *given,
+                    char **data_file, struct error *error);
+
+/*
+ * Refuses a file that is not a qcow2 image, with a sentence that says what it
+ * looks like; `is_backing` says that it is behind another image.
+ */
+int chain_check_qcow2(struct store *file, uint64_t file_size, const char *path, bool is_backing,
+                      struct error *error);
+
+/*
+ * Guessed to be qcow2, an image may not make us open further files: -EACCES with
+ * a sentence where this one would.
+ */
+int chain_check_probed(const struct header *header, const char *path, struct error *error);
+
+#endif

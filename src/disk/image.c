@@ -1,0 +1,355 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "disk/image.h"
+
+#include "disk/chain.h"
+#include "disk/filename.h"
+#include "disk/probe.h"
+#include "disk/resolved.h"
+#include "meta/format.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* --- One image --------------------------------------------------------------------- */
+
+int chain_check_qcow2(struct store *file, uint64_t file_size, const char *path, bool is_backing,
+                      struct error *error)
+{
+    struct probe probe;
+    int result = probe_store(file, file_size, &probe);
+    const char *remedy = "check the file name";
+
+    if (result < 0) {
+        return error_set(error, -result, "%s: cannot be read: %s", path, strerror(-result));
+    }
+    if (probe.class == PROBE_QCOW2) {
+        return 0;
+    }
+    if (probe.class == PROBE_DISK_IMAGE) {
+        remedy = "convert it with qemu-img convert -O qcow2";
+    } else if (is_backing) {
+        remedy =
+            "if it is the right backing file, record its format with qcow2ctl amend -o backing_fmt=raw";
+    } else if (probe.class == PROBE_RAW) {
+        remedy = "it needs no qcow2fs: use it as it is";
+    }
+    return error_set(error, EINVAL, "%s: is not a qcow2 image, it looks like %s; %s", path,
+                     probe.description, remedy);
+}
+
+/* Things that a reader can live with, but should know of. */
+static void warn_of_state(const struct image *image, enum store_access access)
+{
+    const struct header *header = image->header;
+    uint64_t outside = mapping_tables_outside(image->active, image->file_size);
+
+    /* Opened for writing, it is refused; whoever then opens it to read hears of it once. */
+    if ((header->incompatible_features & INCOMPATIBLE_CORRUPT) != 0 && access != STORE_WRITE) {
+        log_line(image->log, LOG_LEVEL_WARNING,
+                 "%s: is marked corrupt; what can be read of it is shown", image->path);
+    }
+    if (outside > 0) {
+        log_line(image->log, LOG_LEVEL_WARNING,
+                 "%s: was cut off: the parts of the disk cannot be read whose L2 tables lie past "
+                 "the end of the file (%" PRIu64 " of them)",
+                 image->path, outside);
+    }
+}
+
+int chain_data_file(const char *path, const struct header *header, const char *given,
+                    char **data_file, struct error *error)
+{
+    if (given != NULL) {
+        *data_file = strdup(given);
+        return *data_file == NULL ? error_set(error, ENOMEM, "%s: out of memory", path) : 0;
+    }
+    *data_file = NULL;
+    if (header->data_file == NULL) {
+        return error_set(error, EINVAL,
+                         "%s: keeps its data in an external data file but does not name it; name "
+                         "it with -o data-file=PATH",
+                         path);
+    }
+    return filename_resolve(path, "data file", header->data_file, true, data_file, error);
+}
+
+/* Opens the external data file. */
+static int open_data_file(struct image *image, const struct image_request *request,
+                          const struct image_options *options, struct error *error)
+{
+    const struct store_file_options file = {.access = request->access, .cache = options->cache};
+    const char *given = request->number == 0 ? options->data_file : NULL;
+    struct error cause = {0};
+    struct store_info info;
+    int result = chain_data_file(image->path, image->header, given, &image->data_file_path, error);
+
+    if (result < 0) {
+        return result;
+    }
+    result = store_file_open(image->data_file_path, "data file", &file, &image->data_file, &cause);
+    if (result < 0) {
+        return error_set(error, -result, "%s: its data file cannot be used: %s", image->path,
+                         cause.text);
+    }
+    result = store_info(image->data_file, &info);
+    if (result == 0 && info.size < image->virtual_size) {
+        log_line(image->log, LOG_LEVEL_WARNING,
+                 "%s: its data file %s has %" PRIu64 " bytes, fewer than the disk of %" PRIu64
+                 " bytes: what is missing reads as zeros",
+                 image->path, image->data_file_path, info.size, image->virtual_size);
+    }
+    return 0;
+}
+
+int chain_check_probed(const struct header *header, const char *path, struct error *error)
+{
+    const char *named = header->backing_file != NULL ? "backing file" : "data file";
+
+    if (header->backing_file == NULL && !header->external_data_file) {
+        return 0;
+    }
+    return error_set(error, EACCES,
+                     "%s: no format is recorded for this backing file; it looks like qcow2 and "
+                     "names a %s of its own, which could be a trap set by whoever wrote to a raw "
+                     "disk; record its format with qcow2ctl amend -o backing_fmt=qcow2, or "
+                     "allow it with -o allow-probed-backing",
+                     path, named);
+}
+
+/* The qcow2 side of an image whose file is open. */
+static int open_qcow2(struct image *image, const struct image_request *request,
+                      const struct image_options *options, struct error *error)
+{
+    struct mapping_source source;
+    int result;
+
+    result =
+        chain_check_qcow2(image->file, image->file_size, image->path, image->number > 0, error);
+    if (result == 0) {
+        result = header_read(image->file, image->file_size, image->path, &image->header, error);
+    }
+    if (result == 0 && request->probed && !options->allow_probed) {
+        result = chain_check_probed(image->header, image->path, error);
+    }
+    if (result < 0) {
+        return result;
+    }
+    image->virtual_size = image->header->virtual_size;
+    if (image->header->external_data_file) {
+        result = open_data_file(image, request, options, error);
+        if (result < 0) {
+            return result;
+        }
+    }
+    result = snapshot_table_read(image->file, image->header, image->file_size, image->path,
+                                 &image->snapshots, error);
+    if (result < 0) {
+        return result;
+    }
+    result = codec_create(image->header->compression_type, options->codec, &image->codec);
+    if (result < 0) {
+        return error_set(error, -result, "%s: cannot prepare to decompress: %s", image->path,
+                         strerror(-result));
+    }
+    source = (struct mapping_source){
+        .header = image->header,
+        .file = image->file,
+        .data_file = image->data_file,
+        .owner = image->number,
+    };
+    result = mapping_open(&source, image->path, image->header->l1_offset, image->header->l1_entries,
+                          &image->active, error);
+    if (result == 0) {
+        warn_of_state(image, request->access);
+    }
+    return result;
+}
+
+/* Frees one image without what is behind it. */
+static void close_one(struct image *image)
+{
+    mapping_close(image->active);
+    codec_destroy(image->codec);
+    snapshot_table_free(image->snapshots);
+    header_free(image->header);
+    if (image->data_file != image->file) {
+        store_close(image->data_file);
+    }
+    store_close(image->file);
+    free(image->data_file_path);
+    free(image->path);
+    free(image);
+}
+
+static int fill_image(struct image *image, const struct image_request *request,
+                      const struct image_options *options, struct error *error)
+{
+    struct store_info info;
+    int result;
+
+    image->path = strdup(request->path);
+    if (image->path == NULL) {
+        return error_set(error, ENOMEM, "%s: out of memory", request->path);
+    }
+    result = store_info(image->file, &info);
+    if (result < 0) {
+        return error_set(error, -result, "%s: its size cannot be found out: %s", image->path,
+                         strerror(-result));
+    }
+    image->file_size = info.size;
+    image->is_device = S_ISBLK(info.mode);
+    image->virtual_size = info.size;
+    return image->format == IMAGE_QCOW2 ? open_qcow2(image, request, options, error) : 0;
+}
+
+int image_open_one(const struct image_request *request, const struct image_options *options,
+                   struct log *log, struct image **image, struct error *error)
+{
+    struct image *opened = calloc(1, sizeof(*opened));
+    int result;
+
+    *image = NULL;
+    if (opened == NULL) {
+        store_close(request->file);
+        return error_set(error, ENOMEM, "%s: out of memory", request->path);
+    }
+    opened->format = request->format;
+    opened->number = request->number;
+    opened->log = log;
+    opened->file = request->file;
+    opened->data_file = request->file;
+    result = fill_image(opened, request, options, error);
+    if (result < 0) {
+        close_one(opened);
+        return result;
+    }
+    *image = opened;
+    return 0;
+}
+
+/* --- The chain ---------------------------------------------------------------------- */
+
+int image_open(const char *path, const struct image_options *options, struct log *log,
+               struct image **image, struct error *error)
+{
+    struct image_request request = {
+        .path = path,
+        .what = "image",
+        .format = IMAGE_QCOW2,
+        .access = options->access,
+    };
+    const struct store_file_options file = {.access = request.access, .cache = options->cache};
+    int result;
+
+    *image = NULL;
+    result = store_file_open(path, request.what, &file, &request.file, error);
+    if (result < 0) {
+        return result;
+    }
+    result = image_open_one(&request, options, log, image, error);
+    if (result < 0) {
+        return result;
+    }
+    result = chain_open_backing(*image, options, log, error);
+    if (result < 0) {
+        image_close(*image);
+        *image = NULL;
+    }
+    return result;
+}
+
+void image_close(struct image *image)
+{
+    struct cache *cache = image != NULL ? image->cache : NULL;
+
+    if (image != NULL) {
+        resolved_destroy(image->behind);
+    }
+    while (image != NULL) {
+        struct image *backing = image->backing;
+
+        close_one(image);
+        image = backing;
+    }
+    cache_destroy(cache);
+}
+
+void image_cache_geometry(const struct header *header, uint64_t file_size,
+                          struct cache_geometry *geometry)
+{
+    *geometry = (struct cache_geometry){
+        .virtual_size = header->virtual_size,
+        .file_size = file_size,
+        .cluster_size = header->cluster_size,
+        .l2_entry_bytes = header->l2_entry_bytes,
+        .refcount_bits = UINT32_C(1) << header->refcount_order,
+    };
+}
+
+int image_attach_cache(struct image *image, const struct cache_options *options,
+                       struct error *error)
+{
+    struct cache_geometry *geometry;
+    struct cache_sizes sizes;
+    struct cache *cache;
+    struct image *each;
+    size_t count = 0;
+    int result;
+
+    for (each = image; each != NULL; each = each->backing) {
+        count++;
+    }
+    geometry = calloc(count, sizeof(*geometry));
+    if (geometry == NULL) {
+        return error_set(error, ENOMEM, "%s: out of memory", image->path);
+    }
+    count = 0;
+    for (each = image; each != NULL; each = each->backing) {
+        if (each->header != NULL) {
+            image_cache_geometry(each->header, each->file_size, &geometry[count++]);
+        }
+    }
+    result = cache_sizes_resolve(options, geometry, count, &sizes, error);
+    free(geometry);
+    if (result < 0) {
+        return result;
+    }
+    result = cache_create(&sizes, &cache);
+    if (result < 0) {
+        return error_set(error, -result, "%s: no memory for the cache", image->path);
+    }
+    for (each = image; each != NULL; each = each->backing) {
+        each->cache = cache;
+        if (each->active != NULL) {
+            mapping_set_cache(each->active, cache->l2, sizes.l2_entry_size);
+        }
+    }
+    if (resolved_create(image->backing, &image->behind) < 0) {
+        return error_set(error, ENOMEM, "%s: out of memory", image->path);
+    }
+    return 0;
+}
+
+int image_allocated(const struct image *image, uint64_t *bytes)
+{
+    struct store_info info;
+    int result = store_info(image->file, &info);
+
+    if (result < 0) {
+        return result;
+    }
+    *bytes = info.allocated;
+    if (image->data_file != image->file) {
+        result = store_info(image->data_file, &info);
+        if (result < 0) {
+            return result;
+        }
+        *bytes += info.allocated;
+    }
+    return 0;
+}

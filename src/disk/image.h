@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * An image and its backing chain, opened, validated and locked. This module
+ * owns the stores, the parsed metadata and the chain; what the guest sees of
+ * it is read through a view (disk/view.h).
+ *
+ * After image_open() the chain does not change while it is mounted read-only,
+ * so the fields below are read without a lock.
+ */
+#ifndef IMAGE_IMAGE_H
+#define IMAGE_IMAGE_H
+
+#include "cache/cache.h"
+#include "codec/codec.h"
+#include "meta/header.h"
+#include "meta/mapping.h"
+#include "meta/snapshot.h"
+#include "store/file.h"
+#include "util/error.h"
+#include "util/log.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* The longest chain that is opened; one image needs one or two file descriptors. */
+#define IMAGE_CHAIN_MAX 1000
+
+struct inflight;
+struct resolved;
+
+enum image_format {
+    IMAGE_QCOW2,
+    IMAGE_RAW,
+};
+
+struct image_options {
+    enum store_access access; /* of the active image; the images behind it are only read */
+    enum store_cache cache;   /* of all of them */
+    bool allow_probed;        /* a backing file of unrecorded format may name further files */
+    const char *data_file;    /* in place of the active image's recorded name, or NULL */
+    enum codec_backend codec;
+};
+
+struct image {
+    enum image_format format;
+    uint64_t number; /* 0 for the active image; the owner in cache keys */
+    char *path;      /* as it was opened: given by the user or made from the overlay's name */
+    struct log *log;
+    struct store *file;
+    struct store *data_file; /* where DATA extents lie: `file` unless there is an external one */
+    char *data_file_path;    /* NULL without an external data file */
+    _Atomic uint64_t virtual_size; /* bytes; a writer may change it */
+    bool is_device;                /* the file is a block device */
+    uint64_t file_size;            /* bytes, when it was opened */
+    struct image *backing;         /* NULL at the end of the chain */
+
+    /* qcow2 only */
+    struct header *header;
+    struct snapshot_table *snapshots;
+    struct mapping *active; /* of the active L1 table */
+    struct codec *codec;    /* NULL where this build cannot read the compression type */
+    struct cache *cache;    /* the daemon's, set by image_attach_cache() */
+    /* R4: where reads count as under way while there is a writer; else NULL */
+    struct inflight *inflight;
+    /* Of the active image: nothing forks any more, so reading may start threads of its own. */
+    _Atomic bool may_start_threads;
+    struct resolved *behind; /* of the active image: what is behind it; NULL where that is little */
+};
+
+/*
+ * Opens the image at `path` and all that it needs to be read. On failure
+ * nothing is left open, and `error` has the sentence. `log` outlives the image.
+ */
+int image_open(const char *path, const struct image_options *options, struct log *log,
+               struct image **image, struct error *error);
+
+/*
+ * Resolves `options` for this chain, makes the cache and gives it to every
+ * image of the chain. To be called once, before the first view is read.
+ * image_close() destroys it.
+ */
+int image_attach_cache(struct image *image, const struct cache_options *options,
+                       struct error *error);
+
+/* What the arithmetic of cache sizes needs; the header's refcount order must be possible. */
+void image_cache_geometry(const struct header *header, uint64_t file_size,
+                          struct cache_geometry *geometry);
+
+/* Closes the whole chain. Every view on it must be closed. `image` may be NULL. */
+void image_close(struct image *image);
+
+/* Bytes of host space that the image file and its data file occupy now. 0 or a negative errno. */
+int image_allocated(const struct image *image, uint64_t *bytes);
+
+#endif

@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "disk/writer_internal.h"
+
+#include "util/checked.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+/* A disk is made of whole sectors; QEMU would not see the rest of one. */
+#define SECTOR UINT64_C(512)
+
+/* Nobody gives clusters a place while the disk changes its size. */
+static const struct range_lock whole_disk = {.first = 0, .last = UINT64_MAX};
+
+static int sync_all(struct writer *writer)
+{
+    return barrier_wait(writer->barrier, barrier_epoch(writer->barrier));
+}
+
+/* The header's field, stable when it returns. */
+static int write_size(struct writer *writer, uint64_t size)
+{
+    uint8_t raw[sizeof(size)];
+    int result;
+
+    store_be64(raw, size);
+    result = store_write(writer->image->file, HEADER_SIZE, raw, sizeof(raw));
+    if (result == 0) {
+        result = sync_all(writer);
+    }
+    if (result == 0) {
+        writer->image->header->virtual_size = size;
+    }
+    return result;
+}
+
+/*
+ * A raw data file is as long as the disk; any other is not shorter. What it
+ * has behind the end of a disk of `old_size` bytes is cut off first.
+ */
+static int resize_data_file(struct writer *writer, uint64_t old_size, uint64_t size)
+{
+    struct image *image = writer->image;
+    struct store_info info;
+    int result;
+
+    if (!image->header->external_data_file) {
+        return 0;
+    }
+    result = store_info(image->data_file, &info);
+    if (result < 0) {
+        return result;
+    }
+    if ((image->header->autoclear_features & AUTOCLEAR_RAW_EXTERNAL_DATA) == 0) {
+        return info.size >= size ? 0 : store_resize(image->data_file, size);
+    }
+    if (info.size > min_u64(old_size, size)) {
+        result = store_resize(image->data_file, min_u64(old_size, size));
+    }
+    return result == 0 && old_size < size ? store_resize(image->data_file, size) : result;
+}
+
+/* --- What lies behind the end of the disk ------------------------------------------------- */
+
+/* Unmaps the clusters [from, to), which lie behind the end of the disk. */
+static int drop_clusters(struct writer *writer, uint64_t from, uint64_t to)
+{
+    struct mapping *mapping = writer->image->active;
+    uint64_t cluster = writer_cluster_size(writer);
+    const struct l2_value none = {0};
+    struct mapping_fault fault = {0};
+    int result = 0;
+
+    while (from < to && result == 0) {
+        struct extent extent;
+        struct l2_value old;
+
+        result = mapping_lookup(mapping, from, to - from, &extent, &fault);
+        if (result == 0) {
+            result = mapping_get(mapping, from, &old, &fault);
+        }
+        if (result == 0 && old.entry == 0 && old.bitmap == 0) {
+            /* Whole L2 tables may be passed over at once. */
+            from += max_u64(cluster, extent.kind == EXTENT_UNALLOCATED
+                                         ? round_down(extent.length, cluster)
+                                         : cluster);
+            continue;
+        }
+        if (result == 0) {
+            result = mapping_set(mapping, from, &none, 1, 0, &fault);
+        }
+        if (result == 0) {
+            writer_drop_old(writer, &old);
+            from += cluster;
+        }
+    }
+    if (result < 0) {
+        writer_fault(writer, result, &fault);
+    }
+    return result;
+}
+
+/* --- Growing ----------------------------------------------------------------------------- */
+
+/*
+ * What the disk gains reads as zeros: not as what the backing image has there,
+ * nor as what an earlier, longer disk left in the last cluster.
+ */
+static int hide_old_data(struct writer *writer, uint64_t old_size, uint64_t size)
+{
+    uint64_t cluster = writer_cluster_size(writer);
+    uint64_t end = min_u64(size, div_round_up(old_size, cluster) * cluster);
+    const struct image *backing = writer->image->backing;
+    int result = writer_zero_range(writer, old_size, end, false);
+
+    if (result == 0 && backing != NULL && backing->virtual_size > end) {
+        result = writer_zero_range(writer, end, min_u64(size, backing->virtual_size), true);
+    }
+    return result;
+}
+
+/* Places for the L1 entries that the larger disk needs. */
+static int grow_l1(struct writer *writer, uint64_t size)
+{
+    uint64_t entries = header_l1_entries_for(writer->header, size);
+    int result;
+
+    if (entries <= writer->header->l1_entries) {
+        return 0;
+    }
+    result = writer_prepare_allocation(writer);
+    if (result == 0) {
+        result = commit_flush(writer->commit); /* no L1 entry is on its way to the old table */
+    }
+    return result == 0 ? mapping_grow(writer->image->active, writer->image->header, entries)
+                       : result;
+}
+
+static int grow(struct writer *writer, uint64_t size)
+{
+    uint64_t old_size = writer->image->virtual_size, cluster = writer_cluster_size(writer);
+    struct range_lock lock = whole_disk;
+    int result;
+
+    range_lock_take(&writer->ranges, &lock);
+    result = grow_l1(writer, size);
+    if (result == 0) {
+        /* Left behind when the disk was made smaller, and that came to no end. */
+        result = drop_clusters(writer, div_round_up(old_size, cluster) * cluster,
+                               div_round_up(size, cluster) * cluster);
+    }
+    if (result == 0) {
+        result = resize_data_file(writer, old_size, size);
+    }
+    range_lock_release(&writer->ranges, &lock);
+    if (result < 0) {
+        return result;
+    }
+    /* Zeroing works within the disk; nobody asks for what is behind the old end yet. */
+    atomic_store(&writer->image->virtual_size, size);
+    result = hide_old_data(writer, old_size, size);
+    if (result == 0) {
+        result = commit_flush(writer->commit); /* before the header's size shows it */
+    }
+    if (result == 0) {
+        result = write_size(writer, size);
+    }
+    if (result < 0) {
+        atomic_store(&writer->image->virtual_size, old_size);
+    }
+    return result;
+}
+
+/* Whether a snapshot does not record how large the disk was: its own size would change, too. */
+static bool size_is_fixed(const struct image *image)
+{
+    const struct snapshot_table *table = image->snapshots;
+
+    for (size_t i = 0; i < table->count; i++) {
+        if (image->header->version < 3 || !table->snapshots[i].records_disk_size) {
+            return true;
+        }
+    }
+    return false;
+}
+
+int writer_grow_to(struct writer *writer, uint64_t size)
+{
+    int result = 0;
+
+    pthread_mutex_lock(&writer->resize_mutex);
+    if (!checked_round_up(size, SECTOR, &size) || size > INT64_MAX) {
+        result = -EFBIG;
+    } else if (size > writer->image->virtual_size) {
+        result = size_is_fixed(writer->image) ? -ENOSPC : grow(writer, size);
+    }
+    pthread_mutex_unlock(&writer->resize_mutex);
+    return result;
+}
+
+/* --- Shrinking ------------------------------------------------------------------------------ */
+
+static int shrink(struct writer *writer, uint64_t size)
+{
+    uint64_t old_size = writer->image->virtual_size, cluster = writer_cluster_size(writer);
+    struct range_lock lock = whole_disk;
+    int result;
+
+    range_lock_take(&writer->ranges, &lock);
+    /* The size first: after a crash, what lies behind the end is unreachable, and no more. */
+    result = write_size(writer, size);
+    if (result == 0) {
+        atomic_store(&writer->image->virtual_size, size);
+        result = drop_clusters(writer, div_round_up(size, cluster) * cluster,
+                               div_round_up(old_size, cluster) * cluster);
+    }
+    range_lock_release(&writer->ranges, &lock);
+    if (result == 0) {
+        result = resize_data_file(writer, old_size, size);
+    }
+    return result == 0 ? commit_flush(writer->commit) : result;
+}
+
+static int resize(struct writer *writer, uint64_t size)
+{
+    const struct image *image = writer->image;
+
+    if (!checked_round_up(size, SECTOR, &size) || size > INT64_MAX) {
+        return -EFBIG;
+    }
+    if (size == image->virtual_size) {
+        return 0;
+    }
+    if (size_is_fixed(image)) {
+        return -ENOTSUP;
+    }
+    return size > image->virtual_size ? grow(writer, size) : shrink(writer, size);
+}
+
+int writer_resize(struct writer *writer, uint64_t size)
+{
+    unsigned generation;
+    int result = writer_begin(writer, &generation);
+
+    if (result == 0) {
+        pthread_mutex_lock(&writer->resize_mutex);
+        result = resize(writer, size);
+        pthread_mutex_unlock(&writer->resize_mutex);
+    }
+    return writer_end(writer, generation, result);
+}

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "disk/writer_internal.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <time.h>
+
+struct ticker {
+    struct writer *writer;
+    pthread_t thread;
+    pthread_mutex_t mutex; /* guards what follows; a leaf */
+    pthread_cond_t changed;
+    bool stopping;
+    bool fills; /* a run of clusters wants to be filled */
+};
+
+/* Waits until then, for ever where there is no interval; the mutex is held. 0 or ETIMEDOUT. */
+static int wait_until(struct ticker *ticker, const struct timespec *until)
+{
+    if (ticker->writer->options.interval == 0) {
+        return pthread_cond_wait(&ticker->changed, &ticker->mutex);
+    }
+    return pthread_cond_timedwait(&ticker->changed, &ticker->mutex, until);
+}
+
+/* Waits for one interval, and fills runs meanwhile; false when it is to end. */
+static bool wait_interval(struct ticker *ticker)
+{
+    struct timespec until;
+    int result = 0;
+    bool go_on;
+
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += ticker->writer->options.interval;
+    pthread_mutex_lock(&ticker->mutex);
+    while (!ticker->stopping && result != ETIMEDOUT) {
+        if (ticker->fills) {
+            ticker->fills = false;
+            pthread_mutex_unlock(&ticker->mutex);
+            writer_fill(ticker->writer);
+            pthread_mutex_lock(&ticker->mutex);
+        } else {
+            result = wait_until(ticker, &until);
+        }
+    }
+    go_on = !ticker->stopping;
+    pthread_mutex_unlock(&ticker->mutex);
+    return go_on;
+}
+
+void ticker_fill(struct ticker *ticker)
+{
+    pthread_mutex_lock(&ticker->mutex);
+    ticker->fills = true;
+    pthread_cond_signal(&ticker->changed);
+    pthread_mutex_unlock(&ticker->mutex);
+}
+
+static void *run(void *context)
+{
+    struct ticker *ticker = context;
+
+    while (wait_interval(ticker)) {
+        if (writer_is_dirty(ticker->writer)) {
+            (void)writer_flush(ticker->writer); /* the next fsync will report it */
+        } else {
+            (void)commit_reap(ticker->writer->commit);
+        }
+    }
+    return NULL;
+}
+
+static int start_thread(struct ticker *ticker)
+{
+    sigset_t all, before;
+    int result;
+
+    sigfillset(&all); /* signals are for the thread that waits for them */
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    result = -pthread_create(&ticker->thread, NULL, run, ticker);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return result;
+}
+
+int ticker_start(struct writer *writer, struct ticker **ticker)
+{
+    struct ticker *started = calloc(1, sizeof(*started));
+    pthread_condattr_t monotonic;
+    int result;
+
+    if (started == NULL) {
+        return -ENOMEM;
+    }
+    started->writer = writer;
+    pthread_mutex_init(&started->mutex, NULL);
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&started->changed, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    result = start_thread(started);
+    if (result < 0) {
+        pthread_cond_destroy(&started->changed);
+        pthread_mutex_destroy(&started->mutex);
+        free(started);
+        return result;
+    }
+    *ticker = started;
+    return 0;
+}
+
+void ticker_stop(struct ticker *ticker)
+{
+    if (ticker == NULL) {
+        return;
+    }
+    pthread_mutex_lock(&ticker->mutex);
+    ticker->stopping = true;
+    pthread_cond_signal(&ticker->changed);
+    pthread_mutex_unlock(&ticker->mutex);
+    pthread_join(ticker->thread, NULL);
+    pthread_cond_destroy(&ticker->changed);
+    pthread_mutex_destroy(&ticker->mutex);
+    free(ticker);
+}

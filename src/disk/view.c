@@ -1,0 +1,479 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "disk/view.h"
+
+#include "disk/compressed.h"
+#include "disk/inflight.h"
+#include "disk/lookup.h"
+#include "disk/prefetch.h"
+#include "disk/resolved.h"
+#include "meta/format.h"
+#include "util/checked.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct view {
+    struct image *image;
+    struct mapping *mapping; /* the active one, borrowed, or a snapshot's, owned */
+    bool owns_mapping;
+    bool has_backing; /* what the mapping leaves unallocated is asked of the backing image */
+    uint64_t base;    /* guest offset of the view's first byte in the mapping */
+    uint64_t size;    /* bytes; of the active disk: image->virtual_size */
+    bool is_active;
+    struct prefetch *prefetch; /* of compressed clusters; NULL where there is nothing to gain */
+};
+
+static void prefetch_range(void *context, uint64_t guest_offset, uint64_t length);
+
+/* --- Opening --------------------------------------------------------------------------- */
+
+#define PREFETCH_STEP_MIN   (UINT64_C(64) << 10) /* less is not worth another thread */
+#define PREFETCH_WINDOW_MAX (UINT64_C(2) << 20)
+#define PREFETCH_SHARE      8 /* the part of the budget for data that one reading may use */
+
+/* 0 or -ENOMEM. view->prefetch stays NULL where there is no processor or no memory for it. */
+static int open_prefetch(struct view *view)
+{
+    const struct image *image = view->image;
+    struct prefetch_options options = {
+        .job = prefetch_range,
+        .context = view,
+        .threads = (unsigned)min_u64(prefetch_processors(), PREFETCH_THREADS_MAX),
+    };
+
+    if (image->cache == NULL || options.threads < 2) {
+        return 0;
+    }
+    options.step = PREFETCH_STEP_MIN;
+    for (; image != NULL; image = image->backing) {
+        if (image->header != NULL) {
+            options.step = max_u64(options.step, image->header->cluster_size);
+        }
+    }
+    options.window = min_u64(view->image->cache->sizes.data_budget / PREFETCH_SHARE,
+                             max_u64(PREFETCH_WINDOW_MAX, 2 * options.step));
+    if (options.window < options.step) {
+        return 0;
+    }
+    return prefetch_create(&options, &view->prefetch);
+}
+
+int view_open_active(struct image *image, struct view **view)
+{
+    int result;
+
+    *view = calloc(1, sizeof(**view));
+    if (*view == NULL) {
+        return -ENOMEM;
+    }
+    **view = (struct view){
+        .image = image,
+        .mapping = image->active,
+        .has_backing = true,
+        .is_active = true,
+    };
+    result = open_prefetch(*view);
+    if (result < 0) {
+        view_close(*view);
+        *view = NULL;
+    }
+    return result;
+}
+
+/* The mapping of the snapshot; the name in sentences is the file's and the snapshot's. */
+static int open_snapshot_mapping(struct image *image, const struct snapshot *snapshot,
+                                 struct mapping **mapping, struct error *error)
+{
+    struct mapping_source source = {
+        .header = image->header,
+        .file = image->file,
+        .data_file = image->data_file,
+        .owner = image->number,
+    };
+    char *name;
+    int result;
+
+    if (asprintf(&name, "%s: snapshot '%s'", image->path, snapshot->name) < 0) {
+        return error_set(error, ENOMEM, "%s: out of memory", image->path);
+    }
+    result = mapping_open(&source, name, snapshot->l1_offset, snapshot->l1_entries, mapping, error);
+    free(name);
+    return result;
+}
+
+static int open_snapshot(struct image *image, size_t index, struct view **view, struct error *error)
+{
+    const struct snapshot *snapshot = &image->snapshots->snapshots[index];
+    int result;
+
+    *view = NULL;
+    if (snapshot_validate(image->header, snapshot, image->path, error) < 0) {
+        return -EIO;
+    }
+    *view = calloc(1, sizeof(**view));
+    if (*view == NULL) {
+        return error_set(error, ENOMEM, "%s: out of memory", image->path);
+    }
+    (*view)->image = image;
+    (*view)->owns_mapping = true;
+    result = open_snapshot_mapping(image, snapshot, &(*view)->mapping, error);
+    if (result < 0) {
+        view_close(*view);
+        *view = NULL;
+        return result == -ENOMEM ? -ENOMEM : -EIO;
+    }
+    mapping_set_cache((*view)->mapping, image->cache->l2, image->cache->sizes.l2_entry_size);
+    if (open_prefetch(*view) < 0) {
+        view_close(*view);
+        *view = NULL;
+        return error_set(error, ENOMEM, "%s: out of memory", image->path);
+    }
+    return 0;
+}
+
+int view_open_snapshot(struct image *image, size_t index, struct view **view, struct error *error)
+{
+    int result = open_snapshot(image, index, view, error);
+
+    if (result == 0) {
+        (*view)->has_backing = true;
+        (*view)->size = image->snapshots->snapshots[index].disk_size;
+    }
+    return result;
+}
+
+int view_open_vmstate(struct image *image, size_t index, struct view **view, struct error *error)
+{
+    const struct snapshot *snapshot = &image->snapshots->snapshots[index];
+    int result;
+
+    *view = NULL;
+    if (snapshot_validate(image->header, snapshot, image->path, error) < 0 ||
+        snapshot_validate_vm_state(image->header, snapshot, image->path, error) < 0) {
+        return -EIO;
+    }
+    result = open_snapshot(image, index, view, error);
+    if (result == 0) {
+        (*view)->base = snapshot_vm_state_offset(image->header, snapshot);
+        (*view)->size = snapshot->vm_state_size;
+    }
+    return result;
+}
+
+void view_close(struct view *view)
+{
+    if (view != NULL) {
+        prefetch_destroy(view->prefetch); /* first: its threads use the rest */
+        if (view->owns_mapping) {
+            mapping_close(view->mapping);
+        }
+        free(view);
+    }
+}
+
+uint64_t view_size(const struct view *view)
+{
+    return view->is_active ? view->image->virtual_size : view->size;
+}
+
+/* --- Looking up through the chain --------------------------------------------------------- */
+
+static void log_fault(const struct image *image, const struct mapping_fault *fault)
+{
+    log_limited(image->log, LOG_LEVEL_ERROR,
+                "%s: guest offset 0x%" PRIx64 " cannot be read (host offset 0x%" PRIx64 "): %s",
+                image->path, fault->guest_offset, fault->host_offset, fault->text);
+}
+
+/* `behind` may be NULL: then the images are asked one by one. */
+static int lookup_in_chain(struct view *view, lookup_fn *lookup, struct resolved *behind,
+                           uint64_t guest_offset, uint64_t length, struct view_extent *found,
+                           struct mapping_fault *fault)
+{
+    const struct image *image = view->image;
+    struct mapping *mapping = view->mapping;
+    uint64_t offset = view->base + guest_offset;
+    unsigned depth = 0;
+
+    for (;;) {
+        int result = image_lookup(image, mapping, lookup, offset, length, &found->extent, fault);
+
+        found->image = image;
+        found->depth = depth;
+        if (result < 0) {
+            return result;
+        }
+        length = found->extent.length;
+        if (found->extent.kind != EXTENT_UNALLOCATED) {
+            return 0;
+        }
+        image = view->has_backing ? image->backing : NULL;
+        if (image == NULL || offset >= image->virtual_size) {
+            found->image = NULL;
+            return 0;
+        }
+        length = min_u64(length, image->virtual_size - offset);
+        if (behind != NULL && depth == 0 && length <= RESOLVED_LENGTH_MAX &&
+            resolved_lookup(behind, offset, length, found)) {
+            return 0;
+        }
+        mapping = image->active;
+        depth++;
+    }
+}
+
+int view_lookup(struct view *view, uint64_t guest_offset, uint64_t length,
+                struct view_extent *found)
+{
+    struct mapping_fault fault;
+    int result = lookup_in_chain(view, mapping_lookup, view->image->behind, guest_offset, length,
+                                 found, &fault);
+
+    if (result < 0) {
+        log_fault(found->image, &fault);
+    }
+    return result;
+}
+
+int view_lookup_exact(struct view *view, uint64_t guest_offset, uint64_t length,
+                      struct view_extent *found, struct mapping_fault *fault)
+{
+    return lookup_in_chain(view, mapping_lookup_exact, NULL, guest_offset, length, found, fault);
+}
+
+/* --- Reading -------------------------------------------------------------------------------- */
+
+/* One request to read. */
+struct reading {
+    struct view *view;
+    uint64_t guest_offset; /* of the request */
+    size_t length;
+    bool noted;      /* it has met a compressed cluster */
+    bool sequential; /* set then */
+};
+
+/* Compressed clusters cost the time of a processor: others may take a part, or go ahead. */
+static int read_compressed(struct reading *reading, const struct view_extent *found,
+                           uint64_t guest_offset, void *buffer, size_t length)
+{
+    const struct image *image = reading->view->image;
+    struct prefetch *prefetch = image->may_start_threads ? reading->view->prefetch : NULL;
+
+    if (prefetch != NULL) {
+        if (!reading->noted) {
+            reading->noted = true;
+            reading->sequential = prefetch_begin(prefetch, reading->guest_offset, reading->length);
+        }
+        prefetch_claim(prefetch, guest_offset, length);
+    }
+    return compressed_read(found, buffer, length, reading->sequential);
+}
+
+/* The bytes of one extent, which begins at `guest_offset` of the view. */
+static int read_extent(struct reading *reading, const struct view_extent *found,
+                       uint64_t guest_offset, void *buffer, size_t length)
+{
+    struct mapping_fault fault = {
+        .guest_offset = reading->view->base + guest_offset,
+        .host_offset = found->extent.host_offset,
+    };
+    const char *why;
+    int result;
+
+    switch (found->extent.kind) {
+    case EXTENT_DATA:
+        result = store_read(found->extent.store, found->extent.host_offset, buffer, length);
+        break;
+    case EXTENT_COMPRESSED:
+        result = read_compressed(reading, found, guest_offset, buffer, length);
+        break;
+    default:
+        memset(buffer, 0, length);
+        return 0;
+    }
+    if (result < 0) {
+        why = result == -EBADMSG ? "the compressed cluster does not inflate to a cluster"
+                                 : strerror(-result);
+        memcpy(fault.text, why, min_u64(strlen(why) + 1, sizeof(fault.text) - 1));
+        log_fault(found->image, &fault);
+        result = result == -ENOMEM ? -ENOMEM : -EIO;
+    }
+    return result;
+}
+
+static int read_extents(struct reading *reading, uint8_t *to)
+{
+    uint64_t guest_offset = reading->guest_offset;
+    size_t length = reading->length;
+
+    while (length > 0) {
+        struct view_extent found;
+        int result = view_lookup(reading->view, guest_offset, length, &found);
+
+        if (result == 0) {
+            result = read_extent(reading, &found, guest_offset, to, found.extent.length);
+        }
+        if (result < 0) {
+            return result == -ENOMEM ? -ENOMEM : -EIO;
+        }
+        guest_offset += found.extent.length;
+        to += found.extent.length;
+        length -= found.extent.length;
+    }
+    return 0;
+}
+
+/* Reads what lies within the view. */
+static int read_inside(struct view *view, uint64_t guest_offset, uint8_t *to, size_t length)
+{
+    struct reading reading = {.view = view, .guest_offset = guest_offset, .length = length};
+    int result = read_extents(&reading, to);
+
+    if (reading.noted) {
+        prefetch_end(view->prefetch);
+    }
+    return result;
+}
+
+int view_read(struct view *view, uint64_t guest_offset, void *buffer, size_t length)
+{
+    struct inflight *inflight = view->image->inflight;
+    uint64_t size = view_size(view);
+    uint64_t inside = guest_offset < size ? size - guest_offset : 0;
+    unsigned generation = 0;
+    int result;
+
+    if (length > inside) {
+        memset((uint8_t *)buffer + inside, 0, length - inside);
+        length = inside;
+    }
+    /* R4: between the look-up and the read, the clusters found stay what they are. */
+    if (inflight != NULL) {
+        generation = inflight_enter(inflight);
+    }
+    result = read_inside(view, guest_offset, buffer, length);
+    if (inflight != NULL) {
+        inflight_leave(inflight, generation);
+    }
+    return result;
+}
+
+/* prefetch_fn: has the compressed clusters of the range decompressed. What fails is not kept. */
+static void prefetch_range(void *context, uint64_t guest_offset, uint64_t length)
+{
+    struct view *view = context;
+    struct inflight *inflight = view->image->inflight;
+    uint64_t size = view_size(view);
+    uint64_t end = min_u64(size, guest_offset + length);
+    unsigned generation = inflight != NULL ? inflight_enter(inflight) : 0; /* R4 */
+
+    while (guest_offset < end) {
+        struct mapping_fault fault;
+        struct view_extent found;
+
+        if (lookup_in_chain(view, mapping_lookup, view->image->behind, guest_offset,
+                            end - guest_offset, &found, &fault) < 0) {
+            break;
+        }
+        if (found.extent.kind == EXTENT_COMPRESSED && compressed_fetch(&found) < 0) {
+            break;
+        }
+        guest_offset += found.extent.length;
+    }
+    if (inflight != NULL) {
+        inflight_leave(inflight, generation);
+    }
+}
+
+/* --- Data and holes --------------------------------------------------------------------------- */
+
+#define SEEK_WINDOW     (UINT64_C(2) << 20) /* bytes */
+#define SEEK_WINDOW_MAX (UINT64_C(1) << 40) /* between two looks at whether to go on */
+
+/*
+ * Whether the bytes from guest_offset on, a DATA extent, are data or a hole of
+ * the host file, and how far that goes. In a qcow2 image a (sub)cluster is a
+ * hole only as a whole, also where the extent is but a part of it.
+ *
+ *     |....unit....|....unit....|....unit....|       . data, blank: hole
+ *            ^ asked for: its unit decides
+ */
+static int refine_data(const struct view_extent *found, bool *is_data, uint64_t *length)
+{
+    const struct extent *extent = &found->extent;
+    const struct header *header = found->image->header;
+    uint64_t unit = header == NULL ? 1 : UINT64_C(1) << header->subcluster_bits;
+    uint64_t before = extent->host_offset & (unit - 1);
+    uint64_t whole = div_round_up(before + extent->length, unit) * unit, run;
+    int result = store_extent(extent->store, extent->host_offset - before, whole, is_data, &run);
+
+    if (result < 0) {
+        return result;
+    }
+    if (!*is_data && run < unit) {
+        *is_data = true;
+        run = unit;
+    }
+    run = *is_data ? div_round_up(run, unit) * unit : round_down(run, unit);
+    *length = min_u64(run - before, extent->length);
+    return 0;
+}
+
+/* Whether guest_offset is data, and how many bytes from there on, at most `window`, are alike. */
+static int classify(struct view *view, uint64_t guest_offset, uint64_t window, bool *is_data,
+                    uint64_t *length)
+{
+    struct view_extent found;
+    int result = view_lookup(view, guest_offset, window, &found);
+
+    if (result < 0) {
+        return result;
+    }
+    *is_data = found.extent.kind == EXTENT_DATA || found.extent.kind == EXTENT_COMPRESSED;
+    *length = found.extent.length;
+    if (found.extent.kind == EXTENT_DATA) {
+        return refine_data(&found, is_data, length);
+    }
+    return 0;
+}
+
+int view_seek(struct view *view, uint64_t guest_offset, bool want_data,
+              bool (*interrupted)(void *context), void *context, uint64_t *found)
+{
+    /*
+     * Looks ahead twice as far each time that all it saw was alike: an empty
+     * disk of any size is crossed in a few steps, and a long unallocated range
+     * of an overlay is not walked again for each small extent below it.
+     */
+    uint64_t window = SEEK_WINDOW, size = view_size(view);
+
+    if (guest_offset >= size) {
+        return -ENXIO;
+    }
+    while (guest_offset < size) {
+        uint64_t length;
+        bool is_data;
+        int result;
+
+        if (interrupted != NULL && interrupted(context)) {
+            return -EINTR;
+        }
+        result =
+            classify(view, guest_offset, min_u64(window, size - guest_offset), &is_data, &length);
+        if (result < 0) {
+            return result;
+        }
+        if (is_data == want_data) {
+            *found = guest_offset;
+            return 0;
+        }
+        window = length < window ? SEEK_WINDOW : min_u64(window * 2, SEEK_WINDOW_MAX);
+        guest_offset += length;
+    }
+    *found = size;
+    return want_data ? -ENXIO : 0;
+}

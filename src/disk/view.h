@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What can be read of an image as one flat range of bytes: the active disk, the
+ * disk of an internal snapshot, or the saved VM state of one. Resolves guest
+ * offsets through the whole backing chain.
+ *
+ * Any number of threads may use one view. A view borrows its image.
+ */
+#ifndef IMAGE_VIEW_H
+#define IMAGE_VIEW_H
+
+#include "disk/image.h"
+#include "meta/mapping.h"
+#include "util/error.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct view;
+
+/* The active state of the disk. 0 or a negative errno. */
+int view_open_active(struct image *image, struct view **view);
+
+/*
+ * The disk of snapshot number `index` of image->snapshots, or its VM state.
+ * Reads that snapshot's L1 table: -EIO, with the sentence in `error`, when the
+ * table cannot be read or is impossible.
+ */
+int view_open_snapshot(struct image *image, size_t index, struct view **view, struct error *error);
+int view_open_vmstate(struct image *image, size_t index, struct view **view, struct error *error);
+
+/* `view` may be NULL. */
+void view_close(struct view *view);
+
+/* Bytes that can be read. */
+uint64_t view_size(const struct view *view);
+
+/*
+ * Fills `buffer` with `length` bytes from `guest_offset`; what lies past the
+ * end reads as zeros. 0; -EIO after a log line that names guest and host
+ * offset; -ENOMEM. After an error `buffer` holds anything.
+ */
+int view_read(struct view *view, uint64_t guest_offset, void *buffer, size_t length);
+
+/* An extent, and the image of the chain whose entry decided it. */
+struct view_extent {
+    struct extent extent; /* ZERO, DATA or COMPRESSED; UNALLOCATED where no image has it: zeros */
+    const struct image *image; /* NULL for UNALLOCATED */
+    unsigned depth;            /* 0: the active image */
+};
+
+/*
+ * The longest extent of one kind and one image that starts at `guest_offset`,
+ * at most `length` bytes (> 0, and within the view). 0, or -EIO after a log line.
+ */
+int view_lookup(struct view *view, uint64_t guest_offset, uint64_t length,
+                struct view_extent *found);
+
+/*
+ * As view_lookup(), but tells apart what reads alike (mapping_lookup_exact()),
+ * and logs nothing: after -EIO `fault` says what is wrong, in found->image.
+ */
+int view_lookup_exact(struct view *view, uint64_t guest_offset, uint64_t length,
+                      struct view_extent *found, struct mapping_fault *fault);
+
+/*
+ * The first offset >= guest_offset that is data (want_data), or that is a hole;
+ * the end of the view counts as a hole. A hole is what reads as zeros without
+ * a look at any byte: zero and unallocated (sub)clusters, data (sub)clusters
+ * that are holes of the host file as a whole, and holes of a raw backing file. -ENXIO when
+ * guest_offset is at or past the end, or when there is no data behind it; -EINTR when
+ * `interrupted` (may be NULL) says so; -EIO.
+ */
+int view_seek(struct view *view, uint64_t guest_offset, bool want_data,
+              bool (*interrupted)(void *context), void *context, uint64_t *found);
+
+#endif

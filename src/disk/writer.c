@@ -1,0 +1,408 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "disk/writer.h"
+
+#include "cache/change.h"
+#include "disk/writer_internal.h"
+#include "util/checked.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* --- The header's features, at the moments that R5 and R6 ask for ------------------------ */
+
+/* Writes a feature field, and waits until it is stable. */
+static int write_features(struct writer *writer, enum header_field field, uint64_t value)
+{
+    uint8_t raw[sizeof(value)];
+    int result;
+
+    store_be64(raw, value);
+    result = store_write(writer->image->file, field, raw, sizeof(raw));
+    return result < 0 ? result : barrier_wait(writer->barrier, barrier_epoch(writer->barrier));
+}
+
+/*
+ * R6: what this program does not keep up to date is marked so before the first
+ * change: unknown features, and the bitmaps, which the image has as a whole.
+ */
+static int clear_autoclear(struct writer *writer)
+{
+    struct header *header = writer->image->header;
+    uint64_t kept = header->autoclear_features & AUTOCLEAR_RAW_EXTERNAL_DATA;
+    int result;
+
+    if (header->version < 3 || kept == header->autoclear_features) {
+        return 0;
+    }
+    result = write_features(writer, HEADER_AUTOCLEAR_FEATURES, kept);
+    if (result == 0) {
+        header->autoclear_features = kept;
+    }
+    return result;
+}
+
+static int prepare(struct writer *writer)
+{
+    int result = 0;
+
+    pthread_mutex_lock(&writer->prepare_mutex);
+    if (!atomic_load(&writer->prepared)) {
+        result = clear_autoclear(writer);
+        atomic_store(&writer->prepared, result == 0);
+    }
+    pthread_mutex_unlock(&writer->prepare_mutex);
+    return result;
+}
+
+int writer_prepare_allocation(struct writer *writer)
+{
+    struct header *header = writer->image->header;
+    int result = 0;
+
+    if (!writer->lazy || atomic_load(&writer->lazy_prepared)) {
+        return 0;
+    }
+    pthread_mutex_lock(&writer->prepare_mutex);
+    if (!atomic_load(&writer->lazy_prepared)) {
+        uint64_t dirty = header->incompatible_features | INCOMPATIBLE_DIRTY;
+
+        result = write_features(writer, HEADER_INCOMPATIBLE_FEATURES, dirty); /* R5 */
+        if (result == 0) {
+            header->incompatible_features = dirty;
+            allocator_set_lazy(writer->allocator, true);
+            atomic_store(&writer->lazy_prepared, true);
+        }
+    }
+    pthread_mutex_unlock(&writer->prepare_mutex);
+    return result;
+}
+
+/* R5: every count is stable by now. */
+static int clear_dirty(struct writer *writer)
+{
+    struct header *header = writer->image->header;
+    uint64_t clean = header->incompatible_features & ~INCOMPATIBLE_DIRTY;
+    int result;
+
+    if (clean == header->incompatible_features) {
+        return 0;
+    }
+    result = write_features(writer, HEADER_INCOMPATIBLE_FEATURES, clean);
+    if (result == 0) {
+        header->incompatible_features = clean;
+    }
+    return result;
+}
+
+/* From here on nothing is written any more; version 2 has no bit to say so. */
+static void mark_corrupt(struct writer *writer)
+{
+    struct header *header = writer->image->header;
+
+    pthread_mutex_lock(&writer->prepare_mutex);
+    if (!atomic_exchange(&writer->corrupt, true)) {
+        uint64_t corrupt = header->incompatible_features | INCOMPATIBLE_CORRUPT;
+
+        log_line(writer->image->log, LOG_LEVEL_ERROR,
+                 "%s: is damaged: writing stops, reading goes on; unmount and check it",
+                 writer->image->path);
+        if (header->version >= 3 &&
+            write_features(writer, HEADER_INCOMPATIBLE_FEATURES, corrupt) == 0) {
+            header->incompatible_features = corrupt;
+        }
+    }
+    pthread_mutex_unlock(&writer->prepare_mutex);
+}
+
+/* --- What all requests share ----------------------------------------------------------------- */
+
+void writer_fault(struct writer *writer, int result, const struct mapping_fault *fault)
+{
+    log_limited(writer->image->log, LOG_LEVEL_ERROR,
+                "%s: guest offset 0x%" PRIx64 " cannot be written (host offset 0x%" PRIx64 "): %s",
+                writer->image->path, fault->guest_offset, fault->host_offset,
+                fault->text[0] != '\0' ? fault->text : strerror(-result));
+    if (fault->impossible) {
+        mark_corrupt(writer);
+    }
+}
+
+int writer_begin(struct writer *writer, unsigned *generation)
+{
+    *generation = inflight_enter(&writer->inflight);
+    if (atomic_load_explicit(&writer->corrupt, memory_order_relaxed)) {
+        return -EIO;
+    }
+    if (!atomic_load_explicit(&writer->prepared, memory_order_acquire)) {
+        return prepare(writer);
+    }
+    return 0;
+}
+
+/* Whether dirty slices take so much of the cache that clean ones find no place. */
+static bool cache_is_full(const struct writer *writer)
+{
+    return cache_pool_dirty_bytes(writer->image->cache->l2) >
+           writer->image->cache->sizes.l2_budget / 2;
+}
+
+int writer_end(struct writer *writer, unsigned generation, int result)
+{
+    int flushed;
+
+    /* Not before: a flush in the midst of the request would take this for its own doing. */
+    atomic_store(&writer->changed, true);
+    inflight_leave(&writer->inflight, generation);
+    if (!writer->options.write_through && !cache_is_full(writer)) {
+        return result;
+    }
+    flushed = commit_flush(writer->commit);
+    return result < 0 ? result : flushed;
+}
+
+void writer_drop_old(struct writer *writer, const struct l2_value *old)
+{
+    uint64_t commit = atomic_load(&writer->next_commit), first, last;
+    uint32_t bits = writer->header->cluster_bits;
+
+    if (writer->header->external_data_file) {
+        return; /* clusters of a data file are not counted */
+    }
+    if (l2_entry_is_compressed(old->entry)) {
+        uint64_t offset = l2_entry_compressed_offset(old->entry, bits);
+
+        first = offset >> bits;
+        last = (offset + l2_entry_compressed_size(old->entry, bits) - 1) >> bits;
+    } else if (l2_entry_host_offset(old->entry) != 0) {
+        first = last = l2_entry_host_offset(old->entry) >> bits;
+    } else {
+        return;
+    }
+    /* Without memory to remember it, it is a leak. */
+    (void)allocator_drop(writer->allocator, first << bits, last - first + 1, commit);
+}
+
+int writer_flush(struct writer *writer)
+{
+    int result;
+
+    atomic_store(&writer->changed, false);
+    result = commit_flush(writer->commit);
+    if (result < 0) {
+        atomic_store(&writer->changed, true);
+    }
+    return result;
+}
+
+void writer_fill(struct writer *writer)
+{
+    allocator_fill(writer->allocator);
+}
+
+bool writer_is_dirty(struct writer *writer)
+{
+    return atomic_load(&writer->changed);
+}
+
+/* --- Opening ------------------------------------------------------------------------------------
+ */
+
+static int refuse(const struct image *image, const char *why, struct error *error)
+{
+    return error_set(error, EROFS, "%s: cannot be written: %s; mount it with -o ro", image->path,
+                     why);
+}
+
+static int check_writable(const struct image *image, const struct writer_options *options,
+                          struct error *error)
+{
+    const struct header *header = image->header;
+
+    if ((header->incompatible_features & INCOMPATIBLE_CORRUPT) != 0) {
+        return refuse(image, "it is marked corrupt", error);
+    }
+    if (options->lazy_refcounts.set && options->lazy_refcounts.value && header->version < 3) {
+        return error_set(error, EINVAL,
+                         "%s: lazy refcounts need compatibility level 1.1, this image has "
+                         "compat=0.10; leave out lazy-refcounts=on, or upgrade the image with "
+                         "qcow2ctl amend -o compat=1.1",
+                         image->path);
+    }
+    return 0;
+}
+
+static void want_fill(void *context)
+{
+    struct writer *writer = context;
+
+    if (writer->ticker != NULL) {
+        ticker_fill(writer->ticker);
+    }
+}
+
+static int open_parts(struct writer *writer, struct error *error)
+{
+    struct image *image = writer->image;
+    struct refcounts_source counts = {
+        .header = image->header,
+        .file = image->file,
+        .pool = image->cache->refcount,
+        .barrier = writer->barrier,
+        .owner = image->number,
+    };
+    struct allocator_source allocator = {
+        .header = image->header,
+        .file = image->file,
+        .barrier = writer->barrier,
+        .freed = mapping_forget_table,
+        .freed_context = image->active,
+        .fill_wanted = want_fill,
+        .fill_context = writer,
+        .discard = writer->options.discard,
+        .device = image->is_device,
+    };
+    struct commit_source commit = {
+        .mapping = image->active,
+        .file = image->file,
+        .l2 = image->cache->l2,
+        .barrier = writer->barrier,
+        .inflight = &writer->inflight,
+        .next_commit = &writer->next_commit,
+    };
+    int result;
+
+    result = refcounts_open(&counts, image->path, &writer->refcounts, error);
+    if (result < 0) {
+        return result;
+    }
+    allocator.refcounts = writer->refcounts;
+    result = allocator_create(&allocator, &writer->allocator);
+    if (result == 0) {
+        commit.allocator = writer->allocator;
+        result = commit_create(&commit, &writer->commit);
+    }
+    if (result == 0) {
+        result = mapping_set_writer(image->active, writer->allocator, writer->barrier,
+                                    &writer->next_commit);
+    }
+    return result;
+}
+
+static int open_all(struct writer *writer, struct error *error)
+{
+    struct image *image = writer->image;
+    int result = view_open_active(image, &writer->view);
+
+    if (result == 0) {
+        result =
+            barrier_create(image->file, image->data_file, writer->options.unsafe, &writer->barrier);
+    }
+    if (result == 0) {
+        result = writer_repair(writer, error);
+    }
+    return result == 0 ? open_parts(writer, error) : result;
+}
+
+static void destroy(struct writer *writer)
+{
+    writer->image->inflight = NULL;
+    commit_destroy(writer->commit);
+    allocator_destroy(writer->allocator);
+    refcounts_close(writer->refcounts);
+    barrier_destroy(writer->barrier);
+    view_close(writer->view);
+    range_locks_destroy(&writer->ranges);
+    pthread_mutex_destroy(&writer->prepare_mutex);
+    pthread_mutex_destroy(&writer->resize_mutex);
+    free(writer);
+}
+
+static struct writer *create(struct image *image, const struct writer_options *options)
+{
+    struct writer *writer = calloc(1, sizeof(*writer));
+
+    if (writer == NULL) {
+        return NULL;
+    }
+    writer->image = image;
+    writer->options = *options;
+    writer->header = image->header;
+    writer->lazy = options->lazy_refcounts.set
+                       ? options->lazy_refcounts.value
+                       : (image->header->compatible_features & COMPATIBLE_LAZY_REFCOUNTS) != 0;
+    atomic_init(&writer->next_commit, 1);
+    range_locks_init(&writer->ranges);
+    pthread_mutex_init(&writer->prepare_mutex, NULL);
+    pthread_mutex_init(&writer->resize_mutex, NULL);
+    return writer;
+}
+
+int writer_open(struct image *image, const struct writer_options *options, struct writer **writer,
+                struct error *error)
+{
+    struct writer *opened;
+    int result;
+
+    *writer = NULL;
+    result = check_writable(image, options, error);
+    if (result < 0) {
+        return result;
+    }
+    opened = create(image, options);
+    if (opened == NULL) {
+        return error_set(error, ENOMEM, "%s: out of memory", image->path);
+    }
+    result = open_all(opened, error);
+    if (result < 0) {
+        destroy(opened);
+        return result == -ENOMEM ? error_set(error, ENOMEM, "%s: out of memory", image->path)
+                                 : result;
+    }
+    image->inflight = &opened->inflight;
+    *writer = opened;
+    return 0;
+}
+
+int writer_start(struct writer *writer)
+{
+    return ticker_start(writer, &writer->ticker);
+}
+
+/* No request is left, so all that was dropped is free once it is stable. */
+static int close_image(struct writer *writer)
+{
+    int result = commit_flush(writer->commit);
+
+    if (result == 0) {
+        result = commit_reap(writer->commit);
+    }
+    if (result == 0) {
+        result = allocator_close(writer->allocator);
+    }
+    if (result == 0) {
+        allocator_set_lazy(writer->allocator, false); /* every count goes to the disk now */
+        result = commit_flush(writer->commit);
+    }
+    /* R5; an image in which damage was met keeps the bit. */
+    return result == 0 && !atomic_load(&writer->corrupt) ? clear_dirty(writer) : result;
+}
+
+int writer_close(struct writer *writer)
+{
+    int result;
+
+    ticker_stop(writer->ticker);
+    result = close_image(writer);
+    if (result < 0) {
+        log_line(writer->image->log, LOG_LEVEL_ERROR,
+                 "%s: could not be closed properly: %s; what was flushed is safe, check the image "
+                 "before it is used again",
+                 writer->image->path, strerror(-result));
+    }
+    destroy(writer);
+    return result;
+}

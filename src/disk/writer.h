@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The write side of the active disk: allocation, copy-on-write, zeroing,
+ * resizing, flushing. Owns what only a writer needs: refcounts, allocator,
+ * commit, and the thread that writes metadata back from time to time.
+ *
+ * Any thread may call. Requests that give other host clusters to the same guest
+ * clusters wait for each other (range_lock.h); all others run side by side.
+ *
+ * Lock order: a range lock, then a table's mutex, then the allocator's, then
+ * the leaves (docs/design.md, section 7).
+ */
+#ifndef IMAGE_WRITER_H
+#define IMAGE_WRITER_H
+
+#include "disk/image.h"
+#include "util/error.h"
+#include "util/options.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define WRITER_INTERVAL_DEFAULT 5 /* seconds */
+
+struct writer;
+
+struct writer_options {
+    bool unsafe;        /* flushes sync nothing (cache=unsafe) */
+    bool write_through; /* every request is flushed before it returns */
+    bool discard;       /* freed clusters give their host space back */
+    bool growable;      /* a write past the end makes the disk larger */
+    bool no_repair;     /* refuse an image that is marked dirty, rather than repair it */
+    struct option_bool lazy_refcounts; /* in place of the image's own bit */
+    unsigned interval;                 /* seconds between write-backs of metadata, 0 = never */
+    /* Called while an image is being repaired; may be NULL. */
+    void (*progress)(void *context, uint64_t done, uint64_t total);
+    void *progress_context;
+};
+
+/*
+ * Prepares `image`, which was opened with STORE_WRITE and has its cache, for
+ * writing. An image that is marked dirty is repaired; nothing else is changed
+ * before the first request. -EROFS with a sentence for an image that must not
+ * be written, -EINVAL for options that do not fit it.
+ */
+int writer_open(struct image *image, const struct writer_options *options, struct writer **writer,
+                struct error *error);
+
+/* Starts the thread; to be called after the last fork(). 0 or a negative errno. */
+int writer_start(struct writer *writer);
+
+/*
+ * Flushes, gives back what was reserved, clears the dirty bit (R5). The writer
+ * is gone, also after an error. No request may be under way.
+ */
+int writer_close(struct writer *writer);
+
+/*
+ * Writes a range of the disk: 0 or a negative errno (-ENOSPC past the end of a
+ * disk that is not growable); after an error any part of it may be written.
+ */
+int writer_write(struct writer *writer, uint64_t guest_offset, const void *data, size_t length);
+
+/*
+ * Makes a range within the disk read as zeros; with `unmap` its clusters are
+ * freed where the format allows that. What a backing image has never shows.
+ */
+int writer_zero(struct writer *writer, uint64_t guest_offset, uint64_t length, bool unmap);
+
+/* Gives every cluster of a range a place in the file; what the disk shows does not change. */
+int writer_preallocate(struct writer *writer, uint64_t guest_offset, uint64_t length);
+
+/*
+ * Has the host reserve the space of a range that was preallocated and reads as
+ * zeros; `written`: by writing zeros there. 0; -ENOSPC; -EOPNOTSUPP where the
+ * host cannot reserve; any other errno of it.
+ */
+int writer_reserve(struct writer *writer, uint64_t guest_offset, uint64_t length, bool written);
+
+/*
+ * Makes the disk `size` bytes long, rounded up to a whole sector; what it gains
+ * reads as zeros. -ENOTSUP where a snapshot does not record its size, as in version 2.
+ */
+int writer_resize(struct writer *writer, uint64_t size);
+
+/*
+ * Fills clusters that are reserved, where that is wanted, as the thread does by itself. By one
+ * thread at a time.
+ */
+void writer_fill(struct writer *writer);
+
+/* R7: all that has returned before is stable. */
+int writer_flush(struct writer *writer);
+
+/* Whether something has been written since the last flush that succeeded. For a status line. */
+bool writer_is_dirty(struct writer *writer);
+
+#endif

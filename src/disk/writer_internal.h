@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: MIT */
+/* What the files of the writer share: writer.c, write.c, zero.c and resize.c. */
+#ifndef IMAGE_WRITER_INTERNAL_H
+#define IMAGE_WRITER_INTERNAL_H
+
+#include "disk/commit.h"
+#include "disk/view.h"
+#include "disk/writer.h"
+#include "meta/format.h"
+#include "meta/mapping_write.h"
+#include "util/range_lock.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+struct writer {
+    struct image *image;
+    struct writer_options options;
+    struct view *view; /* of the active disk: what copy-on-write copies */
+    const struct header *header;
+    struct barrier *barrier;
+    struct refcounts *refcounts;
+    struct allocator *allocator;
+    struct commit *commit;
+    struct inflight inflight;
+    struct range_locks ranges;
+    atomic_uint_fast64_t next_commit;
+    atomic_bool changed; /* since the last flush */
+
+    /* What must be stable before the first change (R6) and the first allocation (R5). */
+    pthread_mutex_t prepare_mutex; /* guards the header's feature fields, and these two */
+    atomic_bool prepared, lazy_prepared;
+    bool lazy;
+    atomic_bool corrupt; /* nothing may be written any more */
+
+    pthread_mutex_t resize_mutex; /* one change of size at a time; outside all other locks */
+
+    struct ticker *ticker; /* the thread; NULL until writer_start() */
+};
+
+static inline uint64_t writer_cluster_size(const struct writer *writer)
+{
+    return writer->header->cluster_size;
+}
+
+static inline uint64_t writer_unit_size(const struct writer *writer)
+{
+    return UINT64_C(1) << writer->header->subcluster_bits;
+}
+
+/* Whether the entry names a host cluster. */
+static inline bool entry_has_host(const struct writer *writer, const struct l2_value *value)
+{
+    return !l2_entry_is_compressed(value->entry) &&
+           (l2_entry_host_offset(value->entry) != 0 ||
+            (writer->header->external_data_file && l2_entry_is_copied(value->entry)));
+}
+
+/* Whether that is its own: it may be written without anybody else seeing it. */
+static inline bool entry_owns_host(const struct writer *writer, const struct l2_value *value)
+{
+    return entry_has_host(writer, value) && l2_entry_is_copied(value->entry);
+}
+
+/* The subclusters [first, last] as bits of a bitmap's half. */
+static inline uint32_t subcluster_bits_between(uint64_t first, uint64_t last)
+{
+    return (uint32_t)((((UINT64_C(2) << last) - 1)) & ~((UINT64_C(1) << first) - 1));
+}
+
+/*
+ * Brackets of every request that changes something: between them it counts as
+ * under way (R4). The first sees to R6; the second, given the request's result,
+ * flushes where the options or the amount of dirty metadata ask for it, and
+ * returns the result of all.
+ */
+int writer_begin(struct writer *writer, unsigned *generation);
+int writer_end(struct writer *writer, unsigned generation, int result);
+
+/* R5: to be called before a count rises. */
+int writer_prepare_allocation(struct writer *writer);
+
+/*
+ * One log line for a request that failed with `result`; for an impossible
+ * entry, or R8, the corrupt bit is set and writing stops.
+ */
+void writer_fault(struct writer *writer, int result, const struct mapping_fault *fault);
+
+/* The references that an old entry held are dropped with the next commit (R4). */
+void writer_drop_old(struct writer *writer, const struct l2_value *old);
+
+/* *zero: whether the guest range reads as zeros for certain. */
+int writer_reads_zero(struct writer *writer, uint64_t from, uint64_t to, bool *zero);
+
+/* Writes within the disk, between the brackets. */
+int writer_write_range(struct writer *writer, uint64_t guest_offset, const uint8_t *data,
+                       uint64_t length);
+
+/* Zeros between the brackets. */
+int writer_zero_range(struct writer *writer, uint64_t from, uint64_t to, bool unmap);
+
+/* Makes the disk at least `size` bytes long, between the brackets. */
+int writer_grow_to(struct writer *writer, uint64_t size);
+
+/* Repairs an image that is marked dirty, as the options say. 0 or a negative errno with a sentence.
+ */
+int writer_repair(struct writer *writer, struct error *error);
+
+/*
+ * The thread that flushes each options.interval seconds where something has changed (never, where
+ * that is 0), and fills runs of clusters when ticker_fill() tells it to: from under any lock.
+ */
+int ticker_start(struct writer *writer, struct ticker **ticker);
+void ticker_fill(struct ticker *ticker);
+void ticker_stop(struct ticker *ticker);
+
+#endif

@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "disk/writer_internal.h"
+
+#include "util/checked.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* --- Zeros ---------------------------------------------------------------------------------- */
+
+/* The new entry of a cluster of which the subclusters `bits` shall read as zeros. */
+static struct l2_value zero_value(const struct writer *writer, const struct l2_value *old,
+                                  uint32_t bits, bool unmap)
+{
+    uint32_t all = writer->header->extended_l2 ? UINT32_MAX : 1;
+    bool keep = entry_owns_host(writer, old) && !(unmap && bits == all);
+    struct l2_value value = {0};
+
+    if (keep) {
+        value.entry = l2_entry_host_offset(old->entry) | ENTRY_COPIED;
+    } else if (bits != all) {
+        value.entry = old->entry; /* shared with a snapshot: the other subclusters still need it */
+    }
+    if (!writer->header->extended_l2) {
+        value.entry |= L2_ENTRY_ZERO;
+    } else {
+        uint32_t allocated = bits == all ? 0 : bitmap_allocated(old->bitmap) & ~bits;
+        uint32_t zero = bits == all ? all : bitmap_zero(old->bitmap) | bits;
+
+        value.bitmap = (uint64_t)zero << 32 | allocated;
+    }
+    return value;
+}
+
+/* Zeros by the entry of one cluster, in version 3. The range lies in it, on subclusters. */
+static int zero_entry(struct writer *writer, uint64_t from, uint64_t to, bool unmap,
+                      struct mapping_fault *fault)
+{
+    uint64_t begin = round_down(from, writer_cluster_size(writer)), unit = writer_unit_size(writer);
+    uint32_t bits = subcluster_bits_between((from - begin) / unit, (to - 1 - begin) / unit);
+    struct l2_value old, new;
+    int result;
+
+    result = mapping_get(writer->image->active, begin, &old, fault);
+    if (result < 0) {
+        return result;
+    }
+    if (l2_entry_is_compressed(old.entry) && to - from < writer_cluster_size(writer)) {
+        return -EAGAIN; /* it has no subclusters: write zeros */
+    }
+    new = zero_value(writer, &old, bits, unmap);
+    if (new.entry == old.entry &&new.bitmap == old.bitmap) {
+        return 0;
+    }
+    result = mapping_set(writer->image->active, begin, &new, 1, 0, fault);
+    if (result == 0 && (l2_entry_is_compressed(old.entry) ||
+                        l2_entry_host_offset(new.entry) != l2_entry_host_offset(old.entry))) {
+        writer_drop_old(writer, &old);
+    }
+    return result;
+}
+
+/* The same in version 2, which knows no zeros: unallocated, where nothing is behind. */
+static int unallocate_entry(struct writer *writer, uint64_t from, uint64_t to,
+                            struct mapping_fault *fault)
+{
+    const struct l2_value new = {0};
+    struct l2_value old;
+    int result;
+
+    if (writer->image->backing != NULL || to - from < writer_cluster_size(writer)) {
+        return -EAGAIN;
+    }
+    result = mapping_get(writer->image->active, from, &old, fault);
+    if (result == 0 && old.entry != 0) {
+        result = mapping_set(writer->image->active, from, &new, 1, 0, fault);
+        if (result == 0) {
+            writer_drop_old(writer, &old);
+        }
+    }
+    return result;
+}
+
+/* Writes zeros where there are none yet. */
+static int write_zeros(struct writer *writer, uint64_t from, uint64_t to)
+{
+    uint8_t *zeros;
+    bool zero;
+    int result;
+
+    to = min_u64(to, view_size(writer->view));
+    result = writer_reads_zero(writer, from, to, &zero);
+    if (result < 0 || zero) {
+        return result;
+    }
+    zeros = calloc(1, to - from);
+    if (zeros == NULL) {
+        return -ENOMEM;
+    }
+    result = writer_write_range(writer, from, zeros, to - from);
+    free(zeros);
+    return result;
+}
+
+/* Zeros in one cluster. */
+static int zero_in_cluster(struct writer *writer, uint64_t from, uint64_t to, bool unmap)
+{
+    uint64_t unit = writer_unit_size(writer), inner_from, inner_to;
+    struct range_lock lock = {.first = from >> writer->header->cluster_bits};
+    struct mapping_fault fault = {.guest_offset = from};
+    int result;
+
+    if (to == view_size(writer->view)) {
+        to = div_round_up(to, unit) * unit; /* nothing stands behind the end of the disk */
+    }
+    inner_from = div_round_up(from, unit) * unit;
+    inner_to = round_down(to, unit);
+    if (inner_from >= inner_to) {
+        return write_zeros(writer, from, to);
+    }
+    result = writer_prepare_allocation(writer); /* an L2 table may be needed */
+    if (result < 0) {
+        return result;
+    }
+    lock.last = lock.first;
+    range_lock_take(&writer->ranges, &lock);
+    result = writer->header->version >= 3 ? zero_entry(writer, inner_from, inner_to, unmap, &fault)
+                                          : unallocate_entry(writer, inner_from, inner_to, &fault);
+    range_lock_release(&writer->ranges, &lock);
+    if (result == -EAGAIN) {
+        return write_zeros(writer, from, to);
+    }
+    if (result < 0) {
+        writer_fault(writer, result, &fault);
+        return result;
+    }
+    result = write_zeros(writer, from, inner_from);
+    return result == 0 ? write_zeros(writer, inner_to, max_u64(inner_to, to)) : result;
+}
+
+/* What the zeros mean for a data file: with data_file_raw they must be in it. */
+static int zero_data_file(struct writer *writer, uint64_t from, uint64_t to, bool unmap)
+{
+    bool raw = (writer->header->autoclear_features & AUTOCLEAR_RAW_EXTERNAL_DATA) != 0;
+
+    if (!writer->header->external_data_file || !(raw || unmap)) {
+        return 0;
+    }
+    return store_punch(writer->image->data_file, from, to - from);
+}
+
+int writer_zero_range(struct writer *writer, uint64_t from, uint64_t to, bool unmap)
+{
+    uint64_t size = writer_cluster_size(writer);
+    int result = from < to ? zero_data_file(writer, from, to, unmap) : 0;
+
+    while (from < to && result == 0) {
+        uint64_t next = min_u64(to, round_down(from, size) + size);
+
+        result = zero_in_cluster(writer, from, next, unmap);
+        from = next;
+    }
+    return result;
+}
+
+int writer_zero(struct writer *writer, uint64_t guest_offset, uint64_t length, bool unmap)
+{
+    unsigned generation;
+    int result;
+
+    if (!range_within(guest_offset, length, view_size(writer->view))) {
+        return -EINVAL;
+    }
+    result = writer_begin(writer, &generation);
+    if (result == 0) {
+        result = writer_zero_range(writer, guest_offset, guest_offset + length, unmap);
+    }
+    return writer_end(writer, generation, result);
+}

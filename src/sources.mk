@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: MIT
+
+# The programs and what they are made of: a new source is added here, and nowhere else.
+
+# Everything below src/fuse and src/ctl; it knows nothing of FUSE.
+noinst_LIBRARIES = src/libqcow2.a
+src_libqcow2_a_CPPFLAGS = $(PROJECT_CPPFLAGS)
+src_libqcow2_a_CFLAGS = $(PROJECT_CFLAGS) $(ZLIB_CFLAGS) $(ZSTD_CFLAGS) $(LIBDEFLATE_CFLAGS) \
+	$(JANSSON_CFLAGS)
+src_libqcow2_a_SOURCES = \
+	src/util/bytes.h src/util/checked.h \
+	src/util/error.c src/util/error.h \
+	src/util/json.c src/util/json.h \
+	src/util/log.c src/util/log.h \
+	src/util/memory.c src/util/memory.h \
+	src/util/options.c src/util/options_find.c src/util/options_help.c src/util/options.h \
+	src/util/printable.c src/util/printable.h \
+	src/util/range_lock.h \
+	src/util/size.c src/util/size.h \
+	src/util/zeros.h \
+	src/store/store.h \
+	src/store/barrier.c src/store/barrier.h \
+	src/store/direct.c src/store/direct.h \
+	src/store/file.c src/store/file.h \
+	src/store/holders.c src/store/holders.h \
+	src/store/lock.c src/store/lock.h \
+	src/store/new_file.c src/store/new_file.h \
+	src/store/open.c src/store/open.h \
+	src/codec/codec.c src/codec/codec.h \
+	src/codec/deflate.c src/codec/zstd.c src/codec/backend.h \
+	src/cache/cache.c src/cache/cache.h \
+	src/cache/change.c src/cache/change.h \
+	src/cache/pool.c src/cache/pool.h src/cache/pool_internal.h \
+	src/cache/sizes.c src/cache/sizes.h \
+	src/cache/slab.c src/cache/slab.h \
+	src/meta/format.h \
+	src/meta/allocator.c src/meta/allocator.h \
+	src/meta/bitmap.c src/meta/bitmap.h \
+	src/check/check.c src/check/check.h src/check/internal.h \
+	src/check/bitmaps.c \
+	src/check/copied.c \
+	src/check/counts.c src/check/counts.h \
+	src/check/header.c \
+	src/check/rebuild.c \
+	src/check/references.c \
+	src/check/refcounts.c \
+	src/check/snapshots.c \
+	src/check/walk.c \
+	src/check/width.c \
+	src/meta/extension.c src/meta/extension.h \
+	src/meta/feature.c src/meta/feature.h \
+	src/meta/header.c src/meta/header.h \
+	src/meta/header_replace.c src/meta/header_replace.h \
+	src/meta/header_write.c src/meta/header_write.h \
+	src/meta/luks.c src/meta/luks.h \
+	src/meta/mapping.c src/meta/mapping.h src/meta/mapping_internal.h \
+	src/meta/mapping_write.c src/meta/mapping_write.h \
+	src/meta/refcount.c src/meta/refcount.h src/meta/refcount_block.h \
+	src/meta/refcount_grow.c src/meta/refcount_internal.h \
+	src/meta/snapshot.c src/meta/snapshot.h \
+	src/meta/snapshot_write.c src/meta/snapshot_write.h \
+	src/admin/amend.c src/admin/amend.h src/admin/amend_internal.h \
+	src/admin/amend_names.c src/admin/amend_zeros.c \
+	src/admin/audit.c src/admin/audit.h src/admin/audit_internal.h \
+	src/admin/audit_clusters.c src/admin/audit_names.c src/admin/audit_slack.c \
+	src/disk/chain.c src/disk/chain.h \
+	src/disk/commit.c src/disk/commit.h \
+	src/disk/compressed.c src/disk/compressed.h \
+	src/admin/create.c src/admin/create.h src/admin/create_write.c \
+	src/admin/create_files.c src/admin/create_files.h \
+	src/disk/filename.c src/disk/filename.h \
+	src/disk/image.c src/disk/image.h \
+	src/disk/inflight.h \
+	src/admin/info.c src/admin/info.h \
+	src/admin/inspect.c src/admin/inspect.h \
+	src/admin/preallocated.c src/admin/preallocated.h \
+	src/disk/prefetch.c src/disk/prefetch.h \
+	src/disk/probe.c src/disk/probe.h \
+	src/disk/lookup.h \
+	src/disk/repair.c \
+	src/disk/resolved.c src/disk/resolved.h \
+	src/disk/reserve.c \
+	src/disk/resize.c \
+	src/disk/ticker.c \
+	src/disk/view.c src/disk/view.h \
+	src/disk/write.c \
+	src/disk/writer.c src/disk/writer.h src/disk/writer_internal.h \
+	src/disk/zero.c
+
+LIBQCOW2_LIBS = src/libqcow2.a $(ZLIB_LIBS) $(ZSTD_LIBS) $(LIBDEFLATE_LIBS) $(JANSSON_LIBS)
+
+# The commands; the fuzz target of texts has them, too.
+CTL_SOURCES = \
+	src/ctl/amend.c \
+	src/ctl/check.c \
+	src/ctl/command.c src/ctl/command.h \
+	src/ctl/create.c \
+	src/ctl/create_print.c src/ctl/create_print.h \
+	src/ctl/info.c \
+	src/ctl/info_text.c src/ctl/info_text.h \
+	src/ctl/map.c \
+	src/ctl/map_list.c src/ctl/map_list.h \
+	src/ctl/map_output.c src/ctl/map_output.h \
+	src/ctl/map_picture.c src/ctl/map_picture.h \
+	src/ctl/map_svg.c src/ctl/map_svg.h \
+	src/ctl/map_walk.c src/ctl/map_walk.h \
+	src/ctl/open.c src/ctl/open.h \
+	src/ctl/resize.c src/ctl/resize.h
+
+bin_PROGRAMS = src/qcow2ctl src/qcow2fs
+src_qcow2ctl_CPPFLAGS = $(PROJECT_CPPFLAGS)
+src_qcow2ctl_CFLAGS = $(PROJECT_CFLAGS) $(JANSSON_CFLAGS)
+src_qcow2ctl_SOURCES = \
+	src/util/process.c src/util/process.h \
+	src/util/progress.c src/util/progress.h \
+	src/qcow2ctl.c \
+	$(CTL_SOURCES)
+src_qcow2ctl_LDADD = $(LIBQCOW2_LIBS)
+
+src_qcow2fs_CPPFLAGS = $(PROJECT_CPPFLAGS)
+src_qcow2fs_CFLAGS = $(PROJECT_CFLAGS) $(FUSE3_CFLAGS) $(JANSSON_CFLAGS)
+src_qcow2fs_SOURCES = \
+	src/util/process.c src/util/process.h \
+	src/util/progress.c src/util/progress.h \
+	src/qcow2fs.c \
+	src/fuse/files.c src/fuse/files.h \
+	src/fuse/messages.c src/fuse/messages.h \
+	src/fuse/names.c src/fuse/names.h \
+	src/fuse/ops.c src/fuse/ops.h src/fuse/ops_internal.h \
+	src/fuse/ops_write.c \
+	src/fuse/options.c src/fuse/options.h \
+	src/fuse/own_mount.c src/fuse/own_mount.h \
+	src/fuse/page_cache.c src/fuse/page_cache.h \
+	src/fuse/session.c src/fuse/session.h \
+	src/fuse/signals.c src/fuse/signals.h \
+	src/fuse/stats.c src/fuse/stats.h \
+	src/fuse/tree.c src/fuse/tree.h
+src_qcow2fs_LDADD = $(LIBQCOW2_LIBS) $(FUSE3_LIBS)

@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: MIT
+
+# --- tests: every new one is added to UNIT_TESTS or E2E_TESTS, and nowhere else ---------
+
+UNIT_TESTS =
+if HAVE_CHECK
+UNIT_TESTS += \
+	tests/unit/meta/test-allocator \
+	tests/unit/meta/test-allocator-fill \
+	tests/unit/admin/test-amend \
+	tests/unit/admin/test-audit \
+	tests/unit/admin/test-audit-clusters \
+	tests/unit/store/test-barrier \
+	tests/unit/util/test-bytes \
+	tests/unit/cache/test-cache \
+	tests/unit/cache/test-change \
+	tests/unit/cache/test-change-writeback \
+	tests/unit/check/test-check \
+	tests/unit/check/test-check-counts \
+	tests/unit/check/test-check-qemu \
+	tests/unit/check/test-check-tables \
+	tests/unit/codec/test-codec \
+	tests/unit/disk/test-commit \
+	tests/unit/admin/test-create \
+	tests/unit/util/test-error \
+	tests/unit/meta/test-extension \
+	tests/unit/disk/test-filename \
+	tests/unit/meta/test-header \
+	tests/unit/meta/test-header-examine \
+	tests/unit/meta/test-header-write \
+	tests/unit/disk/test-image \
+	tests/unit/disk/test-inflight \
+	tests/unit/admin/test-info \
+	tests/unit/admin/test-inspect \
+	tests/unit/util/test-json \
+	tests/unit/util/test-log \
+	tests/unit/meta/test-mapping \
+	tests/unit/meta/test-mapping-exact \
+	tests/unit/meta/test-mapping-random \
+	tests/unit/util/test-memory \
+	tests/unit/util/test-memory-size \
+	tests/unit/fuse/test-names \
+	tests/unit/store/test-new-file \
+	tests/unit/util/test-options \
+	tests/unit/util/test-options-choice \
+	tests/unit/cache/test-pool \
+	tests/unit/cache/test-pool-threads \
+	tests/unit/disk/test-prefetch \
+	tests/unit/disk/test-probe \
+	tests/unit/meta/test-refcount \
+	tests/unit/disk/test-resize \
+	tests/unit/util/test-size \
+	tests/unit/cache/test-sizes \
+	tests/unit/cache/test-slab \
+	tests/unit/meta/test-snapshot \
+	tests/unit/store/test-store \
+	tests/unit/store/test-store-direct \
+	tests/unit/store/test-store-direct-threads \
+	tests/unit/store/test-store-lock \
+	tests/unit/store/test-store-lock-qemu \
+	tests/unit/store/test-store-open \
+	tests/unit/disk/test-view \
+	tests/unit/disk/test-view-seek \
+	tests/unit/disk/test-view-threads \
+	tests/unit/disk/test-writer \
+	tests/unit/disk/test-writer-faults \
+	tests/unit/disk/test-writer-races \
+	tests/unit/disk/test-writer-rules
+endif
+
+E2E_TESTS = \
+	tests/e2e/bad/test-bad-behind.py \
+	tests/e2e/bad/test-bad-image.py \
+	tests/e2e/bad/test-bad-mutated.py \
+	tests/e2e/bad/test-bad-runtime.py \
+	tests/e2e/bad/test-bad-usage.py \
+	tests/e2e/project/test-completion.py \
+	tests/e2e/crash/test-crash-breaks.py \
+	tests/e2e/crash/test-crash-faults.py \
+	tests/e2e/crash/test-crash-states.py \
+	tests/e2e/project/test-bench.py \
+	tests/e2e/ctl/test-ctl-amend.py \
+	tests/e2e/ctl/test-ctl-check.py \
+	tests/e2e/ctl/test-ctl-check-mutated.py \
+	tests/e2e/ctl/test-ctl-create.py \
+	tests/e2e/ctl/test-ctl-create-bad.py \
+	tests/e2e/ctl/test-ctl-info.py \
+	tests/e2e/ctl/test-ctl-map.py \
+	tests/e2e/ctl/test-ctl-map-svg.py \
+	tests/e2e/ctl/test-ctl-resize.py \
+	tests/e2e/bad/test-fuzz-differential.py \
+	tests/e2e/project/test-harness.py \
+	tests/e2e/crash/test-kill-filesystem.py \
+	tests/e2e/project/test-libvirt.py \
+	tests/e2e/mount/test-limits.py \
+	tests/e2e/mount/test-locks.py \
+	tests/e2e/project/test-manpage.sh \
+	tests/e2e/write/test-model-chains.py \
+	tests/e2e/write/test-model-plain.py \
+	tests/e2e/write/test-model-shared.py \
+	tests/e2e/mount/test-mount.py \
+	tests/e2e/mount/test-mount-fstab.py \
+	tests/e2e/mount/test-mount-user.py \
+	tests/e2e/read/test-read-access.py \
+	tests/e2e/read/test-read-chains.py \
+	tests/e2e/read/test-read-clusters.py \
+	tests/e2e/read/test-read-formats.py \
+	tests/e2e/read/test-read-headers.py \
+	tests/e2e/read/test-read-layouts.py \
+	tests/e2e/read/test-read-random.py \
+	tests/e2e/read/test-read-snapshots.py \
+	tests/e2e/read/test-readers.py \
+	tests/e2e/project/test-readme.py \
+	tests/e2e/read/test-tree.py \
+	tests/e2e/write/test-write-basic.py \
+	tests/e2e/write/test-write-blkdiscard.py \
+	tests/e2e/write/test-write-filesystems.py \
+	tests/e2e/write/test-write-fill.py \
+	tests/e2e/write/test-write-fio.py \
+	tests/e2e/write/test-write-kill.py \
+	tests/e2e/write/test-write-lazy.py \
+	tests/e2e/write/test-write-limits.py \
+	tests/e2e/write/test-write-space.py
+E2E_HELPERS = \
+	tests/crash/README.md \
+	tests/e2e/README.md \
+	tests/e2e/run \
+	tests/e2e/lib/__init__.py \
+	tests/e2e/lib/bad.py \
+	tests/e2e/lib/changed.py \
+	tests/e2e/lib/checks.py \
+	tests/e2e/lib/compare.py \
+	tests/e2e/lib/crash.py \
+	tests/e2e/lib/ctl.py \
+	tests/e2e/lib/damage.py \
+	tests/e2e/lib/image.py \
+	tests/e2e/lib/infos.py \
+	tests/e2e/lib/maps.py \
+	tests/e2e/lib/matrix.py \
+	tests/e2e/lib/model.py \
+	tests/e2e/lib/mount.py \
+	tests/e2e/lib/qcow2.py \
+	tests/e2e/lib/run.py \
+	tests/e2e/lib/stamps.py \
+	tests/e2e/lib/tap.py \
+	tests/e2e/lib/tools.py \
+	tests/e2e/lib/tracing.py \
+	tests/e2e/lib/tree.py \
+	tests/e2e/lib/twin.py \
+	tests/e2e/lib/write.py
+
+BENCH_FILES = \
+	tests/bench/run \
+	tests/bench/speed/__init__.py \
+	tests/bench/speed/chart.py \
+	tests/bench/speed/fio.py \
+	tests/bench/speed/images.py \
+	tests/bench/speed/places.py \
+	tests/bench/speed/results.py \
+	tests/bench/speed/targets.py \
+	tests/bench/speed/workloads.py
+
+# Which of them the sanitizer builds of tests/run repeat. A pattern of the shell, matched
+# against the whole name: what hostile images reach, and what many threads reach.
+ASAN_PATTERN = tests/unit/* | tests/fuzz/* | *bad* | *test-model* | *ctl-info* | *ctl-check-mutated*
+# Of one thread, and long.
+ASAN_NOT = */test-check-qemu
+# What needs none of the optional libraries: no JSON, and no image with compression type zstd.
+MINIMAL_PATTERN = tests/unit/* | *bad-behind* | *completion* | *locks* | *test-mount.py | *read-access* | *write-blkdiscard* | \
+	*write-fill* | *write-kill* | *write-lazy* | *write-limits* | *write-space*
+TSAN_PATTERN = */test-allocator-fill | */test-barrier | */test-cache | */test-change* | */test-codec | */test-commit | */test-inflight | */test-pool* | */test-slab | */test-store* | \
+	*/test-view* | *test-crash-states* | *test-model* | */test-resize | */test-writer* | *readers*
+
+check_PROGRAMS = $(UNIT_TESTS) tests/bench/decompress tests/crash/explore tests/crash/explore-r4 \
+	tests/crash/faults tests/model/model
+check_LIBRARIES =
+if HAVE_CHECK
+check_PROGRAMS += $(FUZZ_TARGETS) tests/fuzz/dump
+check_LIBRARIES += tests/fuzz/libfuzz.a
+endif
+if HAVE_CHECK
+check_LIBRARIES += tests/unit/lib/libunit.a
+endif
+tests_unit_lib_libunit_a_SOURCES = \
+	tests/unit/lib/assemble.c tests/unit/lib/assemble.h \
+	tests/unit/lib/audit_case.c tests/unit/lib/audit_case.h \
+	tests/unit/lib/builder.c tests/unit/lib/builder.h \
+	tests/unit/lib/change_case.c tests/unit/lib/change_case.h \
+	tests/unit/lib/header_case.c tests/unit/lib/header_case.h \
+	tests/unit/lib/lock_case.c tests/unit/lib/lock_case.h \
+	tests/unit/lib/mapping_case.c tests/unit/lib/mapping_case.h \
+	tests/unit/lib/memory_log.c tests/unit/lib/memory_log.h \
+	tests/unit/lib/memory_store.c tests/unit/lib/memory_store.h \
+	tests/unit/lib/pause.h \
+	tests/unit/lib/pool_case.c tests/unit/lib/pool_case.h \
+	tests/unit/lib/scratch.c tests/unit/lib/scratch.h \
+	tests/unit/lib/suite.c tests/unit/lib/suite.h \
+	tests/unit/lib/write_case.c tests/unit/lib/write_case.h \
+	tests/unit/lib/writer_case.c tests/unit/lib/writer_case.h
+
+# Fuzz targets; tests/fuzz/README.md tells of them. They are tests, too, unless built for the fuzzer.
+FUZZ_TARGETS = tests/fuzz/fuzz-image tests/fuzz/fuzz-structure tests/fuzz/fuzz-text
+FUZZ_FILES = tests/fuzz/README.md tests/fuzz/corpus
+tests_fuzz_libfuzz_a_SOURCES = \
+	tests/fuzz/bases.c tests/fuzz/bases.h \
+	tests/fuzz/bounded_store.c tests/fuzz/bounded_store.h \
+	tests/fuzz/chance.h \
+	tests/fuzz/exercise.c tests/fuzz/exercise.h \
+	tests/fuzz/guard.c tests/fuzz/guard.h \
+	tests/fuzz/mutate.c tests/fuzz/mutate.h \
+	tests/fuzz/program.h \
+	tests/fuzz/script.c tests/fuzz/script.h \
+	tests/fuzz/subject.c tests/fuzz/subject.h
+FUZZ_MAIN = tests/fuzz/seeds.c tests/fuzz/target.h
+if !FUZZERS
+FUZZ_MAIN += tests/fuzz/replay.c
+endif
+FUZZ_LIBS = tests/fuzz/libfuzz.a $(LDADD)
+FUZZ_LINK_FLAGS = $(AM_LDFLAGS) $(FUZZER_LDFLAGS)
+tests_fuzz_fuzz_image_SOURCES = tests/fuzz/fuzz-image.c $(FUZZ_MAIN)
+tests_fuzz_fuzz_image_LDFLAGS = $(FUZZ_LINK_FLAGS)
+tests_fuzz_fuzz_image_LDADD = $(FUZZ_LIBS)
+tests_fuzz_fuzz_structure_SOURCES = tests/fuzz/fuzz-structure.c $(FUZZ_MAIN)
+tests_fuzz_fuzz_structure_LDFLAGS = $(FUZZ_LINK_FLAGS)
+tests_fuzz_fuzz_structure_LDADD = $(FUZZ_LIBS)
+tests_fuzz_fuzz_text_SOURCES = tests/fuzz/fuzz-text.c src/fuse/names.c src/fuse/options.c \
+	src/util/progress.c $(CTL_SOURCES) $(FUZZ_MAIN)
+tests_fuzz_fuzz_text_LDFLAGS = $(FUZZ_LINK_FLAGS)
+tests_fuzz_fuzz_text_LDADD = $(FUZZ_LIBS)
+# What tests/e2e/bad/test-fuzz-differential.py runs.
+tests_fuzz_dump_SOURCES = tests/fuzz/dump.c
+tests_fuzz_dump_LDADD = $(FUZZ_LIBS)
+
+# What tests/bench/run runs.
+tests_bench_decompress_CPPFLAGS = $(PROJECT_CPPFLAGS)
+tests_bench_decompress_CFLAGS = $(PROJECT_CFLAGS)
+tests_bench_decompress_SOURCES = tests/bench/decompress.c
+tests_bench_decompress_LDADD = $(LIBQCOW2_LIBS)
+
+# What tests/e2e/crash/test-crash-*.py run; tests/crash/README.md tells of them.
+CRASH_SOURCES = \
+	tests/crash/disk.c tests/crash/disk.h \
+	tests/crash/log.c tests/crash/log.h \
+	tests/crash/model.c tests/crash/model.h \
+	tests/crash/run.c tests/crash/run.h \
+	tests/crash/scripts.c tests/crash/scripts.h \
+	tests/crash/session.c tests/crash/session.h \
+	tests/crash/states.c tests/crash/states.h \
+	tests/crash/tools.c tests/crash/tools.h \
+	tests/crash/verify.c tests/crash/verify.h \
+	tests/crash/workloads.c tests/crash/workloads.h
+tests_crash_explore_CPPFLAGS = $(PROJECT_CPPFLAGS)
+tests_crash_explore_CFLAGS = $(PROJECT_CFLAGS)
+tests_crash_explore_SOURCES = tests/crash/breaks.c tests/crash/breaks.h tests/crash/explore.c \
+	$(CRASH_SOURCES)
+tests_crash_explore_LDADD = $(LIBQCOW2_LIBS)
+# With an allocator of its own, which breaks R4.
+tests_crash_explore_r4_CPPFLAGS = $(PROJECT_CPPFLAGS) -DQCOW2FS_BREAK_R4
+tests_crash_explore_r4_CFLAGS = $(PROJECT_CFLAGS)
+tests_crash_explore_r4_SOURCES = $(tests_crash_explore_SOURCES) src/meta/allocator.c
+tests_crash_explore_r4_LDADD = $(LIBQCOW2_LIBS)
+tests_crash_faults_CPPFLAGS = $(PROJECT_CPPFLAGS)
+tests_crash_faults_CFLAGS = $(PROJECT_CFLAGS)
+tests_crash_faults_SOURCES = tests/crash/faults.c $(CRASH_SOURCES)
+tests_crash_faults_LDADD = $(LIBQCOW2_LIBS)
+
+# What tests/e2e/write/test-model-*.py run.
+tests_model_model_CPPFLAGS = $(PROJECT_CPPFLAGS)
+tests_model_model_CFLAGS = $(PROJECT_CFLAGS)
+tests_model_model_SOURCES = tests/model/model.c tests/model/model.h tests/model/worker.c
+tests_model_model_LDADD = $(LIBQCOW2_LIBS)
+
+tests_unit_fuse_test_names_SOURCES = tests/unit/fuse/test-names.c src/fuse/names.c
+# With calls of the C library that can be made to fail.
+tests_unit_store_test_store_direct_SOURCES = tests/unit/store/test-store-direct.c \
+	tests/unit/lib/direct_case.c tests/unit/lib/direct_case.h
+tests_unit_store_test_store_direct_threads_SOURCES = tests/unit/store/test-store-direct-threads.c \
+	tests/unit/lib/direct_case.c tests/unit/lib/direct_case.h
+# Other threads run behind each unlock.
+tests_unit_disk_test_writer_races_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=pthread_mutex_unlock
+
+# For the suites, the only programs without flags of their own.
+AM_CPPFLAGS = $(PROJECT_CPPFLAGS) -I$(top_srcdir)/tests/unit/lib
+AM_CFLAGS = $(PROJECT_CFLAGS) $(CHECK_CFLAGS) $(ZLIB_CFLAGS) $(ZSTD_CFLAGS) $(JANSSON_CFLAGS)
+LDADD = tests/unit/lib/libunit.a $(LIBQCOW2_LIBS) $(CHECK_LIBS)
+
+TESTS = $(UNIT_TESTS)
+if HAVE_CHECK
+if !FUZZERS
+TESTS += $(FUZZ_TARGETS)
+endif
+endif
+if HAVE_PYTHON
+TESTS += $(E2E_TESTS)
+endif
+TEST_EXTENSIONS = .py .sh
+TAP_DRIVER = env AM_TAP_AWK='$(AWK)' $(SHELL) $(top_srcdir)/build-aux/tap-driver.sh
+LOG_DRIVER = $(TAP_DRIVER)
+PY_LOG_DRIVER = $(TAP_DRIVER)
+PY_LOG_COMPILER = $(PYTHON)
+SH_LOG_DRIVER = $(TAP_DRIVER)
+SH_LOG_COMPILER = $(SHELL)
+
+# libcheck's default of 4 seconds a test is for idle machines; its limit here is for hangs.
+AM_TESTS_ENVIRONMENT = \
+	CK_TAP_LOG_FILE_NAME=-; export CK_TAP_LOG_FILE_NAME; \
+	CK_DEFAULT_TIMEOUT=120; export CK_DEFAULT_TIMEOUT; \
+	QCOW2CTL='$(abs_top_builddir)/src/qcow2ctl'; export QCOW2CTL; \
+	QCOW2FS='$(abs_top_builddir)/src/qcow2fs'; export QCOW2FS; \
+	QCOW2FS_SANITIZE='$(SANITIZE)'; export QCOW2FS_SANITIZE; \
+	QCOW2FS_SRCDIR='$(abs_top_srcdir)'; export QCOW2FS_SRCDIR; \
+	QCOW2FS_TMP='$(abs_top_builddir)/tests/tmp'; export QCOW2FS_TMP; \
+	PYTHONDONTWRITEBYTECODE=1; export PYTHONDONTWRITEBYTECODE; \
+	PYTHONPATH='$(abs_top_srcdir)/tests/e2e'; export PYTHONPATH;
+
+# For tests/run: the names of the tests, one a line.
+list-tests:
+	@for name in $(TESTS); do echo "$$name"; done
+list-asan-tests:
+	@for name in $(TESTS); do case $$name in $(ASAN_NOT)) ;; $(ASAN_PATTERN)) echo "$$name" ;; esac; done
+list-minimal-tests:
+	@for name in $(TESTS); do case $$name in $(MINIMAL_PATTERN)) echo "$$name" ;; esac; done
+list-tsan-tests:
+	@for name in $(TESTS); do case $$name in $(TSAN_PATTERN)) echo "$$name" ;; esac; done
