@@ -81,7 +81,7 @@ src_libqcow2_a_SOURCES = \
 	src/disk/resolved.c src/disk/resolved.h \
 	src/disk/reserve.c \
 	src/disk/resize.c \
-	src/disk/ticker.c \
+	src/disk/ticker.c src/disk/ticker.h \
 	src/disk/view.c src/disk/view.h \
 	src/disk/write.c \
 	src/disk/writer.c src/disk/writer.h src/disk/writer_internal.h \

@@ -4,7 +4,8 @@
 #include "admin/audit.h"
 
 #include "admin/audit_internal.h"
-#include "admin/info.h"
+#include "meta/extension.h"
+#include "meta/feature.h"
 #include "meta/format.h"
 #include "util/printable.h"
 #include "util/size.h"
@@ -182,7 +183,7 @@ static void find_unknown_feature(struct audit *audit, const struct inspection *i
 
     audit_add_at(audit, kinds[feature->type].grade, kinds[feature->type].code, image,
                  kinds[feature->type].offset, "has the unknown %s feature bit %u (%s%s%s): %s",
-                 info_feature_type(feature->type), feature->bit,
+                 feature_type_name(feature->type), feature->bit,
                  feature->name[0] != '\0' ? "'" : "",
                  feature->name[0] != '\0' ? feature->name : "no name",
                  feature->name[0] != '\0' ? "'" : "", kinds[feature->type].meaning);
@@ -218,7 +219,7 @@ static void find_extensions(struct audit *audit, const struct inspection *image)
                          "has bitmaps, but a program that does not know them has written to it "
                          "since: they mean nothing any more");
         }
-        if (info_extension_name(extension->type) == NULL && unknown++ < AUDIT_LIST_MAX) {
+        if (extension_name(extension->type) == NULL && unknown++ < AUDIT_LIST_MAX) {
             audit_add_at(audit, AUDIT_NOTE, "unknown-extension", image, extension->offset,
                          "has a header extension of the unknown type 0x%08" PRIx32 " (%" PRIu32
                          " bytes)",

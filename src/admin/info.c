@@ -5,6 +5,8 @@
 
 #include "codec/codec.h"
 #include "disk/filename.h"
+#include "meta/extension.h"
+#include "meta/feature.h"
 #include "meta/format.h"
 #include "util/checked.h"
 
@@ -15,35 +17,6 @@
 #define NSEC_PER_SEC UINT64_C(1000000000)
 
 /* --- Names and numbers --------------------------------------------------------------- */
-
-const char *info_extension_name(uint32_t type)
-{
-    switch (type) {
-    case EXTENSION_BACKING_FORMAT:
-        return "backing file format";
-    case EXTENSION_FEATURE_NAME_TABLE:
-        return "feature name table";
-    case EXTENSION_BITMAPS:
-        return "bitmaps";
-    case EXTENSION_ENCRYPTION:
-        return "encryption header";
-    case EXTENSION_DATA_FILE:
-        return "data file name";
-    default:
-        return NULL;
-    }
-}
-
-const char *info_feature_type(uint8_t type)
-{
-    static const char *const names[] = {
-        [FEATURE_TYPE_INCOMPATIBLE] = "incompatible",
-        [FEATURE_TYPE_COMPATIBLE] = "compatible",
-        [FEATURE_TYPE_AUTOCLEAR] = "autoclear",
-    };
-
-    return names[type];
-}
 
 /* How much of `whole` a cache covers of which each byte covers `per_byte_of` / `bytes` bytes. */
 static uint64_t covered(uint64_t cache, uint64_t bytes, uint64_t per_byte_of, uint64_t whole)
@@ -264,7 +237,7 @@ static struct json *extensions_json(const struct inspection *inspection)
 
     for (size_t i = 0; i < inspection->extension_count; i++) {
         const struct inspect_extension *extension = &inspection->extensions[i];
-        const char *name = info_extension_name(extension->type);
+        const char *name = extension_name(extension->type);
         struct json *object = json_new_object();
         char type[16];
 
@@ -348,7 +321,7 @@ static void put_header_details(const struct inspection *inspection, struct json 
     json_put_number(details, "version", header->version);
     json_put_number(details, "header-length", header->header_length);
     for (uint8_t type = FEATURE_TYPE_INCOMPATIBLE; type <= FEATURE_TYPE_AUTOCLEAR; type++) {
-        json_put(features, info_feature_type(type), features_json(inspection, type));
+        json_put(features, feature_type_name(type), features_json(inspection, type));
     }
     json_put(details, "features", features);
     json_put(details, "header-extensions", extensions_json(inspection));

@@ -42,12 +42,6 @@ struct info_cache {
 /* False where the header is too damaged for it. */
 bool info_cache_sizes(const struct inspection *inspection, struct info_cache *sizes);
 
-/* The name of a header extension, NULL for an unknown one. */
-const char *info_extension_name(uint32_t type);
-
-/* The name of a feature type, FEATURE_TYPE_... of meta/format.h. */
-const char *info_feature_type(uint8_t type);
-
 /* The image, with what is behind it under "backing-chain". json_free() it. */
 struct json *info_json(const struct inspection *inspection, const struct info_extras *extras);
 

@@ -4,6 +4,8 @@
 #include "ctl/info_text.h"
 
 #include "codec/codec.h"
+#include "meta/extension.h"
+#include "meta/feature.h"
 #include "meta/format.h"
 #include "util/printable.h"
 #include "util/size.h"
@@ -170,7 +172,7 @@ static void print_features(const struct inspection *inspection, FILE *out)
     for (size_t i = 0; i < inspection->feature_count; i++) {
         const struct inspect_feature *feature = &inspection->features[i];
 
-        line(out, "    %-14s%s, bit %u%s", info_feature_type(feature->type),
+        line(out, "    %-14s%s, bit %u%s", feature_type_name(feature->type),
              feature->name[0] != '\0' ? feature->name : "unnamed", feature->bit,
              feature->known ? "" : " (unknown)");
     }
@@ -183,7 +185,7 @@ static void print_extensions(const struct inspection *inspection, FILE *out)
     }
     for (size_t i = 0; i < inspection->extension_count; i++) {
         const struct inspect_extension *extension = &inspection->extensions[i];
-        const char *name = info_extension_name(extension->type);
+        const char *name = extension_name(extension->type);
 
         line(out, "    0x%08" PRIx32 "    %-20s  %6" PRIu32 " bytes at offset %" PRIu64,
              extension->type, name != NULL ? name : "(unknown)", extension->length,

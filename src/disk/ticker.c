@@ -1,32 +1,35 @@
 /* SPDX-License-Identifier: MIT */
 #include "config.h"
 
-#include "disk/writer_internal.h"
+#include "disk/ticker.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <time.h>
 
 struct ticker {
-    struct writer *writer;
+    struct ticker_calls calls;
+    unsigned interval; /* seconds */
     pthread_t thread;
     pthread_mutex_t mutex; /* guards what follows; a leaf */
     pthread_cond_t changed;
     bool stopping;
-    bool fills; /* a run of clusters wants to be filled */
+    bool fills; /* calls.fill is wanted */
 };
 
 /* Waits until then, for ever where there is no interval; the mutex is held. 0 or ETIMEDOUT. */
 static int wait_until(struct ticker *ticker, const struct timespec *until)
 {
-    if (ticker->writer->options.interval == 0) {
+    if (ticker->interval == 0) {
         return pthread_cond_wait(&ticker->changed, &ticker->mutex);
     }
     return pthread_cond_timedwait(&ticker->changed, &ticker->mutex, until);
 }
 
-/* Waits for one interval, and fills runs meanwhile; false when it is to end. */
+/* Waits for one interval, and calls to fill meanwhile; false when it is to end. */
 static bool wait_interval(struct ticker *ticker)
 {
     struct timespec until;
@@ -34,13 +37,13 @@ static bool wait_interval(struct ticker *ticker)
     bool go_on;
 
     clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += ticker->writer->options.interval;
+    until.tv_sec += ticker->interval;
     pthread_mutex_lock(&ticker->mutex);
     while (!ticker->stopping && result != ETIMEDOUT) {
         if (ticker->fills) {
             ticker->fills = false;
             pthread_mutex_unlock(&ticker->mutex);
-            writer_fill(ticker->writer);
+            ticker->calls.fill(ticker->calls.context);
             pthread_mutex_lock(&ticker->mutex);
         } else {
             result = wait_until(ticker, &until);
@@ -64,11 +67,7 @@ static void *run(void *context)
     struct ticker *ticker = context;
 
     while (wait_interval(ticker)) {
-        if (writer_is_dirty(ticker->writer)) {
-            (void)writer_flush(ticker->writer); /* the next fsync will report it */
-        } else {
-            (void)commit_reap(ticker->writer->commit);
-        }
+        ticker->calls.tick(ticker->calls.context);
     }
     return NULL;
 }
@@ -85,7 +84,7 @@ static int start_thread(struct ticker *ticker)
     return result;
 }
 
-int ticker_start(struct writer *writer, struct ticker **ticker)
+int ticker_start(unsigned interval, const struct ticker_calls *calls, struct ticker **ticker)
 {
     struct ticker *started = calloc(1, sizeof(*started));
     pthread_condattr_t monotonic;
@@ -94,7 +93,8 @@ int ticker_start(struct writer *writer, struct ticker **ticker)
     if (started == NULL) {
         return -ENOMEM;
     }
-    started->writer = writer;
+    started->calls = *calls;
+    started->interval = interval;
     pthread_mutex_init(&started->mutex, NULL);
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);

@@ -367,9 +367,29 @@ int writer_open(struct image *image, const struct writer_options *options, struc
     return 0;
 }
 
+static void tick(void *context)
+{
+    struct writer *writer = context;
+
+    if (writer_is_dirty(writer)) {
+        (void)writer_flush(writer); /* the next fsync will report it */
+    } else {
+        (void)commit_reap(writer->commit);
+    }
+}
+
+static void fill(void *context)
+{
+    struct writer *writer = context;
+
+    writer_fill(writer);
+}
+
 int writer_start(struct writer *writer)
 {
-    return ticker_start(writer, &writer->ticker);
+    const struct ticker_calls calls = {.tick = tick, .fill = fill, .context = writer};
+
+    return ticker_start(writer->options.interval, &calls, &writer->ticker);
 }
 
 /* No request is left, so all that was dropped is free once it is stable. */

@@ -4,6 +4,7 @@
 #define IMAGE_WRITER_INTERNAL_H
 
 #include "disk/commit.h"
+#include "disk/ticker.h"
 #include "disk/view.h"
 #include "disk/writer.h"
 #include "meta/format.h"
@@ -35,7 +36,9 @@ struct writer {
 
     pthread_mutex_t resize_mutex; /* one change of size at a time; outside all other locks */
 
-    struct ticker *ticker; /* the thread; NULL until writer_start() */
+    /* The thread that flushes each options.interval, where something has changed, and fills runs.
+     */
+    struct ticker *ticker; /* NULL until writer_start() */
 };
 
 static inline uint64_t writer_cluster_size(const struct writer *writer)
@@ -105,13 +108,5 @@ int writer_grow_to(struct writer *writer, uint64_t size);
 /* Repairs an image that is marked dirty, as the options say. 0 or a negative errno with a sentence.
  */
 int writer_repair(struct writer *writer, struct error *error);
-
-/*
- * The thread that flushes each options.interval seconds where something has changed (never, where
- * that is 0), and fills runs of clusters when ticker_fill() tells it to: from under any lock.
- */
-int ticker_start(struct writer *writer, struct ticker **ticker);
-void ticker_fill(struct ticker *ticker);
-void ticker_stop(struct ticker *ticker);
 
 #endif

@@ -14,6 +14,24 @@
 
 #define DAMAGED "the header is damaged, use an intact copy of the image"
 
+const char *extension_name(uint32_t type)
+{
+    switch (type) {
+    case EXTENSION_BACKING_FORMAT:
+        return "backing file format";
+    case EXTENSION_FEATURE_NAME_TABLE:
+        return "feature name table";
+    case EXTENSION_BITMAPS:
+        return "bitmaps";
+    case EXTENSION_ENCRYPTION:
+        return "encryption header";
+    case EXTENSION_DATA_FILE:
+        return "data file name";
+    default:
+        return NULL;
+    }
+}
+
 enum extension_step extension_next(const uint8_t *cluster, size_t end, size_t *position,
                                    struct extension *extension)
 {

@@ -18,6 +18,9 @@ struct extension {
     const uint8_t *data;
 };
 
+/* What a type of extension is called, NULL for an unknown one. */
+const char *extension_name(uint32_t type);
+
 enum extension_step {
     EXTENSION_STEP_NEXT, /* *extension is filled, *position is behind it */
     EXTENSION_STEP_END,

@@ -17,3 +17,14 @@ const struct feature known_features[] = {
 };
 
 const size_t known_feature_count = sizeof(known_features) / sizeof(known_features[0]);
+
+const char *feature_type_name(uint8_t type)
+{
+    static const char *const names[] = {
+        [FEATURE_TYPE_INCOMPATIBLE] = "incompatible",
+        [FEATURE_TYPE_COMPATIBLE] = "compatible",
+        [FEATURE_TYPE_AUTOCLEAR] = "autoclear",
+    };
+
+    return type < sizeof(names) / sizeof(names[0]) ? names[type] : NULL;
+}

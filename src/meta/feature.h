@@ -16,4 +16,7 @@ struct feature {
 extern const struct feature known_features[];
 extern const size_t known_feature_count;
 
+/* What FEATURE_TYPE_... of meta/format.h is called; NULL for another number. */
+const char *feature_type_name(uint8_t type);
+
 #endif
