@@ -33,6 +33,8 @@ src_libqcow2_a_SOURCES = \
 	src/cache/pool.c src/cache/pool.h src/cache/pool_internal.h \
 	src/cache/sizes.c src/cache/sizes.h \
 	src/cache/slab.c src/cache/slab.h \
+	src/guest/gpt.c src/guest/internal.h src/guest/mbr.c \
+	src/guest/partitions.c src/guest/partitions.h \
 	src/meta/format.h \
 	src/meta/allocator.c src/meta/allocator.h \
 	src/meta/bitmap.c src/meta/bitmap.h \

@@ -25,6 +25,7 @@ UNIT_TESTS += \
 	tests/unit/util/test-error \
 	tests/unit/meta/test-extension \
 	tests/unit/disk/test-filename \
+	tests/unit/guest/test-partitions \
 	tests/unit/meta/test-header \
 	tests/unit/meta/test-header-examine \
 	tests/unit/meta/test-header-write \
