@@ -47,6 +47,7 @@ static void set_writer(struct filesystem *filesystem, struct writer *writer,
     mount_writer_options(options, &wanted);
     filesystem->writer = writer;
     filesystem->is_growable = wanted.growable;
+    filesystem->may_shrink = options->shrink.value;
     filesystem->unmaps = wanted.discard;
     /* In its cache the kernel would move the end of the disk before we do. */
     filesystem->kernel_caches_writes = writer != NULL && !wanted.growable && !wanted.write_through;
@@ -64,6 +65,7 @@ int filesystem_create(struct image *image, struct writer *writer,
         return error_set(error, ENOMEM, "out of memory for the file system");
     }
     made->image = image;
+    made->log = log;
     set_writer(made, writer, options);
     stats_init(&made->stats);
     r = tree_create(image, options, root_is_directory, writer != NULL, &made->tree, error);

@@ -28,6 +28,7 @@ struct own_mount;
 struct filesystem {
     struct image *image;
     struct writer *writer; /* NULL where nothing can be written */
+    struct log *log;
     struct tree *tree;
     struct files *files;
     struct fuse_session *fuse; /* the session's, to be set before the first request */
@@ -35,6 +36,7 @@ struct filesystem {
     struct page_cache page_cache;
     bool kernel_caches_writes; /* it does not tell us of each at once; known after the start */
     bool is_growable;
+    bool may_shrink;
     bool unmaps; /* what is discarded */
     struct stats stats;
     pthread_key_t buffers;        /* each thread's buffer for what it answers */

@@ -10,7 +10,10 @@
 #include "util/checked.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <linux/falloc.h>
+
+#define SECTOR_SIZE 512 /* what the size of a disk is rounded up to */
 
 /* That of this request; the kernel lets none through to a file that is not open to write. */
 static int check_writable(const struct filesystem *filesystem, const struct open_file *file)
@@ -197,13 +200,37 @@ static bool is_truncating_open(const struct stat *attributes, const struct fuse_
     return info == NULL && attributes->st_size == 0;
 }
 
+/*
+ * A program that writes a file anew cuts it off where it will begin, or has
+ * ended; of a disk it would take the rest away, and most who run it (dd seek=)
+ * do not know that it asks for that. So it is done for those alone who said so.
+ */
+static int check_shrinking(struct filesystem *filesystem, uint64_t size)
+{
+    uint64_t now = filesystem->image->virtual_size;
+
+    if (filesystem->may_shrink || div_round_up(size, SECTOR_SIZE) * SECTOR_SIZE >= now) {
+        return 0;
+    }
+    log_limited(filesystem->log, LOG_LEVEL_WARNING,
+                "%s: a program wanted to cut the disk from %" PRIu64 " to %" PRIu64
+                " bytes, and got EPERM, since what is behind would be lost; use dd with "
+                "conv=notrunc, or mount with -o shrink to allow it",
+                filesystem->image->path, now, size);
+    return -EPERM;
+}
+
 static int set_size(struct filesystem *filesystem, const struct stat *attributes,
                     const struct fuse_file_info *info)
 {
+    uint64_t size = (uint64_t)attributes->st_size;
+    int r;
+
     if (is_truncating_open(attributes, info)) {
         return 0; /* the answer has the size as it is */
     }
-    return writer_resize(filesystem->writer, (uint64_t)attributes->st_size);
+    r = check_shrinking(filesystem, size);
+    return r == 0 ? writer_resize(filesystem->writer, size) : r;
 }
 
 /* Owner and permissions are those of the mount. */

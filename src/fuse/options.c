@@ -76,6 +76,12 @@ const struct option_spec mount_option_table[] = {
      .field = FIELD(growable),
      .help = "Make the disk larger when something is written past its end, in place of an error. "
              "The kernel then hands over each write at once."},
+    {.name = "shrink",
+     .type = OPTION_BOOL,
+     .field = FIELD(shrink),
+     .help = "Let truncate(2) and ftruncate(2) make the disk smaller, too: all behind its new end "
+             "is lost. Without it they fail with EPERM where they would, as dd does without "
+             "conv=notrunc."},
     {.name = "lazy-refcounts",
      .type = OPTION_BOOL,
      .field = FIELD(lazy_refcounts),

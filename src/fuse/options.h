@@ -31,6 +31,7 @@ struct mount_options {
     struct option_number cache_mode;        /* enum store_cache */
     struct option_number discard;           /* enum mount_discard */
     struct option_bool growable;            /* a write past the end makes the disk larger */
+    struct option_bool shrink;              /* truncating the file may make the disk smaller */
     struct option_bool lazy_refcounts;      /* in place of the image's own bit */
     struct option_bool repair;              /* of an image that is marked dirty; on */
     struct option_number metadata_interval; /* seconds */

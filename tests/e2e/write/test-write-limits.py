@@ -407,7 +407,7 @@ def _(directory):
         opened["compatible_features"] |= 1 << 60
     model = write.model_of(path, directory)
     write_something(path, model)
-    with mount.mount(path, writable=True) as mounted:
+    with mount.mount(path, "shrink", writable=True) as mounted:
         os.truncate(mounted.disk, 5 * MiB)
     os.truncate(model, 5 * MiB)
     with qcow2.Qcow2(path) as opened:

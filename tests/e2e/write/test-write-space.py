@@ -60,6 +60,8 @@ def _(directory):
             twin.fallocate(PUNCH_HOLE | KEEP_SIZE, SIZE - MiB, 5 * MiB)
             twin.fallocate(ZERO_RANGE | KEEP_SIZE, SIZE - 3 * MiB - 5, 90 * MiB)
             twin.fallocate(PUNCH_HOLE | KEEP_SIZE, SIZE + MiB, MiB)
+            twin.fallocate(PUNCH_HOLE | KEEP_SIZE, SIZE, 1)
+            twin.fallocate(PUNCH_HOLE | KEEP_SIZE, SIZE + 1, 1 << 40)
         check_equal(os.path.getsize(mounted.disk), SIZE, "the size")
         compare.check_files(mounted.disk, raw)
     check_image(path, raw)
@@ -106,11 +108,11 @@ def _(directory):
 # --- the size -----------------------------------------------------------------------------------
 
 
-@suite.test("truncate makes the disk larger and smaller; what it gains reads as zeros")
+@suite.test("truncate makes the disk larger, and with shrink smaller; what it gains reads as zeros")
 def _(directory):
     path = plain(directory)
     raw = with_raw(path, directory)
-    with mount.mount(path, writable=True) as mounted:
+    with mount.mount(path, "shrink", writable=True) as mounted:
         with Twin(mounted.disk, raw) as twin:
             for size in (40 * MiB, 10 * MiB + 512, 20 * MiB, 3 * MiB, 3 * MiB + 65536 * 5):
                 twin.write(0, b"start")
@@ -128,10 +130,57 @@ def _(directory):
 @suite.test("a size that is no multiple of 512 is rounded up, and stat() says so")
 def _(directory):
     path = plain(directory)
-    with mount.mount(path, writable=True) as mounted, opened(mounted.disk) as handle:
+    with mount.mount(path, "shrink", writable=True) as mounted, opened(mounted.disk) as handle:
         os.ftruncate(handle, MiB + 1)
         check_equal(os.fstat(handle).st_size, MiB + 512, "the size")
     check_equal(image.info(path)["virtual-size"], MiB + 512, "the size of the disk")
+
+
+@suite.test("without shrink nobody makes the disk smaller: EPERM, a line that says why, and every "
+            "byte is there; growing goes on")
+def _(directory):
+    for options in ((), ("growable",), ("cache=directsync",), ("shrink=off",)):
+        path = plain(directory)
+        raw = with_raw(path, directory)
+        with mount.mount(path, *options, writable=True) as mounted:
+            with Twin(mounted.disk, raw) as twin:
+                twin.write(SIZE - 4096, b"not synced" * 100)
+            with opened(mounted.disk) as handle:
+                for size in (0, 1, 5120, SIZE // 2, SIZE - 512):
+                    refuses(errno.EPERM, os.ftruncate, handle, size)
+                for size in (1, 5120, SIZE - 512):
+                    refuses(errno.EPERM, os.truncate, mounted.disk, size)
+                os.ftruncate(handle, SIZE - 511)  # the disk is of whole sectors, and has that size
+                os.truncate(mounted.disk, 0)  # as open() with O_TRUNC
+                os.ftruncate(handle, SIZE)
+                check_equal(os.fstat(handle).st_size, SIZE, "the size")
+            check("wanted to cut the disk from %d to 0 bytes" % SIZE in mounted.stderr() and
+                  "-o shrink" in mounted.stderr(), "it said %r", mounted.stderr())
+            compare.check_files(mounted.disk, raw)
+            for name in (mounted.disk, raw):
+                os.truncate(name, SIZE + 5 * MiB)
+            check_equal(os.path.getsize(mounted.disk), SIZE + 5 * MiB, "the size")
+            compare.check_files(mounted.disk, raw)
+        check_image(path, raw)
+
+
+@suite.test("dd seek= without conv=notrunc complains and writes what it has to; truncate -s fails: the "
+            "rest of the disk is there")
+def _(directory):
+    path = plain(directory)
+    raw = with_raw(path, directory)
+    with mount.mount(path, writable=True) as mounted:
+        command = ("dd", "if=/dev/zero", "seek=10", "count=1")
+        # Its status is 0 in some versions: what it wrote is written.
+        done = tools.run(*command, "of=" + mounted.disk, status=None)
+        check("Operation not permitted" in done.stderr, "dd said %r", done.stderr)
+        tools.run(*command, "of=" + raw, "conv=notrunc")
+        for size in ("0", "1M"):
+            done = tools.run("truncate", "-s", size, mounted.disk, status=None)
+            check(done.returncode != 0 and "Operation not permitted" in done.stderr,
+                  "truncate ended with %d, and said %r", done.returncode, done.stderr)
+        compare.check_files(mounted.disk, raw)
+    check_image(path, raw)
 
 
 @suite.test("an open with O_TRUNC changes nothing, and loses nothing that was written before")
