@@ -17,6 +17,7 @@ src_libqcow2_a_SOURCES = \
 	src/util/printable.c src/util/printable.h \
 	src/util/range_lock.h \
 	src/util/size.c src/util/size.h \
+	src/util/stop.h \
 	src/util/zeros.h \
 	src/store/store.h \
 	src/store/barrier.c src/store/barrier.h \

@@ -51,6 +51,7 @@ UNIT_TESTS += \
 	tests/unit/meta/test-refcount \
 	tests/unit/disk/test-resize \
 	tests/unit/util/test-size \
+	tests/unit/util/test-stop \
 	tests/unit/cache/test-sizes \
 	tests/unit/cache/test-slab \
 	tests/unit/meta/test-snapshot \
