@@ -126,6 +126,7 @@ E2E_TESTS = \
 	tests/e2e/write/test-write-space.py
 E2E_HELPERS = \
 	tests/crash/README.md \
+	tests/races/README.md \
 	tests/e2e/README.md \
 	tests/e2e/run \
 	tests/e2e/lib/__init__.py \
@@ -175,7 +176,7 @@ TSAN_PATTERN = */test-allocator-fill | */test-barrier | */test-cache | */test-ch
 	*/test-view* | *test-crash-states* | *test-model* | */test-resize | */test-writer* | *readers*
 
 check_PROGRAMS = $(UNIT_TESTS) tests/bench/decompress tests/crash/explore tests/crash/explore-r4 \
-	tests/crash/faults tests/model/model
+	tests/crash/faults tests/model/model $(RACES)
 check_LIBRARIES =
 if HAVE_CHECK
 check_PROGRAMS += $(FUZZ_TARGETS) tests/fuzz/dump
@@ -266,6 +267,32 @@ tests_crash_faults_CPPFLAGS = $(PROJECT_CPPFLAGS)
 tests_crash_faults_CFLAGS = $(PROJECT_CFLAGS)
 tests_crash_faults_SOURCES = tests/crash/faults.c $(CRASH_SOURCES)
 tests_crash_faults_LDADD = $(LIBQCOW2_LIBS)
+
+# What tests/e2e/races/test-races.py runs; tests/races/README.md tells of it.
+RACES = tests/races/races
+RACES_SOURCES = \
+	tests/crash/tools.c tests/crash/tools.h \
+	tests/races/history.c tests/races/history.h \
+	tests/races/host.c tests/races/host.h \
+	tests/races/kinds.c tests/races/kinds.h \
+	tests/races/plan.c \
+	tests/races/races.c \
+	tests/races/run.c tests/races/run.h \
+	tests/races/schedule.c tests/races/schedule.h \
+	tests/races/verify.c \
+	tests/races/worker.c
+RACES_INCLUDES = $(PROJECT_CPPFLAGS) -I$(top_srcdir)/tests
+# Each lock is a place where the schedule may let others run.
+RACES_LINK_FLAGS = $(AM_LDFLAGS) \
+	-Wl,--wrap=pthread_mutex_lock,--wrap=pthread_mutex_unlock \
+	-Wl,--wrap=pthread_cond_wait,--wrap=pthread_cond_timedwait \
+	-Wl,--wrap=pthread_cond_signal,--wrap=pthread_cond_broadcast \
+	-Wl,--wrap=pthread_create,--wrap=pthread_join,--wrap=prefetch_processors
+tests_races_races_CPPFLAGS = $(RACES_INCLUDES)
+tests_races_races_CFLAGS = $(PROJECT_CFLAGS)
+tests_races_races_SOURCES = $(RACES_SOURCES)
+tests_races_races_LDFLAGS = $(RACES_LINK_FLAGS)
+tests_races_races_LDADD = $(LIBQCOW2_LIBS)
 
 # What tests/e2e/write/test-model-*.py run.
 tests_model_model_CPPFLAGS = $(PROJECT_CPPFLAGS)

@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One run: an image of some kind is opened over hosts in memory, threads work
+ * on it as the schedule has them, it is closed; then all is looked at. Which
+ * kind, which options, what the threads do and what befalls the host follows
+ * from the seed alone.
+ */
+#ifndef RACES_RUN_H
+#define RACES_RUN_H
+
+#include "history.h"
+#include "host.h"
+#include "kinds.h"
+
+#include "crash/tools.h"
+#include "disk/image.h"
+#include "disk/view.h"
+#include "disk/writer.h"
+#include "util/log.h"
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define THREADS_MAX 8 /* of a run, that do operations; the first has number 1 in the history */
+#define CRASHES_MAX 3
+
+/* What is asked for; 0 or NULL: the seed decides. */
+struct run_options {
+    uint64_t seed;
+    const char *kind;
+    uint64_t cluster_size; /* bytes */
+    const char *only;      /* "grow", "preallocate": what the threads do most */
+    bool free;             /* the schedule's */
+    bool qemu;             /* qemu-img looks at the image, too */
+    bool tell;             /* the whole story */
+    bool calm;             /* no call of the host fails */
+    bool steady;           /* the disk keeps its size */
+};
+
+enum operation {
+    OPERATION_WRITE,
+    OPERATION_READ,
+    OPERATION_ZERO,
+    OPERATION_PUNCH,
+    OPERATION_PREALLOCATE,
+    OPERATION_RESERVE,
+    OPERATION_FLUSH,
+    OPERATION_SEEK,
+    OPERATION_RESIZE,
+    OPERATION_CLEAN,
+    OPERATION_SNAPSHOT,
+    OPERATION_TROUBLE,
+    OPERATIONS,
+};
+
+/* What the seed made of it. */
+struct plan {
+    const struct template *template;
+    unsigned threads, operations; /* of each thread */
+    unsigned often, longest;      /* of the schedule */
+    unsigned weights[OPERATIONS], total;
+    bool tiny_caches, lazy, discard, growable, write_through, fills, resizes, starts_threads;
+    bool trouble, syncs_fail;
+    unsigned crashes;
+    uint64_t hot[3]; /* grains around which most of it happens */
+    unsigned hots;
+    uint64_t spread; /* grains to each side of them */
+    uint64_t longest_range;
+    uint64_t grains; /* the disk may have at most so many */
+};
+
+struct crash {
+    struct host *hosts[2];
+    uint64_t moment;
+};
+
+struct run {
+    const struct run_options *options;
+    struct plan plan;
+    struct chance chance;
+    struct trouble trouble;
+    struct host *hosts[2]; /* the image's; the data file's, or NULL */
+    struct host *backing[TEMPLATE_BACKING];
+    struct log log;
+    char last_line[512];
+    struct image *image;
+    struct writer *writer;
+    struct view *view, *snapshots[TEMPLATE_SNAPSHOTS];
+    struct history history;
+    struct crash crashes[CRASHES_MAX];
+    size_t crash_count;
+    atomic_uint_fast64_t operations; /* done */
+    atomic_bool wrong;               /* something was seen that cannot be */
+    FILE *out;                       /* where that is told */
+};
+
+/* One thread of it. */
+struct worker {
+    struct run *run;
+    unsigned number;
+    struct chance chance;
+    uint64_t cursor; /* grain up to which it has read in order */
+    pthread_t thread;
+};
+
+/* What all runs did together. */
+struct totals {
+    uint64_t runs, operations, points, switches, crashes;
+};
+
+void plan_make(struct run *run);
+void plan_tell(const struct run *run, FILE *out);
+
+/* All operations of one thread. */
+void *worker_run(void *worker);
+
+/* Prints a line that begins with WRONG. */
+void run_wrong(struct run *run, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/*
+ * Opens the image over these hosts; to write if `writer` says how. What is
+ * opened is closed by run_close(). False where it cannot be opened, which is
+ * told in `error`.
+ */
+bool run_open(struct run *run, struct host *const *hosts, const struct writer_options *writer,
+              struct error *error);
+int run_close(struct run *run);
+
+/* A run from beginning to end; false, and all is told, where something was wrong. */
+bool run_once(const struct run_options *options, struct totals *totals, FILE *out);
+
+/* With the image closed: all that can be said of it, and of the crashes. */
+bool run_verify(struct run *run);
+
+#endif
