@@ -38,6 +38,7 @@ src_libqcow2_a_SOURCES = \
 	src/guest/partitions.c src/guest/partitions.h \
 	src/meta/format.h \
 	src/meta/allocator.c src/meta/allocator.h \
+	src/meta/allocator_free.c src/meta/allocator_internal.h \
 	src/meta/bitmap.c src/meta/bitmap.h \
 	src/check/check.c src/check/check.h src/check/internal.h \
 	src/check/bitmaps.c \

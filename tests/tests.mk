@@ -261,7 +261,8 @@ tests_crash_explore_LDADD = $(LIBQCOW2_LIBS)
 # With an allocator of its own, which breaks R4.
 tests_crash_explore_r4_CPPFLAGS = $(PROJECT_CPPFLAGS) -DQCOW2FS_BREAK_R4
 tests_crash_explore_r4_CFLAGS = $(PROJECT_CFLAGS)
-tests_crash_explore_r4_SOURCES = $(tests_crash_explore_SOURCES) src/meta/allocator.c
+tests_crash_explore_r4_SOURCES = $(tests_crash_explore_SOURCES) \
+	src/meta/allocator.c src/meta/allocator_free.c
 tests_crash_explore_r4_LDADD = $(LIBQCOW2_LIBS)
 tests_crash_faults_CPPFLAGS = $(PROJECT_CPPFLAGS)
 tests_crash_faults_CFLAGS = $(PROJECT_CFLAGS)

@@ -110,6 +110,7 @@ static void mark_corrupt(struct writer *writer)
         log_line(writer->image->log, LOG_LEVEL_ERROR,
                  "%s: is damaged: writing stops, reading goes on; unmount and check it",
                  writer->image->path);
+        allocator_stop(writer->allocator);
         if (header->version >= 3 &&
             write_features(writer, HEADER_INCOMPATIBLE_FEATURES, corrupt) == 0) {
             header->incompatible_features = corrupt;
@@ -392,7 +393,10 @@ int writer_start(struct writer *writer)
     return ticker_start(writer->options.interval, &calls, &writer->ticker);
 }
 
-/* No request is left, so all that was dropped is free once it is stable. */
+/*
+ * No request is left, so all that was dropped is free once it is stable. Where damage was met, what
+ * was written is flushed, and no more: see allocator_stop().
+ */
 static int close_image(struct writer *writer)
 {
     int result = commit_flush(writer->commit);

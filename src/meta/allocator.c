@@ -3,6 +3,7 @@
 
 #include "meta/allocator.h"
 
+#include "meta/allocator_internal.h"
 #include "meta/format.h"
 #include "util/checked.h"
 
@@ -18,49 +19,22 @@
 #define FILL_SYNCS      16
 #define FILL_SYNC_BYTES (UINT64_C(128) << 10)
 
-/* Clusters whose counts are 1 and that nothing refers to. */
-struct run {
-    uint64_t first, length; /* cluster numbers */
-    uint64_t epoch;
-    bool at_end; /* behind all that was in use */
-    bool fresh;
-    bool to_fill; /* with zeros, before it is used; of `next` alone */
-};
-
-struct pending {
-    uint64_t first, length; /* cluster numbers */
-    uint64_t commit;
-};
-
-struct allocator {
-    struct allocator_source source;
-    pthread_mutex_t mutex; /* guards all below, and the refcounts */
-    struct run current, next;
-    bool filling;          /* `next`: it may not be touched */
-    bool cannot_fill;      /* the host could not, or gains nothing */
-    pthread_cond_t filled; /* `filling` has ended */
-    uint64_t taken;        /* clusters, since the last run was reserved */
-    uint64_t syncs;        /* of the barrier, then */
-    uint64_t run_length;   /* clusters to reserve next at the end of the file */
-    uint64_t cursor;       /* no cluster before this one is free */
-    bool used;             /* something was reserved, or freed */
-    struct pending *pending;
-    size_t pending_count, pending_capacity;
-};
-
-static uint32_t cluster_bits(const struct allocator *allocator)
-{
-    return allocator->source.header->cluster_bits;
-}
-
 int allocator_create(const struct allocator_source *source, struct allocator **allocator)
 {
+    struct store_info info;
+    int result = store_info(source->file, &info);
+
+    *allocator = NULL;
+    if (result < 0) {
+        return result;
+    }
     *allocator = calloc(1, sizeof(**allocator));
     if (*allocator == NULL) {
         return -ENOMEM;
     }
+    (*allocator)->found_size = info.size;
     (*allocator)->source = *source;
-    (*allocator)->run_length = max_u64(RUN_FIRST >> cluster_bits(*allocator), 1);
+    (*allocator)->run_length = max_u64(RUN_FIRST >> allocator_bits(*allocator), 1);
     pthread_mutex_init(&(*allocator)->mutex, NULL);
     pthread_cond_init(&(*allocator)->filled, NULL);
     return 0;
@@ -105,7 +79,7 @@ static int find_run(struct allocator *allocator, uint64_t want, struct run *run)
  */
 static int extend_file(struct allocator *allocator, uint64_t end)
 {
-    uint64_t size = end << cluster_bits(allocator);
+    uint64_t size = end << allocator_bits(allocator);
     struct store_info info;
     int result = store_info(allocator->source.file, &info);
 
@@ -118,7 +92,7 @@ static int extend_file(struct allocator *allocator, uint64_t end)
 /* The first cluster that no entry can name ("L1 table entry": bits 9 - 55). */
 static uint64_t end_limit(const struct allocator *allocator)
 {
-    return (ENTRY_HOST_OFFSET_MASK >> cluster_bits(allocator)) + 1;
+    return (ENTRY_HOST_OFFSET_MASK >> allocator_bits(allocator)) + 1;
 }
 
 /*
@@ -240,18 +214,18 @@ static bool fill_pays(struct allocator *allocator)
     }
     syncs = barrier_syncs(allocator->source.barrier) - allocator->syncs;
     return syncs >= FILL_SYNCS &&
-           allocator->taken << cluster_bits(allocator) <= syncs * FILL_SYNC_BYTES;
+           allocator->taken << allocator_bits(allocator) <= syncs * FILL_SYNC_BYTES;
 }
 
 /* Reserves the next run; one at the end is twice as long as the one before, up to RUN_MAX. */
 static int reserve_next(struct allocator *allocator, struct run *run, bool to_fill)
 {
-    uint64_t longest = max_u64(RUN_MAX >> cluster_bits(allocator), 1);
+    uint64_t longest = max_u64(RUN_MAX >> allocator_bits(allocator), 1);
     uint64_t length = allocator->run_length;
     int result;
 
     if (to_fill) {
-        length = min_u64(length, max_u64(FILL_RUN >> cluster_bits(allocator), 1));
+        length = min_u64(length, max_u64(FILL_RUN >> allocator_bits(allocator), 1));
     }
     result = reserve(allocator, length, run);
     run->to_fill = result == 0 && to_fill && run->fresh;
@@ -321,12 +295,12 @@ void allocator_fill(struct allocator *allocator)
     pthread_mutex_unlock(&allocator->mutex);
 
     /* R8: it lies behind all that the file had when the run was reserved. */
-    result = store_fill(allocator->source.file, run.first << cluster_bits(allocator),
-                        run.length << cluster_bits(allocator));
+    result = store_fill(allocator->source.file, run.first << allocator_bits(allocator),
+                        run.length << allocator_bits(allocator));
     if (result < 0 && result != -EOPNOTSUPP) {
         /* Maybe the host is full; it is free to do without what was only to be faster. */
-        (void)store_punch(allocator->source.file, run.first << cluster_bits(allocator),
-                          run.length << cluster_bits(allocator));
+        (void)store_punch(allocator->source.file, run.first << allocator_bits(allocator),
+                          run.length << allocator_bits(allocator));
     }
 
     pthread_mutex_lock(&allocator->mutex);
@@ -347,7 +321,7 @@ int allocator_take(struct allocator *allocator, uint64_t want, struct allocation
     result = refill(allocator);
     if (result == 0) {
         *allocation = (struct allocation){
-            .host_offset = run->first << cluster_bits(allocator),
+            .host_offset = run->first << allocator_bits(allocator),
             .clusters = min_u64(want, run->length),
             .epoch = run->epoch,
             .fresh = run->fresh,
@@ -373,208 +347,10 @@ int allocator_take_exactly(struct allocator *allocator, uint64_t clusters,
     result = count_run(allocator, clusters, &run);
     pthread_mutex_unlock(&allocator->mutex);
     *allocation = (struct allocation){
-        .host_offset = run.first << cluster_bits(allocator),
+        .host_offset = run.first << allocator_bits(allocator),
         .clusters = clusters,
         .epoch = run.epoch,
         .fresh = run.fresh,
     };
-    return result;
-}
-
-/* --- Giving back ---------------------------------------------------------------------- */
-
-/* One reference less. With the mutex held. What is free then can be found again. */
-static int unreference(struct allocator *allocator, uint64_t first, uint64_t length)
-{
-    struct refcounts *refcounts = allocator->source.refcounts;
-
-    allocator->used = allocator->used || length > 0;
-    for (; length > 0; first++, length--) {
-        uint64_t count;
-        int result = refcounts_add(refcounts, first, 1, -1);
-
-        if (result == 0) {
-            result = refcounts_get(refcounts, first, &count);
-        }
-        if (result < 0) {
-            return result;
-        }
-        if (count > 0) {
-            continue;
-        }
-        allocator->cursor = min_u64(allocator->cursor, first);
-        if (allocator->source.freed != NULL) {
-            allocator->source.freed(allocator->source.freed_context,
-                                    first << cluster_bits(allocator));
-        }
-        if (allocator->source.discard) {
-            /* The host may be unable to; the cluster is free all the same. */
-            (void)store_punch(allocator->source.file, first << cluster_bits(allocator),
-                              UINT64_C(1) << cluster_bits(allocator));
-        }
-    }
-    return 0;
-}
-
-void allocator_return(struct allocator *allocator, uint64_t host_offset, uint64_t clusters)
-{
-    pthread_mutex_lock(&allocator->mutex);
-    /* An error leaves a leak, which is allowed. */
-    (void)unreference(allocator, host_offset >> cluster_bits(allocator), clusters);
-    pthread_mutex_unlock(&allocator->mutex);
-}
-
-/* Lengthens the last pending range where the new one follows it. */
-static bool append_pending(struct allocator *allocator, uint64_t first, uint64_t length,
-                           uint64_t commit)
-{
-    struct pending *last;
-
-    if (allocator->pending_count == 0) {
-        return false;
-    }
-    last = &allocator->pending[allocator->pending_count - 1];
-    if (last->commit != commit || last->first + last->length != first) {
-        return false;
-    }
-    last->length += length;
-    return true;
-}
-
-static int add_pending(struct allocator *allocator, const struct pending *range)
-{
-    if (append_pending(allocator, range->first, range->length, range->commit)) {
-        return 0;
-    }
-    if (allocator->pending_count == allocator->pending_capacity) {
-        size_t capacity = max_u64(allocator->pending_capacity * 2, 64);
-        struct pending *pending = realloc(allocator->pending, capacity * sizeof(*pending));
-
-        if (pending == NULL) {
-            return -ENOMEM;
-        }
-        allocator->pending = pending;
-        allocator->pending_capacity = capacity;
-    }
-    allocator->pending[allocator->pending_count++] = *range;
-    return 0;
-}
-
-int allocator_drop(struct allocator *allocator, uint64_t host_offset, uint64_t clusters,
-                   uint64_t commit)
-{
-    const struct pending range = {
-        .first = host_offset >> cluster_bits(allocator),
-        .length = clusters,
-        .commit = commit,
-    };
-    int result;
-
-    pthread_mutex_lock(&allocator->mutex);
-    result = add_pending(allocator, &range);
-    pthread_mutex_unlock(&allocator->mutex);
-#ifdef QCOW2FS_BREAK_R4 /* never set but for tests/crash, which must see what comes of it */
-    (void)allocator_dropped(allocator, commit);
-#endif
-    return result;
-}
-
-int allocator_dropped(struct allocator *allocator, uint64_t commit)
-{
-    size_t kept = 0, i;
-    int result = 0;
-
-    pthread_mutex_lock(&allocator->mutex);
-    for (i = 0; i < allocator->pending_count; i++) {
-        const struct pending *range = &allocator->pending[i];
-
-        if (range->commit > commit) {
-            allocator->pending[kept++] = *range;
-        } else {
-            int each = unreference(allocator, range->first, range->length); /* R4 */
-
-            result = result == 0 ? each : result;
-        }
-    }
-    allocator->pending_count = kept;
-    pthread_mutex_unlock(&allocator->mutex);
-    return result;
-}
-
-void allocator_set_lazy(struct allocator *allocator, bool lazy)
-{
-    pthread_mutex_lock(&allocator->mutex);
-    refcounts_set_lazy(allocator->source.refcounts, lazy);
-    pthread_mutex_unlock(&allocator->mutex);
-}
-
-int allocator_write_back(struct allocator *allocator)
-{
-    int result;
-
-    pthread_mutex_lock(&allocator->mutex);
-    result = refcounts_write_back(allocator->source.refcounts);
-    pthread_mutex_unlock(&allocator->mutex);
-    return result;
-}
-
-/* The end of the file comes back to the last cluster that is counted. */
-static int lower_end(struct allocator *allocator)
-{
-    struct refcounts *refcounts = allocator->source.refcounts;
-    uint64_t end = refcounts_end(refcounts), count = 0;
-
-    while (end > 0) {
-        int result = refcounts_get(refcounts, end - 1, &count);
-
-        if (result < 0) {
-            return result;
-        }
-        if (count > 0) {
-            break;
-        }
-        end--;
-    }
-    refcounts_set_end(refcounts, end);
-    return 0;
-}
-
-/* Nobody has written to what is left of a run, or read it: there is nothing to punch or forget. */
-static int give_back_run(struct allocator *allocator, struct run *run)
-{
-    int result = 0;
-
-    if (run->length > 0) {
-        result = refcounts_add(allocator->source.refcounts, run->first, run->length, -1);
-    }
-    run->length = 0;
-    return result;
-}
-
-int allocator_close(struct allocator *allocator)
-{
-    struct store_info info;
-    uint64_t size;
-    int result;
-
-    if (!allocator->used) {
-        return 0; /* the file is as it was found */
-    }
-    pthread_mutex_lock(&allocator->mutex);
-    result = give_back_run(allocator, &allocator->current);
-    if (result == 0) {
-        result = give_back_run(allocator, &allocator->next);
-    }
-    if (result == 0) {
-        result = lower_end(allocator);
-    }
-    if (result == 0) {
-        result = store_info(allocator->source.file, &info);
-    }
-    size = refcounts_end(allocator->source.refcounts) << cluster_bits(allocator);
-    if (result == 0 && size < info.size && !allocator->source.device) {
-        result = store_resize(allocator->source.file, size);
-    }
-    pthread_mutex_unlock(&allocator->mutex);
     return result;
 }

@@ -63,10 +63,14 @@ struct allocation {
     bool fresh;     /* never written: reads as zeros */
 };
 
-/* 0 or -ENOMEM. */
+/* 0, -ENOMEM, or the errno of a host that cannot tell the size of the file. */
 int allocator_create(const struct allocator_source *source, struct allocator **allocator);
 
-/* Gives back what is reserved, and cuts the file behind the last cluster in use. */
+/*
+ * Gives back what is reserved, and cuts off what was put behind the end of the file since it was
+ * opened and is not in use. What the file had then it keeps, whatever the counts say of it: they
+ * may be wrong, and a host may have preallocated it.
+ */
 int allocator_close(struct allocator *allocator);
 void allocator_destroy(struct allocator *allocator);
 
@@ -102,6 +106,12 @@ int allocator_drop(struct allocator *allocator, uint64_t host_offset, uint64_t c
  * began before: frees what waited for that (R4).
  */
 int allocator_dropped(struct allocator *allocator, uint64_t commit);
+
+/*
+ * The image was found damaged: from now on nothing is freed, nor the file cut, since the counts
+ * that say what is free may be wrong, too. What is reserved, or would be free, is a leak.
+ */
+void allocator_stop(struct allocator *allocator);
 
 /* R5: from now on (not) the counts need not be on the disk. */
 void allocator_set_lazy(struct allocator *allocator, bool lazy);

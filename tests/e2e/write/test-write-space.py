@@ -6,7 +6,7 @@ import errno
 import os
 import random
 
-from lib import bad, compare, image, mount, tap, tools
+from lib import bad, compare, ctl, image, mount, tap, tools
 from lib.image import KiB, MiB
 from lib.tap import check, check_equal
 from lib.twin import (KEEP_SIZE, PUNCH_HOLE, SIZE, ZERO_RANGE, Twin, check_image, occupied, opened,
@@ -298,6 +298,21 @@ def _(directory):
 
 
 # --- a loop device ------------------------------------------------------------------------------
+
+
+@suite.test("a file that its host has preallocated keeps its length, whatever is written")
+def _(directory):
+    path = plain(directory)
+    os.truncate(path, os.path.getsize(path) + 40 * MiB)
+    length = os.path.getsize(path)
+    with mount.mount(path, writable=True) as mounted, opened(mounted.disk) as handle:
+        fallocate(handle, PUNCH_HOLE | KEEP_SIZE, 0, MiB)
+        os.pwrite(handle, b"x" * MiB, 2 * MiB)
+        os.fsync(handle)
+    check_equal(os.path.getsize(path), length, "the length after a write")
+    ctl.ctl("resize", "-q", path, "+1M")
+    check_equal(os.path.getsize(path), length, "the length after a resize")
+    tools.run("qemu-img", "check", "-q", path)
 
 
 @suite.test("a file system is made, filled, trimmed and checked on a loop device",

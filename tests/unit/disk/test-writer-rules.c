@@ -438,6 +438,26 @@ START_TEST(a_write_in_place_over_a_table_is_refused_and_the_image_marked_corrupt
 }
 END_TEST
 
+START_TEST(where_writing_has_stopped_closing_frees_and_cuts_nothing)
+{
+    struct writer_case subject;
+    uint8_t bytes[CLUSTER] = {1};
+    uint64_t size;
+    struct store *file;
+    int result;
+
+    open_damaged(&subject, 3, TARGET_L1_TABLE, ENTRY_COPIED);
+    ck_assert_int_eq(writer_write(subject.writer, 5 * CLUSTER, bytes, CLUSTER), 0);
+    ck_assert_int_eq(writer_write(subject.writer, 2 * CLUSTER, bytes, 1), -EIO);
+    size = memory_store_size(subject.file);
+    file = writer_case_end(&subject, &result);
+    ck_assert_int_eq(result, 0);
+    ck_assert_uint_eq(memory_store_size(file), size);
+    ck_assert_uint_eq(disk_l2_entry(file, 5 * CLUSTER) & ENTRY_COPIED, ENTRY_COPIED);
+    store_close(file);
+}
+END_TEST
+
 START_TEST(a_preallocated_cluster_whose_place_is_a_table_is_not_written)
 {
     struct writer_case subject;
@@ -514,6 +534,7 @@ int main(void)
     tcase_add_test(r6, a_request_that_cannot_clear_them_fails_and_the_next_one_tries_again);
     tcase_add_loop_test(r8, a_write_in_place_over_a_table_is_refused_and_the_image_marked_corrupt,
                         0, TARGETS);
+    tcase_add_test(r8, where_writing_has_stopped_closing_frees_and_cuts_nothing);
     tcase_add_loop_test(r8, a_preallocated_cluster_whose_place_is_a_table_is_not_written, 0,
                         TARGETS);
     tcase_add_test(r8, in_version_2_which_has_no_corrupt_bit_writing_stops_too);

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: MIT */
+/* What allocator.c (taking) and allocator_free.c (giving back) share. */
+#ifndef META_ALLOCATOR_INTERNAL_H
+#define META_ALLOCATOR_INTERNAL_H
+
+#include "meta/allocator.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stddef.h>
+
+/* Clusters whose counts are 1 and that nothing refers to. */
+struct run {
+    uint64_t first, length; /* cluster numbers */
+    uint64_t epoch;
+    bool at_end; /* behind all that was in use */
+    bool fresh;
+    bool to_fill; /* with zeros, before it is used; of `next` alone */
+};
+
+struct pending {
+    uint64_t first, length; /* cluster numbers */
+    uint64_t commit;
+};
+
+struct allocator {
+    struct allocator_source source;
+    pthread_mutex_t mutex; /* guards all below, and the refcounts */
+    struct run current, next;
+    bool filling;          /* `next`: it may not be touched */
+    bool cannot_fill;      /* the host could not, or gains nothing */
+    pthread_cond_t filled; /* `filling` has ended */
+    uint64_t taken;        /* clusters, since the last run was reserved */
+    uint64_t syncs;        /* of the barrier, then */
+    uint64_t run_length;   /* clusters to reserve next at the end of the file */
+    uint64_t cursor;       /* no cluster before this one is free */
+    bool used;             /* something was reserved, or freed */
+    uint64_t found_size;   /* of the file, bytes, when it was opened */
+    struct pending *pending;
+    size_t pending_count, pending_capacity;
+    atomic_bool stopped; /* read without the mutex */
+};
+
+static inline uint32_t allocator_bits(const struct allocator *allocator)
+{
+    return allocator->source.header->cluster_bits;
+}
+
+#endif
