@@ -20,6 +20,7 @@ build   zlib1g-dev      module  zlib
 build   libzstd-dev     module  libzstd
 build   libdeflate-dev  module  libdeflate
 build   libjansson-dev  module  jansson
+build   libblkid-dev    module  blkid
 mount   fuse3           command fusermount3
 look    e2fsprogs       command debugfs
 look    fdisk           command sfdisk

@@ -3,6 +3,7 @@
 #include "config.h"
 
 #include "ctl/command.h"
+#include "ctl/helper.h"
 #include "util/error.h"
 #include "util/log.h"
 #include "util/process.h"
@@ -14,7 +15,9 @@
 #include <string.h>
 
 static const struct command *const commands[] = {
-    &create_command, &info_command, &check_command, &map_command, &amend_command, &resize_command,
+    &create_command, &info_command,   &check_command, &map_command,
+    &amend_command,  &resize_command, &mount_command, &umount_command,
+    &attach_command, &detach_command, &list_command,
 };
 
 #define COMMAND_COUNT (sizeof(commands) / sizeof(commands[0]))
@@ -165,6 +168,9 @@ int main(int argc, char **argv)
     }
     signal(SIGXFSZ, SIG_IGN); /* a limit on the size of files is an error of the write, EFBIG */
     process_raise_descriptor_limit();
+    if (helper_is_meant(argv[0])) {
+        return helper_run(argc, argv);
+    }
     if (strcmp(first, "--help") == 0 || strcmp(first, "-h") == 0 || strcmp(first, "help") == 0) {
         print_help();
     } else if (strcmp(first, "--version") == 0 || strcmp(first, "-V") == 0) {

@@ -4,6 +4,7 @@
 
 #include "disk/image.h"
 #include "disk/writer.h"
+#include "fuse/listing.h"
 #include "fuse/options.h"
 #include "fuse/session.h"
 #include "util/error.h"
@@ -325,15 +326,20 @@ static int open_source(const struct command_line *line, struct log *log, struct 
     return open_image(line, reading, log, source, error);
 }
 
-static int close_source(const struct command_line *line, struct source *source, struct log *log)
+/* A failure is the last sentence; the one before it, if there is one, is a line of the log. */
+static int close_source(const struct command_line *line, struct source *source, struct log *log,
+                        struct error *error)
 {
     int r = source->writer != NULL ? writer_close(source->writer) : 0;
 
     if (r != 0) {
-        log_line(log, LOG_LEVEL_ERROR,
-                 "%s: what was written last could not be saved: %s; look at the image with "
-                 "qcow2ctl check",
-                 line->image, strerror(-r));
+        if (error->code != 0) {
+            log_line(log, LOG_LEVEL_ERROR, "%s", error->text);
+        }
+        error_set(error, -r,
+                  "%s: what was written last could not be saved: %s; look at the image with "
+                  "qcow2ctl check",
+                  line->image, strerror(-r));
     }
     image_close(source->image);
     return r;
@@ -352,9 +358,17 @@ static void say_what_to_know(const struct command_line *line, const struct sourc
     }
 }
 
+/* The absolute path, or what was given where that cannot be had; to be freed. */
+static char *absolute(const char *path)
+{
+    char *resolved = strncmp(path, "/dev/fd/", 8) == 0 ? NULL : realpath(path, NULL);
+
+    return resolved != NULL ? resolved : strdup(path);
+}
+
 /* Mounts, and returns when it is unmounted; or, in the process that was started, not at all. */
 static int mount_and_serve(const struct command_line *line, const struct source *source,
-                           struct log *log, struct error *error)
+                           struct log *log, struct registry_entry **entry, struct error *error)
 {
     const struct session_settings settings = {
         .image = source->image,
@@ -367,10 +381,16 @@ static int mount_and_serve(const struct command_line *line, const struct source 
         .single_threaded = line->single_threaded,
     };
     enum session_process process = SESSION_SERVER;
+    /* Later there is another working directory, and the mount point is our own to answer for. */
+    char *image = absolute(line->image), *mount_point = absolute(line->mount_point);
     struct session *session;
-    int r = session_open(&settings, &session, error);
+    int r = image == NULL || mount_point == NULL
+                ? error_set(error, ENOMEM, "out of memory for the mount")
+                : session_open(&settings, &session, error);
 
     if (r != 0) {
+        free(image);
+        free(mount_point);
         return r;
     }
     say_what_to_know(line, source, log);
@@ -385,25 +405,31 @@ static int mount_and_serve(const struct command_line *line, const struct source 
         _exit(r == 0 && process == SESSION_DONE ? EXIT_OK : EXIT_FAILED);
     }
     if (r == 0) {
+        *entry =
+            listing_enter(image, mount_point, line->options.mounted_device, source->writer != NULL);
         r = session_serve(session, error);
     }
     session_close(session);
+    free(image);
+    free(mount_point);
     return r;
 }
 
 static enum exit_status open_and_mount(const struct command_line *line, struct log *log,
                                        struct error *error)
 {
+    struct registry_entry *entry = NULL;
     struct source source;
     int r = open_source(line, log, &source, error);
 
     if (r != 0) {
         return source.options_do_not_fit ? EXIT_USAGE : EXIT_FAILED;
     }
-    r = mount_and_serve(line, &source, log, error);
-    if (close_source(line, &source, log) != 0) {
+    r = mount_and_serve(line, &source, log, &entry, error);
+    if (close_source(line, &source, log, error) != 0) {
         r = -EIO;
     }
+    registry_leave(entry, r == 0 ? EXIT_OK : EXIT_FAILED, error->text);
     return r == 0 ? EXIT_OK : EXIT_FAILED;
 }
 

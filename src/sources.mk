@@ -12,10 +12,12 @@ src_libqcow2_a_SOURCES = \
 	src/util/error.c src/util/error.h \
 	src/util/json.c src/util/json.h \
 	src/util/log.c src/util/log.h \
+	src/util/mounts.c src/util/mounts.h \
 	src/util/memory.c src/util/memory.h \
 	src/util/options.c src/util/options_find.c src/util/options_help.c src/util/options.h \
 	src/util/printable.c src/util/printable.h \
 	src/util/range_lock.h \
+	src/util/registry.c src/util/registry.h \
 	src/util/size.c src/util/size.h \
 	src/util/stop.h \
 	src/util/zeros.h \
@@ -96,30 +98,43 @@ LIBQCOW2_LIBS = src/libqcow2.a $(ZLIB_LIBS) $(ZSTD_LIBS) $(LIBDEFLATE_LIBS) $(JA
 # The commands; the fuzz target of texts has them, too.
 CTL_SOURCES = \
 	src/ctl/amend.c \
+	src/ctl/attach.c \
 	src/ctl/check.c \
 	src/ctl/command.c src/ctl/command.h \
+	src/ctl/contents.c src/ctl/contents.h \
 	src/ctl/create.c \
 	src/ctl/create_print.c src/ctl/create_print.h \
+	src/ctl/helper.c src/ctl/helper.h \
 	src/ctl/info.c \
 	src/ctl/info_text.c src/ctl/info_text.h \
+	src/ctl/list.c \
+	src/ctl/loop.c src/ctl/loop.h \
 	src/ctl/map.c \
 	src/ctl/map_list.c src/ctl/map_list.h \
 	src/ctl/map_output.c src/ctl/map_output.h \
 	src/ctl/map_picture.c src/ctl/map_picture.h \
 	src/ctl/map_svg.c src/ctl/map_svg.h \
 	src/ctl/map_walk.c src/ctl/map_walk.h \
+	src/ctl/mount.c \
+	src/ctl/mount_filesystem.c src/ctl/mount_filesystem.h \
 	src/ctl/open.c src/ctl/open.h \
-	src/ctl/resize.c src/ctl/resize.h
+	src/ctl/raw_disk.c src/ctl/raw_disk.h \
+	src/ctl/resize.c src/ctl/resize.h \
+	src/ctl/run.c src/ctl/run.h \
+	src/ctl/stack.c src/ctl/stack.h \
+	src/ctl/teardown.c src/ctl/teardown.h \
+	src/ctl/umount.c \
+	src/guest/filesystem.c src/guest/filesystem.h
 
 bin_PROGRAMS = src/qcow2ctl src/qcow2fs
 src_qcow2ctl_CPPFLAGS = $(PROJECT_CPPFLAGS)
-src_qcow2ctl_CFLAGS = $(PROJECT_CFLAGS) $(JANSSON_CFLAGS)
+src_qcow2ctl_CFLAGS = $(PROJECT_CFLAGS) $(JANSSON_CFLAGS) $(BLKID_CFLAGS)
 src_qcow2ctl_SOURCES = \
 	src/util/process.c src/util/process.h \
 	src/util/progress.c src/util/progress.h \
 	src/qcow2ctl.c \
 	$(CTL_SOURCES)
-src_qcow2ctl_LDADD = $(LIBQCOW2_LIBS)
+src_qcow2ctl_LDADD = $(LIBQCOW2_LIBS) $(BLKID_LIBS)
 
 src_qcow2fs_CPPFLAGS = $(PROJECT_CPPFLAGS)
 src_qcow2fs_CFLAGS = $(PROJECT_CFLAGS) $(FUSE3_CFLAGS) $(JANSSON_CFLAGS)
@@ -128,6 +143,7 @@ src_qcow2fs_SOURCES = \
 	src/util/progress.c src/util/progress.h \
 	src/qcow2fs.c \
 	src/fuse/files.c src/fuse/files.h \
+	src/fuse/listing.c src/fuse/listing.h \
 	src/fuse/messages.c src/fuse/messages.h \
 	src/fuse/names.c src/fuse/names.h \
 	src/fuse/ops.c src/fuse/ops.h src/fuse/ops_internal.h \

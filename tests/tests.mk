@@ -100,6 +100,9 @@ E2E_TESTS = \
 	tests/e2e/write/test-model-chains.py \
 	tests/e2e/write/test-model-plain.py \
 	tests/e2e/write/test-model-shared.py \
+	tests/e2e/mount/test-ctl-attach.py \
+	tests/e2e/mount/test-ctl-mount.py \
+	tests/e2e/mount/test-ctl-mount-kill.py \
 	tests/e2e/mount/test-mount.py \
 	tests/e2e/mount/test-mount-fstab.py \
 	tests/e2e/mount/test-mount-user.py \
@@ -137,6 +140,7 @@ E2E_HELPERS = \
 	tests/e2e/lib/crash.py \
 	tests/e2e/lib/ctl.py \
 	tests/e2e/lib/damage.py \
+	tests/e2e/lib/files.py \
 	tests/e2e/lib/image.py \
 	tests/e2e/lib/infos.py \
 	tests/e2e/lib/maps.py \
@@ -230,7 +234,7 @@ tests_fuzz_fuzz_structure_LDADD = $(FUZZ_LIBS)
 tests_fuzz_fuzz_text_SOURCES = tests/fuzz/fuzz-text.c src/fuse/names.c src/fuse/options.c \
 	src/util/progress.c $(CTL_SOURCES) $(FUZZ_MAIN)
 tests_fuzz_fuzz_text_LDFLAGS = $(FUZZ_LINK_FLAGS)
-tests_fuzz_fuzz_text_LDADD = $(FUZZ_LIBS)
+tests_fuzz_fuzz_text_LDADD = $(FUZZ_LIBS) $(BLKID_LIBS)
 # What tests/e2e/bad/test-fuzz-differential.py runs.
 tests_fuzz_dump_SOURCES = tests/fuzz/dump.c
 tests_fuzz_dump_LDADD = $(FUZZ_LIBS)
@@ -312,7 +316,7 @@ tests_unit_disk_test_writer_races_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=pthread_mut
 
 # For the suites, the only programs without flags of their own.
 AM_CPPFLAGS = $(PROJECT_CPPFLAGS) -I$(top_srcdir)/tests/unit/lib
-AM_CFLAGS = $(PROJECT_CFLAGS) $(CHECK_CFLAGS) $(ZLIB_CFLAGS) $(ZSTD_CFLAGS) $(JANSSON_CFLAGS)
+AM_CFLAGS = $(PROJECT_CFLAGS) $(CHECK_CFLAGS) $(ZLIB_CFLAGS) $(ZSTD_CFLAGS) $(JANSSON_CFLAGS) $(BLKID_CFLAGS)
 LDADD = tests/unit/lib/libunit.a $(LIBQCOW2_LIBS) $(CHECK_LIBS)
 
 TESTS = $(UNIT_TESTS)

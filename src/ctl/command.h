@@ -50,11 +50,16 @@ struct command {
 };
 
 extern const struct command amend_command;
+extern const struct command attach_command;
 extern const struct command check_command;
 extern const struct command create_command;
+extern const struct command detach_command;
 extern const struct command info_command;
+extern const struct command list_command;
 extern const struct command map_command;
+extern const struct command mount_command;
 extern const struct command resize_command;
+extern const struct command umount_command;
 
 /* Flags that several commands have, under the names of qemu-img. Zero: not given. */
 enum ctl_output {

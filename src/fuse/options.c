@@ -248,6 +248,11 @@ const struct option_spec mount_option_table[] = {
     {.name = "nofail", IGNORED},
     {.name = "_netdev", IGNORED},
     {.name = "_rnetdev", IGNORED},
+    {
+        .name = "mounted-device", /* of qcow2ctl, which mounts without a name */
+        .type = OPTION_STRING,
+        .field = FIELD(mounted_device),
+    },
     {.name = "x-*", IGNORED},
     {.name = "X-*", IGNORED},
     {.name = "comment*", IGNORED},

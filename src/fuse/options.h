@@ -44,9 +44,10 @@ struct mount_options {
     struct option_bool allow_other;
     struct option_bool allow_root;
     struct option_bool auto_unmount;
-    char *fsname;  /* what stands in the mount table in place of the image's path, or NULL */
-    char *subtype; /* in place of qcow2fs, or NULL */
-    char *kernel;  /* mount flags for the kernel, comma-separated, as they came; or NULL */
+    char *fsname;         /* what stands in the mount table in place of the image's path, or NULL */
+    char *subtype;        /* in place of qcow2fs, or NULL */
+    char *mounted_device; /* MAJOR:MINOR of a mount that has no name, from who made it; or NULL */
+    char *kernel;         /* mount flags for the kernel, comma-separated, as they came; or NULL */
 };
 
 extern const struct option_spec mount_option_table[];

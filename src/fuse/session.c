@@ -74,6 +74,12 @@ static int resolve_mount_point(struct session *session, bool *is_directory, stru
     const char *path = session->settings.mount_point;
     struct statx status;
 
+    if (strncmp(path, "/dev/fd/", 8) == 0) {
+        /* The kernel has mounted already, and talks to that descriptor; see raw_disk.h. */
+        session->mount_point = strdup(path);
+        *is_directory = true;
+        return session->mount_point != NULL ? 0 : error_set(error, ENOMEM, "out of memory");
+    }
     session->mount_point = realpath(path, NULL);
     /* The kernel remembers a mount whose server is gone: ask the server. */
     if (session->mount_point == NULL ||

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: MIT */
+/* qcow2ctl list: what is mounted by qcow2fs, and what stands on it. */
+#include "config.h"
+
+#include "ctl/command.h"
+#include "ctl/stack.h"
+#include "util/json.h"
+#include "util/printable.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+struct list_options {
+    struct common_flags common;
+};
+
+/* ISO 8601, of this place. */
+static void format_time(int64_t seconds, char text[32])
+{
+    time_t time = (time_t)seconds;
+    struct tm parts;
+
+    if (localtime_r(&time, &parts) == NULL ||
+        strftime(text, 32, "%Y-%m-%dT%H:%M:%S%z", &parts) == 0) {
+        snprintf(text, 32, "?");
+    }
+}
+
+static struct json *stack_json(const struct stack *stack)
+{
+    struct json *object = json_new_object(), *loops = json_new_array(), *mounts = json_new_array();
+    char since[32];
+
+    format_time(stack->daemon.since, since);
+    json_put_text(object, "image", stack->daemon.image);
+    json_put_text(object, "mode", stack->daemon.writable ? "rw" : "ro");
+    json_put_text(object, "mount-point", stack->daemon.mount_point);
+    json_put_number(object, "pid", (uint64_t)stack->daemon.pid);
+    json_put_number(object, "uid", stack->daemon.user);
+    json_put_text(object, "since", since);
+    for (size_t i = 0; i < stack->loop_count; i++) {
+        json_add_text(loops, stack->loops[i].name);
+    }
+    json_put(object, "loop-devices", loops);
+    for (size_t i = 0; i < stack->mount_count; i++) {
+        json_add_text(mounts, stack->mounts[i].path);
+    }
+    json_put(object, "file-systems", mounts);
+    return object;
+}
+
+static int print_json(const struct stacks *stacks)
+{
+    struct json *list = json_new_array();
+    int result;
+
+    for (size_t i = 0; i < stacks->count; i++) {
+        json_add(list, stack_json(&stacks->list[i]));
+    }
+    result = json_print(list, stdout);
+    json_free(list);
+    return result;
+}
+
+static void print_path(const char *text)
+{
+    char *clean = strdup(text);
+
+    if (clean != NULL) {
+        printable_clean(clean);
+        fputs(clean, stdout);
+        free(clean);
+    }
+}
+
+static void print_text(const struct stack *stack)
+{
+    char since[32];
+
+    format_time(stack->daemon.since, since);
+    print_path(stack->daemon.image);
+    printf("  (%s, process %ld, since %s)\n", stack->daemon.writable ? "read-write" : "read-only",
+           (long)stack->daemon.pid, since);
+    if (stack->daemon.mount_point[0] != '\0') {
+        fputs("    raw disk at    ", stdout);
+        print_path(stack->daemon.mount_point);
+        fputs("\n", stdout);
+    }
+    for (size_t i = 0; i < stack->loop_count; i++) {
+        printf("    loop device    %s\n", stack->loops[i].name);
+    }
+    for (size_t i = 0; i < stack->mount_count; i++) {
+        fputs("    files at       ", stdout);
+        print_path(stack->mounts[i].path);
+        fputs("\n", stdout);
+    }
+}
+
+static int run_list(struct ctl *ctl)
+{
+    const struct list_options *options = ctl->options;
+    struct stacks stacks;
+    int result;
+
+    if (options->common.output.value == CTL_OUTPUT_JSON && json_require(&ctl->error) != 0) {
+        return CTL_FAILED;
+    }
+    result = stacks_find(&stacks);
+    if (result == 0 && options->common.output.value == CTL_OUTPUT_JSON) {
+        result = print_json(&stacks);
+    } else if (result == 0) {
+        for (size_t i = 0; i < stacks.count; i++) {
+            print_text(&stacks.list[i]);
+        }
+    }
+    if (result < 0) {
+        error_set(&ctl->error, -result, "what is mounted cannot be told: %s", strerror(-result));
+        return CTL_FAILED;
+    }
+    stacks_release(&stacks);
+    return CTL_OK;
+}
+
+static const struct option_spec list_flags[] = {
+    {
+        .name = "json",
+        .type = OPTION_PRESET,
+        .field = offsetof(struct list_options, common.output),
+        .min = CTL_OUTPUT_JSON,
+        .help = "print JSON",
+    },
+    {.name = NULL},
+};
+
+const struct command list_command = {
+    .name = "list",
+    .operands_text = "",
+    .min_operands = 0,
+    .max_operands = 0,
+    .summary = "list the images that are mounted, and what stands on them",
+    .description =
+        "Lists each running qcow2fs of this user, or, for root, of all: its image, whether it\n"
+        "writes, where its raw disk is mounted, the loop devices on that, and the file\n"
+        "systems mounted from these.\n",
+    .examples = "  qcow2ctl list\n"
+                "  qcow2ctl list --json\n",
+    .options_size = sizeof(struct list_options),
+    .flags = list_flags,
+    .run = run_list,
+};

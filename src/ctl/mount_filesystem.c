@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "ctl/mount_filesystem.h"
+
+#include "ctl/loop.h"
+#include "ctl/run.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* What keeps a read-only mount from replaying a journal, which it could not write. */
+static const char *without_replay(const char *type)
+{
+    static const struct {
+        const char *type, *option;
+    } options[] = {
+        {"ext3", "noload"},
+        {"ext4", "noload"},
+        {"xfs", "norecovery"},
+        {"btrfs", "rescue=nologreplay"},
+    };
+
+    for (size_t i = 0; i < sizeof(options) / sizeof(options[0]); i++) {
+        if (strcmp(type, options[i].type) == 0) {
+            return options[i].option;
+        }
+    }
+    return NULL;
+}
+
+/* --- the kernel -------------------------------------------------------------------------- */
+
+static char *kernel_options(const struct filesystem_mount *wanted, const char *type)
+{
+    const char *replay = wanted->read_only ? without_replay(type) : NULL;
+    char *list;
+
+    if (asprintf(&list, "%s%s%s%s%s", wanted->read_only ? "ro" : "rw", replay != NULL ? "," : "",
+                 replay != NULL ? replay : "", wanted->options != NULL ? "," : "",
+                 wanted->options != NULL ? wanted->options : "") < 0) {
+        return NULL;
+    }
+    return list;
+}
+
+static int mount_device(const struct filesystem_mount *wanted, const char *type, char *device,
+                        struct log *log, struct error *error)
+{
+    char *options = kernel_options(wanted, type);
+    const char *const argv[] = {
+        "mount", "-t", type, "-o", options, "--", device, wanted->directory, NULL,
+    };
+    int result;
+
+    if (options == NULL) {
+        return error_set(error, ENOMEM, "out of memory for the mount");
+    }
+    result = run_program(argv, NULL, log, error);
+    free(options);
+    return result;
+}
+
+static int mount_by_kernel(const struct filesystem_mount *wanted, const char *type, struct log *log,
+                           struct error *error)
+{
+    const struct loop_settings settings = {
+        .offset = wanted->place->offset,
+        .size = wanted->place->size,
+        .read_only = wanted->read_only,
+        .autoclear = true,
+    };
+    char device[LOOP_NAME_MAX];
+    int descriptor = loop_attach(wanted->disk->file, &settings, device, error);
+    int result;
+
+    if (descriptor < 0) {
+        return descriptor;
+    }
+    result = mount_device(wanted, type, device, log, error);
+    close(descriptor); /* the mount keeps the device, or nobody does */
+    return result;
+}
+
+/* --- FUSE programs ----------------------------------------------------------------------- */
+
+struct fuse_program {
+    const char *type, *program, *package;
+    bool can_write;
+    const char *options;   /* always; or NULL */
+    const char *read_only; /* options for that */
+    bool takes_fsname;     /* and shows it as what is mounted */
+};
+
+static const struct fuse_program programs[] = {
+    {"ext2", "fuse2fs", "fuse2fs", true, NULL, "ro", true},
+    {"ext3", "fuse2fs", "fuse2fs", true, NULL, "ro,norecovery", true},
+    {"ext4", "fuse2fs", "fuse2fs", true, NULL, "ro,norecovery", true},
+    {"ntfs", "ntfs-3g", "ntfs-3g", true, NULL, "ro,norecover", false},
+    {"vfat", "fusefat", "fusefat", true, "rw+", "ro", false},
+    {"exfat", "mount.exfat-fuse", "exfat-fuse", true, NULL, "ro", false},
+    {"squashfs", "squashfuse", "squashfuse", false, NULL, "ro", false},
+    {"erofs", "erofsfuse", "erofsfuse", false, NULL, "ro", false},
+    {"iso9660", "fuseiso", "fuseiso", false, NULL, "ro", false},
+};
+
+static const struct fuse_program *find_program(const char *type)
+{
+    for (size_t i = 0; i < sizeof(programs) / sizeof(programs[0]); i++) {
+        if (strcmp(programs[i].type, type) == 0) {
+            return &programs[i];
+        }
+    }
+    return NULL;
+}
+
+/* The file of the place: the whole disk, or the partition's own. A descriptor, or -errno. */
+static int open_place(const struct filesystem_mount *wanted)
+{
+    char path[48];
+    int file;
+
+    if (wanted->place->partition == 0) {
+        snprintf(path, sizeof(path), "disk.raw");
+    } else {
+        snprintf(path, sizeof(path), "partitions/%u.raw", wanted->place->partition);
+    }
+    file = openat(wanted->disk->mount, path, (wanted->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC);
+    return file < 0 ? -errno : file;
+}
+
+static char *program_options(const struct filesystem_mount *wanted,
+                             const struct fuse_program *program)
+{
+    const char *base = wanted->read_only ? program->read_only : program->options;
+    char *list;
+
+    bool named = program->takes_fsname && strpbrk(wanted->image, ",\\") == NULL;
+
+    if (asprintf(&list, "%s%s%s%s%s%s", named ? "fsname=" : "", named ? wanted->image : "",
+                 named && base != NULL ? "," : "", base != NULL ? base : "",
+                 (named || base != NULL) && wanted->options != NULL ? "," : "",
+                 wanted->options != NULL ? wanted->options : "") < 0) {
+        return NULL;
+    }
+    return list;
+}
+
+static int run_fuse_program(const struct filesystem_mount *wanted,
+                            const struct fuse_program *program, int file, struct log *log,
+                            struct error *error)
+{
+    char path[32], *options = program_options(wanted, program);
+    bool has_options = options != NULL && options[0] != '\0';
+    const char *const argv[] = {
+        program->program, path, wanted->directory, has_options ? "-o" : NULL, options, NULL,
+    };
+    const int keep[] = {file, -1};
+    int result;
+
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", file);
+    if (options == NULL) {
+        return error_set(error, ENOMEM, "out of memory for the mount");
+    }
+    result = run_program(argv, keep, log, error);
+    free(options);
+    if (result == -ENOENT) {
+        return error_set(error, ENOENT,
+                         "%s: to mount %s without root the program %s is needed; install it "
+                         "(Debian: apt-get install %s)",
+                         wanted->image, program->type, program->program, program->package);
+    }
+    return result;
+}
+
+static int mount_by_program(const struct filesystem_mount *wanted, const char *type,
+                            struct log *log, struct error *error)
+{
+    const struct fuse_program *program = find_program(type);
+    struct filesystem_mount as_can_be = *wanted;
+    int file, result;
+
+    if (program == NULL) {
+        return error_set(error, ENOTSUP,
+                         "%s: there is no FUSE program for the file system %s; mount it as root, "
+                         "where the kernel does",
+                         wanted->image, type);
+    }
+    as_can_be.read_only |= !program->can_write;
+    file = open_place(&as_can_be);
+    if (file < 0) {
+        return error_set(error, -file, "%s: partition %u cannot be opened: %s", wanted->image,
+                         wanted->place->partition, strerror(-file));
+    }
+    result = run_fuse_program(&as_can_be, program, file, log, error);
+    close(file);
+    return result;
+}
+
+/* --- which of the two, and what is neither ------------------------------------------------- */
+
+static int refuse(const struct filesystem_mount *wanted, struct error *error)
+{
+    const struct filesystem_found *found = wanted->place->found;
+    char where[32] = "the disk";
+
+    if (wanted->place->partition != 0) {
+        snprintf(where, sizeof(where), "partition %u", wanted->place->partition);
+    }
+    switch (found->usage) {
+    case FILESYSTEM_SWAP:
+        return error_set(error, EINVAL, "%s: %s is swap space, no file system", wanted->image,
+                         where);
+    case FILESYSTEM_RAID:
+        return error_set(
+            error, EINVAL,
+            "%s: %s is a part of something larger (%s); go on from qcow2ctl attach: %s",
+            wanted->image, where, found->type,
+            strcmp(found->type, "LVM2_member") == 0
+                ? "vgchange -ay, lvs, then mount /dev/VOLUMEGROUP/VOLUME"
+                : "mdadm --assemble --scan --readonly, then mount /dev/mdN");
+    case FILESYSTEM_CRYPTO:
+        return error_set(error, EINVAL,
+                         "%s: %s is encrypted (%s); go on from qcow2ctl attach: cryptsetup open "
+                         "DEVICE NAME, then mount /dev/mapper/NAME",
+                         wanted->image, where, found->type);
+    case FILESYSTEM_AMBIGUOUS:
+        return error_set(error, EINVAL,
+                         "%s: %s has the marks of several file systems; say which with --fs-type",
+                         wanted->image, where);
+    case FILESYSTEM_NONE:
+    case FILESYSTEM_MOUNT:
+        break;
+    }
+    return filesystem_available()
+               ? error_set(error, EINVAL, "%s: %s has no file system that is known", wanted->image,
+                           where)
+               : error_set(error, ENOTSUP,
+                           "%s: to recognise file systems this program needs libblkid, which it "
+                           "was built without; say which it is with --fs-type",
+                           wanted->image);
+}
+
+/* A container's root has neither loop devices nor the kernel's mounts of them. */
+static bool is_root_of_the_host(void)
+{
+    unsigned inside = 1, outside = 1, count = 0;
+    FILE *map = fopen("/proc/self/uid_map", "re");
+
+    if (map == NULL) {
+        return geteuid() == 0;
+    }
+    if (fscanf(map, "%u %u %u", &inside, &outside, &count) != 3) {
+        count = 0;
+    }
+    fclose(map);
+    return geteuid() == 0 && inside == 0 && outside == 0 && count == UINT32_MAX;
+}
+
+static bool kernel_knows(const char *type)
+{
+    FILE *list = fopen("/proc/filesystems", "re");
+    char line[128];
+    bool known = false;
+
+    while (list != NULL && !known && fgets(line, sizeof(line), list) != NULL) {
+        char *name = strchr(line, '\t');
+
+        line[strcspn(line, "\n")] = '\0';
+        known = name != NULL && strcmp(name + 1, type) == 0;
+    }
+    if (list != NULL) {
+        fclose(list);
+    }
+    return known;
+}
+
+int mount_filesystem(const struct filesystem_mount *wanted, struct log *log, struct error *error)
+{
+    const struct filesystem_found *found = wanted->place->found;
+    const char *type = wanted->type != NULL ? wanted->type : found->type;
+
+    if (wanted->type == NULL && found->usage != FILESYSTEM_MOUNT) {
+        return refuse(wanted, error);
+    }
+    if (is_root_of_the_host() && access("/dev/loop-control", W_OK) == 0) {
+        int result = mount_by_kernel(wanted, type, log, error);
+
+        /* A kernel without that file system may still have a program for it. */
+        return result == -EIO && !kernel_knows(type) && find_program(type) != NULL &&
+                       run_find(find_program(type)->program) == 0
+                   ? mount_by_program(wanted, type, log, error)
+                   : result;
+    }
+    return mount_by_program(wanted, type, log, error);
+}

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The raw disk of an image as an open file, for commands that put something on
+ * top of it: a qcow2fs of its own, on a mount that has no name. It lives as long
+ * as somebody has its disk open; nothing is left for anybody to unmount, also
+ * when this process is killed at any moment.
+ *
+ * Where the kernel lets us, the mount is never attached anywhere (fsmount(2));
+ * an ordinary user's is made by fusermount3 in a directory of mode 0700, and detached
+ * as soon as its files are open.
+ */
+#ifndef CTL_RAW_DISK_H
+#define CTL_RAW_DISK_H
+
+#include "util/error.h"
+#include "util/log.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct raw_disk_settings {
+    const char *image;
+    const char *options; /* of qcow2fs, as behind -o; NULL: none */
+    bool read_only;
+};
+
+struct raw_disk {
+    int mount;     /* its root directory; raw_disk_let_go() closes it */
+    int file;      /* disk.raw; likewise */
+    bool writable; /* as it was opened in the end */
+    uint64_t size; /* bytes */
+    dev_t device;  /* st_dev of its files */
+};
+
+/* 0, or a negative errno with a sentence, qcow2fs's own where it has said one. */
+int raw_disk_open(const struct raw_disk_settings *settings, struct log *log, struct raw_disk *disk,
+                  struct error *error);
+
+/* Closes the descriptors: what is on top of the disk keeps it alive, or nothing does. */
+void raw_disk_let_go(struct raw_disk *disk);
+
+/* The same where nothing came to be on top of it: returns when its qcow2fs has ended, too. */
+void raw_disk_end(struct raw_disk *disk);
+
+#endif

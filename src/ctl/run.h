@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: MIT */
+/* Other programs, run for their exit status and for what they say on standard error. */
+#ifndef CTL_RUN_H
+#define CTL_RUN_H
+
+#include "util/error.h"
+#include "util/log.h"
+
+/*
+ * Runs argv[0], found beside this program or in PATH, with the descriptors of
+ * `keep` (ends with -1; may be NULL) besides the standard ones, and waits until it has
+ * ended, and whatever it left behind has let go of standard error. 0 when it ended
+ * with status 0: what it said is then a line of `log` each. Otherwise -ENOENT
+ * where there is no such program, or -EIO: `error` has what it said, or how it ended.
+ */
+int run_program(const char *const argv[], const int *keep, struct log *log, struct error *error);
+
+/* Whether such a program can be run. */
+int run_find(const char *name);
+
+#endif

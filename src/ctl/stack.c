@@ -1,0 +1,424 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "ctl/stack.h"
+
+#include "util/mounts.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+/* --- daemons ------------------------------------------------------------------------------ */
+
+/* Room for one more of `size` bytes, all zero; NULL when memory ran out. */
+static void *append(void **list, size_t *count, size_t size)
+{
+    char *more = realloc(*list, (*count + 1) * size);
+
+    if (more == NULL) {
+        return NULL;
+    }
+    *list = more;
+    return memset(more + (*count)++ * size, 0, size);
+}
+
+static int add_daemon(void *context, const struct registry_record *record, int descriptor)
+{
+    struct stacks *stacks = context;
+    struct stack *stack = append((void **)&stacks->list, &stacks->count, sizeof(*stack));
+
+    if (stack == NULL) {
+        return -ENOMEM;
+    }
+    stack->daemon = *record;
+    stack->daemon.image = strdup(record->image);
+    stack->daemon.mount_point = strdup(record->mount_point);
+    stack->daemon.message = NULL;
+    stack->descriptor = fcntl(descriptor, F_DUPFD_CLOEXEC, 3);
+    return stack->daemon.image == NULL || stack->daemon.mount_point == NULL ? -ENOMEM : 0;
+}
+
+static dev_t device_of(const struct stack *stack)
+{
+    return makedev((unsigned)stack->daemon.major, (unsigned)stack->daemon.minor);
+}
+
+/* --- loop devices --------------------------------------------------------------------------- */
+
+static int add_loop(void *context, const struct loop_status *status)
+{
+    struct stacks *stacks = context;
+
+    for (size_t i = 0; i < stacks->count; i++) {
+        struct stack *stack = &stacks->list[i];
+
+        if (device_of(stack) != 0 && status->file_device == device_of(stack)) {
+            struct loop_status *added =
+                append((void **)&stack->loops, &stack->loop_count, sizeof(*added));
+
+            if (added == NULL) {
+                return -ENOMEM;
+            }
+            *added = *status;
+        }
+    }
+    return 0;
+}
+
+/* --- mounts ---------------------------------------------------------------------------------- */
+
+static int add_mount(struct stack *stack, enum stack_kind kind, const char *path, pid_t pid)
+{
+    struct stack_mount *mount =
+        append((void **)&stack->mounts, &stack->mount_count, sizeof(*mount));
+
+    if (mount == NULL) {
+        return -ENOMEM;
+    }
+    mount->kind = kind;
+    mount->pid = pid;
+    mount->path = strdup(path);
+    return mount->path == NULL ? -ENOMEM : 0;
+}
+
+/* Whether `device` is the loop device, or a partition of it. */
+static bool is_of_loop(const struct loop_status *loop, dev_t device)
+{
+    char path[96], target[512];
+    const char *name = loop->name + strlen("/dev/");
+    struct stat node;
+    ssize_t length;
+    char *at;
+
+    if (stat(loop->name, &node) == 0 && node.st_rdev == device) {
+        return true;
+    }
+    snprintf(path, sizeof(path), "/sys/dev/block/%u:%u", major(device), minor(device));
+    length = readlink(path, target, sizeof(target) - 1);
+    if (length <= 0) {
+        return false;
+    }
+    target[length] = '\0'; /* .../block/loop0/loop0p1 */
+    at = strstr(target, name);
+    return at != NULL && at > target && at[-1] == '/' && at[strlen(name)] == '/';
+}
+
+/* btrfs and the like have devices of their own for their files. */
+static dev_t source_device(const struct mount_entry *entry)
+{
+    struct stat node;
+
+    return major(entry->device) == 0 && strncmp(entry->source, "/dev/", 5) == 0 &&
+                   stat(entry->source, &node) == 0 && S_ISBLK(node.st_mode)
+               ? node.st_rdev
+               : entry->device;
+}
+
+static int match_mount(void *context, const struct mount_entry *entry)
+{
+    struct stacks *stacks = context;
+    dev_t device = source_device(entry);
+
+    for (size_t i = 0; i < stacks->count; i++) {
+        struct stack *stack = &stacks->list[i];
+
+        for (size_t k = 0; k < stack->loop_count; k++) {
+            if (is_of_loop(&stack->loops[k], device)) {
+                return add_mount(stack, STACK_MOUNT, entry->path, 0);
+            }
+        }
+    }
+    return 0;
+}
+
+/* --- FUSE programs ---------------------------------------------------------------------------- */
+
+struct argument_search {
+    const char *arguments; /* of a process, one behind the other, each with a NUL */
+    size_t length;
+    char *path; /* the last mount of the kind FUSE at one of them */
+};
+
+static int match_argument(void *context, const struct mount_entry *entry)
+{
+    struct argument_search *search = context;
+
+    if (strncmp(entry->type, "fuse", 4) != 0 || strcmp(entry->type, "fuse.qcow2fs") == 0) {
+        return 0;
+    }
+    for (const char *at = search->arguments; at < search->arguments + search->length;
+         at += strlen(at) + 1) {
+        if (strcmp(at, entry->path) == 0) {
+            free(search->path);
+            search->path = strdup(entry->path);
+            return search->path == NULL ? -ENOMEM : 0;
+        }
+    }
+    return 0;
+}
+
+/* What a process that has the disk open has mounted, as its arguments say. */
+static int add_program(struct stack *stack, pid_t pid)
+{
+    char path[48], arguments[16384];
+    struct argument_search search = {.arguments = arguments};
+    ssize_t length;
+    int file, result;
+
+    snprintf(path, sizeof(path), "/proc/%ld/cmdline", (long)pid);
+    file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file < 0) {
+        return 0;
+    }
+    length = read(file, arguments, sizeof(arguments) - 1);
+    close(file);
+    if (length <= 0) {
+        return 0;
+    }
+    arguments[length] = '\0';
+    search.length = (size_t)length;
+    result = mounts_visit(match_argument, &search);
+    if (result == 0 && search.path != NULL) {
+        result = add_mount(stack, STACK_FUSE, search.path, pid);
+    }
+    free(search.path);
+    return result;
+}
+
+/* Which of the daemons' disks the process has open; NULL: none. */
+static struct stack *stack_of_process(struct stacks *stacks, pid_t pid)
+{
+    char path[48];
+    struct stack *found = NULL;
+    struct dirent *item;
+    DIR *stream;
+
+    snprintf(path, sizeof(path), "/proc/%ld/fd", (long)pid);
+    stream = opendir(path);
+    while (stream != NULL && found == NULL && (item = readdir(stream)) != NULL) {
+        struct statx status;
+
+        /* Without asking the server, which may be busy, or gone. */
+        if (item->d_name[0] == '.' ||
+            statx(dirfd(stream), item->d_name, AT_STATX_DONT_SYNC, 0, &status) != 0) {
+            continue;
+        }
+        for (size_t i = 0; i < stacks->count; i++) {
+            dev_t device = device_of(&stacks->list[i]);
+
+            if (device != 0 && device == makedev(status.stx_dev_major, status.stx_dev_minor)) {
+                found = &stacks->list[i];
+            }
+        }
+    }
+    if (stream != NULL) {
+        closedir(stream);
+    }
+    return found;
+}
+
+static int add_programs(struct stacks *stacks)
+{
+    DIR *stream = opendir("/proc");
+    struct dirent *item;
+    int result = 0;
+
+    while (stream != NULL && result == 0 && (item = readdir(stream)) != NULL) {
+        pid_t pid = (pid_t)strtol(item->d_name, NULL, 10);
+        struct stack *stack = pid > 0 && pid != getpid() ? stack_of_process(stacks, pid) : NULL;
+
+        if (stack != NULL) {
+            result = add_program(stack, pid);
+        }
+    }
+    if (stream != NULL) {
+        closedir(stream);
+    }
+    return result;
+}
+
+int stacks_find(struct stacks *stacks)
+{
+    int result;
+
+    memset(stacks, 0, sizeof(*stacks));
+    result = registry_visit(add_daemon, stacks);
+    if (result == 0 && stacks->count > 0) {
+        result = loop_visit(add_loop, stacks);
+    }
+    if (result == 0 && stacks->count > 0) {
+        result = mounts_visit(match_mount, stacks);
+    }
+    if (result == 0 && stacks->count > 0) {
+        result = add_programs(stacks);
+    }
+    if (result < 0) {
+        stacks_release(stacks);
+    }
+    return result;
+}
+
+void stacks_release(struct stacks *stacks)
+{
+    for (size_t i = 0; i < stacks->count; i++) {
+        struct stack *stack = &stacks->list[i];
+
+        for (size_t k = 0; k < stack->mount_count; k++) {
+            free(stack->mounts[k].path);
+        }
+        free(stack->mounts);
+        free(stack->loops);
+        if (stack->descriptor >= 0) {
+            close(stack->descriptor);
+        }
+        registry_release(&stack->daemon);
+    }
+    free(stacks->list);
+    memset(stacks, 0, sizeof(*stacks));
+}
+
+/* --- which one ---------------------------------------------------------------------------------
+ */
+
+struct wanted {
+    const char *path; /* absolute */
+    dev_t device;     /* of the files there; 0: unknown */
+    dev_t node;       /* of a device node; 0 */
+};
+
+static bool belongs(const struct stack *stack, const struct wanted *wanted)
+{
+    if (strcmp(wanted->path, stack->daemon.image) == 0 ||
+        strcmp(wanted->path, stack->daemon.mount_point) == 0 ||
+        (wanted->device != 0 && wanted->device == device_of(stack))) {
+        return true;
+    }
+    for (size_t i = 0; i < stack->loop_count; i++) {
+        if (wanted->node != 0 && is_of_loop(&stack->loops[i], wanted->node)) {
+            return true;
+        }
+    }
+    for (size_t i = 0; i < stack->mount_count; i++) {
+        if (strcmp(wanted->path, stack->mounts[i].path) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+struct stack *stacks_choose(struct stacks *stacks, const char *path, struct error *error)
+{
+    char *absolute = realpath(path, NULL);
+    struct wanted wanted = {.path = absolute != NULL ? absolute : path};
+    struct stack *found = NULL;
+    struct statx status;
+    size_t hits = 0;
+
+    if (statx(AT_FDCWD, path, AT_STATX_DONT_SYNC, STATX_TYPE, &status) == 0) {
+        wanted.device = makedev(status.stx_dev_major, status.stx_dev_minor);
+        if (S_ISBLK(status.stx_mode)) {
+            wanted.node = makedev(status.stx_rdev_major, status.stx_rdev_minor);
+        }
+    }
+    for (size_t i = 0; i < stacks->count; i++) {
+        if (belongs(&stacks->list[i], &wanted)) {
+            found = &stacks->list[i];
+            hits++;
+        }
+    }
+    free(absolute);
+    if (hits == 0) {
+        error_set(error, ENOENT,
+                  "%s: no running qcow2fs has to do with it; qcow2ctl list shows them", path);
+    } else if (hits > 1) {
+        error_set(error, ENOTUNIQ,
+                  "%s: is mounted %zu times; name the mount point or the device that is meant "
+                  "(qcow2ctl list)",
+                  path, hits);
+    }
+    return hits == 1 ? found : NULL;
+}
+
+/* --- who is in the way ---------------------------------------------------------------------------
+ */
+
+/* Whether the process has a file, its working directory or its root on that device. */
+static bool uses(pid_t pid, dev_t device)
+{
+    static const char *const links[] = {"cwd", "root"};
+    char path[64];
+    struct statx status;
+    struct dirent *item;
+    bool found = false;
+    DIR *stream;
+
+    for (size_t i = 0; i < 2; i++) {
+        snprintf(path, sizeof(path), "/proc/%ld/%s", (long)pid, links[i]);
+        if (statx(AT_FDCWD, path, AT_STATX_DONT_SYNC, 0, &status) == 0 &&
+            makedev(status.stx_dev_major, status.stx_dev_minor) == device) {
+            return true;
+        }
+    }
+    snprintf(path, sizeof(path), "/proc/%ld/fd", (long)pid);
+    stream = opendir(path);
+    while (stream != NULL && !found && (item = readdir(stream)) != NULL) {
+        found = item->d_name[0] != '.' &&
+                statx(dirfd(stream), item->d_name, AT_STATX_DONT_SYNC, 0, &status) == 0 &&
+                makedev(status.stx_dev_major, status.stx_dev_minor) == device;
+    }
+    if (stream != NULL) {
+        closedir(stream);
+    }
+    return found;
+}
+
+static void read_name(pid_t pid, char name[32])
+{
+    char path[48];
+    FILE *file;
+
+    snprintf(path, sizeof(path), "/proc/%ld/comm", (long)pid);
+    file = fopen(path, "re");
+    if (file == NULL || fgets(name, 32, file) == NULL) {
+        snprintf(name, 32, "?");
+    }
+    name[strcspn(name, "\n")] = '\0';
+    if (file != NULL) {
+        fclose(file);
+    }
+}
+
+void stack_users(const char *path, char *text, size_t size)
+{
+    dev_t device = mounts_device_at(path);
+    DIR *stream = opendir("/proc");
+    struct dirent *item;
+    unsigned count = 0;
+    size_t used = 0;
+
+    text[0] = '\0';
+    while (stream != NULL && device != 0 && count < 3 && (item = readdir(stream)) != NULL) {
+        pid_t pid = (pid_t)strtol(item->d_name, NULL, 10);
+        char name[32];
+
+        if (pid > 0 && pid != getpid() && uses(pid, device)) {
+            read_name(pid, name);
+            used += (size_t)snprintf(text + used, size - used, "%s%s (%ld)", count > 0 ? ", " : "",
+                                     name, (long)pid);
+            if (used >= size) {
+                break;
+            }
+            count++;
+        }
+    }
+    if (stream != NULL) {
+        closedir(stream);
+    }
+}

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What stands on each running qcow2fs: loop devices on its raw disk, the file systems that are
+ * mounted from these, and the FUSE programs that have the disk open. Found by looking at
+ * the kernel's lists each time; nothing of it is kept anywhere.
+ */
+#ifndef CTL_STACK_H
+#define CTL_STACK_H
+
+#include "ctl/loop.h"
+#include "util/error.h"
+#include "util/registry.h"
+
+#include <stddef.h>
+
+enum stack_kind {
+    STACK_MOUNT, /* mounted by the kernel from a loop device */
+    STACK_FUSE,  /* mounted by a FUSE program that has the disk open */
+};
+
+struct stack_mount {
+    enum stack_kind kind;
+    char *path; /* where */
+    pid_t pid;  /* of the FUSE program */
+};
+
+struct stack {
+    struct registry_record daemon;
+    int descriptor; /* its file, for registry_wait() */
+    struct loop_status *loops;
+    size_t loop_count;
+    struct stack_mount *mounts; /* in the order of mounting */
+    size_t mount_count;
+};
+
+struct stacks {
+    struct stack *list;
+    size_t count;
+};
+
+/* All of this user, or, for root, of everybody. 0 or -ENOMEM. stacks_release() it. */
+int stacks_find(struct stacks *stacks);
+void stacks_release(struct stacks *stacks);
+
+/*
+ * The one that `path` belongs to: an image, a mount point, a raw file, a loop device or what is
+ * mounted from it. NULL with a sentence: -ENOENT, or -ENOTUNIQ for an image that is
+ * mounted more than once.
+ */
+struct stack *stacks_choose(struct stacks *stacks, const char *path, struct error *error);
+
+/* Up to three processes that use what is mounted at `path`, as "bash (12), vi (13)"; or "". */
+void stack_users(const char *path, char *text, size_t size);
+
+#endif

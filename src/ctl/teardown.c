@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "ctl/teardown.h"
+
+#include "ctl/run.h"
+#include "util/mounts.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+static int refuse_busy(const char *path, struct error *error)
+{
+    char users[256];
+
+    stack_users(path, users, sizeof(users));
+    return users[0] != '\0'
+               ? error_set(error, EBUSY, "%s: is in use by %s; end that first, or use --lazy", path,
+                           users)
+               : error_set(
+                     error, EBUSY,
+                     "%s: is in use: a program has a file open there, or something is mounted "
+                     "below it or from it; end that first, or use --lazy",
+                     path);
+}
+
+int teardown_unmount(const char *path, bool lazy, struct log *log, struct error *error)
+{
+    const char *const argv[] = {"fusermount3", "-u", lazy ? "-z" : "--", path, NULL};
+    int code;
+
+    if (umount2(path, UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0)) == 0) {
+        return 0;
+    }
+    code = errno;
+    if (code == EBUSY) {
+        return refuse_busy(path, error);
+    }
+    if (code != EPERM) {
+        return error_set(error, code, "%s: cannot be unmounted: %s", path, strerror(code));
+    }
+    if (run_program(argv, NULL, log, error) == 0) {
+        return 0;
+    }
+    return strstr(error->text, "busy") != NULL ? refuse_busy(path, error) : -EIO;
+}
+
+/* From the top down: what was mounted last goes first. */
+static int unmount_all(const struct stack *stack, const struct teardown *how, struct log *log,
+                       struct error *error)
+{
+    int result = 0;
+
+    if (stack->mount_count > 0 && how->keep_mounts) {
+        return error_set(error, EBUSY,
+                         "%s: is mounted at %s; unmount that first (umount %s), or use "
+                         "qcow2ctl umount",
+                         stack->loop_count > 0 ? stack->loops[0].name : stack->daemon.image,
+                         stack->mounts[stack->mount_count - 1].path,
+                         stack->mounts[stack->mount_count - 1].path);
+    }
+    for (size_t i = stack->mount_count; i-- > 0 && result == 0;) {
+        result = teardown_unmount(stack->mounts[i].path, how->lazy, log, error);
+    }
+    return result;
+}
+
+static int detach_loops(const struct stack *stack, struct error *error)
+{
+    for (size_t i = 0; i < stack->loop_count; i++) {
+        int result = loop_detach(stack->loops[i].name);
+
+        /* One that cleared itself with its last mount is gone already, or somebody else's by now.
+         */
+        if (result < 0 && result != -ENXIO && result != -ENOENT && !stack->loops[i].autoclear) {
+            return error_set(error, -result, "%s: cannot be detached: %s", stack->loops[i].name,
+                             strerror(-result));
+        }
+    }
+    return 0;
+}
+
+static int count_device(void *context, const struct mount_entry *entry)
+{
+    dev_t *device = context;
+
+    return *device != 0 && entry->device == *device;
+}
+
+/* Whether the disk is still mounted somewhere, as by a bind mount. */
+static bool is_still_mounted(const struct stack *stack)
+{
+    dev_t device = makedev((unsigned)stack->daemon.major, (unsigned)stack->daemon.minor);
+
+    return mounts_visit(count_device, &device) == 1;
+}
+
+static int report_end(const struct stack *stack, const struct registry_record *end,
+                      struct error *error)
+{
+    if (!end->has_ended) {
+        return error_set(error, EIO,
+                         "%s: its qcow2fs (process %ld) was killed: what was written last may be "
+                         "lost; look at the image with qcow2ctl check",
+                         stack->daemon.image, (long)stack->daemon.pid);
+    }
+    if (end->status != 0) {
+        return error_set(error, EIO, "%s",
+                         end->message[0] != '\0' ? end->message
+                                                 : "qcow2fs ended with an error; the system's log "
+                                                   "says which");
+    }
+    return 0;
+}
+
+static int wait_for_end(const struct stack *stack, const struct teardown *how, struct log *log,
+                        struct error *error)
+{
+    static const int signals[] = {SIGTERM, SIGKILL};
+    struct registry_record end;
+    int limit = how->kill_after > 0 ? how->kill_after * 1000 : -1;
+    int result = registry_wait(stack->descriptor, limit, &end);
+
+    for (size_t i = 0; result == -ETIMEDOUT && i < 2; i++) {
+        log_line(log, LOG_LEVEL_WARNING, "%s: its qcow2fs (process %ld) has not ended in %d s: %s",
+                 stack->daemon.image, (long)stack->daemon.pid, how->kill_after,
+                 i == 0 ? "it is asked to" : "it is killed");
+        kill(stack->daemon.pid, signals[i]);
+        result = registry_wait(stack->descriptor, limit, &end);
+    }
+    if (result != 0) {
+        return error_set(error, -result,
+                         "%s: the end of its qcow2fs (process %ld) cannot be waited "
+                         "for: %s",
+                         stack->daemon.image, (long)stack->daemon.pid, strerror(-result));
+    }
+    result = report_end(stack, &end, error);
+    registry_release(&end);
+    return result;
+}
+
+/*
+ * Whether the kernel has still the file system of which the last mount that we see is gone: mounted
+ * in another mount namespace, say. Where that cannot be told, it has not.
+ */
+static bool is_kept_elsewhere(const struct stack *stack)
+{
+    char path[64];
+
+    snprintf(path, sizeof(path), "/sys/fs/fuse/connections/%u", (unsigned)stack->daemon.minor);
+    return is_still_mounted(stack) || (stack->daemon.minor != 0 && access(path, F_OK) == 0);
+}
+
+/* As umount(8) does it, but that it returns when the image is final. */
+static int unmount_point(const struct stack *stack, const struct teardown *how, struct log *log,
+                         struct error *error)
+{
+    int result = teardown_unmount(stack->daemon.mount_point, how->lazy, log, error);
+
+    if (result != 0 || how->lazy) {
+        return result;
+    }
+    if (is_kept_elsewhere(stack)) {
+        log_line(log, LOG_LEVEL_WARNING,
+                 "%s: is still mounted elsewhere, so its qcow2fs goes on; the image is final when "
+                 "that has ended (qcow2ctl list)",
+                 stack->daemon.image);
+        return 0;
+    }
+    return wait_for_end(stack, how, log, error);
+}
+
+int teardown_stack(const struct stack *stack, const struct teardown *how, struct log *log,
+                   struct error *error)
+{
+    int result;
+
+    if (how->only_mount_point) {
+        return unmount_point(stack, how, log, error);
+    }
+    result = unmount_all(stack, how, log, error);
+    if (result == 0) {
+        result = detach_loops(stack, error);
+    }
+    if (result == 0 && stack->daemon.mount_point[0] != '\0' && is_still_mounted(stack)) {
+        result = teardown_unmount(stack->daemon.mount_point, how->lazy, log, error);
+    }
+    if (result != 0 || how->lazy) {
+        return result;
+    }
+    if (is_still_mounted(stack)) {
+        return error_set(error, EBUSY,
+                         "%s: is still mounted elsewhere (a bind mount); unmount that, too",
+                         stack->daemon.image);
+    }
+    return wait_for_end(stack, how, log, error);
+}

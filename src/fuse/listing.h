@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: MIT */
+/* This daemon's entry in the registry (util/registry.h), for qcow2ctl list, umount and detach. */
+#ifndef FUSE_LISTING_H
+#define FUSE_LISTING_H
+
+#include "util/registry.h"
+
+/*
+ * Enters this process, which serves `image` at `mount_point`; both are paths as they were before
+ * the working directory changed, absolute. `device` is MAJOR:MINOR where who mounted has told it,
+ * or NULL. NULL where that cannot be, which is no error.
+ */
+struct registry_entry *listing_enter(const char *image, const char *mount_point, const char *device,
+                                     bool writable);
+
+#endif

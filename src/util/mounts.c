@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "util/mounts.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/sysmacros.h>
+
+/* Blanks, newlines and backslashes are written as \ooo; in place. */
+static void unescape(char *text)
+{
+    char *to = text;
+
+    for (const char *from = text; *from != '\0'; to++) {
+        if (from[0] == '\\' && from[1] >= '0' && from[1] <= '3' && from[2] >= '0' &&
+            from[2] <= '7' && from[3] >= '0' && from[3] <= '7') {
+            *to = (char)((from[1] - '0') * 64 + (from[2] - '0') * 8 + (from[3] - '0'));
+            from += 4;
+        } else {
+            *to = *from++;
+        }
+    }
+    *to = '\0';
+}
+
+static bool has_word(const char *list, const char *word)
+{
+    size_t length = strlen(word);
+
+    for (const char *item = list; item != NULL; item = strchr(item, ',')) {
+        item += *item == ',';
+        if (strncmp(item, word, length) == 0 && (item[length] == ',' || item[length] == '\0')) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* One line: id parent major:minor root path options [tags] - type source options. */
+static bool parse(char *line, struct mount_entry *entry)
+{
+    char *fields[6], *state = NULL, *word, *type, *source, *options;
+    unsigned major_number, minor_number;
+
+    for (size_t i = 0; i < 6; i++) {
+        fields[i] = strtok_r(i == 0 ? line : NULL, " \n", &state);
+        if (fields[i] == NULL) {
+            return false;
+        }
+    }
+    do {
+        word = strtok_r(NULL, " \n", &state);
+    } while (word != NULL && strcmp(word, "-") != 0);
+    type = strtok_r(NULL, " \n", &state);
+    source = strtok_r(NULL, " \n", &state);
+    options = strtok_r(NULL, " \n", &state);
+    if (word == NULL || type == NULL || source == NULL ||
+        sscanf(fields[2], "%u:%u", &major_number, &minor_number) != 2) {
+        return false;
+    }
+    unescape(fields[4]);
+    unescape(type);
+    unescape(source);
+    *entry = (struct mount_entry){
+        .device = makedev(major_number, minor_number),
+        .path = fields[4],
+        .type = type,
+        .source = source,
+        .read_only = has_word(fields[5], "ro") || (options != NULL && has_word(options, "ro")),
+    };
+    return true;
+}
+
+int mounts_visit(int (*each)(void *context, const struct mount_entry *entry), void *context)
+{
+    FILE *file = fopen("/proc/self/mountinfo", "re");
+    char *line = NULL;
+    size_t size = 0;
+    int result = 0;
+
+    if (file == NULL) {
+        return -errno;
+    }
+    while (result == 0 && getline(&line, &size, file) > 0) {
+        struct mount_entry entry;
+
+        if (parse(line, &entry)) {
+            result = each(context, &entry);
+        }
+    }
+    free(line);
+    fclose(file);
+    return result;
+}
+
+struct search {
+    const char *path;
+    dev_t device;
+};
+
+static int compare_path(void *context, const struct mount_entry *entry)
+{
+    struct search *search = context;
+
+    if (strcmp(entry->path, search->path) == 0) {
+        search->device = entry->device;
+    }
+    return 0;
+}
+
+dev_t mounts_device_at(const char *path)
+{
+    struct search search = {.path = path};
+
+    (void)mounts_visit(compare_path, &search);
+    return search.device;
+}

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: MIT */
+/* What is mounted in this process's mount namespace, from /proc/self/mountinfo (proc(5)). */
+#ifndef UTIL_MOUNTS_H
+#define UTIL_MOUNTS_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+struct mount_entry {
+    dev_t device;     /* st_dev of its files */
+    const char *path; /* where it is mounted */
+    const char *type; /* "fuse.qcow2fs" */
+    const char *source;
+    bool read_only; /* the mount, or its file system */
+};
+
+/*
+ * Calls `each` for each mount, in the order of mounting; what `entry` points to
+ * is gone afterwards. Ends early with what is not 0; a negative errno.
+ */
+int mounts_visit(int (*each)(void *context, const struct mount_entry *entry), void *context);
+
+/* The device of what is mounted last at exactly that absolute path; 0: nothing is, or it cannot be
+ * told. */
+dev_t mounts_device_at(const char *path);
+
+#endif

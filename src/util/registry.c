@@ -1,0 +1,365 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "util/registry.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/pidfd.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define RECORD_MAX (64 * 1024) /* bytes of a file that are read */
+
+struct registry_entry {
+    int directory, descriptor;
+    char name[24];
+};
+
+/* --- directories -------------------------------------------------------------- */
+
+/* The directory of this user, made where `make` says so; a descriptor or -1. */
+static int open_directory(const char *path, uid_t owner, bool make)
+{
+    struct stat status;
+    int descriptor;
+
+    if (make && mkdir(path, 0700) != 0 && errno != EEXIST) {
+        return -1;
+    }
+    descriptor = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (descriptor < 0) {
+        return -1;
+    }
+    /* In /tmp anybody could have made it first. */
+    if (fstat(descriptor, &status) != 0 || status.st_uid != owner ||
+        (status.st_mode & (S_IWGRP | S_IWOTH)) != 0) {
+        close(descriptor);
+        return -1;
+    }
+    return descriptor;
+}
+
+static int open_in(uid_t owner, bool make, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+static int open_in(uid_t owner, bool make, const char *format, ...)
+{
+    char path[4096];
+    va_list arguments;
+    int length;
+
+    va_start(arguments, format);
+    length = vsnprintf(path, sizeof(path), format, arguments);
+    va_end(arguments);
+    return length > 0 && (size_t)length < sizeof(path) ? open_directory(path, owner, make) : -1;
+}
+
+static int open_own_directory(bool make)
+{
+    const char *runtime = getenv("XDG_RUNTIME_DIR");
+    uid_t user = geteuid();
+    int directory = -1;
+
+    if (user == 0) {
+        directory = open_in(user, make, "/run/qcow2fs");
+    } else if (runtime != NULL && runtime[0] == '/') {
+        directory = open_in(user, make, "%s/qcow2fs", runtime);
+    }
+    return directory >= 0 ? directory : open_in(user, make, "/tmp/qcow2fs-%u", (unsigned)user);
+}
+
+/* --- the content ---------------------------------------------------------------- */
+
+/* Where one value goes. */
+static void take_pair(struct registry_record *record, const char *name, const char *value)
+{
+    if (strcmp(name, "pid") == 0) {
+        record->pid = (pid_t)strtol(value, NULL, 10);
+    } else if (strcmp(name, "image") == 0) {
+        free(record->image);
+        record->image = strdup(value);
+    } else if (strcmp(name, "mount-point") == 0) {
+        free(record->mount_point);
+        record->mount_point = strdup(value);
+    } else if (strcmp(name, "writable") == 0) {
+        record->writable = *value == '1';
+    } else if (strcmp(name, "since") == 0) {
+        record->since = strtoll(value, NULL, 10);
+    } else if (strcmp(name, "major") == 0) {
+        record->major = strtoull(value, NULL, 10);
+    } else if (strcmp(name, "minor") == 0) {
+        record->minor = strtoull(value, NULL, 10);
+    } else if (strcmp(name, "status") == 0) {
+        record->has_ended = true;
+        record->status = (int)strtol(value, NULL, 10);
+    } else if (strcmp(name, "message") == 0) {
+        free(record->message);
+        record->message = strdup(value);
+    }
+}
+
+/* 0; -EINVAL for a file that is not (yet) complete; a negative errno. */
+static int load(int descriptor, struct registry_record *record)
+{
+    char *text = malloc(RECORD_MAX + 1);
+    struct stat status;
+    ssize_t length;
+
+    memset(record, 0, sizeof(*record));
+    if (text == NULL) {
+        return -ENOMEM;
+    }
+    length = pread(descriptor, text, RECORD_MAX, 0);
+    if (length < 0 || fstat(descriptor, &status) != 0) {
+        int code = errno;
+
+        free(text);
+        return -code;
+    }
+    text[length] = '\0';
+    record->user = status.st_uid;
+    for (char *pair = text, *next; pair < text + length; pair = next) {
+        char *value = strchr(pair, '=');
+
+        next = pair + strlen(pair) + 1;
+        if (value != NULL) {
+            *value = '\0';
+            take_pair(record, pair, value + 1);
+        }
+    }
+    free(text);
+    if (record->message == NULL) {
+        record->message = strdup("");
+    }
+    if (record->image == NULL || record->mount_point == NULL || record->message == NULL ||
+        record->pid <= 0) {
+        registry_release(record);
+        return -EINVAL;
+    }
+    return 0;
+}
+
+void registry_release(struct registry_record *record)
+{
+    free(record->image);
+    free(record->mount_point);
+    free(record->message);
+    memset(record, 0, sizeof(*record));
+}
+
+/* --- the daemon --------------------------------------------------------------- */
+
+static bool write_record(int descriptor, const struct registry_record *record)
+{
+    return dprintf(descriptor,
+                   "writable=%d%csince=%" PRId64 "%cmajor=%" PRIu64 "%cminor=%" PRIu64
+                   "%cimage=%s%cmount-point=%s%cpid=%ld%c",
+                   record->writable, 0, record->since, 0, record->major, 0, record->minor, 0,
+                   record->image, 0, record->mount_point, 0, (long)record->pid, 0) > 0;
+}
+
+struct registry_entry *registry_enter(const struct registry_record *record)
+{
+    struct registry_entry *entry = calloc(1, sizeof(*entry));
+
+    if (entry == NULL) {
+        return NULL;
+    }
+    snprintf(entry->name, sizeof(entry->name), "%ld", (long)record->pid);
+    entry->descriptor = -1;
+    entry->directory = open_own_directory(true);
+    if (entry->directory >= 0) {
+        /* The name is ours: a process of this number that left it has ended. */
+        (void)unlinkat(entry->directory, entry->name, 0);
+        entry->descriptor = openat(entry->directory, entry->name,
+                                   O_RDWR | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0600);
+    }
+    /* Who looks at it just now lets go of it at once. */
+    if (entry->descriptor >= 0 && flock(entry->descriptor, LOCK_EX) == 0 &&
+        write_record(entry->descriptor, record)) {
+        return entry;
+    }
+    registry_leave(entry, 0, "");
+    return NULL;
+}
+
+void registry_leave(struct registry_entry *entry, int status, const char *message)
+{
+    if (entry == NULL) {
+        return;
+    }
+    if (entry->descriptor >= 0) {
+        (void)dprintf(entry->descriptor, "message=%s%cstatus=%d%c", message, 0, status, 0);
+        (void)unlinkat(entry->directory, entry->name, 0);
+        close(entry->descriptor);
+    }
+    if (entry->directory >= 0) {
+        close(entry->directory);
+    }
+    free(entry);
+}
+
+/* --- the others ------------------------------------------------------------------ */
+
+struct visit {
+    int (*each)(void *context, const struct registry_record *record, int descriptor);
+    void *context;
+};
+
+/* Whether its daemon has ended; the lock is held then. */
+static bool has_ended(int descriptor)
+{
+    return flock(descriptor, LOCK_EX | LOCK_NB) == 0;
+}
+
+static int visit_file(const struct visit *visit, int directory, const char *name)
+{
+    int descriptor = openat(directory, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    struct registry_record record;
+    int result = 0;
+
+    if (descriptor < 0) {
+        return 0;
+    }
+    if (has_ended(descriptor)) {
+        struct stat now, then;
+
+        /* Not one that came into being under this name just now. */
+        if (fstat(descriptor, &then) == 0 &&
+            fstatat(directory, name, &now, AT_SYMLINK_NOFOLLOW) == 0 && now.st_ino == then.st_ino &&
+            then.st_size > 0) {
+            (void)unlinkat(directory, name, 0);
+        }
+    } else if (load(descriptor, &record) == 0) {
+        result = visit->each(visit->context, &record, descriptor);
+        registry_release(&record);
+    }
+    close(descriptor);
+    return result;
+}
+
+/* Closes `directory`; -1 is none. */
+static int visit_directory(const struct visit *visit, int directory)
+{
+    DIR *stream;
+    struct dirent *item;
+    int result = 0;
+
+    if (directory < 0) {
+        return 0;
+    }
+    stream = fdopendir(directory);
+    if (stream == NULL) {
+        close(directory);
+        return 0;
+    }
+    while (result == 0 && (item = readdir(stream)) != NULL) {
+        if (item->d_name[0] >= '1' && item->d_name[0] <= '9') {
+            result = visit_file(visit, dirfd(stream), item->d_name);
+        }
+    }
+    closedir(stream);
+    return result;
+}
+
+/* Those of other users: DIRECTORY/PREFIXuid[/SUFFIX]. */
+static int visit_others(const struct visit *visit, const char *directory, const char *prefix,
+                        const char *suffix)
+{
+    DIR *stream = opendir(directory);
+    struct dirent *item;
+    int result = 0;
+
+    if (stream == NULL) {
+        return 0;
+    }
+    while (result == 0 && (item = readdir(stream)) != NULL) {
+        size_t length = strlen(prefix);
+        unsigned long user;
+        char *end;
+
+        if (strncmp(item->d_name, prefix, length) != 0) {
+            continue;
+        }
+        user = strtoul(item->d_name + length, &end, 10);
+        if (end == item->d_name + length || *end != '\0' || user == 0) {
+            continue;
+        }
+        result = visit_directory(
+            visit, open_in((uid_t)user, false, "%s/%s%s", directory, item->d_name, suffix));
+    }
+    closedir(stream);
+    return result;
+}
+
+int registry_visit(int (*each)(void *context, const struct registry_record *record, int descriptor),
+                   void *context)
+{
+    const struct visit visit = {.each = each, .context = context};
+    uid_t user = geteuid();
+    int result = visit_directory(&visit, open_own_directory(false));
+
+    if (result == 0 && user != 0) {
+        /* Also what was started without the variable that this process has. */
+        const char *runtime = getenv("XDG_RUNTIME_DIR");
+
+        if (runtime != NULL && runtime[0] == '/') {
+            result =
+                visit_directory(&visit, open_in(user, false, "/tmp/qcow2fs-%u", (unsigned)user));
+        }
+    }
+    if (result == 0 && user == 0) {
+        result = visit_others(&visit, "/run/user", "", "/qcow2fs");
+    }
+    if (result == 0 && user == 0) {
+        result = visit_others(&visit, "/tmp", "qcow2fs-", "");
+    }
+    return result;
+}
+
+/*
+ * A lock has no event to wait for with a limit, but the process has; the lock
+ * then says for certain.
+ */
+static int wait_for_process(pid_t pid, int milliseconds)
+{
+    struct pollfd end = {.fd = pidfd_open(pid, 0), .events = POLLIN};
+    int count;
+
+    if (end.fd < 0) {
+        return errno == ESRCH ? 0 : -errno;
+    }
+    do {
+        count = poll(&end, 1, milliseconds);
+    } while (count < 0 && errno == EINTR);
+    close(end.fd);
+    return count == 0 ? -ETIMEDOUT : 0;
+}
+
+int registry_wait(int descriptor, int milliseconds, struct registry_record *record)
+{
+    int result = load(descriptor, record);
+
+    if (result == 0 && !has_ended(descriptor)) {
+        result = wait_for_process(record->pid, milliseconds);
+        if (result == 0 && !has_ended(descriptor) && milliseconds >= 0) {
+            result = -ETIMEDOUT;
+        }
+        registry_release(record);
+        if (result == 0) {
+            while (flock(descriptor, LOCK_SH) != 0 && errno == EINTR) {
+            }
+            result = load(descriptor, record);
+        }
+    }
+    return result;
+}

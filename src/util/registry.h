@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Which daemons run, so that qcow2ctl can list them, find the one behind a mount
+ * and wait for its end: a file for each, named after its process, in a directory
+ * that belongs to its user (/run/qcow2fs for root, $XDG_RUNTIME_DIR/qcow2fs, or
+ * /tmp/qcow2fs-UID). The daemon holds a lock (flock) on its file for as long as it
+ * lives, whatever ends it: a file without one is what a killed daemon left, and who
+ * meets it removes it. Before it ends by itself the daemon adds how it ended; who had the
+ * file open then waits for the lock, and reads that.
+ *
+ * The file holds name=value pairs, each ended by a NUL. No file is believed that
+ * does not belong to the user whose directory it is in. Nothing here is needed for
+ * a mount to work: where the directory cannot be made, a daemon is merely not listed.
+ */
+#ifndef UTIL_REGISTRY_H
+#define UTIL_REGISTRY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct registry_record {
+    pid_t pid;
+    uid_t user;
+    char *image;       /* an absolute path */
+    char *mount_point; /* an absolute path; empty for a mount that has no name */
+    bool writable;
+    int64_t since;  /* seconds, CLOCK_REALTIME */
+    uint64_t major; /* of the file system's device, st_dev of its files; both 0: unknown */
+    uint64_t minor;
+
+    /* What the daemon added before it ended; a killed one adds nothing. */
+    bool has_ended;
+    int status;    /* its exit status */
+    char *message; /* its last sentence, or empty */
+};
+
+/* --- the daemon's side --------------------------------------------------- */
+
+struct registry_entry; /* its own file, locked */
+
+/* Makes and locks the file of this process. NULL where that cannot be; it is no error. */
+struct registry_entry *registry_enter(const struct registry_record *record);
+
+/* Adds how the daemon ended, and removes the name; `entry` may be NULL. Gives it back. */
+void registry_leave(struct registry_entry *entry, int status, const char *message);
+
+/* --- the others' side ------------------------------------------------------ */
+
+/*
+ * Calls `each` for every daemon that runs, of this user or, for root, of all; what
+ * killed ones left is removed on the way. `descriptor` is the open file, `record`
+ * is freed afterwards. Ends early, and returns that, when `each` returns what is not 0.
+ */
+int registry_visit(int (*each)(void *context, const struct registry_record *record, int descriptor),
+                   void *context);
+
+/*
+ * Waits until the daemon whose file is open at `descriptor` has ended, at most
+ * `milliseconds` (negative: for ever), and fills `record`, to be released. 0;
+ * -ETIMEDOUT; a negative errno.
+ */
+int registry_wait(int descriptor, int milliseconds, struct registry_record *record);
+
+void registry_release(struct registry_record *record);
+
+#endif

@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""qcow2ctl attach, detach and list: an image as a loop device."""
+
+import json
+import os
+
+from lib import bad, compare, ctl, files, image, mount, run, tap, tools
+from lib.files import qcow2ctl
+from lib.image import MiB
+from lib.tap import check, check_equal
+
+suite = tap.Suite(needs=[tools.fuse, tools.root, tools.loop, tools.QEMU,
+                         tools.tool("sfdisk", "debugfs"), tools.file_system("ext4")])
+
+
+@suite.test("attach prints the device, and its partitions exist when it returns")
+def _(directory):
+    for label in ("gpt", "dos"):
+        path = files.partitioned(directory, label, name=label)
+        done = qcow2ctl("attach", "--json", path)
+        told = json.loads(done.stdout)
+        try:
+            check_equal([part["number"] for part in told["partitions"]], [1, 2], "the partitions")
+            for part in told["partitions"]:
+                check(os.path.exists(part["device"]), "there is no %s", part["device"])
+            with mount.file_system(told["partitions"][1]["device"]) as at:
+                with open(os.path.join(at, "here"), "rb") as file:
+                    check_equal(file.read(), b"on two\n", "a file")
+                done = ctl.ctl("detach", told["device"], status=1)
+                check(at in done.stderr and "is mounted at" in done.stderr, "it said %s",
+                      done.stderr)
+            qcow2ctl("detach", path)
+            check_equal(files.listed(path), [], "the list")
+            check(not os.path.exists("/sys/block/%s/loop" % os.path.basename(told["device"])),
+                  "the device is still attached")
+        finally:
+            if files.listed(path):
+                tools.run("losetup", "-d", told["device"], status=None)
+
+
+@suite.test("what is written to the device is in the image when detach returns")
+def _(directory):
+    path = image.create(os.path.join(directory, "image.qcow2"), 64 * MiB)
+    data = os.path.join(directory, "data")
+    with open(data, "wb") as file:
+        file.write(os.urandom(8 * MiB))
+    with files.attached(path) as device:
+        tools.run("dd", "if=" + data, "of=" + device, "bs=1M", "seek=3", "status=none")
+        qcow2ctl("detach", device)
+        # Nobody has it open any more.
+        tools.run("qemu-io", "-f", "qcow2", "-c", "read 0 512", path)
+    raw = os.path.join(directory, "raw")
+    image.to_raw(path, raw)
+    with open(raw, "rb") as file, open(data, "rb") as expected:
+        file.seek(3 * MiB)
+        check(file.read(8 * MiB) == expected.read(), "other bytes")
+    files.check_in_order(path)
+
+
+@suite.test("-r attaches a device that cannot be written, and changes nothing")
+def _(directory):
+    path = files.whole(directory)
+    before = compare.sha256(path)
+    with files.attached(path, "-r") as device:
+        check_equal(tools.output("blockdev", "--getro", device).strip(), "1", "read-only")
+        check(tools.run("dd", "if=/dev/zero", "of=" + device, "count=1", status=None).returncode,
+              "it was written")
+        check_equal(files.listed(path)[0]["mode"], "ro", "the mode")
+    check_equal(compare.sha256(path), before, "the image")
+
+
+@suite.test("sector size and direct I/O are those that were asked for")
+def _(directory):
+    path = image.create(os.path.join(directory, "image.qcow2"), 64 * MiB)
+    with files.attached(path, "--sector-size", "4096", "--direct-io", "on") as device:
+        check_equal(tools.output("blockdev", "--getss", device).strip(), "4096", "the sector size")
+        check_equal(tools.output("losetup", "-nO", "DIO", device).strip(), "1", "direct I/O")
+        tools.run("dd", "if=/dev/urandom", "of=" + device, "bs=1M", "count=4", "status=none")
+    files.check_in_order(path)
+
+
+@suite.test("losetup -d ends the daemon, too")
+def _(directory):
+    path = files.whole(directory)
+    with files.attached(path) as device:
+        tools.run("losetup", "-d", device)
+        files.check_nothing_left(path)
+
+
+@suite.test("list tells image, mode, mount point, device and files, and nothing of the dead")
+def _(directory):
+    path = files.whole(directory)
+    raw = bad.mount_point(directory, "raw")
+    at = os.path.join(directory, "at")
+    os.mkdir(at)
+    with mount.mount(path, at=raw, writable=True) as mounted:
+        with mount.loop_device(raw, writable=True) as device, mount.file_system(device) as place:
+            found = files.listed(path)
+            check_equal(len(found), 1, "the number of daemons")
+            check_equal((found[0]["mode"], found[0]["mount-point"], found[0]["loop-devices"],
+                         found[0]["file-systems"], found[0]["pid"]),
+                        ("rw", os.path.realpath(raw), [device], [place], mounted.pids[0]), "the daemon")
+            text = qcow2ctl("list").stdout
+            for word in (os.path.realpath(path), "read-write", device, place):
+                check(word in text, "no %s in %s", word, text)
+    check_equal(files.listed(path), [], "the list, afterwards,")
+    done = tools.run(run.program(), path, raw, env=files.environment())
+    check_equal(done.stderr, "", "what it said")
+    os.kill(files.listed(path)[0]["pid"], 9)
+    bad.wait_for(lambda: not files.listed(path), "the list is empty")
+    run.unmount(raw, lazy=True)
+
+
+@suite.test("what cannot be attached is one sentence, and leaves no device")
+def _(directory):
+    path = files.whole(directory)
+    ctl.refused("attach", os.path.join(directory, "none.qcow2"), words=["none.qcow2"])
+    ctl.refused("attach", "--sector-size", "1000", path, words=["Invalid argument"])
+    with bad.held(path):
+        ctl.refused("attach", path, words=[path])
+    ctl.refused("detach", path, words=["no running qcow2fs"])
+    files.check_nothing_left(path)
+
+
+if __name__ == "__main__":
+    suite.main()

@@ -1,0 +1,97 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""qcow2ctl mount, killed at each of its system calls: there is a whole mount afterwards, or nothing."""
+
+import os
+import subprocess
+
+from lib import bad, compare, ctl, files, mount, run, tap, tools
+from lib.image import MiB
+from lib.tap import check, check_equal
+
+suite = tap.Suite(needs=[tools.fuse, tools.root, tools.loop, tools.QEMU,
+                         tools.tool("strace", "debugfs"), tools.file_system("ext4")])
+
+
+def killed_at(number, *arguments):
+    """The status of qcow2ctl, killed as it makes its `number`th system call; 0: it made fewer."""
+    done = subprocess.run(["strace", "-o", "/dev/null", "-e",
+                           "inject=all:signal=KILL:when=%d" % number, ctl.program(), *arguments],
+                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60,
+                          check=False, env=tools.environment(**files.environment()))
+    return done.returncode
+
+
+def numbers():
+    """Each of the calls with QCOW2FS_LONG; otherwise all of the first, then some."""
+    number, step = 1, 1
+    while True:
+        yield number
+        if not os.environ.get("QCOW2FS_LONG") and number > 40:
+            step = 5
+        number += step
+
+
+def check_whole_or_nothing(path, at):
+    """What a plain umount ends, or nothing at all; a child may still be on its way there."""
+    def settled():
+        return mount.is_mounted(at) or not files.listed(path)
+    bad.wait_for(settled, "a mount, or no daemon")
+    if mount.is_mounted(at):
+        with open(os.path.join(at, "here"), "rb") as file:
+            check_equal(file.read(), b"from the image\n", "a file")
+        tools.run("umount", at)
+    files.check_nothing_left(path)
+
+
+@suite.test("mount that is killed at any system call leaves a whole mount or nothing")
+def _(directory):
+    path = files.whole(directory, size=16 * MiB)
+    at = os.path.join(directory, "at")
+    os.mkdir(at)
+    tried = 0
+    for number in numbers():
+        status = killed_at(number, "mount", path, at)
+        check_whole_or_nothing(path, at)
+        if status == 0:
+            break
+        tried += 1
+    check(tried > 40, "only %d calls were made", tried)
+    files.check_in_order(path)
+
+
+@suite.test("each process that is killed while the files are mounted leaves no loop device")
+def _(directory):
+    path = files.whole(directory, size=16 * MiB)
+    at = os.path.join(directory, "at")
+    os.mkdir(at)
+    files.qcow2ctl("mount", path, at)
+    found = files.listed(path)[0]
+    os.kill(found["pid"], 9)
+    bad.wait_for(lambda: not files.listed(path), "the list is empty")
+    check(run.unmount(at) or run.unmount(at, lazy=True), "it cannot be unmounted")
+    device = os.path.basename(found["loop-devices"][0])
+    bad.wait_for(lambda: not os.path.exists("/sys/block/%s/loop/backing_file" % device),
+                 "the loop device is free")
+    tools.run("qemu-img", "check", "-r", "all", path, status=None)
+    files.check_in_order(path)
+
+
+@suite.test("attach that is killed at any system call leaves a device that is listed, or nothing")
+def _(directory):
+    path = files.whole(directory, size=16 * MiB)
+    before = compare.sha256(path)
+    for number in numbers():
+        status = killed_at(number, "attach", "-r", path)
+        bad.wait_for(lambda: not files.listed(path) or files.listed(path)[0]["loop-devices"],
+                     "a device, or no daemon")
+        if files.listed(path):
+            files.qcow2ctl("detach", path)
+        files.check_nothing_left(path)
+        if status == 0:
+            break
+    check_equal(compare.sha256(path), before, "the image")
+
+
+if __name__ == "__main__":
+    suite.main()
