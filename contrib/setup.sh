@@ -34,6 +34,7 @@ tests   e2fsprogs       command mkfs.ext4
 tests   xfsprogs        command mkfs.xfs
 tests   btrfs-progs     command mkfs.btrfs
 tests   fio             command fio
+tests   fuse2fs         command fuse2fs
 tests   bash-completion file    /usr/share/bash-completion/bash_completion
 tests   strace          command strace
 tests   libxml2-utils   command xmllint

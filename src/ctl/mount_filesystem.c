@@ -7,7 +7,8 @@
 #include "ctl/run.h"
 
 #include <errno.h>
-#include <fcntl.h>
+#include <inttypes.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -94,18 +95,19 @@ struct fuse_program {
     const char *options;   /* always; or NULL */
     const char *read_only; /* options for that */
     bool takes_fsname;     /* and shows it as what is mounted */
+    bool takes_offset;     /* so that a partition can be told within the file of the disk */
 };
 
 static const struct fuse_program programs[] = {
-    {"ext2", "fuse2fs", "fuse2fs", true, NULL, "ro", true},
-    {"ext3", "fuse2fs", "fuse2fs", true, NULL, "ro,norecovery", true},
-    {"ext4", "fuse2fs", "fuse2fs", true, NULL, "ro,norecovery", true},
-    {"ntfs", "ntfs-3g", "ntfs-3g", true, NULL, "ro,norecover", false},
-    {"vfat", "fusefat", "fusefat", true, "rw+", "ro", false},
-    {"exfat", "mount.exfat-fuse", "exfat-fuse", true, NULL, "ro", false},
-    {"squashfs", "squashfuse", "squashfuse", false, NULL, "ro", false},
-    {"erofs", "erofsfuse", "erofsfuse", false, NULL, "ro", false},
-    {"iso9660", "fuseiso", "fuseiso", false, NULL, "ro", false},
+    {"ext2", "fuse2fs", "fuse2fs", true, NULL, "ro", true, true},
+    {"ext3", "fuse2fs", "fuse2fs", true, NULL, "ro,norecovery", true, true},
+    {"ext4", "fuse2fs", "fuse2fs", true, NULL, "ro,norecovery", true, true},
+    {"ntfs", "ntfs-3g", "ntfs-3g", true, NULL, "ro,norecover", false, false},
+    {"vfat", "fusefat", "fusefat", true, "rw+", "ro", false, true},
+    {"exfat", "mount.exfat-fuse", "exfat-fuse", true, NULL, "ro", false, false},
+    {"squashfs", "squashfuse", "squashfuse", false, NULL, "ro", false, true},
+    {"erofs", "erofsfuse", "erofsfuse", false, NULL, "ro", false, false},
+    {"iso9660", "fuseiso", "fuseiso", false, NULL, "ro", false, false},
 };
 
 static const struct fuse_program *find_program(const char *type)
@@ -118,34 +120,42 @@ static const struct fuse_program *find_program(const char *type)
     return NULL;
 }
 
-/* The file of the place: the whole disk, or the partition's own. A descriptor, or -errno. */
-static int open_place(const struct filesystem_mount *wanted)
+/* Appends to a list that may be NULL; it is freed, and NULL again, when memory runs out. */
+static void add_option(char **list, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void add_option(char **list, const char *format, ...)
 {
-    char path[48];
-    int file;
+    char *item = NULL, *longer = NULL;
+    va_list arguments;
 
-    if (wanted->place->partition == 0) {
-        snprintf(path, sizeof(path), "disk.raw");
-    } else {
-        snprintf(path, sizeof(path), "partitions/%u.raw", wanted->place->partition);
+    va_start(arguments, format);
+    if (*list == NULL || vasprintf(&item, format, arguments) < 0 ||
+        asprintf(&longer, "%s%s%s", *list, **list != '\0' ? "," : "", item) < 0) {
+        longer = NULL;
     }
-    file = openat(wanted->disk->mount, path, (wanted->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC);
-    return file < 0 ? -errno : file;
+    va_end(arguments);
+    free(item);
+    free(*list);
+    *list = longer;
 }
 
+/* Comma-separated, possibly empty; NULL when memory ran out. */
 static char *program_options(const struct filesystem_mount *wanted,
                              const struct fuse_program *program)
 {
     const char *base = wanted->read_only ? program->read_only : program->options;
-    char *list;
+    char *list = strdup("");
 
-    bool named = program->takes_fsname && strpbrk(wanted->image, ",\\") == NULL;
-
-    if (asprintf(&list, "%s%s%s%s%s%s", named ? "fsname=" : "", named ? wanted->image : "",
-                 named && base != NULL ? "," : "", base != NULL ? base : "",
-                 (named || base != NULL) && wanted->options != NULL ? "," : "",
-                 wanted->options != NULL ? wanted->options : "") < 0) {
-        return NULL;
+    if (program->takes_fsname && strpbrk(wanted->image, ",\\") == NULL) {
+        add_option(&list, "fsname=%s", wanted->image);
+    }
+    if (base != NULL) {
+        add_option(&list, "%s", base);
+    }
+    if (wanted->place->offset != 0) {
+        add_option(&list, "offset=%" PRIu64, wanted->place->offset);
+    }
+    if (wanted->options != NULL) {
+        add_option(&list, "%s", wanted->options);
     }
     return list;
 }
@@ -182,7 +192,6 @@ static int mount_by_program(const struct filesystem_mount *wanted, const char *t
 {
     const struct fuse_program *program = find_program(type);
     struct filesystem_mount as_can_be = *wanted;
-    int file, result;
 
     if (program == NULL) {
         return error_set(error, ENOTSUP,
@@ -190,15 +199,14 @@ static int mount_by_program(const struct filesystem_mount *wanted, const char *t
                          "where the kernel does",
                          wanted->image, type);
     }
-    as_can_be.read_only |= !program->can_write;
-    file = open_place(&as_can_be);
-    if (file < 0) {
-        return error_set(error, -file, "%s: partition %u cannot be opened: %s", wanted->image,
-                         wanted->place->partition, strerror(-file));
+    if (wanted->place->partition != 0 && !program->takes_offset) {
+        return error_set(error, ENOTSUP,
+                         "%s: %s cannot be told where in the disk a partition begins; mount it as "
+                         "root, where the kernel does",
+                         wanted->image, program->program);
     }
-    result = run_fuse_program(&as_can_be, program, file, log, error);
-    close(file);
-    return result;
+    as_can_be.read_only |= !program->can_write;
+    return run_fuse_program(&as_can_be, program, wanted->disk->file, log, error);
 }
 
 /* --- which of the two, and what is neither ------------------------------------------------- */

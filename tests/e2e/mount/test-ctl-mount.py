@@ -313,6 +313,88 @@ def _(directory):
     files.check_nothing_left(path)
 
 
+# --- without root ---------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def place_of_user():
+    """(home, qcow2ctl) of somebody without rights, who may open /dev/fuse."""
+    with bad.public_directory() as public:
+        program = os.path.join(public.path, "qcow2ctl")
+        shutil.copy2(ctl.program(), program)
+        os.chmod(program, 0o755)
+        home = os.path.join(public.path, "home")
+        os.mkdir(home)
+        yield home, program
+
+
+def as_user(*argv, user=bad.NOBODY, **keywords):
+    return tools.run(*bad.user_prefix(user), *argv, env=files.environment(), **keywords)
+
+
+@suite.test("an ordinary user gets the files by a FUSE program, of a whole disk and of a partition",
+            needs=[tools.tool("fuse2fs", "setpriv", "fusermount3")])
+def _(directory):
+    del directory
+    with place_of_user() as (home, program):
+        at = directory_in(home)
+        for path, arguments, expected in (
+                (files.whole(home), [], b"from the image\n"),
+                (files.partitioned(home), ["-p", "2"], b"on two\n")):
+            for name in (home, path, at):
+                os.chown(name, 65534, 65534)
+            done = as_user(program, "mount", *arguments, path, at)
+            check_equal((done.stdout, done.stderr), ("", ""), "what it said")
+            try:
+                # Only the user may look.
+                check_equal(as_user("cat", os.path.join(at, "here")).stdout.encode(), expected,
+                            "a file")
+                check(at in as_user(program, "list").stdout, "not in the list")
+                as_user("cp", "/bin/true", os.path.join(at, "copy"), status=None)
+                as_user(program, "umount", at)
+                check(not mount.is_mounted(at), "still mounted")
+                check_equal(as_user(program, "list").stdout, "", "the list")
+            finally:
+                if mount.is_mounted(at):
+                    run.unmount(at, lazy=True)
+            files.check_in_order(path)
+
+
+@suite.test("root of a container, without rights outside, mounts and unmounts",
+            needs=[tools.tool("fuse2fs", "setpriv", "unshare")])
+def _(directory):
+    del directory
+    with place_of_user() as (home, program):
+        path, at = files.whole(home), directory_in(home)
+        for name in (home, path, at):
+            os.chown(name, 65534, 65534)
+        script = '"$0" mount "$1" "$2" && cat "$2/here" && "$0" umount "$2" && "$0" list'
+        done = as_user("unshare", "-U", "-r", "-m", "sh", "-euc", script, program, path, at)
+        check_equal(done.stdout, "from the image\n", "the file, and an empty list")
+        files.check_in_order(path)
+
+
+@suite.test("a missing FUSE program is named with its package",
+            needs=[tools.tool("setpriv")])
+def _(directory):
+    del directory
+    with place_of_user() as (home, program):
+        path, at = files.whole(home), directory_in(home)
+        for name in (home, path, at):
+            os.chown(name, 65534, 65534)
+        # A PATH with fusermount3 and nothing else; the places that are always looked at are hidden.
+        script = """
+            mount -t tmpfs none /usr/local/sbin 2>/dev/null || true
+            for at in /usr/sbin/fuse2fs /usr/bin/fuse2fs /usr/local/bin/fuse2fs; do
+                [ ! -e $at ] || mount --bind /dev/null $at; done
+            exec "$@"
+            """
+        done = tools.run("unshare", "-m", "--propagation", "private", "sh", "-euc", script, "sh",
+                         *bad.user_prefix(bad.NOBODY), program, "mount", path, at, status=1,
+                         env=files.environment())
+        check("fuse2fs" in done.stderr, "it said %s", done.stderr)
+
+
 # --- partition tables against sfdisk ------------------------------------------------------------
 
 
