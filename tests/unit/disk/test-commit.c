@@ -557,6 +557,47 @@ START_TEST(a_number_has_one_holder_at_a_time)
 }
 END_TEST
 
+struct taking {
+    struct range_locks *locks;
+    struct range_lock lock;
+    atomic_bool has_it;
+    pthread_t thread;
+};
+
+static void *take_and_release(void *context)
+{
+    struct taking *taking = context;
+
+    range_lock_take(taking->locks, &taking->lock);
+    atomic_store(&taking->has_it, true);
+    range_lock_release(taking->locks, &taking->lock);
+    return NULL;
+}
+
+START_TEST(who_waits_for_all_numbers_gets_them_before_who_comes_later)
+{
+    struct range_lock held = {.first = 3, .last = 3};
+    struct range_locks locks;
+    struct taking all = {.locks = &locks, .lock = {.first = 0, .last = UINT64_MAX}};
+    struct taking later = {.locks = &locks, .lock = {.first = 7, .last = 7}};
+
+    range_locks_init(&locks);
+    range_lock_take(&locks, &held);
+    pthread_create(&all.thread, NULL, take_and_release, &all);
+    while (!range_locks_waited_for(&locks)) {
+        sched_yield();
+    }
+    /* Nobody holds 7, but it has been asked for: else one could come after the other for ever. */
+    ck_assert(range_locks_must_wait(&locks, &later.lock));
+    pthread_create(&later.thread, NULL, take_and_release, &later);
+    range_lock_release(&locks, &held);
+    pthread_join(all.thread, NULL);
+    pthread_join(later.thread, NULL);
+    ck_assert(atomic_load(&all.has_it) && atomic_load(&later.has_it));
+    range_locks_destroy(&locks);
+}
+END_TEST
+
 START_TEST(ranges_that_share_nothing_are_held_at_once)
 {
     struct range_lock low = {.first = 0, .last = 4}, high = {.first = 5, .last = UINT64_MAX};
@@ -594,6 +635,7 @@ int main(void)
     tcase_add_test(tcase, no_request_is_on_its_way_to_a_cluster_that_was_drained);
     tcase_add_test(tcase, a_number_has_one_holder_at_a_time);
     tcase_add_test(tcase, ranges_that_share_nothing_are_held_at_once);
+    tcase_add_test(tcase, who_waits_for_all_numbers_gets_them_before_who_comes_later);
     suite_add_tcase(suite, tcase);
     return suite_main(suite);
 }
