@@ -66,6 +66,7 @@ UNIT_TESTS += \
 	tests/unit/disk/test-view-threads \
 	tests/unit/disk/test-writer \
 	tests/unit/disk/test-writer-faults \
+	tests/unit/disk/test-writer-order \
 	tests/unit/disk/test-writer-races \
 	tests/unit/disk/test-writer-rules
 endif

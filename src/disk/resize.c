@@ -138,9 +138,10 @@ static int grow_l1(struct writer *writer, uint64_t size)
                        : result;
 }
 
-static int grow(struct writer *writer, uint64_t size)
+/* What must be there before anything behind the old end can have a place. */
+static int make_room(struct writer *writer, uint64_t old_size, uint64_t size)
 {
-    uint64_t old_size = writer->image->virtual_size, cluster = writer_cluster_size(writer);
+    uint64_t cluster = writer_cluster_size(writer);
     struct range_lock lock = whole_disk;
     int result;
 
@@ -155,20 +156,41 @@ static int grow(struct writer *writer, uint64_t size)
         result = resize_data_file(writer, old_size, size);
     }
     range_lock_release(&writer->ranges, &lock);
-    if (result < 0) {
-        return result;
-    }
-    /* Zeroing works within the disk; nobody asks for what is behind the old end yet. */
+    return result;
+}
+
+/* From here on the disk may be addressed up to `size`. */
+static void publish_size(struct writer *writer, uint64_t size)
+{
+    uint64_t end = writer->image->virtual_size >> writer->header->cluster_bits;
+    struct range_lock lock = {.first = end, .last = end};
+
+    range_lock_take(&writer->ranges, &lock);
     atomic_store(&writer->image->virtual_size, size);
-    result = hide_old_data(writer, old_size, size);
+    range_lock_release(&writer->ranges, &lock);
+}
+
+/*
+ * The new size comes last: a write behind the old end that were let in before
+ * could be acknowledged, and then be zeroed, or lie behind the end again when
+ * something fails.
+ */
+static int grow(struct writer *writer, uint64_t size)
+{
+    uint64_t old_size = writer->image->virtual_size;
+    int result = make_room(writer, old_size, size);
+
+    if (result == 0) {
+        result = hide_old_data(writer, old_size, size);
+    }
     if (result == 0) {
         result = commit_flush(writer->commit); /* before the header's size shows it */
     }
     if (result == 0) {
         result = write_size(writer, size);
     }
-    if (result < 0) {
-        atomic_store(&writer->image->virtual_size, old_size);
+    if (result == 0) {
+        publish_size(writer, size);
     }
     return result;
 }

@@ -38,7 +38,6 @@ static struct l2_value data_value(const struct writer *writer, uint64_t host_off
 
 int writer_reads_zero(struct writer *writer, uint64_t from, uint64_t to, bool *zero)
 {
-    to = min_u64(to, view_size(writer->view));
     *zero = true;
     while (*zero && from < to) {
         struct view_extent found;
@@ -58,7 +57,24 @@ static uint64_t host_of(const struct plan *plan, uint64_t guest_offset)
     return plan->host.host_offset + (guest_offset - plan->begin);
 }
 
-/* Copies what the disk shows in the guest range to its new place. */
+/* The same of what is copied: behind the end of the disk there are zeros, whatever is mapped. */
+static int copies_zero(struct writer *writer, uint64_t from, uint64_t to, bool *zero)
+{
+    return writer_reads_zero(writer, from, min_u64(to, view_size(writer->view)), zero);
+}
+
+/* A raw data file ends where the disk does; what any other has behind that may be seen later. */
+static uint64_t copy_limit(const struct writer *writer)
+{
+    bool raw = (writer->header->autoclear_features & AUTOCLEAR_RAW_EXTERNAL_DATA) != 0;
+
+    return writer->header->external_data_file && raw ? view_size(writer->view) : UINT64_MAX;
+}
+
+/*
+ * Copies what the disk shows in the guest range to its new place: zeros where
+ * that lies behind the end, which does not move meanwhile (resize.c).
+ */
 static int copy_range(const struct plan *plan, uint64_t from, uint64_t to)
 {
     struct writer *writer = plan->writer;
@@ -66,13 +82,11 @@ static int copy_range(const struct plan *plan, uint64_t from, uint64_t to)
     void *buffer;
     int result;
 
-    if (writer->header->external_data_file) {
-        to = min_u64(to, view_size(writer->view)); /* a raw data file ends where the disk does */
-    }
+    to = min_u64(to, copy_limit(writer));
     if (from >= to) {
         return 0;
     }
-    result = writer_reads_zero(writer, from, to, &zero);
+    result = copies_zero(writer, from, to, &zero);
     if (result < 0 || (zero && plan->host.fresh && plan->data != NULL)) {
         return result; /* see write_data() */
     }
@@ -99,7 +113,7 @@ static int write_data(struct plan *plan, uint64_t *epoch)
     bool zero;
     int result;
 
-    result = writer_reads_zero(writer, plan->copy_from, plan->copy_to, &zero);
+    result = copies_zero(writer, plan->copy_from, plan->copy_to, &zero);
     /* Zeros stand in fresh clusters already; but preallocation wants the host's space. */
     if (result == 0 && !(zero && plan->host.fresh && plan->data != NULL)) {
         result = copy_range(plan, plan->copy_from, plan->from);

@@ -34,7 +34,12 @@ struct writer {
     bool lazy;
     atomic_bool corrupt; /* nothing may be written any more */
 
-    pthread_mutex_t resize_mutex; /* one change of size at a time; outside all other locks */
+    /*
+     * One change of size at a time; outside all other locks. image->virtual_size,
+     * what may be addressed, changes only while the cluster that the old end lies
+     * in is locked, too: who holds that may rely on where the end is.
+     */
+    pthread_mutex_t resize_mutex;
 
     /* The thread that flushes each options.interval, where something has changed, and fills runs.
      */
@@ -92,14 +97,19 @@ void writer_fault(struct writer *writer, int result, const struct mapping_fault 
 /* The references that an old entry held are dropped with the next commit (R4). */
 void writer_drop_old(struct writer *writer, const struct l2_value *old);
 
-/* *zero: whether the guest range reads as zeros for certain. */
+/* *zero: whether what is mapped in the guest range, also behind the end of the disk, is zeros for
+ * certain. */
 int writer_reads_zero(struct writer *writer, uint64_t from, uint64_t to, bool *zero);
 
 /* Writes within the disk, between the brackets. */
 int writer_write_range(struct writer *writer, uint64_t guest_offset, const uint8_t *data,
                        uint64_t length);
 
-/* Zeros between the brackets. */
+/*
+ * Zeros between the brackets. The range may lie behind the end of the disk, for
+ * who makes it larger; one that reaches the end may zero more than it says there,
+ * where nobody can have written yet.
+ */
 int writer_zero_range(struct writer *writer, uint64_t from, uint64_t to, bool unmap);
 
 /* Makes the disk at least `size` bytes long, between the brackets. */

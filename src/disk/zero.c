@@ -92,7 +92,9 @@ static int write_zeros(struct writer *writer, uint64_t from, uint64_t to)
     bool zero;
     int result;
 
-    to = min_u64(to, view_size(writer->view));
+    if (from >= to) {
+        return 0;
+    }
     result = writer_reads_zero(writer, from, to, &zero);
     if (result < 0 || zero) {
         return result;
@@ -106,40 +108,58 @@ static int write_zeros(struct writer *writer, uint64_t from, uint64_t to)
     return result;
 }
 
+/*
+ * Zeros by the entry of one cluster where that can be done: *inner_from to
+ * *inner_to, of what is asked for. -EAGAIN: it cannot.
+ */
+static int zero_by_entry(struct writer *writer, uint64_t from, uint64_t to, bool unmap,
+                         uint64_t *inner_from, uint64_t *inner_to)
+{
+    uint64_t unit = writer_unit_size(writer), cluster = from >> writer->header->cluster_bits;
+    struct range_lock lock = {.first = cluster, .last = cluster};
+    struct mapping_fault fault = {.guest_offset = from};
+    int result = -EAGAIN;
+
+    range_lock_take(&writer->ranges, &lock);
+    /* Nobody can have written behind the end, which does not move before the lock is released. */
+    if (to >= view_size(writer->view)) {
+        to = div_round_up(to, unit) * unit;
+    }
+    *inner_from = div_round_up(from, unit) * unit;
+    *inner_to = round_down(to, unit);
+    if (*inner_from < *inner_to) {
+        result = writer->header->version >= 3
+                     ? zero_entry(writer, *inner_from, *inner_to, unmap, &fault)
+                     : unallocate_entry(writer, *inner_from, *inner_to, &fault);
+    }
+    range_lock_release(&writer->ranges, &lock);
+    if (result < 0 && result != -EAGAIN) {
+        writer_fault(writer, result, &fault);
+    }
+    return result;
+}
+
 /* Zeros in one cluster. */
 static int zero_in_cluster(struct writer *writer, uint64_t from, uint64_t to, bool unmap)
 {
     uint64_t unit = writer_unit_size(writer), inner_from, inner_to;
-    struct range_lock lock = {.first = from >> writer->header->cluster_bits};
-    struct mapping_fault fault = {.guest_offset = from};
     int result;
 
-    if (to == view_size(writer->view)) {
-        to = div_round_up(to, unit) * unit; /* nothing stands behind the end of the disk */
-    }
-    inner_from = div_round_up(from, unit) * unit;
-    inner_to = round_down(to, unit);
-    if (inner_from >= inner_to) {
-        return write_zeros(writer, from, to);
+    if (div_round_up(from, unit) == div_round_up(to, unit)) {
+        return write_zeros(writer, from, to); /* no subcluster begins in it */
     }
     result = writer_prepare_allocation(writer); /* an L2 table may be needed */
     if (result < 0) {
         return result;
     }
-    lock.last = lock.first;
-    range_lock_take(&writer->ranges, &lock);
-    result = writer->header->version >= 3 ? zero_entry(writer, inner_from, inner_to, unmap, &fault)
-                                          : unallocate_entry(writer, inner_from, inner_to, &fault);
-    range_lock_release(&writer->ranges, &lock);
+    result = zero_by_entry(writer, from, to, unmap, &inner_from, &inner_to);
     if (result == -EAGAIN) {
         return write_zeros(writer, from, to);
     }
-    if (result < 0) {
-        writer_fault(writer, result, &fault);
-        return result;
+    if (result == 0) {
+        result = write_zeros(writer, from, inner_from);
     }
-    result = write_zeros(writer, from, inner_from);
-    return result == 0 ? write_zeros(writer, inner_to, max_u64(inner_to, to)) : result;
+    return result == 0 ? write_zeros(writer, inner_to, to) : result;
 }
 
 /* What the zeros mean for a data file: with data_file_raw they must be in it. */

@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Requests that meet in the one order that matters: a read of the base is held,
+ * and with it the request that needs it, until another one has returned. What
+ * had returned must be there at the end.
+ */
+#include "config.h"
+
+#include "assemble.h"
+#include "builder.h"
+#include "disk/view.h"
+#include "disk/writer.h"
+#include "memory_store.h"
+#include "suite.h"
+#include "writer_case.h"
+
+#include "meta/format.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define K         UINT64_C(1024)
+#define M         (K * K)
+#define CLUSTER   (64 * K)
+#define BASE_SIZE (4 * M)
+
+/* A disk of `size` bytes on a base of 'z'. */
+static struct store *open_on_base(struct writer_case *subject, uint64_t size, bool extended_l2,
+                                  const struct writer_options *writer_options)
+{
+    struct builder_options options = builder_defaults();
+    uint8_t *bytes = malloc(BASE_SIZE);
+    struct builder *builder;
+    struct store *file, *base;
+
+    ck_assert_ptr_nonnull(bytes);
+    options.virtual_size = size;
+    options.extended_l2 = extended_l2;
+    builder = builder_create(&options);
+    file = builder_store(builder);
+    builder_destroy(builder);
+    memset(bytes, 'z', BASE_SIZE);
+    base = memory_store_from(bytes, BASE_SIZE);
+    free(bytes);
+    writer_case_open_on(subject, file, assemble_image(base, IMAGE_RAW, 1, NULL), writer_options);
+    return base;
+}
+
+static void end_sound(struct writer_case *subject)
+{
+    struct store *file = writer_case_end(subject, NULL);
+
+    expect_sound(file, false);
+    store_close(file);
+}
+
+/* A request of another thread: of `length` bytes `fill`, or a preallocation where that is 0. */
+struct request {
+    struct writer_case *subject;
+    uint64_t guest_offset;
+    size_t length;
+    int fill;
+    pthread_t thread;
+    int result;
+};
+
+static void *perform(void *context)
+{
+    struct request *request = context;
+    uint8_t *bytes = malloc(request->length);
+
+    ck_assert_ptr_nonnull(bytes);
+    memset(bytes, request->fill, request->length);
+    request->result = request->fill != 0
+                          ? writer_write(request->subject->writer, request->guest_offset, bytes,
+                                         request->length)
+                          : writer_preallocate(request->subject->writer, request->guest_offset,
+                                               request->length);
+    free(bytes);
+    return NULL;
+}
+
+static void begin(struct request *request)
+{
+    ck_assert_int_eq(pthread_create(&request->thread, NULL, perform, request), 0);
+}
+
+static void end(struct request *request)
+{
+    ck_assert_int_eq(pthread_join(request->thread, NULL), 0);
+    ck_assert_int_eq(request->result, 0);
+}
+
+static void write_now(struct writer_case *subject, uint64_t guest_offset, size_t length, int fill)
+{
+    struct request request = {
+        .subject = subject,
+        .guest_offset = guest_offset,
+        .length = length,
+        .fill = fill,
+    };
+
+    perform(&request);
+    ck_assert_int_eq(request.result, 0);
+}
+
+static void expect_fill(struct writer_case *subject, uint64_t guest_offset, size_t length, int fill)
+{
+    uint8_t *seen = malloc(length);
+    size_t same = 0;
+
+    ck_assert_ptr_nonnull(seen);
+    ck_assert_int_eq(view_read(subject->view, guest_offset, seen, length), 0);
+    while (same < length && seen[same] == fill) {
+        same++;
+    }
+    ck_assert_msg(same == length, "guest offset %zu shows %#x, not %#x",
+                  (size_t)guest_offset + same, (unsigned)seen[same < length ? same : 0],
+                  (unsigned)fill);
+    free(seen);
+}
+
+/* --- A disk that grows --------------------------------------------------------------------- */
+
+START_TEST(a_disk_that_grows_has_its_new_size_when_all_that_it_gains_is_zeros)
+{
+    const struct writer_options growable = {.growable = true};
+    struct writer_case subject;
+    struct store *base = open_on_base(&subject, M + 512, false, &growable);
+    struct request second = {&subject, 2 * M + 512, M, 'b', 0, 0};
+    struct request first = {&subject, M + CLUSTER, M - CLUSTER, 'a', 0, 0};
+
+    /* The kernel sends one write past the end as several, at once. The second one makes the disk
+       larger, and is held where it reads what the base has in the last cluster. */
+    memory_store_block_reads(base, M, 512);
+    begin(&second);
+    memory_store_wait_blocked(base, 1);
+    ck_assert_uint_eq(view_size(subject.view), M + 512); /* or the first one went in now */
+    begin(&first);
+    memory_store_release_reads(base);
+    end(&second);
+    end(&first);
+    expect_fill(&subject, M + CLUSTER, M - CLUSTER, 'a');
+    expect_fill(&subject, 2 * M, 512, 0);
+    expect_fill(&subject, 2 * M + 512, M, 'b');
+    end_sound(&subject);
+}
+END_TEST
+
+START_TEST(a_write_to_the_last_cluster_while_the_disk_grows_is_kept)
+{
+    const struct writer_options growable = {.growable = true};
+    struct writer_case subject;
+    struct request grow = {&subject, 3 * M - 512, 512, 'g', 0, 0};
+
+    open_on_base(&subject, M + 512, _i == 1, &growable);
+    /* Clusters are there; from here on nothing but the growing needs a sync. */
+    write_now(&subject, 0, 512, 'f');
+    expect_flush(&subject);
+    /* What it gains is zeros already, and the size is not there yet. */
+    memory_store_block_syncs(subject.file);
+    begin(&grow);
+    memory_store_wait_syncs(subject.file, 1);
+    ck_assert_uint_eq(view_size(subject.view), M + 512);
+    write_now(&subject, M + 128, 256, 'w');
+    memory_store_release_syncs(subject.file);
+    end(&grow);
+    expect_fill(&subject, M, 128, 'z');
+    expect_fill(&subject, M + 128, 256, 'w');
+    expect_fill(&subject, M + 384, 128, 'z');
+    expect_fill(&subject, M + 512, 2 * M - 1024, 0);
+    expect_fill(&subject, 3 * M - 512, 512, 'g');
+    end_sound(&subject);
+}
+END_TEST
+
+START_TEST(a_disk_that_fails_to_grow_is_as_it_was_and_keeps_what_was_written)
+{
+    const struct writer_options growable = {.growable = true};
+    struct writer_case subject;
+    uint8_t byte = 'x';
+
+    open_on_base(&subject, M + 512, false, &growable);
+    write_now(&subject, M, 512, 'k');
+    memory_store_fail(subject.file, MEMORY_STORE_WRITE, (unsigned)_i + 1, ENOSPC);
+    if (writer_write(subject.writer, 3 * M, &byte, 1) == 0) {
+        ck_assert_uint_eq(view_size(subject.view), 3 * M + 512);
+    } else {
+        ck_assert_uint_eq(view_size(subject.view), disk_u64(subject.file, HEADER_SIZE));
+    }
+    memory_store_fail(subject.file, MEMORY_STORE_WRITE, 0, 0);
+    expect_fill(&subject, M, 512, 'k');
+    write_now(&subject, 2 * M, CLUSTER, 'n');
+    expect_fill(&subject, M + 512, M - 512, 0);
+    expect_fill(&subject, 2 * M, CLUSTER, 'n');
+    expect_flush(&subject);
+    store_close(writer_case_end(&subject, NULL));
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("writer-order");
+    TCase *grow = tcase_create("a disk that grows");
+
+    tcase_add_test(grow, a_disk_that_grows_has_its_new_size_when_all_that_it_gains_is_zeros);
+    tcase_add_loop_test(grow, a_write_to_the_last_cluster_while_the_disk_grows_is_kept, 0, 2);
+    tcase_add_loop_test(grow, a_disk_that_fails_to_grow_is_as_it_was_and_keeps_what_was_written, 0,
+                        12);
+    suite_add_tcase(suite, grow);
+    return suite_main(suite);
+}
