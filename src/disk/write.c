@@ -18,7 +18,7 @@ struct plan {
     size_t clusters;
     struct l2_value *old, *new; /* of each cluster */
     uint64_t from, to;          /* guest offsets of the bytes that the request brings */
-    const uint8_t *data;        /* these; none: the clusters only get a place (from == to) */
+    const uint8_t *data;        /* these; none: the clusters only get a place, all is copied */
     struct allocation host;
     uint64_t copy_from, copy_to; /* guest offsets of what must be valid afterwards */
 };
@@ -116,8 +116,8 @@ static int write_data(struct plan *plan, uint64_t *epoch)
     result = copies_zero(writer, plan->copy_from, plan->copy_to, &zero);
     /* Zeros stand in fresh clusters already; but preallocation wants the host's space. */
     if (result == 0 && !(zero && plan->host.fresh && plan->data != NULL)) {
-        result = copy_range(plan, plan->copy_from, plan->from);
-        if (result == 0) {
+        result = copy_range(plan, plan->copy_from, plan->data != NULL ? plan->from : plan->copy_to);
+        if (result == 0 && plan->data != NULL) {
             result = copy_range(plan, plan->to, plan->copy_to);
         }
     }
@@ -320,9 +320,6 @@ static int execute(struct plan *plan, struct mapping_fault *fault)
     } else {
         plan_copy_own(plan);
     }
-    if (plan->data == NULL) {
-        plan->to = plan->from; /* all of it is copied */
-    }
     result = check_overlap(writer, writer->image->data_file, host_of(plan, plan->copy_from),
                            plan->copy_to - plan->copy_from, fault);
     if (result < 0) {
@@ -361,6 +358,27 @@ static bool is_in_place(const struct writer *writer, const struct plan *plan)
                                        : !l2_entry_is_zero(plan->old[0].entry);
 }
 
+/*
+ * What is given a place without data is read and written back. A subcluster
+ * that has one is written in place by others, without a lock: their data would
+ * be lost. So that ends before the next such one, as the entry is now.
+ */
+static void keep_off_others(struct plan *plan)
+{
+    const struct writer *writer = plan->writer;
+    uint64_t unit = writer_unit_size(writer);
+
+    if (entry_owns_host(writer, &plan->old[0])) {
+        uint64_t first = (plan->from - plan->begin) / unit;
+        uint32_t others = bitmap_allocated(plan->old[0].bitmap) >> first;
+
+        if (others != 0) {
+            first += (uint64_t)__builtin_ctz(others);
+            plan->to = min_u64(plan->to, plan->begin + first * unit);
+        }
+    }
+}
+
 /* Writes what begins at guest_offset, where it has no place of its own yet; *done bytes. */
 static int allocate(struct writer *writer, uint64_t guest_offset, const uint8_t *data,
                     uint64_t length, uint64_t *done, struct mapping_fault *fault)
@@ -390,6 +408,9 @@ static int allocate(struct writer *writer, uint64_t guest_offset, const uint8_t 
     result = plan_old(&plan, fault);
     /* Somebody else may have given it a place meanwhile: then it is written in place. */
     if (result == 0 && !is_in_place(writer, &plan)) {
+        if (data == NULL && writer->header->extended_l2) {
+            keep_off_others(&plan);
+        }
         result = plan_host(&plan, fault);
         if (result == 0) {
             result = execute(&plan, fault);
@@ -482,11 +503,10 @@ static int preallocate_some(struct writer *writer, uint64_t from, uint64_t to, u
         *next = from + extent.length;
         return 0;
     }
-    /* To the end of the cluster, but not over subclusters that others may be writing to. */
-    *next =
-        min_u64(to, round_down(from, writer_cluster_size(writer)) + writer_cluster_size(writer));
-    *next = min_u64(*next, from + extent.length);
-    return allocate(writer, from, NULL, *next - from, &done, fault);
+    to = min_u64(to, round_down(from, writer_cluster_size(writer)) + writer_cluster_size(writer));
+    result = allocate(writer, from, NULL, to - from, &done, fault);
+    *next = from + done;
+    return result;
 }
 
 int writer_preallocate(struct writer *writer, uint64_t guest_offset, uint64_t length)

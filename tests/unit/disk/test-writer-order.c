@@ -10,6 +10,7 @@
 #include "builder.h"
 #include "disk/view.h"
 #include "disk/writer.h"
+#include "disk/writer_internal.h"
 #include "memory_store.h"
 #include "suite.h"
 #include "writer_case.h"
@@ -20,10 +21,12 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define K         UINT64_C(1024)
 #define M         (K * K)
 #define CLUSTER   (64 * K)
+#define UNIT      (2 * K) /* a subcluster */
 #define BASE_SIZE (4 * M)
 
 /* A disk of `size` bytes on a base of 'z'. */
@@ -73,11 +76,10 @@ static void *perform(void *context)
 
     ck_assert_ptr_nonnull(bytes);
     memset(bytes, request->fill, request->length);
-    request->result = request->fill != 0
-                          ? writer_write(request->subject->writer, request->guest_offset, bytes,
-                                         request->length)
-                          : writer_preallocate(request->subject->writer, request->guest_offset,
-                                               request->length);
+    request->result =
+        request->fill != 0
+            ? writer_write(request->subject->writer, request->guest_offset, bytes, request->length)
+            : writer_preallocate(request->subject->writer, request->guest_offset, request->length);
     free(bytes);
     return NULL;
 }
@@ -91,6 +93,14 @@ static void end(struct request *request)
 {
     ck_assert_int_eq(pthread_join(request->thread, NULL), 0);
     ck_assert_int_eq(request->result, 0);
+}
+
+/* Returns when some request waits for guest clusters that another one has locked. */
+static void wait_for_lock(struct writer_case *subject)
+{
+    while (!range_locks_waited_for(&subject->writer->ranges)) {
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
 }
 
 static void write_now(struct writer_case *subject, uint64_t guest_offset, size_t length, int fill)
@@ -200,15 +210,47 @@ START_TEST(a_disk_that_fails_to_grow_is_as_it_was_and_keeps_what_was_written)
 }
 END_TEST
 
+/* --- Preallocation ------------------------------------------------------------------------- */
+
+START_TEST(a_preallocation_does_not_bring_back_what_was_before_a_write)
+{
+    struct writer_case subject;
+    struct store *base = open_on_base(&subject, M, true, NULL);
+    struct request write = {&subject, UNIT + 512, 512, 'A', 0, 0};
+    struct request preallocate = {&subject, 0, 4 * UNIT, 0, 0, 0};
+
+    /* A write gives subcluster 1 a place, and is held at what stands around its data. */
+    memory_store_block_reads(base, UNIT, UNIT);
+    begin(&write);
+    memory_store_wait_blocked(base, 1);
+    /* The preallocation has seen subclusters without a place, and waits for that of the write. */
+    begin(&preallocate);
+    wait_for_lock(&subject);
+    /* The write goes on; the preallocation is held where it reads the third of them. */
+    memory_store_block_reads(base, 2 * UNIT, UNIT);
+    end(&write);
+    memory_store_wait_blocked(base, 1);
+    write_now(&subject, UNIT + 512, 512, 'C');
+    memory_store_release_reads(base);
+    end(&preallocate);
+    expect_fill(&subject, 0, UNIT + 512, 'z');
+    expect_fill(&subject, UNIT + 512, 512, 'C');
+    expect_fill(&subject, UNIT + K, 3 * UNIT - K, 'z');
+    end_sound(&subject);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("writer-order");
-    TCase *grow = tcase_create("a disk that grows");
+    TCase *grow = tcase_create("a disk that grows"), *place = tcase_create("preallocation");
 
     tcase_add_test(grow, a_disk_that_grows_has_its_new_size_when_all_that_it_gains_is_zeros);
     tcase_add_loop_test(grow, a_write_to_the_last_cluster_while_the_disk_grows_is_kept, 0, 2);
     tcase_add_loop_test(grow, a_disk_that_fails_to_grow_is_as_it_was_and_keeps_what_was_written, 0,
                         12);
     suite_add_tcase(suite, grow);
+    tcase_add_test(place, a_preallocation_does_not_bring_back_what_was_before_a_write);
+    suite_add_tcase(suite, place);
     return suite_main(suite);
 }
