@@ -273,6 +273,28 @@ static int read_compressed(struct reading *reading, const struct view_extent *fo
     return compressed_read(found, buffer, length, reading->sequential);
 }
 
+/*
+ * A cluster of which the end is lost is lost as a whole: who reads it gets no part, which a
+ * program that goes on after an error would take for all.
+ */
+static int read_data(const struct view_extent *found, void *buffer, size_t length)
+{
+    const struct extent *extent = &found->extent;
+    uint64_t unit = found->image->header != NULL ? found->image->header->cluster_size : 1;
+    uint64_t begin = round_down(extent->host_offset, unit);
+    uint64_t end = round_down(extent->host_offset + length - 1, unit) + unit;
+
+    return store_lost(extent->store, begin, end - begin)
+               ? -EIO
+               : store_read(extent->store, extent->host_offset, buffer, length);
+}
+
+/* How many bytes of the host `length` bytes of the extent are made of. */
+static size_t bytes_read(const struct extent *extent, size_t length)
+{
+    return extent->kind == EXTENT_COMPRESSED ? extent->compressed_size : length;
+}
+
 /* The bytes of one extent, which begins at `guest_offset` of the view. */
 static int read_extent(struct reading *reading, const struct view_extent *found,
                        uint64_t guest_offset, void *buffer, size_t length)
@@ -286,7 +308,7 @@ static int read_extent(struct reading *reading, const struct view_extent *found,
 
     switch (found->extent.kind) {
     case EXTENT_DATA:
-        result = store_read(found->extent.store, found->extent.host_offset, buffer, length);
+        result = read_data(found, buffer, length);
         break;
     case EXTENT_COMPRESSED:
         result = read_compressed(reading, found, guest_offset, buffer, length);
@@ -296,8 +318,10 @@ static int read_extent(struct reading *reading, const struct view_extent *found,
         return 0;
     }
     if (result < 0) {
-        why = result == -EBADMSG ? "the compressed cluster does not inflate to a cluster"
-                                 : strerror(-result);
+        why = result == -EBADMSG
+                  ? "the compressed cluster does not inflate to a cluster"
+                  : store_read_failure(found->extent.store, found->extent.host_offset,
+                                       bytes_read(&found->extent, length), result);
         memcpy(fault.text, why, min_u64(strlen(why) + 1, sizeof(fault.text) - 1));
         log_fault(found->image, &fault);
         result = result == -ENOMEM ? -ENOMEM : -EIO;

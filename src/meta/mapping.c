@@ -63,6 +63,7 @@ static bool in_file(struct mapping *mapping, uint64_t offset, uint64_t length)
     if (store_info(mapping->source.file, &info) < 0) {
         return false;
     }
+    /* What lies within a file that was longer is for the store to judge, which has seen that. */
     atomic_store_explicit(&mapping->file_size, info.size, memory_order_relaxed);
     return range_within(offset, length, info.size);
 }
@@ -326,7 +327,9 @@ static int pin_slice(const struct walk *walk, uint64_t l1_index, uint64_t table,
                             &place.source, slice);
     if (result < 0) {
         fault_set(walk, walk->position, place.source.key.host_offset,
-                  "the L2 table cannot be read: %s", strerror(-result));
+                  "the L2 table cannot be read: %s",
+                  store_read_failure(mapping->source.file, place.source.key.host_offset,
+                                     mapping->slice_size, result));
         walk->fault->impossible = false;
     }
     return result;

@@ -139,11 +139,13 @@ static int advance(const struct direct *direct, size_t done, unsigned *without, 
     return *without < STUCK_MAX ? 0 : -EIO;
 }
 
-/* Zeros behind the end of the file. */
-static int read_blocks(const struct direct *direct, uint64_t offset, uint8_t *to, size_t length)
+/* Zeros behind the end of the file: *missing bytes. */
+static int read_blocks(const struct direct *direct, uint64_t offset, uint8_t *to, size_t length,
+                       size_t *missing)
 {
     unsigned without = 0;
 
+    *missing = 0;
     while (length > 0) {
         ssize_t done = pread(direct->fd, to, min_u64(length, TRANSFER_MAX), (off_t)offset);
         size_t whole;
@@ -157,7 +159,8 @@ static int read_blocks(const struct direct *direct, uint64_t offset, uint8_t *to
         }
         if (done == 0 ||
             ((size_t)done % direct->block != 0 && ends_at(direct, offset + (uint64_t)done))) {
-            memset(to + done, 0, length - (size_t)done);
+            *missing = length - (size_t)done;
+            memset(to + done, 0, *missing);
             return 0;
         }
         result = advance(direct, (size_t)done, &without, &whole);
@@ -219,9 +222,10 @@ static size_t as_it_is(const struct direct *direct, uint64_t offset, const void 
     return round_down(length, direct->block);
 }
 
-static int read_by_bounce(const struct direct *direct, uint64_t offset, uint8_t *to, size_t length)
+static int read_by_bounce(const struct direct *direct, uint64_t offset, uint8_t *to, size_t length,
+                          size_t *missing)
 {
-    size_t before = offset % direct->block, size;
+    size_t before = offset % direct->block, size, blocks_missing;
     uint8_t *bounce = bounce_create(direct, (uint64_t)before + length, &size);
     int result = bounce != NULL ? 0 : -ENOMEM;
 
@@ -229,8 +233,11 @@ static int read_by_bounce(const struct direct *direct, uint64_t offset, uint8_t 
         size_t part = min_u64(length, size - before);
         size_t blocks = div_round_up(before + part, direct->block) * direct->block;
 
-        result = read_blocks(direct, offset - before, bounce, blocks);
+        result = read_blocks(direct, offset - before, bounce, blocks, &blocks_missing);
         if (result == 0) {
+            size_t there = blocks - blocks_missing;
+
+            *missing += before + part - min_u64(max_u64(there, before), before + part);
             memcpy(to, bounce + before, part);
             to += part;
             offset += part;
@@ -242,26 +249,30 @@ static int read_by_bounce(const struct direct *direct, uint64_t offset, uint8_t 
     return result;
 }
 
-int direct_read(struct direct *direct, uint64_t offset, void *buffer, size_t length)
+int direct_read(struct direct *direct, uint64_t offset, void *buffer, size_t length,
+                size_t *missing)
 {
     const uint64_t limit = round_down(INT64_MAX, BLOCK_MAX); /* no file reaches beyond it */
+    size_t whole, outside = 0;
     uint8_t *to = buffer;
-    size_t whole;
     int result = 0;
 
+    *missing = 0;
     if (!range_within(offset, length, limit)) {
         size_t inside = offset < limit ? (size_t)(limit - offset) : 0;
 
-        memset(to + inside, 0, length - inside);
+        outside = length - inside;
+        memset(to + inside, 0, outside);
         length = inside;
     }
     whole = as_it_is(direct, offset, to, length);
     if (whole > 0) {
-        result = read_blocks(direct, offset, to, whole);
+        result = read_blocks(direct, offset, to, whole, missing);
     }
     if (result == 0 && whole < length) {
-        result = read_by_bounce(direct, offset + whole, to + whole, length - whole);
+        result = read_by_bounce(direct, offset + whole, to + whole, length - whole, missing);
     }
+    *missing += outside;
     return result;
 }
 
@@ -270,7 +281,8 @@ static int patch_block(const struct direct *direct, uint64_t offset, const uint8
                        size_t length, uint8_t *bounce)
 {
     uint64_t begin = round_down(offset, direct->block);
-    int result = read_blocks(direct, begin, bounce, direct->block);
+    size_t missing;
+    int result = read_blocks(direct, begin, bounce, direct->block, &missing);
 
     if (result < 0) {
         return result;

@@ -36,8 +36,11 @@ struct direct;
 int direct_create(int fd, bool block_device, struct direct **direct);
 void direct_destroy(struct direct *direct);
 
-/* As those of struct store_ops. */
-int direct_read(struct direct *direct, uint64_t offset, void *buffer, size_t length);
+/* As that of struct store_ops, but zeros for all behind the end; *missing: how many bytes that are.
+ */
+int direct_read(struct direct *direct, uint64_t offset, void *buffer, size_t length,
+                size_t *missing);
+/* As that of struct store_ops. */
 int direct_write(struct direct *direct, uint64_t offset, const void *buffer, size_t length);
 
 /* Holds the blocks of a range (length UINT64_MAX: to the end of all), to change them otherwise. */

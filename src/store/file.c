@@ -13,6 +13,7 @@
 #include <linux/fs.h>
 #include <linux/magic.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,6 +44,9 @@ struct file_store {
      * for large writes alone: one that is short is over before a sleeper is awake.
      */
     pthread_mutex_t large_writes;
+    /* The largest size that the file has had, bytes: what is missing before it has been lost. */
+    atomic_uint_fast64_t known_size;
+    atomic_bool has_lost; /* a read has met that */
 };
 
 static struct file_store *to_file(struct store *store)
@@ -50,15 +54,29 @@ static struct file_store *to_file(struct store *store)
     return (struct file_store *)((char *)store - offsetof(struct file_store, store));
 }
 
-static int file_read(struct store *store, uint64_t offset, void *buffer, size_t length)
+/* The file reaches to `size`. */
+static void size_seen(struct file_store *file, uint64_t size)
 {
-    const struct file_store *file = to_file(store);
-    int fd = file->fd;
-    uint8_t *to = buffer;
+    uint_fast64_t known = atomic_load_explicit(&file->known_size, memory_order_relaxed);
 
-    if (file->direct != NULL) {
-        return direct_read(file->direct, offset, buffer, length);
+    while (known < size &&
+           !atomic_compare_exchange_weak_explicit(&file->known_size, &known, size,
+                                                  memory_order_relaxed, memory_order_relaxed)) {
     }
+}
+
+/* Whether the file was longer than `offset`. */
+static bool was_longer(const struct file_store *file, uint64_t offset)
+{
+    return offset < atomic_load_explicit(&file->known_size, memory_order_relaxed);
+}
+
+/* Zeros behind the end; *missing: how many bytes that are. */
+static int read_cached(const struct file_store *file, uint64_t offset, uint8_t *to, size_t length,
+                       size_t *missing)
+{
+    int fd = file->fd;
+
     /* No file reaches beyond INT64_MAX: there, as behind the end of this one, are zeros. */
     while (length > 0 && offset < INT64_MAX) {
         size_t part = (size_t)min_u64(length, INT64_MAX - offset);
@@ -80,7 +98,22 @@ static int file_read(struct store *store, uint64_t offset, void *buffer, size_t 
     if (length > 0) {
         memset(to, 0, length);
     }
+    *missing = length;
     return 0;
+}
+
+static int file_read(struct store *store, uint64_t offset, void *buffer, size_t length)
+{
+    struct file_store *file = to_file(store);
+    size_t missing;
+    int rc = file->direct != NULL ? direct_read(file->direct, offset, buffer, length, &missing)
+                                  : read_cached(file, offset, buffer, length, &missing);
+
+    if (rc == 0 && missing > 0 && was_longer(file, offset + (length - missing))) {
+        atomic_store_explicit(&file->has_lost, true, memory_order_relaxed);
+        return -EIO;
+    }
+    return rc;
 }
 
 /* All of it. */
@@ -108,21 +141,22 @@ static int write_fully(int fd, uint64_t offset, const uint8_t *from, size_t leng
 static int file_write(struct store *store, uint64_t offset, const void *buffer, size_t length)
 {
     struct file_store *file = to_file(store);
-    bool takes_turn = length >= LARGE_WRITE && !file->block_device;
+    bool takes_turn = length >= LARGE_WRITE && !file->block_device && file->direct == NULL;
     int rc;
 
-    if (file->direct != NULL) {
-        return direct_write(file->direct, offset, buffer, length);
-    }
     if (!range_within(offset, length, INT64_MAX)) {
         return -EFBIG;
     }
     if (takes_turn) {
         pthread_mutex_lock(&file->large_writes);
     }
-    rc = write_fully(file->fd, offset, buffer, length);
+    rc = file->direct != NULL ? direct_write(file->direct, offset, buffer, length)
+                              : write_fully(file->fd, offset, buffer, length);
     if (takes_turn) {
         pthread_mutex_unlock(&file->large_writes);
+    }
+    if (rc == 0 && length > 0) {
+        size_seen(file, offset + length);
     }
     return rc;
 }
@@ -158,9 +192,19 @@ static int current_size(const struct file_store *file, uint64_t *size)
     return file_size(file, &status, size);
 }
 
-static int file_info(struct store *store, struct store_info *info)
+static bool file_lost(struct store *store, uint64_t offset, uint64_t length)
 {
     const struct file_store *file = to_file(store);
+    uint64_t size;
+
+    return atomic_load_explicit(&file->has_lost, memory_order_relaxed) &&
+           (current_size(file, &size) < 0 ||
+            (size < offset + length && was_longer(file, max_u64(size, offset))));
+}
+
+static int file_info(struct store *store, struct store_info *info)
+{
+    struct file_store *file = to_file(store);
     struct stat status;
     int rc;
 
@@ -179,6 +223,9 @@ static int file_info(struct store *store, struct store_info *info)
         .ctime = status.st_ctim,
     };
     rc = file_size(file, &status, &info->size);
+    if (rc == 0) {
+        size_seen(file, info->size);
+    }
     if (rc == 0 && file->block_device) {
         info->allocated = info->size;
     }
@@ -258,7 +305,7 @@ static int file_punch(struct store *store, uint64_t offset, uint64_t length)
 
 static int file_resize(struct store *store, uint64_t size)
 {
-    const struct file_store *file = to_file(store);
+    struct file_store *file = to_file(store);
     struct range_lock lock;
     int rc;
 
@@ -269,9 +316,16 @@ static int file_resize(struct store *store, uint64_t size)
         return -EFBIG;
     }
     hold(file, size, UINT64_MAX, &lock);
+    if (was_longer(file, size)) {
+        /* Before it is done: who reads there meanwhile is not to hear of a loss. */
+        atomic_store_explicit(&file->known_size, size, memory_order_relaxed);
+    }
     do {
         rc = ftruncate(file->fd, (off_t)size) == 0 ? 0 : -errno;
     } while (rc == -EINTR);
+    if (rc == 0) {
+        size_seen(file, size);
+    }
     return release(file, &lock, rc);
 }
 
@@ -433,7 +487,10 @@ static int file_extent(struct store *store, uint64_t offset, uint64_t limit, boo
         return rc;
     }
     if (offset >= size) {
-        return extent_is(false, limit, limit, is_data, length);
+        return extent_is(was_longer(file, offset), limit, limit, is_data, length);
+    }
+    if (was_longer(file, size)) {
+        limit = min_u64(limit, size - offset); /* what is behind is lost, and no hole */
     }
     rc = file->block_device ? -ENOTSUP : sparse_extent(file->fd, offset, limit, is_data, length);
     if (rc == -ENOTSUP) {
@@ -462,6 +519,7 @@ static const struct store_ops file_ops = {
     .fill = file_fill,
     .info = file_info,
     .extent = file_extent,
+    .lost = file_lost,
     .close = file_close,
 };
 
@@ -469,6 +527,7 @@ static const struct store_ops file_ops = {
 static struct file_store *file_create(int fd, bool block_device, enum store_cache cache)
 {
     struct file_store *file = malloc(sizeof(*file));
+    uint64_t size;
 
     if (file == NULL) {
         return NULL;
@@ -479,6 +538,11 @@ static struct file_store *file_create(int fd, bool block_device, enum store_cach
         .block_device = block_device,
         .unsafe = cache == STORE_CACHE_UNSAFE,
     };
+    atomic_init(&file->known_size, 0);
+    atomic_init(&file->has_lost, false);
+    if (current_size(file, &size) == 0) {
+        size_seen(file, size);
+    }
     if (cache_is_direct(cache) && direct_create(fd, block_device, &file->direct) != 0) {
         free(file);
         return NULL;

@@ -17,6 +17,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/types.h>
 #include <time.h>
 
@@ -34,7 +35,10 @@ struct store_info {
 };
 
 struct store_ops {
-    /* Bytes past the end read as zeros. */
+    /*
+     * Bytes past the end read as zeros: -EIO, where they were within it at any time since the
+     * store was opened, and nobody has cut them off with resize(). What is missing then is lost.
+     */
     int (*read)(struct store *store, uint64_t offset, void *buffer, size_t length);
     /* Grows the store where the range ends past its end. */
     int (*write)(struct store *store, uint64_t offset, const void *buffer, size_t length);
@@ -59,16 +63,35 @@ struct store_ops {
     /*
      * Whether the host keeps data at `offset`: *is_data, and in *length how far
      * that goes on, at most to `limit` bytes from offset. All of a store
-     * counts as data where the host cannot tell; past its end is a hole.
+     * counts as data where the host cannot tell; past its end is a hole, but data where
+     * a read would fail because it is lost.
      */
     int (*extent)(struct store *store, uint64_t offset, uint64_t limit, bool *is_data,
                   uint64_t *length);
+    /*
+     * Whether a part of the range is lost, after a read has failed for that: until then false, so
+     * that it costs nothing. NULL where nothing is ever lost.
+     */
+    bool (*lost)(struct store *store, uint64_t offset, uint64_t length);
     void (*close)(struct store *store);
 };
 
 struct store {
     const struct store_ops *ops;
 };
+
+/* Why a store_read() of the range failed, as part of a sentence; `result` is what it returned. */
+static inline const char *store_read_failure(struct store *store, uint64_t offset, size_t length,
+                                             int result)
+{
+    struct store_info info;
+
+    if (result == -EIO && store->ops->info(store, &info) == 0 &&
+        (offset > info.size || length > info.size - offset)) {
+        return "the file has become shorter than it was";
+    }
+    return strerror(-result);
+}
 
 static inline int store_read(struct store *store, uint64_t offset, void *buffer, size_t length)
 {
@@ -115,6 +138,11 @@ static inline int store_extent(struct store *store, uint64_t offset, uint64_t li
                                uint64_t *length)
 {
     return store->ops->extent(store, offset, limit, is_data, length);
+}
+
+static inline bool store_lost(struct store *store, uint64_t offset, uint64_t length)
+{
+    return store->ops->lost != NULL && store->ops->lost(store, offset, length);
 }
 
 /* `store` may be NULL. */

@@ -535,5 +535,64 @@ def _(directory):
             os.close(handle)
 
 
+# --- a file that shrinks --------------------------------------------------------------------------
+
+
+def lose_half(directory, cut, make, options=()):
+    """Mounts what make(raw) makes, cuts `cut` to half: right bytes or EIO, and a line that says it."""
+    raw = os.path.join(directory, "raw")
+    expected = random.Random(12).randbytes(8 * MiB)
+    with open(raw, "wb") as file:
+        file.write(expected)
+    with mount.mount(make(raw), *options) as mounted:
+        path = os.path.join(directory, cut)
+        os.truncate(path, os.path.getsize(path) // 2 // 512 * 512)
+        lost = bad.unreadable(mounted.disk, CLUSTER, expected)
+        check(len(lost) > 10, "only %d clusters are lost", len(lost))
+        with open(mounted.disk, "rb") as file:  # no program is to take what is lost for a hole
+            check_equal(os.lseek(file.fileno(), lost[-1], os.SEEK_DATA), lost[-1], "the next data")
+        check("the file has become shorter than it was" in mounted.stderr(), "the log: %s",
+              mounted.stderr()[:500])
+
+
+def shrinking(sentence, cut, make, *options):
+    @suite.test("a file that shrinks while it is mounted gives EIO, and no zeros: " + sentence)
+    def _(directory):
+        lose_half(directory, cut, lambda raw: make(directory, raw), options)
+
+
+def converted(directory, raw, *arguments, **options):
+    path = os.path.join(directory, "image.qcow2")
+    image.convert(raw, path, *arguments, **options)
+    return path
+
+
+def overlaid(directory, raw):
+    """All of the disk is in the overlay; the base holds something else, which must not show."""
+    base = os.path.join(directory, "base.raw")
+    with open(base, "wb") as file:
+        file.write(b"old" * (8 * MiB // 3))
+        file.truncate(8 * MiB)
+    path = image.create(os.path.join(directory, "image.qcow2"), 8 * MiB, backing=base,
+                        backing_format="raw")
+    image.io(path, "write -s %s 0 8M" % raw)
+    return path
+
+
+def over(directory, raw):
+    return image.create(os.path.join(directory, "image.qcow2"), 8 * MiB, backing=raw,
+                        backing_format="raw")
+
+
+shrinking("data", "image.qcow2", converted)
+shrinking("past the page cache", "image.qcow2", converted, "cache=none")
+shrinking("compressed clusters", "image.qcow2",
+          lambda directory, raw: converted(directory, raw, "-c"))
+shrinking("an overlay", "image.qcow2", overlaid)
+shrinking("a raw backing file", "raw", over)
+shrinking("a data file", "data", lambda directory, raw: converted(
+    directory, raw, data_file=os.path.join(directory, "data")))
+
+
 if __name__ == "__main__":
     suite.main()

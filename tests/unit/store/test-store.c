@@ -165,6 +165,38 @@ START_TEST(reads_past_the_end_give_zeros)
 }
 END_TEST
 
+/* The largest size that was seen counts; a part that this program cut off is not lost. */
+START_TEST(what_was_in_the_file_and_is_gone_is_an_error_and_no_zeros)
+{
+    uint8_t bytes[10000], buffer[10000];
+    struct store *store = open_pattern(bytes, sizeof(bytes), STORE_WRITE);
+    uint64_t length;
+    bool is_data;
+
+    ck_assert_int_eq(truncate("a", 5000), 0);
+    ck_assert_int_eq(store_read(store, 0, buffer, 5000), 0);
+    ck_assert(!store_lost(store, 4000, 4000));
+    ck_assert_int_eq(store_read(store, 4000, buffer, 4000), -EIO);
+    ck_assert_int_eq(store_read(store, 9999, buffer, 1), -EIO);
+    ck_assert_str_eq(store_read_failure(store, 4000, 4000, -EIO),
+                     "the file has become shorter than it was");
+    ck_assert_int_eq(store_read(store, 10000, buffer, 100), 0); /* there was never anything */
+    ck_assert(store_lost(store, 4000, 4000) && !store_lost(store, 4000, 1000));
+    ck_assert_int_eq(store_extent(store, 6000, 1000, &is_data, &length), 0);
+    ck_assert(is_data && length == 1000);
+
+    ck_assert_int_eq(store_write(store, 12000, bytes, 1000), 0);
+    ck_assert_int_eq(truncate("a", 5000), 0);
+    ck_assert_int_eq(store_read(store, 12500, buffer, 100), -EIO);
+    ck_assert_int_eq(store_resize(store, 4000), 0);
+    ck_assert_int_eq(store_read(store, 3000, buffer, 7000), 0);
+    ck_assert(all_zero(buffer + 1000, 6000));
+    ck_assert_int_eq(store_extent(store, 6000, 1000, &is_data, &length), 0);
+    ck_assert(!is_data);
+    store_close(store);
+}
+END_TEST
+
 START_TEST(reads_at_impossible_offsets_give_zeros)
 {
     static const uint64_t offsets[] = {
@@ -551,6 +583,7 @@ int main(void)
     tcase_add_checked_fixture(tcase, restore_host, restore_host);
     tcase_add_test(tcase, reads_give_the_bytes_at_their_offset);
     tcase_add_test(tcase, reads_past_the_end_give_zeros);
+    tcase_add_test(tcase, what_was_in_the_file_and_is_gone_is_an_error_and_no_zeros);
     tcase_add_test(tcase, reads_at_impossible_offsets_give_zeros);
     tcase_add_test(tcase, writes_land_at_their_offset_and_grow_the_file);
     tcase_add_test(tcase, writes_at_impossible_offsets_and_to_a_reader_fail);
