@@ -164,10 +164,16 @@ int view_open_vmstate(struct image *image, size_t index, struct view **view, str
     return result;
 }
 
+void view_end_prefetch(struct view *view)
+{
+    prefetch_destroy(view->prefetch);
+    view->prefetch = NULL;
+}
+
 void view_close(struct view *view)
 {
     if (view != NULL) {
-        prefetch_destroy(view->prefetch); /* first: its threads use the rest */
+        view_end_prefetch(view); /* first: its threads use the rest */
         if (view->owns_mapping) {
             mapping_close(view->mapping);
         }
@@ -448,8 +454,8 @@ static int refine_data(const struct view_extent *found, bool *is_data, uint64_t 
 }
 
 /* Whether guest_offset is data, and how many bytes from there on, at most `window`, are alike. */
-static int classify(struct view *view, uint64_t guest_offset, uint64_t window, bool *is_data,
-                    uint64_t *length)
+static int classify_found(struct view *view, uint64_t guest_offset, uint64_t window, bool *is_data,
+                          uint64_t *length)
 {
     struct view_extent found;
     int result = view_lookup(view, guest_offset, window, &found);
@@ -463,6 +469,21 @@ static int classify(struct view *view, uint64_t guest_offset, uint64_t window, b
         return refine_data(&found, is_data, length);
     }
     return 0;
+}
+
+static int classify(struct view *view, uint64_t guest_offset, uint64_t window, bool *is_data,
+                    uint64_t *length)
+{
+    struct inflight *inflight = view->image->inflight;
+    /* R4: what was found is still that when the host is asked for its holes. Not for all of a
+       search, which may take long: nothing dropped meanwhile could be handed out again. */
+    unsigned generation = inflight != NULL ? inflight_enter(inflight) : 0;
+    int result = classify_found(view, guest_offset, window, is_data, length);
+
+    if (inflight != NULL) {
+        inflight_leave(inflight, generation);
+    }
+    return result;
 }
 
 int view_seek(struct view *view, uint64_t guest_offset, bool want_data,

@@ -37,6 +37,12 @@ void view_close(struct view *view);
 uint64_t view_size(const struct view *view);
 
 /*
+ * Reads ahead no more, and returns when no thread of the view's is under way
+ * (R4). Nobody may be reading; who reads afterwards does without.
+ */
+void view_end_prefetch(struct view *view);
+
+/*
  * Fills `buffer` with `length` bytes from `guest_offset`; what lies past the
  * end reads as zeros. 0; -EIO after a log line that names guest and host
  * offset; -ENOMEM. After an error `buffer` holds anything.

@@ -420,6 +420,7 @@ int writer_close(struct writer *writer)
     int result;
 
     ticker_stop(writer->ticker);
+    view_end_prefetch(writer->view); /* its threads count as requests (R4): close_image() */
     result = close_image(writer);
     if (result < 0) {
         log_line(writer->image->log, LOG_LEVEL_ERROR,

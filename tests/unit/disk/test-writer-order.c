@@ -8,6 +8,7 @@
 
 #include "assemble.h"
 #include "builder.h"
+#include "disk/prefetch.h"
 #include "disk/view.h"
 #include "disk/writer.h"
 #include "disk/writer_internal.h"
@@ -240,10 +241,60 @@ START_TEST(a_preallocation_does_not_bring_back_what_was_before_a_write)
 }
 END_TEST
 
+/* --- The end ------------------------------------------------------------------------------- */
+
+#define COMPRESSED 16 /* clusters */
+
+static void *release_soon(void *base)
+{
+    nanosleep(&(struct timespec){.tv_nsec = 200000000}, NULL); /* an end that waits for nobody */
+    memory_store_release_reads(base);
+    return NULL;
+}
+
+START_TEST(a_writer_that_ends_while_it_reads_ahead_leaks_nothing)
+{
+    struct builder_options options = builder_defaults();
+    struct writer_case subject;
+    struct builder *builder;
+    uint8_t *bytes = malloc(CLUSTER);
+    struct store *file;
+    uint64_t host_offset = 0;
+    pthread_t releasing;
+
+    ck_assert_ptr_nonnull(bytes);
+    options.virtual_size = COMPRESSED * CLUSTER;
+    builder = builder_create(&options);
+    memset(bytes, 'c', CLUSTER);
+    for (uint64_t i = 0; i < COMPRESSED; i++) {
+        uint64_t at = builder_compressed(builder, i * CLUSTER, bytes, 0);
+
+        host_offset = i == 8 ? at : host_offset;
+    }
+    free(bytes);
+    writer_case_build(&subject, builder, NULL);
+    if (prefetch_processors() >= 2) {
+        subject.image->may_start_threads = true;
+        /* What the preallocation replaces it reads in order; a thread goes ahead, and is held. */
+        memory_store_block_reads(subject.file, host_offset, 1);
+        ck_assert_int_eq(writer_preallocate(subject.writer, 0, 4 * CLUSTER), 0);
+        memory_store_wait_blocked(subject.file, 1);
+        ck_assert_int_eq(pthread_create(&releasing, NULL, release_soon, subject.file), 0);
+        file = writer_case_end(&subject, NULL);
+        pthread_join(releasing, NULL);
+        expect_sound(file, false);
+        store_close(file);
+    } else {
+        end_sound(&subject);
+    }
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("writer-order");
-    TCase *grow = tcase_create("a disk that grows"), *place = tcase_create("preallocation");
+    TCase *grow = tcase_create("a disk that grows"), *place = tcase_create("preallocation"),
+          *last = tcase_create("the end");
 
     tcase_add_test(grow, a_disk_that_grows_has_its_new_size_when_all_that_it_gains_is_zeros);
     tcase_add_loop_test(grow, a_write_to_the_last_cluster_while_the_disk_grows_is_kept, 0, 2);
@@ -252,5 +303,7 @@ int main(void)
     suite_add_tcase(suite, grow);
     tcase_add_test(place, a_preallocation_does_not_bring_back_what_was_before_a_write);
     suite_add_tcase(suite, place);
+    tcase_add_test(last, a_writer_that_ends_while_it_reads_ahead_leaks_nothing);
+    suite_add_tcase(suite, last);
     return suite_main(suite);
 }
