@@ -159,6 +159,19 @@ static int make_room(struct writer *writer, uint64_t old_size, uint64_t size)
     return result;
 }
 
+/* A growing failed before anything could name the new size: a raw data file is not to show it. */
+static void cut_raw_data_file(struct writer *writer, uint64_t size)
+{
+    struct image *image = writer->image;
+    struct store_info info;
+
+    if (image->header->external_data_file &&
+        (image->header->autoclear_features & AUTOCLEAR_RAW_EXTERNAL_DATA) != 0 &&
+        store_info(image->data_file, &info) == 0 && info.size > size) {
+        (void)store_resize(image->data_file, size); /* the next growing cuts it, too */
+    }
+}
+
 /* From here on the disk may be addressed up to `size`. */
 static void publish_size(struct writer *writer, uint64_t size)
 {
@@ -186,9 +199,11 @@ static int grow(struct writer *writer, uint64_t size)
     if (result == 0) {
         result = commit_flush(writer->commit); /* before the header's size shows it */
     }
-    if (result == 0) {
-        result = write_size(writer, size);
+    if (result < 0) {
+        cut_raw_data_file(writer, old_size);
+        return result;
     }
+    result = write_size(writer, size);
     if (result == 0) {
         publish_size(writer, size);
     }

@@ -162,22 +162,37 @@ static int zero_in_cluster(struct writer *writer, uint64_t from, uint64_t to, bo
     return result == 0 ? write_zeros(writer, inner_to, to) : result;
 }
 
-/* What the zeros mean for a data file: with data_file_raw they must be in it. */
-static int zero_data_file(struct writer *writer, uint64_t from, uint64_t to, bool unmap)
+/*
+ * Zeros in a raw data file, which is the disk: what it holds must be what the
+ * disk shows, so they are in the file alone. An entry that said zeros, too, could
+ * be set after a write in place, which needs no lock, had put its data there.
+ */
+static int zero_raw_data_file(struct writer *writer, uint64_t from, uint64_t to)
 {
-    bool raw = (writer->header->autoclear_features & AUTOCLEAR_RAW_EXTERNAL_DATA) != 0;
+    struct mapping_fault fault = {.guest_offset = from, .host_offset = from};
+    int result = store_punch(writer->image->data_file, from, to - from);
 
-    if (!writer->header->external_data_file || !(raw || unmap)) {
-        return 0;
+    if (result < 0) {
+        writer_fault(writer, result, &fault);
     }
-    return store_punch(writer->image->data_file, from, to - from);
+    return result;
 }
 
 int writer_zero_range(struct writer *writer, uint64_t from, uint64_t to, bool unmap)
 {
     uint64_t size = writer_cluster_size(writer);
-    int result = from < to ? zero_data_file(writer, from, to, unmap) : 0;
+    int result = 0;
 
+    if (from < to && writer->header->external_data_file) {
+        bool raw = (writer->header->autoclear_features & AUTOCLEAR_RAW_EXTERNAL_DATA) != 0;
+
+        if (raw && writer->image->backing == NULL) {
+            return zero_raw_data_file(writer, from, to);
+        }
+        if (raw || unmap) {
+            result = store_punch(writer->image->data_file, from, to - from);
+        }
+    }
     while (from < to && result == 0) {
         uint64_t next = min_u64(to, round_down(from, size) + size);
 
