@@ -257,8 +257,11 @@ static int open_image(const struct command_line *line, enum store_access access,
     const struct image_options options = {
         .access = access,
         .cache = mount_cache_mode(&line->options),
+        .names = mount_names(&line->options),
+        .no_locks = line->options.locking.value == MOUNT_LOCKING_OFF,
         .allow_probed = line->options.allow_probed_backing.value,
         .data_file = line->options.data_file,
+        .backing_file = line->options.backing_file,
         .codec = CODEC_FASTEST,
     };
     int r = image_open(line->image, &options, log, &source->image, error);
@@ -345,11 +348,45 @@ static int close_source(const struct command_line *line, struct source *source, 
     return r;
 }
 
+/* Whoever keeps evidence wants to know that looking at it leaves a trace. */
+static void warn_of_access_times(const struct image *image, struct log *log)
+{
+    const char *first = NULL;
+    size_t count = 0;
+
+    for (; image != NULL; image = image->backing) {
+        struct store *files[] = {image->file, image->data_file};
+
+        for (size_t i = 0; i < (files[0] == files[1] ? 1 : 2); i++) {
+            struct store_info info;
+
+            if (store_info(files[i], &info) == 0 && info.changes_atime) {
+                first = first == NULL ? i == 0 ? image->path : image->data_file_path : first;
+                count++;
+            }
+        }
+    }
+    if (count > 0) {
+        log_line(log, LOG_LEVEL_WARNING,
+                 "%s: reading it may change its time of access%s: only its owner, and root, can "
+                 "prevent that; mount as one of them to leave no trace",
+                 first, count > 1 ? " (and those of other files of the chain)" : "");
+    }
+}
+
 static void say_what_to_know(const struct command_line *line, const struct source *source,
                              struct log *log)
 {
     if (source->why_read_only.code != 0) {
         log_line(log, LOG_LEVEL_WARNING, "mounting read-only: %s", source->why_read_only.text);
+    }
+    if (source->writer == NULL) {
+        warn_of_access_times(source->image, log);
+    }
+    if (line->options.locking.value == MOUNT_LOCKING_OFF) {
+        log_line(log, LOG_LEVEL_WARNING,
+                 "locking=off: nothing keeps another program from writing to the image meanwhile, "
+                 "which destroys it");
     }
     if (source->writer != NULL && mount_cache_mode(&line->options) == STORE_CACHE_UNSAFE) {
         log_line(log, LOG_LEVEL_WARNING,

@@ -26,9 +26,12 @@ src_libqcow2_a_SOURCES = \
 	src/store/direct.c src/store/direct.h \
 	src/store/file.c src/store/file.h \
 	src/store/holders.c src/store/holders.h \
+	src/store/kernel_files.c src/store/kernel_files.h \
 	src/store/lock.c src/store/lock.h \
 	src/store/new_file.c src/store/new_file.h \
 	src/store/open.c src/store/open.h \
+	src/store/place.c src/store/place.h \
+	src/store/rights.c src/store/rights.h \
 	src/codec/codec.c src/codec/codec.h \
 	src/codec/deflate.c src/codec/zstd.c src/codec/backend.h \
 	src/cache/cache.c src/cache/cache.h \

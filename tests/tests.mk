@@ -75,6 +75,7 @@ E2E_TESTS = \
 	tests/e2e/bad/test-bad-behind.py \
 	tests/e2e/bad/test-bad-image.py \
 	tests/e2e/bad/test-bad-mutated.py \
+	tests/e2e/bad/test-bad-names.py \
 	tests/e2e/bad/test-bad-runtime.py \
 	tests/e2e/bad/test-bad-usage.py \
 	tests/e2e/project/test-completion.py \

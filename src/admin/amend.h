@@ -40,14 +40,22 @@ struct amend_change {
     struct option_number size; /* bytes; of whole sectors, and within the limits */
 };
 
+/* How an image and the files that it names are opened. */
+struct amend_opening {
+    bool unchecked;         /* the new data file is not looked at */
+    enum image_names names; /* with whose rights what the image names is opened */
+    bool no_locks;
+};
+
 /*
  * Opens and locks an image to be changed so, with its cache: without its backing
  * chain where nothing of the change looks at it, so that a wrong name can be
- * corrected; and, unless `unchecked`, with the new data file. 0, or a negative
+ * corrected; and, unless unchecked, with the new data file. 0, or a negative
  * errno with a sentence. image_close() it.
  */
-int amend_open(const char *path, const struct amend_change *change, bool unchecked, struct log *log,
-               struct image **image, struct error *error);
+int amend_open(const char *path, const struct amend_change *change,
+               const struct amend_opening *opening, struct log *log, struct image **image,
+               struct error *error);
 
 /*
  * Whether the backing file that the image would name then, and all behind it,
@@ -55,7 +63,7 @@ int amend_open(const char *path, const struct amend_change *change, bool uncheck
  * image itself. 0, or a negative errno with a sentence.
  */
 int amend_check_behind(const struct image *image, const struct amend_change *change,
-                       struct log *log, struct error *error);
+                       const struct amend_opening *opening, struct log *log, struct error *error);
 
 struct amend_options {
     /* What takes long, and how far it is; may be NULL. */

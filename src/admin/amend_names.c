@@ -46,7 +46,11 @@ static int new_data_path(const char *path, const struct amend_change *change, bo
 static int open_alone(const char *path, const struct image_options *options, struct log *log,
                       struct image **image, struct error *error)
 {
-    const struct store_file_options file = {.access = options->access, .cache = options->cache};
+    const struct store_file_options file = {
+        .access = options->access,
+        .cache = options->cache,
+        .no_locks = options->no_locks,
+    };
     struct image_request request = {
         .path = path,
         .what = "image",
@@ -58,18 +62,21 @@ static int open_alone(const char *path, const struct image_options *options, str
     return result < 0 ? result : image_open_one(&request, options, log, image, error);
 }
 
-int amend_open(const char *path, const struct amend_change *change, bool unchecked, struct log *log,
-               struct image **image, struct error *error)
+int amend_open(const char *path, const struct amend_change *change,
+               const struct amend_opening *opening, struct log *log, struct image **image,
+               struct error *error)
 {
     const struct cache_options cache = {0};
     struct image_options options = {
         .access = STORE_WRITE,
         .cache = STORE_CACHE_WRITEBACK,
+        .names = opening->names,
+        .no_locks = opening->no_locks,
         .codec = CODEC_FASTEST,
     };
     bool with_chain = change->size.set || change->version == 2;
     char *data_path;
-    int result = new_data_path(path, change, unchecked, &data_path, error);
+    int result = new_data_path(path, change, opening->unchecked, &data_path, error);
 
     *image = NULL;
     if (result < 0) {
@@ -110,11 +117,13 @@ static int check_raw(const struct image *image, const struct image *backing, str
 }
 
 int amend_check_behind(const struct image *image, const struct amend_change *change,
-                       struct log *log, struct error *error)
+                       const struct amend_opening *opening, struct log *log, struct error *error)
 {
     const struct image_options options = {
         .access = STORE_WRITE, /* as what is behind a disk that is written */
         .cache = STORE_CACHE_WRITEBACK,
+        .names = opening->names,
+        .no_locks = opening->no_locks,
         .codec = CODEC_FASTEST,
     };
     struct header header = amend_changed_header(image->header, change);

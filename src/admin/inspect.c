@@ -230,16 +230,26 @@ static int examine_qcow2(struct inspection *inspection)
 
 /* --- The data file ------------------------------------------------------------------- */
 
+static struct store_file_options how_to_open(const struct inspect_options *options)
+{
+    return (struct store_file_options){.access = options->access, .no_locks = options->no_locks};
+}
+
 static void look_at_data_file(struct inspection *inspection, struct store *file)
 {
     inspection->data_file_found = store_info(file, &inspection->data_file_info) == 0;
 }
 
-static int open_data_file(struct inspection *inspection, enum store_access access,
+static int open_data_file(struct inspection *inspection, const struct inspect_options *options,
                           struct error *error)
 {
-    const struct store_file_options options = {.access = access};
-    struct error cause = {0};
+    const struct store_file_options how = how_to_open(options);
+    struct chain_file wanted = {
+        .image = inspection->path,
+        .owner = inspection->info.uid,
+        .what = "data file",
+        .active = inspection->is_active,
+    };
     struct store *file;
     int result = chain_data_file(inspection->path, inspection->header, NULL,
                                  &inspection->data_file_path, error);
@@ -247,10 +257,10 @@ static int open_data_file(struct inspection *inspection, enum store_access acces
     if (result < 0) {
         return result;
     }
-    result = store_file_open(inspection->data_file_path, "data file", &options, &file, &cause);
+    wanted.path = inspection->data_file_path;
+    result = chain_open_file(&wanted, &how, options->names, &file, error);
     if (result < 0) {
-        return error_set(error, -result, "%s: its data file cannot be used: %s", inspection->path,
-                         cause.text);
+        return result;
     }
     look_at_data_file(inspection, file);
     store_close(file);
@@ -289,27 +299,27 @@ static int measure(struct inspection *inspection, struct error *error)
 }
 
 /* Describes a qcow2 image whose file is open, with its data file. */
-static int examine_opened(struct inspection *inspection, bool is_backing, enum store_access access,
+static int examine_opened(struct inspection *inspection, const struct inspect_options *options,
                           struct error *error)
 {
     struct error problem = {0};
     int result = chain_check_qcow2(inspection->file, inspection->info.size, inspection->path,
-                                   is_backing, error);
+                                   !inspection->is_active, error);
 
     if (result < 0) {
         return result;
     }
     result = examine_qcow2(inspection);
     if (result == 0 && inspection->header->external_data_file) {
-        result = open_data_file(inspection, access, &problem);
+        result = open_data_file(inspection, options, &problem);
         result = tell(inspection, INSPECT_DATA_FILE, result, &problem);
     }
     return result < 0 ? error_set(error, -result, "%s: out of memory", inspection->path) : 0;
 }
 
 /* The image in this file, which belongs to *inspection or is closed; also its data file. */
-static int examine_file(const char *path, enum image_format format, bool is_backing,
-                        enum store_access access, struct store *file,
+static int examine_file(const char *path, enum image_format format, bool is_active,
+                        const struct inspect_options *options, struct store *file,
                         struct inspection **inspection, struct error *error)
 {
     int result;
@@ -319,9 +329,10 @@ static int examine_file(const char *path, enum image_format format, bool is_back
         store_close(file);
         return error_set(error, ENOMEM, "%s: out of memory", path);
     }
+    (*inspection)->is_active = is_active;
     result = measure(*inspection, error);
     if (result == 0 && format == IMAGE_QCOW2) {
-        result = examine_opened(*inspection, is_backing, access, error);
+        result = examine_opened(*inspection, options, error);
     }
     if (result < 0) {
         inspect_close(*inspection);
@@ -349,12 +360,18 @@ static int refuse_cycle(const struct inspection *active, const struct inspection
 
 /* Opens and describes what is behind `overlay`. */
 static int examine_behind(struct inspection *active, struct inspection *overlay,
-                          enum store_access access, struct error *error)
+                          const struct inspect_options *options, struct error *error)
 {
-    const struct store_file_options options = {.access = access};
+    const struct store_file_options how = how_to_open(options);
     const char *path = overlay->backing_path;
+    const struct chain_file wanted = {
+        .image = overlay->path,
+        .owner = overlay->info.uid,
+        .path = path,
+        .what = "backing file",
+        .active = overlay->is_active,
+    };
     enum image_format format;
-    struct error cause = {0};
     struct store *file;
     bool known;
     int result = chain_recorded_format(overlay->path, overlay->header->backing_format, path,
@@ -367,10 +384,9 @@ static int examine_behind(struct inspection *active, struct inspection *overlay,
     if (result < 0) {
         return result;
     }
-    result = store_file_open(path, "backing file", &options, &file, &cause);
+    result = chain_open_file(&wanted, &how, options->names, &file, error);
     if (result < 0) {
-        return error_set(error, -result, "%s: its backing file cannot be used: %s", overlay->path,
-                         cause.text);
+        return result;
     }
     if (!known) {
         result = chain_probe_format(overlay->path, path, file, &format, error);
@@ -379,7 +395,7 @@ static int examine_behind(struct inspection *active, struct inspection *overlay,
             return result;
         }
     }
-    return examine_file(path, format, true, access, file, &overlay->backing, error);
+    return examine_file(path, format, false, options, file, &overlay->backing, error);
 }
 
 /* Whether the chain goes on behind `overlay`, which lies `depth` images behind the active one. */
@@ -403,7 +419,7 @@ static int find_backing(struct inspection *overlay, bool probed, unsigned depth,
                                   false, &overlay->backing_path, error);
 }
 
-static int follow_chain(struct inspection *active, enum store_access access)
+static int follow_chain(struct inspection *active, const struct inspect_options *options)
 {
     struct inspection *overlay = active;
     bool probed = false;
@@ -414,7 +430,7 @@ static int follow_chain(struct inspection *active, enum store_access access)
         int result = find_backing(overlay, probed, depth++, &error);
 
         if (result == 0) {
-            result = examine_behind(active, overlay, access, &error);
+            result = examine_behind(active, overlay, options, &error);
         }
         result = tell(overlay, INSPECT_BACKING_FILE, result, &error);
         if (result < 0) {
@@ -430,19 +446,19 @@ static int follow_chain(struct inspection *active, enum store_access access)
     return 0;
 }
 
-int inspect_open(const char *path, enum store_access access, struct inspection **inspection,
-                 struct error *error)
+int inspect_open(const char *path, const struct inspect_options *options,
+                 struct inspection **inspection, struct error *error)
 {
-    const struct store_file_options options = {.access = access};
+    const struct store_file_options how = how_to_open(options);
     struct store *file;
     int result;
 
     *inspection = NULL;
-    result = store_file_open(path, "image", &options, &file, error);
+    result = store_file_open(path, "image", &how, &file, error);
     if (result == 0) {
-        result = examine_file(path, IMAGE_QCOW2, false, access, file, inspection, error);
+        result = examine_file(path, IMAGE_QCOW2, true, options, file, inspection, error);
     }
-    if (result == 0 && follow_chain(*inspection, access) < 0) {
+    if (result == 0 && follow_chain(*inspection, options) < 0) {
         inspect_close(*inspection);
         *inspection = NULL;
         result = error_set(error, ENOMEM, "%s: out of memory", path);

@@ -66,6 +66,7 @@ struct inspection {
     enum image_format format;
     /* Open in the active image alone, as long as the inspection lives. */
     struct store *file;
+    bool is_active;         /* the image that the user named */
     bool borrowed;          /* the file belongs to an image */
     struct store_info info; /* of the file */
     uint64_t virtual_size;  /* bytes; not known where PART_START failed */
@@ -98,13 +99,18 @@ struct inspection {
     bool backing_probed; /* its format was guessed */
 };
 
+struct inspect_options {
+    enum store_access access; /* STORE_READ or STORE_READ_SHARED */
+    enum image_names names;   /* with whose rights its names are opened */
+    bool no_locks;
+};
+
 /*
- * Opens, locks and describes the image at `path`, and what is behind it.
- * `access` is STORE_READ or STORE_READ_SHARED. Fails, with a sentence, when the
- * file itself cannot be opened or read, or is no qcow2 image; -ENOMEM.
+ * Opens, locks and describes the image at `path`, and what is behind it. Fails, with a sentence,
+ * when the file itself cannot be opened or read, or is no qcow2 image; -ENOMEM.
  */
-int inspect_open(const char *path, enum store_access access, struct inspection **inspection,
-                 struct error *error);
+int inspect_open(const char *path, const struct inspect_options *options,
+                 struct inspection **inspection, struct error *error);
 
 /* Describes a chain that is open. The result must go before the image does. -ENOMEM. */
 int inspect_image(const struct image *image, struct inspection **inspection);

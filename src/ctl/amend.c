@@ -4,6 +4,7 @@
 
 #include "admin/amend.h"
 #include "ctl/command.h"
+#include "ctl/open.h"
 #include "ctl/resize.h"
 #include "util/progress.h"
 
@@ -121,9 +122,19 @@ static int check_size(struct ctl *ctl, struct image *image, const struct amend_c
     return r;
 }
 
+static struct amend_opening how_to_open(const struct amend_command_options *options)
+{
+    return (struct amend_opening){
+        .unchecked = options->unchecked.value,
+        .names = ctl_names(&options->common),
+        .no_locks = ctl_no_locks(&options->common),
+    };
+}
+
 static int check_change(struct ctl *ctl, struct image *image, const struct amend_change *change)
 {
     const struct amend_command_options *options = ctl->options;
+    const struct amend_opening opening = how_to_open(options);
     int r = amend_check(image, change, &ctl->error);
 
     if (r == 0) {
@@ -131,7 +142,7 @@ static int check_change(struct ctl *ctl, struct image *image, const struct amend
     }
     if (r == 0 && !options->unchecked.value &&
         (change->backing_file != NULL || change->backing_format != NULL)) {
-        r = amend_check_behind(image, change, ctl->log, &ctl->error);
+        r = amend_check_behind(image, change, &opening, ctl->log, &ctl->error);
     }
     return r;
 }
@@ -189,7 +200,7 @@ static int amend(struct ctl *ctl, struct image *image, const struct amend_change
 
 static int run_amend(struct ctl *ctl)
 {
-    const struct amend_command_options *options = ctl->options;
+    const struct amend_opening opening = how_to_open(ctl->options);
     struct amend_change change;
     struct image *image;
     int r = check_unchangeable(ctl);
@@ -201,8 +212,7 @@ static int run_amend(struct ctl *ctl)
     if (r != 0) {
         return r;
     }
-    r = amend_open(ctl->operands[0], &change, options->unchecked.value, ctl->log, &image,
-                   &ctl->error);
+    r = amend_open(ctl->operands[0], &change, &opening, ctl->log, &image, &ctl->error);
     if (r < 0) {
         return CTL_FAILED;
     }
@@ -241,6 +251,8 @@ static const struct option_spec amend_flags[] = {
         .help = "accepted as of qemu-img; on a terminal, progress is shown in any case",
     },
     FLAG_QUIET(struct amend_command_options),
+    FLAG_TRUST_NAMES(struct amend_command_options),
+    FLAG_LOCKING(struct amend_command_options),
     {.name = NULL},
 };
 

@@ -8,6 +8,7 @@
 
 #include "check/check.h"
 #include "ctl/command.h"
+#include "ctl/open.h"
 #include "meta/format.h"
 #include "store/file.h"
 #include "util/json.h"
@@ -401,7 +402,11 @@ static int exit_status(struct checker *checker)
 static int open_file(struct checker *checker)
 {
     const struct check_flags *flags = checker->flags;
-    struct store_file_options options = {.access = STORE_READ, .cache = STORE_CACHE_WRITEBACK};
+    struct store_file_options options = {
+        .access = STORE_READ,
+        .cache = STORE_CACHE_WRITEBACK,
+        .no_locks = ctl_no_locks(&flags->common),
+    };
 
     if (flags->repair.set) {
         options.access = STORE_WRITE;
@@ -470,6 +475,7 @@ static const struct option_spec check_flags[] = {
      .value_name = "WHAT",
      .help = "repair it: leaks frees clusters that nothing refers to; all also corrects errors"},
     FLAG_FORCE_SHARE(struct check_flags),
+    FLAG_LOCKING(struct check_flags),
     FLAG_OUTPUT(struct check_flags),
     FLAG_JSON(struct check_flags),
     {.name = "verbose",

@@ -67,11 +67,18 @@ enum ctl_output {
     CTL_OUTPUT_JSON,
 };
 
+enum ctl_locking {
+    CTL_LOCKING_ON,
+    CTL_LOCKING_OFF,
+};
+
 struct common_flags {
     struct option_number format; /* qcow2 is the only choice */
     struct option_number output; /* enum ctl_output */
     struct option_bool quiet;
     struct option_bool force_share;
+    struct option_bool trust_names;
+    struct option_number locking; /* enum ctl_locking */
 };
 
 /* Entries of a flag table; `target` has a member `struct common_flags common`. */
@@ -103,6 +110,19 @@ struct common_flags {
         .help =                                                                                 \
             "read the image also while another program writes to it; what is seen may then be " \
             "inconsistent"                                                                      \
+    }
+
+#define FLAG_TRUST_NAMES(target)                                                                   \
+    {                                                                                              \
+        .name = "trust-names", .type = OPTION_BOOL, .field = offsetof(target, common.trust_names), \
+        .help = "open the files that an image names although its owner, another user, may not"     \
+    }
+#define FLAG_LOCKING(target)                                                                  \
+    {                                                                                         \
+        .name = "locking", .type = OPTION_CHOICE, .field = offsetof(target, common.locking),  \
+        .choices = "on off", .value_name = "on|off", .default_text = "on",                    \
+        .help = "off: take no locks, on a file system that has none; then nothing keeps two " \
+                "programs from writing to one image"                                          \
     }
 
 /*

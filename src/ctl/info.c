@@ -7,6 +7,7 @@
 #include "admin/info.h"
 #include "admin/inspect.h"
 #include "ctl/info_text.h"
+#include "ctl/open.h"
 #include "util/progress.h"
 
 #include <errno.h>
@@ -172,14 +173,17 @@ static int show(struct ctl *ctl, struct gathered *gathered)
 static int run_info(struct ctl *ctl)
 {
     const struct info_options *options = ctl->options;
-    enum store_access access = options->common.force_share.value ? STORE_READ_SHARED : STORE_READ;
+    const struct inspect_options how = {
+        .access = options->common.force_share.value ? STORE_READ_SHARED : STORE_READ,
+        .names = ctl_names(&options->common),
+    };
     struct gathered gathered = {0};
     int status;
 
     if (options->common.output.value == CTL_OUTPUT_JSON && json_require(&ctl->error) < 0) {
         return CTL_FAILED;
     }
-    if (inspect_open(ctl->operands[0], access, &gathered.inspection, &ctl->error) < 0) {
+    if (inspect_open(ctl->operands[0], &how, &gathered.inspection, &ctl->error) < 0) {
         return CTL_FAILED;
     }
     status = show(ctl, &gathered);
@@ -210,6 +214,7 @@ static const struct option_spec info_flags[] = {
     FLAG_FORMAT(struct info_options),
     FLAG_QUIET(struct info_options),
     FLAG_FORCE_SHARE(struct info_options),
+    FLAG_TRUST_NAMES(struct info_options),
     {.name = NULL},
 };
 

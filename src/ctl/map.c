@@ -255,7 +255,7 @@ static int run_map(struct ctl *ctl)
                   options->common.output.value == CTL_OUTPUT_JSON ? "json" : "output");
         return CTL_USAGE;
     }
-    r = ctl_open(ctl, ctl->operands[0],
+    r = ctl_open(ctl, ctl->operands[0], &options->common,
                  options->common.force_share.value ? STORE_READ_SHARED : STORE_READ,
                  &subject.image);
     if (r == 0) {
@@ -270,6 +270,7 @@ static int run_map(struct ctl *ctl)
 static const struct option_spec map_flags[] = {
     FLAG_FORMAT(struct map_options),
     FLAG_FORCE_SHARE(struct map_options),
+    FLAG_TRUST_NAMES(struct map_options),
     FLAG_JSON(struct map_options),
     FLAG_OUTPUT(struct map_options),
     {.name = "start-offset",

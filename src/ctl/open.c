@@ -8,11 +8,24 @@
 #include <errno.h>
 #include <string.h>
 
-int ctl_open(struct ctl *ctl, const char *path, enum store_access access, struct image **image)
+enum image_names ctl_names(const struct common_flags *flags)
+{
+    return flags->trust_names.value ? IMAGE_NAMES_TRUSTED : IMAGE_NAMES_OF_OWNER;
+}
+
+bool ctl_no_locks(const struct common_flags *flags)
+{
+    return flags->locking.value == CTL_LOCKING_OFF;
+}
+
+int ctl_open(struct ctl *ctl, const char *path, const struct common_flags *flags,
+             enum store_access access, struct image **image)
 {
     const struct image_options options = {
         .access = access,
         .cache = STORE_CACHE_WRITEBACK,
+        .names = ctl_names(flags),
+        .no_locks = ctl_no_locks(flags),
         .codec = CODEC_FASTEST,
     };
     /* A command goes through the tables once, in order: more memory would not help it. */
@@ -30,7 +43,8 @@ int ctl_open(struct ctl *ctl, const char *path, enum store_access access, struct
     return r;
 }
 
-int ctl_open_writer(struct ctl *ctl, const char *path, struct image **image, struct writer **writer)
+int ctl_open_writer(struct ctl *ctl, const char *path, const struct common_flags *flags,
+                    struct image **image, struct writer **writer)
 {
     struct progress progress;
     const struct writer_options options = {
@@ -38,7 +52,7 @@ int ctl_open_writer(struct ctl *ctl, const char *path, struct image **image, str
         .progress = progress_show,
         .progress_context = &progress,
     };
-    int r = ctl_open(ctl, path, STORE_WRITE, image);
+    int r = ctl_open(ctl, path, flags, STORE_WRITE, image);
 
     if (r != 0) {
         return r;

@@ -12,14 +12,19 @@
  * Opens the image and its chain, to be read through views. 0, or a negative
  * errno with a sentence in ctl->error. image_close() it.
  */
-int ctl_open(struct ctl *ctl, const char *path, enum store_access access, struct image **image);
+int ctl_open(struct ctl *ctl, const char *path, const struct common_flags *flags,
+             enum store_access access, struct image **image);
+
+/* What --trust-names and --locking say. */
+enum image_names ctl_names(const struct common_flags *flags);
+bool ctl_no_locks(const struct common_flags *flags);
 
 /*
  * Opens the image to be changed; one that is marked dirty is repaired first.
  * 0, or a negative errno with a sentence. To be closed with ctl_close_writer().
  */
-int ctl_open_writer(struct ctl *ctl, const char *path, struct image **image,
-                    struct writer **writer);
+int ctl_open_writer(struct ctl *ctl, const char *path, const struct common_flags *flags,
+                    struct image **image, struct writer **writer);
 
 /* Flushes and closes both; `r` is what went wrong before, or 0. 0, or a negative errno with a
  * sentence. */

@@ -253,6 +253,7 @@ static void report(const struct ctl *ctl, uint64_t old, uint64_t size)
 
 static int run_resize(struct ctl *ctl)
 {
+    const struct resize_options *options = ctl->options;
     struct wanted_size wanted;
     struct image *image;
     struct writer *writer;
@@ -262,7 +263,7 @@ static int run_resize(struct ctl *ctl)
     if (parse_size(ctl, ctl->operands[1], &wanted) < 0) {
         return CTL_USAGE;
     }
-    r = ctl_open_writer(ctl, ctl->operands[0], &image, &writer);
+    r = ctl_open_writer(ctl, ctl->operands[0], &options->common, &image, &writer);
     if (r < 0) {
         return CTL_FAILED;
     }
@@ -305,6 +306,8 @@ static const struct option_spec resize_flags[] = {
                 "its place in the file; falloc, and the host reserves the space; full, and zeros "
                 "are written there",
     },
+    FLAG_TRUST_NAMES(struct resize_options),
+    FLAG_LOCKING(struct resize_options),
     {.name = NULL},
 };
 

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 /* Whether the image's file is the one that `status` is of. */
 static bool is_same_file(const struct image *image, const struct stat *status)
@@ -100,6 +101,64 @@ int chain_recorded_format(const char *overlay, const char *name, const char *pat
                      overlay, path, name);
 }
 
+/* Whether the owner of the image must be able to do what is wanted of a file that it names. */
+static bool is_owners_affair(enum image_names names, enum store_access access, uid_t owner)
+{
+    if (owner == geteuid() || owner == 0) { /* we can do no more than he */
+        return false;
+    }
+    return names == IMAGE_NAMES_OF_OWNER || (names == IMAGE_NAMES_PRIVATE && access == STORE_WRITE);
+}
+
+/* How a file is named that is not where the image says. */
+static int explain_missing(const struct chain_file *wanted, const char *cause, struct error *error)
+{
+    bool data = strcmp(wanted->what, "data file") == 0;
+    const char *option = data ? "data-file" : "backing-file";
+
+    if (wanted->given) {
+        return error_set(error, ENOENT, "%s: its %s cannot be used: %s", wanted->image,
+                         wanted->what, cause);
+    }
+    return error_set(error, ENOENT,
+                     "%s: its %s cannot be used: %s; if it has moved, %s%s%srecord where it is "
+                     "with qcow2ctl amend%s -o %s=PATH %s",
+                     wanted->image, wanted->what, cause, wanted->active ? "mount with -o " : "",
+                     wanted->active ? option : "", wanted->active ? "=PATH, or " : "",
+                     data ? "" : " -u", data ? "data_file" : "backing_file", wanted->image);
+}
+
+int chain_open_file(const struct chain_file *wanted, const struct store_file_options *how,
+                    enum image_names names, struct store **file, struct error *error)
+{
+    struct store_file_options options = *how;
+    struct error cause = {0};
+    struct store_info info;
+    uid_t owner = wanted->owner;
+    int result;
+
+    if (wanted->of != NULL) {
+        result = store_info(wanted->of, &info);
+        if (result < 0) {
+            return error_set(error, -result, "%s: its owner cannot be found out: %s", wanted->image,
+                             strerror(-result));
+        }
+        owner = info.uid;
+    }
+    if (!wanted->given) {
+        options.named_by = wanted->image;
+        options.as_owner = is_owners_affair(names, how->access, owner);
+        options.owner = owner;
+    }
+    result = store_file_open(wanted->path, wanted->what, &options, file, &cause);
+    if (result == -ENOENT) {
+        return explain_missing(wanted, cause.text, error);
+    }
+    return result < 0 ? error_set(error, -result, "%s: its %s cannot be used: %s", wanted->image,
+                                  wanted->what, cause.text)
+                      : 0;
+}
+
 /* Opens the file at `path` as the image behind `overlay`. */
 static int open_behind(struct image *active, struct image *overlay, const char *path,
                        const struct image_options *options, struct log *log, struct error *error)
@@ -110,8 +169,19 @@ static int open_behind(struct image *active, struct image *overlay, const char *
         .number = overlay->number + 1,
         .access = options->access == STORE_READ_SHARED ? STORE_READ_SHARED : STORE_READ,
     };
-    const struct store_file_options file = {.access = request.access, .cache = options->cache};
-    struct error cause = {0};
+    const struct store_file_options file = {
+        .access = request.access,
+        .cache = options->cache,
+        .no_locks = options->no_locks,
+    };
+    const struct chain_file wanted = {
+        .image = overlay->path,
+        .of = overlay->file,
+        .path = path,
+        .what = request.what,
+        .given = overlay->number == 0 && options->backing_file != NULL,
+        .active = overlay->number == 0,
+    };
     bool known;
     int result;
 
@@ -123,10 +193,9 @@ static int open_behind(struct image *active, struct image *overlay, const char *
     if (result < 0) {
         return result;
     }
-    result = store_file_open(path, request.what, &file, &request.file, &cause);
+    result = chain_open_file(&wanted, &file, options->names, &request.file, error);
     if (result < 0) {
-        return error_set(error, -result, "%s: its backing file cannot be used: %s", overlay->path,
-                         cause.text);
+        return result;
     }
     if (!known) {
         request.probed = true;
@@ -139,11 +208,31 @@ static int open_behind(struct image *active, struct image *overlay, const char *
     return image_open_one(&request, options, log, &overlay->backing, error);
 }
 
+/* Where the file behind `overlay` is, for the caller to free. */
+static int find_backing(const struct image *overlay, const struct image_options *options,
+                        char **path, struct error *error)
+{
+    if (overlay->number == 0 && options->backing_file != NULL) {
+        *path = strdup(options->backing_file);
+        return *path == NULL ? error_set(error, ENOMEM, "%s: out of memory", overlay->path) : 0;
+    }
+    return filename_resolve(overlay->path, "backing file", overlay->header->backing_file, false,
+                            path, error);
+}
+
 int chain_open_backing(struct image *image, const struct image_options *options, struct log *log,
                        struct error *error)
 {
     struct image *overlay = image;
 
+    if (options->backing_file != NULL &&
+        (image->header == NULL || image->header->backing_file == NULL)) {
+        return error_set(error, EINVAL,
+                         "%s: has no backing file, so none can be named in its place; leave out "
+                         "-o backing-file=, or give the image one with qcow2ctl amend -o "
+                         "backing_file=PATH",
+                         image->path);
+    }
     while (overlay->header != NULL && overlay->header->backing_file != NULL) {
         char *path;
         int result;
@@ -154,8 +243,7 @@ int chain_open_backing(struct image *image, const struct image_options *options,
                              "shorten the chain with qemu-img commit or rebase",
                              image->path, IMAGE_CHAIN_MAX - 1);
         }
-        result = filename_resolve(overlay->path, "backing file", overlay->header->backing_file,
-                                  false, &path, error);
+        result = find_backing(overlay, options, &path, error);
         if (result < 0) {
             return result;
         }

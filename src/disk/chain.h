@@ -27,6 +27,25 @@ struct image_request {
 int image_open_one(const struct image_request *request, const struct image_options *options,
                    struct log *log, struct image **image, struct error *error);
 
+/* A file that belongs to an image: its backing file or its data file. */
+struct chain_file {
+    const char *image; /* the path of the image */
+    struct store *of;  /* its file, or NULL; whose it is, its owner is asked for */
+    uid_t owner;       /* of the image, where `of` is NULL */
+    const char *path;
+    const char *what; /* "backing file", "data file" */
+    bool given;       /* named by the user, not by the image */
+    bool active;      /* the image is the one that the user named */
+};
+
+/*
+ * Opens it with the rights that `names` says; the only way in which a file is
+ * opened that an image names. The sentence begins with the image's path, and says
+ * how a file that has moved is named. Errors as store_file_open()'s.
+ */
+int chain_open_file(const struct chain_file *wanted, const struct store_file_options *how,
+                    enum image_names names, struct store **file, struct error *error);
+
 /*
  * Opens all that is behind `image`, one after the other. On failure what was
  * opened stays linked to `image`, to be closed with it.

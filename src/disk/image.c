@@ -53,6 +53,12 @@ static void warn_of_state(const struct image *image, enum store_access access)
         log_line(image->log, LOG_LEVEL_WARNING,
                  "%s: is marked corrupt; what can be read of it is shown", image->path);
     }
+    if ((header->incompatible_features & INCOMPATIBLE_DIRTY) != 0 && access != STORE_WRITE) {
+        log_line(image->log, LOG_LEVEL_WARNING,
+                 "%s: is marked dirty: who wrote to it last did not come to the end; it is shown "
+                 "as it is, and not repaired as long as it is only read",
+                 image->path);
+    }
     if (outside > 0) {
         log_line(image->log, LOG_LEVEL_WARNING,
                  "%s: was cut off: the parts of the disk cannot be read whose L2 tables lie past "
@@ -82,19 +88,29 @@ int chain_data_file(const char *path, const struct header *header, const char *g
 static int open_data_file(struct image *image, const struct image_request *request,
                           const struct image_options *options, struct error *error)
 {
-    const struct store_file_options file = {.access = request->access, .cache = options->cache};
+    const struct store_file_options file = {
+        .access = request->access,
+        .cache = options->cache,
+        .no_locks = options->no_locks,
+    };
     const char *given = request->number == 0 ? options->data_file : NULL;
-    struct error cause = {0};
+    struct chain_file wanted = {
+        .image = image->path,
+        .of = image->file,
+        .what = "data file",
+        .given = given != NULL,
+        .active = request->number == 0,
+    };
     struct store_info info;
     int result = chain_data_file(image->path, image->header, given, &image->data_file_path, error);
 
     if (result < 0) {
         return result;
     }
-    result = store_file_open(image->data_file_path, "data file", &file, &image->data_file, &cause);
+    wanted.path = image->data_file_path;
+    result = chain_open_file(&wanted, &file, options->names, &image->data_file, error);
     if (result < 0) {
-        return error_set(error, -result, "%s: its data file cannot be used: %s", image->path,
-                         cause.text);
+        return result;
     }
     result = store_info(image->data_file, &info);
     if (result == 0 && info.size < image->virtual_size) {
@@ -243,7 +259,11 @@ int image_open(const char *path, const struct image_options *options, struct log
         .format = IMAGE_QCOW2,
         .access = options->access,
     };
-    const struct store_file_options file = {.access = request.access, .cache = options->cache};
+    const struct store_file_options file = {
+        .access = request.access,
+        .cache = options->cache,
+        .no_locks = options->no_locks,
+    };
     int result;
 
     *image = NULL;

@@ -34,11 +34,26 @@ enum image_format {
     IMAGE_RAW,
 };
 
+/*
+ * With whose rights the files are opened that an image names, where its owner is another user than
+ * who runs this program: an image must not lead him to what its owner cannot reach himself. Each
+ * image's names are those of that image's owner; names that the user gives are the user's.
+ */
+enum image_names {
+    IMAGE_NAMES_OF_OWNER, /* the owner's */
+    IMAGE_NAMES_PRIVATE,  /* the user's, who keeps to himself what he sees; to be written, the
+                             owner's */
+    IMAGE_NAMES_TRUSTED,  /* the user's: he knows what they lead to */
+};
+
 struct image_options {
     enum store_access access; /* of the active image; the images behind it are only read */
     enum store_cache cache;   /* of all of them */
+    enum image_names names;
+    bool no_locks;            /* of all of them */
     bool allow_probed;        /* a backing file of unrecorded format may name further files */
     const char *data_file;    /* in place of the active image's recorded name, or NULL */
+    const char *backing_file; /* likewise */
     enum codec_backend codec;
 };
 

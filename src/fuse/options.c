@@ -53,6 +53,27 @@ const struct option_spec mount_option_table[] = {
      .value_name = "PATH",
      .help = "The external data file of the image, in place of the name recorded in it.",
      .default_text = "the recorded name"},
+    {.name = "backing-file",
+     .type = OPTION_STRING,
+     .field = FIELD(backing_file),
+     .value_name = "PATH",
+     .help = "The backing file of the image, in place of the name recorded in it: for one that has "
+             "moved.",
+     .default_text = "the recorded name"},
+    {.name = "trust-names",
+     .type = OPTION_BOOL,
+     .field = FIELD(trust_names),
+     .help = "Open the files that an image names although its owner, another user than you, may "
+             "not read them, or not write its data file. Without this option such an image is "
+             "refused with allow_other, and a data file that its owner may not write in any case."},
+    {.name = "locking",
+     .type = OPTION_CHOICE,
+     .field = FIELD(locking),
+     .choices = "on off",
+     .value_name = "on|off",
+     .help = "off: take no locks, which a file system without any needs for writing. Then nothing "
+             "keeps two programs from writing to one image, which destroys it.",
+     .default_text = "on"},
     {.name = "cache",
      .type = OPTION_CHOICE,
      .field = FIELD(cache_mode),
@@ -189,7 +210,9 @@ const struct option_spec mount_option_table[] = {
      .value_name = "MODE",
      .help = "The permissions of the files, in octal, less those to write where nothing can be "
              "written. A directory can be searched by all who can read it.",
-     .default_text = "those of the image file; its owner can always read"},
+     .default_text =
+         "those of the image file, less what a file behind it does not grant; its owner "
+         "can always read"},
     {.name = "umask",
      .type = OPTION_OCTAL,
      .field = FIELD(umask),
@@ -291,6 +314,14 @@ enum store_cache mount_cache_mode(const struct mount_options *options)
 {
     return options->cache_mode.set ? (enum store_cache)options->cache_mode.value
                                    : STORE_CACHE_WRITEBACK;
+}
+
+enum image_names mount_names(const struct mount_options *options)
+{
+    if (options->trust_names.value) {
+        return IMAGE_NAMES_TRUSTED;
+    }
+    return options->allow_other.value ? IMAGE_NAMES_OF_OWNER : IMAGE_NAMES_PRIVATE;
 }
 
 void mount_writer_options(const struct mount_options *options, struct writer_options *writer)

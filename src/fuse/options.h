@@ -8,6 +8,7 @@
 #define FUSE_OPTIONS_H
 
 #include "cache/sizes.h"
+#include "disk/image.h"
 #include "disk/writer.h"
 #include "store/file.h"
 #include "util/options.h"
@@ -21,12 +22,20 @@ enum mount_discard {
     MOUNT_DISCARD_IGNORE,
 };
 
+enum mount_locking {
+    MOUNT_LOCKING_ON,
+    MOUNT_LOCKING_OFF,
+};
+
 /* As the user gave them. For options_parse(mount_option_table, ...) and options_release(). */
 struct mount_options {
     struct option_bool read_only; /* what the later one of ro and rw says */
     struct option_bool force_share;
     struct option_bool allow_probed_backing;
-    char *data_file; /* in place of the recorded name, or NULL */
+    struct option_bool trust_names;
+    struct option_number locking; /* enum mount_locking */
+    char *data_file;              /* in place of the recorded name, or NULL */
+    char *backing_file;           /* likewise */
     struct cache_options cache;
     struct option_number cache_mode;        /* enum store_cache */
     struct option_number discard;           /* enum mount_discard */
@@ -54,6 +63,9 @@ extern const struct option_spec mount_option_table[];
 
 /* cache=, or its default. */
 enum store_cache mount_cache_mode(const struct mount_options *options);
+
+/* With whose rights the files are opened that an image names. */
+enum image_names mount_names(const struct mount_options *options);
 
 /* What a writer is to do by these options. */
 void mount_writer_options(const struct mount_options *options, struct writer_options *writer);

@@ -43,12 +43,44 @@ static void find_times(const struct store_info *file, const struct store_info *d
     *ctime = is_later(&data_file->ctime, &file->ctime) ? data_file->ctime : file->ctime;
 }
 
-static void set_permissions(struct tree *tree, const struct store_info *file,
-                            const struct mount_options *options)
+/*
+ * Takes from `mode`, of a file of group `gid`, what the mode of a file that is a part of the disk
+ * does not grant: the bits of its group count for that group alone, for others those of others.
+ */
+static int narrow(struct store *file, gid_t gid, mode_t counts, mode_t *mode)
+{
+    struct store_info info;
+    mode_t group;
+    int r = store_info(file, &info);
+
+    if (r == 0) {
+        group = info.gid == gid ? info.mode & S_IRWXG : (info.mode & S_IRWXO) << 3;
+        *mode &= (mode_t)~counts | S_IRWXU | group | (info.mode & S_IRWXO);
+    }
+    return r;
+}
+
+/* Nobody sees through the mount what the files of the chain would not show him. */
+static int narrow_to_chain(const struct image *image, gid_t gid, mode_t *mode)
+{
+    int r = narrow(image->data_file, gid, READ_BITS | WRITE_BITS, mode);
+
+    for (const struct image *each = image; each != NULL && r == 0; each = each->backing) {
+        r = narrow(each->file, gid, READ_BITS, mode);
+        if (r == 0) {
+            r = narrow(each->data_file, gid, READ_BITS, mode);
+        }
+    }
+    return r;
+}
+
+static int set_permissions(struct tree *tree, const struct store_info *file,
+                           const struct mount_options *options)
 {
     bool is_root = geteuid() == 0;
     mode_t write_bits = tree->is_writable ? WRITE_BITS : 0;
     mode_t mode = (file->mode & (READ_BITS | write_bits)) | S_IRUSR;
+    int r = narrow_to_chain(tree->image, is_root ? file->gid : getegid(), &mode);
 
     if (!is_root && tree->is_writable) {
         mode |= S_IWUSR; /* who mounts has opened it for writing, if only as one of its group */
@@ -70,6 +102,7 @@ static void set_permissions(struct tree *tree, const struct store_info *file,
     tree->file_mode = mode;
     /* Who may read may search. */
     tree->directory_mode = (mode & ~WRITE_BITS) | (mode & READ_BITS) >> 2;
+    return r;
 }
 
 static void set_block_size(struct tree *tree)
@@ -90,13 +123,15 @@ static int set_attributes(struct tree *tree, const struct mount_options *options
     if (r == 0) {
         r = store_info(image->data_file, &data_file);
     }
+    if (r == 0) {
+        r = set_permissions(tree, &file, options);
+    }
     if (r != 0) {
         return error_set(error, -r, "%s: the attributes of the image cannot be read: %s",
                          image->path, strerror(-r));
     }
     tree->atime = file.atime;
     find_times(&file, &data_file, &tree->mtime, &tree->ctime);
-    set_permissions(tree, &file, options);
     set_block_size(tree);
     return 0;
 }

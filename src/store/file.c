@@ -36,7 +36,8 @@ struct file_store {
     struct store store;
     int fd;
     bool block_device;
-    bool unsafe;           /* nothing is synced */
+    bool unsafe; /* nothing is synced */
+    bool changes_atime;
     struct direct *direct; /* NULL: through the host's page cache */
     /*
      * File systems take one write to a file at a time into the page cache. Who waits for that in
@@ -221,6 +222,7 @@ static int file_info(struct store *store, struct store_info *info)
         .atime = status.st_atim,
         .mtime = status.st_mtim,
         .ctime = status.st_ctim,
+        .changes_atime = file->changes_atime,
     };
     rc = file_size(file, &status, &info->size);
     if (rc == 0) {
@@ -566,6 +568,7 @@ int store_file_open(const char *path, const char *what, const struct store_file_
         close(fd);
         return error_set(error, ENOMEM, "%s: out of memory while opening this %s", path, what);
     }
+    file->changes_atime = host_file_changes_atime(fd, &status);
     *store = &file->store;
     return 0;
 }

@@ -21,6 +21,9 @@
 #include "store/store.h"
 #include "util/error.h"
 
+#include <stdbool.h>
+#include <sys/types.h>
+
 enum store_access {
     STORE_READ,        /* others may read, nobody may write */
     STORE_READ_SHARED, /* others may even write (force-share) */
@@ -39,20 +42,34 @@ enum store_cache {
 struct store_file_options {
     enum store_access access;
     enum store_cache cache;
+    bool no_locks; /* none is taken, nor looked for */
+    /*
+     * For a name that an image brings along, the path of that image; NULL where the user gave the
+     * name. Such a name leads through no link of /proc that stands for an open file.
+     */
+    const char *named_by;
+    bool as_owner; /* opened with the rights of the user `owner`, and with no others */
+    uid_t owner;
 };
 
 /*
- * Opens `path`; the sentence in `error` begins with the path, and speaks of it
- * as `what` ("image", "backing file", "data file"). Errors: those of open(2);
- * -EISDIR for a directory; -EINVAL for anything else that is neither a regular
- * file nor a block device (a FIFO is never waited for); -EBUSY when another
+ * Opens `path`, which every program does through this function, for every name;
+ * the sentence in `error` begins with the path, and speaks of it as `what`
+ * ("image", "backing file", "data file"). What it leads to is looked at before
+ * anything is opened, and what was looked at is what is opened. Errors: those of
+ * open(2); -EISDIR for a directory; -EINVAL for anything else that is neither a
+ * regular file nor a block device, and for a regular file of one of the kernel's
+ * own file systems, none of which is opened; -EROFS for writing to a block
+ * device that is read-only; -EACCES where the owner of options may not do it,
+ * or, where this process cannot ask the kernel in the owner's name, where that
+ * is not certain; -EBUSY when another
  * program holds a lock in the way: the sentence says what it is doing, names
  * the processes that have the file open where /proc shows them, and names the
  * option force-share where that would help; -EINVAL, too, where the host has no
  * direct I/O for the file and options->cache needs it.
  *
  * Reading changes nothing of the file; not its access time either, where the
- * host allows O_NOATIME.
+ * host allows O_NOATIME: struct store_info says whether it did.
  */
 int store_file_open(const char *path, const char *what, const struct store_file_options *options,
                     struct store **store, struct error *error);

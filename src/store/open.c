@@ -5,14 +5,20 @@
 
 #include "store/holders.h"
 #include "store/lock.h"
+#include "store/place.h"
+#include "store/rights.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/fs.h>
 #include <pwd.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #define NAME_LENGTH 128 /* of a user or a group, for a sentence */
@@ -25,6 +31,7 @@ struct subject {
     const char *what;
     enum store_access access;
     bool direct;
+    const struct store_file_options *options;
     struct error *error;
 };
 
@@ -42,19 +49,30 @@ static const char *type_name(mode_t mode)
     }
 }
 
-static int check_type(const struct subject *subject, mode_t mode)
+/* Whether something can be opened, to have its bytes and nothing else. */
+static bool has_bytes(const struct place *place)
 {
-    if (S_ISREG(mode) || S_ISBLK(mode)) {
-        return 0;
+    return (S_ISREG(place->status.st_mode) && place->kernel == NULL) ||
+           S_ISBLK(place->status.st_mode);
+}
+
+/* What was found is nothing that has_bytes(). */
+static int refuse_type(const struct subject *subject, const struct place *place)
+{
+    if (place->kernel != NULL) {
+        return error_set(subject->error, EINVAL,
+                         "%s: this %s is a file of the kernel's own (%s), not one that could hold "
+                         "a disk; name another",
+                         subject->path, subject->what, place->kernel);
     }
-    if (S_ISDIR(mode)) {
+    if (S_ISDIR(place->status.st_mode)) {
         return error_set(subject->error, EISDIR,
                          "%s: this %s is a directory; name a file in it, or a block device",
                          subject->path, subject->what);
     }
     return error_set(subject->error, EINVAL,
                      "%s: this %s is a %s; only a regular file or a block device can be opened",
-                     subject->path, subject->what, type_name(mode));
+                     subject->path, subject->what, type_name(place->status.st_mode));
 }
 
 static int missing(const struct subject *subject)
@@ -169,26 +187,35 @@ static const char *advice(int code)
     }
 }
 
+/* The owner of the image that names it may not open it. */
+static int forbidden_to_owner(const struct subject *subject)
+{
+    char owner[NAME_LENGTH];
+
+    return error_set(subject->error, EACCES,
+                     "%s: this %s is named by an image of user %s, who may not %s it; change its "
+                     "permissions or the image's owner, or allow it with -o trust-names "
+                     "(qcow2ctl: --trust-names)",
+                     subject->path, subject->what, user_name(subject->options->owner, owner),
+                     subject->access == STORE_WRITE ? "write" : "read");
+}
+
 static int open_failed(const struct subject *subject, int code)
 {
-    struct stat status;
-
     switch (code) {
     case ENOENT:
         return missing(subject);
     case EACCES:
-        return forbidden(subject);
-    case EISDIR: /* for writing */
-        return check_type(subject, S_IFDIR);
+        return subject->options->as_owner ? forbidden_to_owner(subject) : forbidden(subject);
+    case ESTALE:
+        return error_set(subject->error, ESTALE,
+                         "%s: another file took the place of this %s while it was opened; try "
+                         "again",
+                         subject->path, subject->what);
     default:
-        break;
+        return error_set(subject->error, code, "%s: this %s cannot be opened: %s%s", subject->path,
+                         subject->what, strerror(code), advice(code));
     }
-    /* A socket, among others, cannot be opened at all. */
-    if (stat(subject->path, &status) == 0 && check_type(subject, status.st_mode) != 0) {
-        return check_type(subject, status.st_mode);
-    }
-    return error_set(subject->error, code, "%s: this %s cannot be opened: %s%s", subject->path,
-                     subject->what, strerror(code), advice(code));
 }
 
 bool cache_is_direct(enum store_cache cache)
@@ -201,10 +228,16 @@ static int set_flags(const struct subject *subject, int fd)
 {
     int flags = fcntl(fd, F_GETFL);
 
-    if (flags < 0 || fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) != 0) {
+    if (flags < 0) {
         return open_failed(subject, errno);
     }
-    if (!subject->direct || fcntl(fd, F_SETFL, (flags & ~O_NONBLOCK) | O_DIRECT) == 0) {
+    flags &= ~O_NONBLOCK;
+    if (fcntl(fd, F_SETFL, flags | O_NOATIME) == 0) {
+        flags |= O_NOATIME;
+    } else if (fcntl(fd, F_SETFL, flags) != 0) { /* not the owner */
+        return open_failed(subject, errno);
+    }
+    if (!subject->direct || fcntl(fd, F_SETFL, flags | O_DIRECT) == 0) {
         return 0;
     }
     if (errno != EINVAL) {
@@ -216,40 +249,142 @@ static int set_flags(const struct subject *subject, int fd)
                      subject->path, subject->what);
 }
 
+bool host_file_changes_atime(int fd, const struct stat *status)
+{
+    struct statvfs host;
+    int flags = fcntl(fd, F_GETFL);
+
+    return S_ISREG(status->st_mode) && flags >= 0 && (flags & O_NOATIME) == 0 &&
+           (fstatvfs(fd, &host) != 0 || (host.f_flag & (ST_NOATIME | ST_RDONLY)) == 0);
+}
+
+/* Such a device lets itself be opened for writing, and fails at the first write. */
+static int check_writable(const struct subject *subject, int fd, const struct stat *status)
+{
+    int read_only = 0;
+
+    if (subject->access != STORE_WRITE || !S_ISBLK(status->st_mode) ||
+        ioctl(fd, BLKROGET, &read_only) != 0 || read_only == 0) {
+        return 0;
+    }
+    return error_set(subject->error, EROFS,
+                     "%s: this %s is a block device that is read-only (losetup -r, a write "
+                     "blocker); open it read-only",
+                     subject->path, subject->what);
+}
+
+/* From a name to a descriptor, in whichever thread has the right to. */
+struct opening {
+    const struct subject *subject;
+    const char *path;
+    struct place place; /* what the name leads to */
+    int fd;             /* or a negative errno, where has_bytes() or nothing was found */
+};
+
+static void find_and_open(void *context)
+{
+    struct opening *opening = context;
+    const struct subject *subject = opening->subject;
+    /* O_NONBLOCK: not even a block device is waited for. */
+    int flags =
+        (subject->access == STORE_WRITE ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
+
+    opening->fd = place_find(opening->path, subject->options->named_by, &opening->place);
+    if (opening->fd == 0) {
+        opening->fd = has_bytes(&opening->place) ? place_open(&opening->place, opening->path, flags)
+                                                 : -EINVAL;
+    }
+}
+
+static void ask_owner(struct opening *opening)
+{
+    const struct subject *subject = opening->subject;
+    mode_t needed = subject->access == STORE_WRITE ? S_IROTH | S_IWOTH : S_IROTH;
+    uid_t owner = subject->options->owner;
+
+    if (rights_assume(owner, find_and_open, opening) == 0) {
+        return;
+    }
+    find_and_open(opening); /* and then see whether he could have */
+    if (opening->fd >= 0 && !rights_by_mode(owner, opening->fd, needed)) {
+        close(opening->fd);
+        opening->fd = -EACCES;
+    }
+}
+
+/* With the rights of the owner that the options name, in all directories from the root on: that
+ * this process works in one below is no right of his. */
+static void open_as_owner(struct opening *opening)
+{
+    const struct subject *subject = opening->subject;
+    char *here, *path = NULL;
+
+    if (subject->path[0] == '/') {
+        ask_owner(opening);
+        return;
+    }
+    here = getcwd(NULL, 0);
+    if (here != NULL && asprintf(&path, "%s/%s", here, subject->path) >= 0) {
+        opening->path = path;
+        ask_owner(opening);
+    } else {
+        opening->fd = -EACCES; /* nobody knows where that is */
+        path = NULL;
+    }
+    free(path);
+    free(here);
+}
+
+/* The descriptor of an opening, or a negative errno with the sentence made. */
+static int take(const struct subject *subject, const struct opening *opening)
+{
+    if (opening->place.magic) {
+        return error_set(subject->error, ELOOP,
+                         "%s: this %s is named through a link of /proc to an open file, which "
+                         "means another file to each program; record its real name with qcow2ctl "
+                         "amend",
+                         subject->path, subject->what);
+    }
+    if (opening->place.fd >= 0 && !has_bytes(&opening->place)) {
+        return refuse_type(subject, &opening->place);
+    }
+    return opening->fd < 0 ? open_failed(subject, -opening->fd) : opening->fd;
+}
+
 /* A descriptor, or a negative errno with the sentence made. */
 static int open_path(const struct subject *subject, struct stat *status)
 {
-    /* O_NONBLOCK: never wait for the other end of a FIFO, or for a device. */
-    int flags =
-        (subject->access == STORE_WRITE ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
+    struct opening opening = {
+        .subject = subject,
+        .path = subject->path,
+        .place = {.fd = -1},
+        .fd = -EINVAL,
+    };
     int fd, rc;
 
-    do {
-        fd = open(subject->path, flags | O_NOATIME);
-        if (fd < 0 && errno == EPERM) { /* not the owner */
-            fd = open(subject->path, flags);
-        }
-    } while (fd < 0 && errno == EINTR);
+    if (subject->options->as_owner) {
+        open_as_owner(&opening);
+    } else {
+        find_and_open(&opening);
+    }
+    fd = take(subject, &opening);
+    place_leave(&opening.place);
     if (fd < 0) {
-        return open_failed(subject, errno);
+        return fd;
     }
     if (fstat(fd, status) != 0) {
         rc = open_failed(subject, errno);
-        goto fail;
+    } else {
+        rc = check_writable(subject, fd, status);
     }
-    rc = check_type(subject, status->st_mode);
-    if (rc != 0) {
-        goto fail;
+    if (rc == 0) {
+        rc = set_flags(subject, fd);
     }
-    rc = set_flags(subject, fd);
     if (rc != 0) {
-        goto fail;
+        close(fd);
+        return rc;
     }
     return fd;
-
-fail:
-    close(fd);
-    return rc;
 }
 
 static int locked_by_others(const struct subject *subject, const struct lock_conflict *conflict,
@@ -305,7 +440,9 @@ static int lock_file(const struct subject *subject, int fd, const struct stat *s
     if (rc == -ENOLCK) {
         return error_set(subject->error, ENOLCK,
                          "%s: the file system of this %s has no locks, so nothing would keep two "
-                         "programs from writing it at once; move it to another file system",
+                         "programs from writing it at once; move it to another file system, or "
+                         "see to that yourself and allow it with -o locking=off (qcow2ctl: "
+                         "--locking=off)",
                          subject->path, subject->what);
     }
     return error_set(subject->error, -rc, "%s: this %s cannot be locked: %s%s", subject->path,
@@ -320,6 +457,7 @@ int host_file_open(const char *path, const char *what, const struct store_file_o
         .what = what,
         .access = options->access,
         .direct = cache_is_direct(options->cache),
+        .options = options,
         .error = error,
     };
     int rc, fd = open_path(&subject, status);
@@ -327,7 +465,7 @@ int host_file_open(const char *path, const char *what, const struct store_file_o
     if (fd < 0) {
         return fd;
     }
-    rc = lock_file(&subject, fd, status);
+    rc = options->no_locks ? 0 : lock_file(&subject, fd, status);
     if (rc != 0) {
         close(fd);
         return rc;

@@ -32,6 +32,7 @@ struct store_info {
     gid_t gid;
     mode_t mode;
     struct timespec atime, mtime, ctime;
+    bool changes_atime; /* reading may change the access time: the host allows no other way */
 };
 
 struct store_ops {

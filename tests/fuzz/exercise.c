@@ -251,7 +251,8 @@ void exercise_inspect(const uint8_t *bytes, size_t size)
 
     FUZZ_EXPECT(file >= 0 && write(file, bytes, size) == (ssize_t)size);
     snprintf(path, sizeof(path), "/proc/self/fd/%d", file);
-    result = inspect_open(path, STORE_READ, &inspection, &error);
+    result =
+        inspect_open(path, &(struct inspect_options){.access = STORE_READ}, &inspection, &error);
     if (result == 0) {
         look_at(inspection);
         inspect_close(inspection);

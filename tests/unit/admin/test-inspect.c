@@ -30,7 +30,9 @@ static struct inspection *inspect(const char *path)
     struct inspection *inspection;
     struct error error = {0};
 
-    ck_assert_msg(inspect_open(path, STORE_READ, &inspection, &error) == 0, "%s", error.text);
+    ck_assert_msg(inspect_open(path, &(struct inspect_options){.access = STORE_READ}, &inspection,
+                               &error) == 0,
+                  "%s", error.text);
     return inspection;
 }
 
@@ -116,11 +118,17 @@ START_TEST(what_is_no_qcow2_image_is_refused)
     struct error error = {0};
 
     scratch_file("a.qcow2", "abc", 3);
-    ck_assert_int_eq(inspect_open("a.qcow2", STORE_READ, &inspection, &error), -EINVAL);
+    ck_assert_int_eq(inspect_open("a.qcow2", &(struct inspect_options){.access = STORE_READ},
+                                  &inspection, &error),
+                     -EINVAL);
     ck_assert_ptr_null(inspection);
     ck_assert_ptr_nonnull(strstr(error.text, "a.qcow2: is not a qcow2 image"));
-    ck_assert_int_eq(inspect_open("gone", STORE_READ, &inspection, &error), -ENOENT);
-    ck_assert_int_eq(inspect_open(".", STORE_READ, &inspection, &error), -EISDIR);
+    ck_assert_int_eq(
+        inspect_open("gone", &(struct inspect_options){.access = STORE_READ}, &inspection, &error),
+        -ENOENT);
+    ck_assert_int_eq(
+        inspect_open(".", &(struct inspect_options){.access = STORE_READ}, &inspection, &error),
+        -EISDIR);
 }
 END_TEST
 

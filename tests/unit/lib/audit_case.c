@@ -59,7 +59,9 @@ struct audit *audit_file(const char *path)
     struct error error = {0};
     struct audit *audit;
 
-    ck_assert_msg(inspect_open(path, STORE_READ, &inspection, &error) == 0, "%s", error.text);
+    ck_assert_msg(inspect_open(path, &(struct inspect_options){.access = STORE_READ}, &inspection,
+                               &error) == 0,
+                  "%s", error.text);
     ck_assert_int_eq(audit_image(inspection, &options, &audit), 0);
     inspect_close(inspection);
     return audit;

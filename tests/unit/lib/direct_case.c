@@ -6,6 +6,7 @@
 #include <check.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -31,6 +32,21 @@ int statx(int fd, const char *path, int flags, unsigned mask, struct statx *stat
         status->stx_dio_mem_align = direct_host.memory;
     }
     return rc;
+}
+
+int fcntl(int fd, int command, ...)
+{
+    va_list arguments;
+    unsigned long argument;
+
+    va_start(arguments, command);
+    argument = va_arg(arguments, unsigned long);
+    va_end(arguments);
+    if (direct_host.refuses && command == F_SETFL && (argument & O_DIRECT) != 0) {
+        errno = EINVAL;
+        return -1;
+    }
+    return (int)syscall(SYS_fcntl, fd, command, argument);
 }
 
 /* The length that the host takes; 0: none, with errno. */
@@ -106,7 +122,7 @@ void direct_ask_for(int number)
 
 struct store *direct_open(const char *path)
 {
-    const struct store_file_options options = {STORE_WRITE, STORE_CACHE_NONE};
+    const struct store_file_options options = {.access = STORE_WRITE, .cache = STORE_CACHE_NONE};
     struct store *store = NULL;
     struct error error;
     int result = store_file_open(path, "image", &options, &store, &error);

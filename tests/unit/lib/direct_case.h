@@ -26,6 +26,7 @@
 struct direct_host {
     unsigned block, memory;  /* what statx(2) is to tell; 0: what it does */
     bool silent;             /* statx(2) tells nothing */
+    bool refuses;            /* no O_DIRECT, as file systems say that have no direct I/O */
     size_t least;            /* of an aligned transfer: others are refused */
     size_t most;             /* of a transfer, in bytes; 0: no limit */
     int error;               /* the errno of writing; 0 for none */

@@ -255,7 +255,7 @@ START_TEST(only_unsafe_leaves_out_the_syncs)
 {
     scratch_file("a", "a", 1);
     for (enum store_cache cache = STORE_CACHE_WRITEBACK; cache <= STORE_CACHE_UNSAFE; cache++) {
-        const struct store_file_options options = {STORE_WRITE, cache};
+        const struct store_file_options options = {.access = STORE_WRITE, .cache = cache};
         struct store *store;
 
         direct_restore();
@@ -269,21 +269,22 @@ START_TEST(only_unsafe_leaves_out_the_syncs)
     }
 }
 END_TEST
-#endif
 
 START_TEST(a_file_system_without_direct_io_is_named_with_the_mode_that_does_without)
 {
+    scratch_file("a", "a", 1);
+    direct_host.refuses = true;
     for (enum store_cache cache = STORE_CACHE_WRITEBACK; cache <= STORE_CACHE_UNSAFE; cache++) {
-        const struct store_file_options options = {STORE_READ_SHARED, cache};
+        const struct store_file_options options = {.access = STORE_READ_SHARED, .cache = cache};
         bool direct = cache == STORE_CACHE_NONE || cache == STORE_CACHE_DIRECTSYNC;
         struct store *store = NULL;
         struct error error = {0};
-        int result = store_file_open("/proc/version", "image", &options, &store, &error);
+        int result = store_file_open("a", "image", &options, &store, &error);
 
         ck_assert_msg(result == (direct ? -EINVAL : 0), "%s", error.text);
         if (direct) {
             ck_assert_str_eq(error.text,
-                             "/proc/version: the file system of this image has no direct I/O "
+                             "a: the file system of this image has no direct I/O "
                              "(O_DIRECT), which cache=none and cache=directsync need; use "
                              "cache=writeback");
         }
@@ -291,6 +292,7 @@ START_TEST(a_file_system_without_direct_io_is_named_with_the_mode_that_does_with
     }
 }
 END_TEST
+#endif
 
 int main(void)
 {
@@ -308,8 +310,8 @@ int main(void)
     tcase_add_test(tcase, a_failed_write_is_reported_and_leaves_no_padding);
     tcase_add_test(tcase, where_the_host_does_not_tell_its_blocks_are_tried);
     tcase_add_test(tcase, only_unsafe_leaves_out_the_syncs);
-#endif
     tcase_add_test(tcase, a_file_system_without_direct_io_is_named_with_the_mode_that_does_without);
+#endif
     suite_add_tcase(suite, tcase);
     return suite_main(suite);
 }

@@ -266,7 +266,15 @@ START_TEST(a_host_without_locks_can_be_read_but_not_written)
                          -ENOLCK);
         ck_assert_str_eq(error.text,
                          "a: the file system of this image has no locks, so nothing would keep "
-                         "two programs from writing it at once; move it to another file system");
+                         "two programs from writing it at once; move it to another file system, "
+                         "or see to that yourself and allow it with -o locking=off (qcow2ctl: "
+                         "--locking=off)");
+        ck_assert_int_eq(
+            store_file_open("a", "image",
+                            &(struct store_file_options){.access = STORE_WRITE, .no_locks = true},
+                            &store, &error),
+            0);
+        store_close(store);
     }
     host.error = EIO;
     ck_assert_int_eq(store_file_open("a", "image",

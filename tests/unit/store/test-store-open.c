@@ -9,13 +9,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #define NOBODY 65534 /* a user and a group that own nothing */
@@ -88,6 +91,101 @@ START_TEST(sockets_and_character_devices_are_refused)
     expect_refusal("/dev/null", "image", STORE_READ, EINVAL,
                    "/dev/null: this image is a character device; only a regular file or a block "
                    "device can be opened");
+    close(fd);
+}
+END_TEST
+
+/* The kernel tells of every open(2) of a file but those with O_PATH. */
+START_TEST(what_is_refused_was_never_opened)
+{
+    int events = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+    struct store *store = NULL;
+    char told[4096];
+
+    ck_assert_int_ge(events, 0);
+    ck_assert_int_eq(mkfifo("pipe", 0644), 0);
+    scratch_file("a", "abc", 3);
+    ck_assert_int_ge(inotify_add_watch(events, "pipe", IN_OPEN), 0);
+    ck_assert_int_ge(inotify_add_watch(events, "a", IN_OPEN), 0);
+    for (enum store_access access = STORE_READ; access <= STORE_WRITE; access++) {
+        ck_assert_int_eq(store_file_open("pipe", "data file",
+                                         &(struct store_file_options){.access = access}, &store,
+                                         NULL),
+                         -EINVAL);
+    }
+    ck_assert_int_eq(read(events, told, sizeof(told)), -1);
+    ck_assert_int_eq(errno, EAGAIN);
+    ck_assert_int_eq(store_file_open("a", "image",
+                                     &(struct store_file_options){.access = STORE_READ}, &store,
+                                     NULL),
+                     0);
+    ck_assert_int_gt(read(events, told, sizeof(told)), 0); /* so it would have been seen */
+    store_close(store);
+    close(events);
+}
+END_TEST
+
+START_TEST(files_of_the_kernels_own_are_refused)
+{
+    static const struct {
+        const char *path, *type;
+    } files[] = {
+        {"/proc/self/mem", "procfs"},
+        {"/proc/version", "procfs"},
+        {"/proc/thread-self/attr/current", "procfs"},
+        {"/sys/kernel/mm/transparent_hugepage/enabled", "sysfs"},
+        {"/sys/fs/cgroup/cgroup.procs", "cgroup2"},
+        {"/sys/kernel/tracing/trace", "tracefs"},
+        {"/sys/kernel/debug/sleep_time", "debugfs"},
+        {"/sys/kernel/security/lsm", "securityfs"},
+    };
+    struct stat status;
+    size_t seen = 0;
+
+    for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
+        char sentence[256];
+
+        if (stat(files[i].path, &status) != 0) {
+            continue; /* not mounted here */
+        }
+        seen++;
+        snprintf(sentence, sizeof(sentence),
+                 "%s: this data file is a file of the kernel's own (%s), not one that could hold a "
+                 "disk; name another",
+                 files[i].path, files[i].type);
+        expect_refusal(files[i].path, "data file", STORE_WRITE, EINVAL, sentence);
+        expect_refusal(files[i].path, "data file", STORE_READ, EINVAL, sentence);
+    }
+    ck_assert_uint_ge(seen, 2);
+}
+END_TEST
+
+START_TEST(an_image_cannot_name_a_file_that_this_process_has_open)
+{
+    struct store_file_options options = {.access = STORE_READ, .named_by = "top.qcow2"};
+    struct store *store = NULL;
+    struct error error = {0};
+    char path[64], sentence[256];
+    int fd;
+
+    scratch_file("a", "abc", 3);
+    fd = open("a", O_RDONLY | O_CLOEXEC);
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    snprintf(sentence, sizeof(sentence),
+             "%s: this data file is named through a link of /proc to an open file, which means "
+             "another file to each program; record its real name with qcow2ctl amend",
+             path);
+    ck_assert_int_eq(store_file_open(path, "data file", &options, &store, &error), -ELOOP);
+    ck_assert_str_eq(error.text, sentence);
+    /* The user can. */
+    options.named_by = NULL;
+    ck_assert_int_eq(store_file_open(path, "data file", &options, &store, &error), 0);
+    store_close(store);
+    /* And the directory of the image was the user's choice, however that is spelt. */
+    options.named_by = "/proc/self/cwd/top.qcow2";
+    ck_assert_msg(store_file_open("/proc/self/cwd/a", "data file", &options, &store, &error) == 0,
+                  "%s", error.text);
+    store_close(store);
     close(fd);
 }
 END_TEST
@@ -264,6 +362,139 @@ START_TEST(who_does_not_own_the_file_can_read_it_all_the_same)
 }
 END_TEST
 
+/* --- with the rights of another ------------------------------------------------------------- */
+
+/* 0, or what opening "d/a" as the owner `uid` of an image gives. */
+static int open_for(uid_t uid, enum store_access access, struct error *error)
+{
+    const struct store_file_options options = {
+        .access = access,
+        .named_by = "top.qcow2",
+        .as_owner = true,
+        .owner = uid,
+    };
+    struct store *store = NULL;
+    int rc = store_file_open("d/a", "backing file", &options, &store, error);
+
+    store_close(store);
+    return rc;
+}
+
+/* What the modes of directory and file, both root's, allow nobody. */
+static void make_file(mode_t directory, mode_t file)
+{
+    ck_assert(mkdir("d", 0755) == 0 || errno == EEXIST);
+    scratch_file("d/a", "abc", 3);
+    ck_assert_int_eq(chmod("d/a", file), 0);
+    ck_assert_int_eq(chmod("d", directory), 0);
+}
+
+START_TEST(a_file_is_opened_with_the_rights_of_the_owner_and_no_others)
+{
+    struct store *store = NULL;
+    struct error error = {0};
+
+    if (geteuid() != 0) {
+        return;
+    }
+    make_file(0755, 0644);
+    ck_assert_msg(open_for(NOBODY, STORE_READ, &error) == 0, "%s", error.text);
+    ck_assert_int_eq(open_for(NOBODY, STORE_WRITE, &error), -EACCES);
+    make_file(0755, 0600);
+    ck_assert_int_eq(open_for(NOBODY, STORE_READ, &error), -EACCES);
+    ck_assert_str_eq(error.text,
+                     "d/a: this backing file is named by an image of user nobody, who may not read "
+                     "it; change its permissions or the image's owner, or allow it with -o "
+                     "trust-names (qcow2ctl: --trust-names)");
+    make_file(0700, 0644);
+    ck_assert_int_eq(open_for(NOBODY, STORE_READ, &error), -EACCES);
+    make_file(0711, 0606);
+    ck_assert_int_eq(open_for(NOBODY, STORE_WRITE, &error), 0);
+    make_file(0755, 0060); /* root's group is not his */
+    ck_assert_int_eq(open_for(NOBODY, STORE_READ, &error), -EACCES);
+    /* Where this process works does not matter. */
+    make_file(0700, 0644);
+    ck_assert_int_eq(chdir("d"), 0);
+    ck_assert_int_eq(store_file_open("a", "data file",
+                                     &(struct store_file_options){.access = STORE_READ,
+                                                                  .named_by = "top.qcow2",
+                                                                  .as_owner = true,
+                                                                  .owner = NOBODY},
+                                     &store, NULL),
+                     -EACCES);
+    ck_assert_int_eq(chdir(".."), 0);
+    /* He is not in the database, and in no group. */
+    make_file(0755, 0640);
+    ck_assert_int_eq(open_for(4242, STORE_READ, &error), -EACCES);
+    ck_assert_int_eq(chown("d/a", 4242, 0), 0);
+    ck_assert_int_eq(open_for(4242, STORE_READ, &error), 0);
+    /* This process has the rights that it had. */
+    make_file(0700, 0600);
+    ck_assert_int_eq(geteuid(), 0);
+    ck_assert_int_eq(open("d/a", O_RDWR | O_CLOEXEC) < 0, 0);
+}
+END_TEST
+
+START_TEST(an_access_control_list_counts)
+{
+    /* Version 2; user::rw-, user:nobody:---, group::r--, mask::r--, other::r--. */
+    static const uint8_t list[] = {
+        2, 0,    0,    0,    1,    0,    6,  0, 0xff, 0xff, 0xff, 0xff, 2,    0,    0,
+        0, 0xfe, 0xff, 0,    0,    4,    0,  4, 0,    0xff, 0xff, 0xff, 0xff, 16,   0,
+        4, 0,    0xff, 0xff, 0xff, 0xff, 32, 0, 4,    0,    0xff, 0xff, 0xff, 0xff,
+    };
+    struct error error = {0};
+
+    if (geteuid() != 0) {
+        return;
+    }
+    make_file(0755, 0644);
+    if (setxattr("d/a", "system.posix_acl_access", list, sizeof(list), 0) != 0) {
+        return; /* none here */
+    }
+    ck_assert_int_eq(open_for(NOBODY, STORE_READ, &error), -EACCES);
+    ck_assert_int_eq(open_for(4242, STORE_READ, &error), 0);
+}
+END_TEST
+
+/* Who is not root cannot ask the kernel, and takes for granted only what the modes say. */
+static int open_for_as_nobody(uid_t owner)
+{
+    int status;
+    pid_t child = fork();
+
+    ck_assert_int_ge(child, 0);
+    if (child == 0) {
+        if (setgroups(0, NULL) != 0 || setgid(NOBODY) != 0 || setuid(NOBODY) != 0) {
+            _exit(99);
+        }
+        _exit(-open_for(owner, STORE_READ, NULL));
+    }
+    ck_assert_int_eq(waitpid(child, &status, 0), child);
+    ck_assert(WIFEXITED(status));
+    return -WEXITSTATUS(status);
+}
+
+START_TEST(without_roots_rights_the_modes_decide)
+{
+    if (geteuid() != 0) {
+        return;
+    }
+    make_file(0755, 0644);
+    ck_assert_int_eq(open_for_as_nobody(4242), 0);
+    ck_assert_int_eq(chown("d/a", NOBODY, NOBODY), 0);
+    ck_assert_int_eq(chmod("d/a", 0600), 0);
+    ck_assert_int_eq(open_for_as_nobody(4242), -EACCES);
+    ck_assert_int_eq(chmod("d/a", 0604), 0);
+    ck_assert_int_eq(open_for_as_nobody(4242), 0);
+    ck_assert_int_eq(chown("d/a", NOBODY, 4242), 0);
+    ck_assert_int_eq(chown("d", NOBODY, NOBODY), 0);
+    ck_assert_int_eq(chmod("d", 0700), 0);
+    ck_assert_int_eq(open_for_as_nobody(4242), -EACCES);
+    ck_assert_int_eq(open_for_as_nobody(NOBODY), 0);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("store open");
@@ -275,6 +506,9 @@ int main(void)
     tcase_add_test(tcase, a_directory_is_refused);
     tcase_add_test(tcase, a_fifo_is_refused_and_never_waited_for);
     tcase_add_test(tcase, sockets_and_character_devices_are_refused);
+    tcase_add_test(tcase, what_is_refused_was_never_opened);
+    tcase_add_test(tcase, files_of_the_kernels_own_are_refused);
+    tcase_add_test(tcase, an_image_cannot_name_a_file_that_this_process_has_open);
     tcase_add_test(tcase, other_errors_of_open_are_told_with_advice);
     tcase_add_test(tcase, the_sentence_may_be_unwanted);
     tcase_add_test(tcase, an_open_store_is_closed_by_exec_and_blocks_in_reads);
@@ -282,6 +516,9 @@ int main(void)
     tcase_add_test(tcase, who_may_not_read_is_told_who_may);
     tcase_add_test(tcase, a_directory_that_may_not_be_entered_is_told);
     tcase_add_test(tcase, who_does_not_own_the_file_can_read_it_all_the_same);
+    tcase_add_test(tcase, a_file_is_opened_with_the_rights_of_the_owner_and_no_others);
+    tcase_add_test(tcase, an_access_control_list_counts);
+    tcase_add_test(tcase, without_roots_rights_the_modes_decide);
     suite_add_tcase(suite, tcase);
     return suite_main(suite);
 }

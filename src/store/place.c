@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "store/place.h"
+
+#include "store/kernel_files.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define FD_PATH_SIZE (sizeof("/proc/self/fd/") + 3 * sizeof(int))
+
+/* As openat(2) with O_PATH, by no link of /proc that stands for an open file. */
+static int find_without_magic(int directory, const char *name)
+{
+    const struct open_how how = {
+        .flags = O_PATH | O_CLOEXEC,
+        .resolve = RESOLVE_NO_MAGICLINKS,
+    };
+    int fd;
+
+    do {
+        fd = (int)syscall(SYS_openat2, directory, name, &how, sizeof(how));
+    } while (fd < 0 && (errno == EINTR || errno == EAGAIN));
+    if (fd < 0 && (errno == ENOSYS || errno == EPERM)) { /* an old kernel, or a filter of calls */
+        fd = openat(directory, name, O_PATH | O_CLOEXEC);
+    }
+    return fd >= 0 ? fd : -errno;
+}
+
+static int find(int directory, const char *name)
+{
+    int fd;
+
+    do {
+        fd = openat(directory, name, O_PATH | O_CLOEXEC);
+    } while (fd < 0 && errno == EINTR);
+    return fd >= 0 ? fd : -errno;
+}
+
+/* Bytes of `path` that are the directory of `named_by`, and were not chosen by the image. */
+static size_t directory_length(const char *path, const char *named_by)
+{
+    const char *slash = strrchr(named_by, '/');
+    size_t length = slash == NULL ? 0 : (size_t)(slash - named_by) + 1;
+
+    return strncmp(path, named_by, length) == 0 && path[length] != '/' ? length : 0;
+}
+
+static int find_named(const char *path, const char *named_by, bool *magic)
+{
+    size_t length = directory_length(path, named_by);
+    int directory = AT_FDCWD, fd, seen;
+
+    if (length > 0) {
+        char *name = strndup(path, length);
+
+        if (name == NULL) {
+            return -ENOMEM;
+        }
+        directory = find(AT_FDCWD, name);
+        free(name);
+        if (directory < 0) {
+            return directory;
+        }
+    }
+    fd = find_without_magic(directory, path + length);
+    if (fd == -ELOOP) { /* there are two reasons for that */
+        seen = find(directory, path + length);
+        *magic = seen >= 0;
+        if (seen >= 0) {
+            close(seen);
+        }
+    }
+    if (directory >= 0) {
+        close(directory);
+    }
+    return fd;
+}
+
+int place_find(const char *path, const char *named_by, struct place *place)
+{
+    int fd;
+
+    *place = (struct place){.fd = -1};
+    fd = named_by != NULL ? find_named(path, named_by, &place->magic) : find(AT_FDCWD, path);
+    if (fd < 0) {
+        return fd;
+    }
+    if (fstat(fd, &place->status) != 0) {
+        int code = errno;
+
+        close(fd);
+        return -code;
+    }
+    place->fd = fd;
+    if (S_ISREG(place->status.st_mode)) {
+        place->kernel = kernel_file_system(fd, place->status.st_dev);
+    }
+    return 0;
+}
+
+static bool is_same(int fd, const struct stat *status)
+{
+    struct stat found;
+
+    return fstat(fd, &found) == 0 && found.st_dev == status->st_dev &&
+           found.st_ino == status->st_ino;
+}
+
+static int open_checked(const char *path, int flags, const struct stat *status)
+{
+    int fd;
+
+    do {
+        fd = open(path, flags);
+    } while (fd < 0 && errno == EINTR);
+    if (fd < 0) {
+        return -errno;
+    }
+    if (!is_same(fd, status)) {
+        close(fd);
+        return -ESTALE;
+    }
+    return fd;
+}
+
+int place_open(const struct place *place, const char *path, int flags)
+{
+    char self[FD_PATH_SIZE];
+    int fd;
+
+    snprintf(self, sizeof(self), "/proc/self/fd/%d", place->fd);
+    fd = open_checked(self, flags, &place->status);
+    switch (fd) {
+    case -ENOENT: /* there is no /proc, or what has that name is none */
+    case -ENOTDIR:
+    case -ESTALE:
+        return open_checked(path, flags, &place->status);
+    default:
+        return fd;
+    }
+}
+
+void place_leave(struct place *place)
+{
+    if (place->fd >= 0) {
+        close(place->fd);
+        place->fd = -1;
+    }
+}
