@@ -96,6 +96,7 @@ E2E_TESTS = \
 	tests/e2e/project/test-harness.py \
 	tests/e2e/crash/test-kill-filesystem.py \
 	tests/e2e/project/test-libvirt.py \
+	tests/e2e/mount/test-evidence.py \
 	tests/e2e/mount/test-limits.py \
 	tests/e2e/mount/test-locks.py \
 	tests/e2e/project/test-manpage.sh \
