@@ -109,6 +109,8 @@ E2E_TESTS = \
 	tests/e2e/mount/test-mount.py \
 	tests/e2e/mount/test-mount-fstab.py \
 	tests/e2e/mount/test-mount-user.py \
+	tests/e2e/races/test-races.py \
+	tests/e2e/races/test-races-mounted.py \
 	tests/e2e/read/test-read-access.py \
 	tests/e2e/read/test-read-chains.py \
 	tests/e2e/read/test-read-clusters.py \
@@ -151,6 +153,7 @@ E2E_HELPERS = \
 	tests/e2e/lib/model.py \
 	tests/e2e/lib/mount.py \
 	tests/e2e/lib/qcow2.py \
+	tests/e2e/lib/races.py \
 	tests/e2e/lib/run.py \
 	tests/e2e/lib/stamps.py \
 	tests/e2e/lib/tap.py \
@@ -180,7 +183,7 @@ ASAN_NOT = */test-check-qemu
 MINIMAL_PATTERN = tests/unit/* | *bad-behind* | *completion* | *locks* | *test-mount.py | *read-access* | *write-blkdiscard* | \
 	*write-fill* | *write-kill* | *write-lazy* | *write-limits* | *write-space*
 TSAN_PATTERN = */test-allocator-fill | */test-barrier | */test-cache | */test-change* | */test-codec | */test-commit | */test-inflight | */test-pool* | */test-slab | */test-store* | \
-	*/test-view* | *test-crash-states* | *test-model* | */test-resize | */test-writer* | *readers*
+	*/test-view* | *test-crash-states* | *test-model* | */test-races.py | */test-resize | */test-writer* | *readers*
 
 check_PROGRAMS = $(UNIT_TESTS) tests/bench/decompress tests/crash/explore tests/crash/explore-r4 \
 	tests/crash/faults tests/model/model $(RACES)
@@ -277,7 +280,8 @@ tests_crash_faults_SOURCES = tests/crash/faults.c $(CRASH_SOURCES)
 tests_crash_faults_LDADD = $(LIBQCOW2_LIBS)
 
 # What tests/e2e/races/test-races.py runs; tests/races/README.md tells of it.
-RACES = tests/races/races
+RACES = tests/races/fsx tests/races/mounted tests/races/races tests/races/races-grow \
+	tests/races/races-preallocate
 RACES_SOURCES = \
 	tests/crash/tools.c tests/crash/tools.h \
 	tests/races/history.c tests/races/history.h \
@@ -301,6 +305,28 @@ tests_races_races_CFLAGS = $(PROJECT_CFLAGS)
 tests_races_races_SOURCES = $(RACES_SOURCES)
 tests_races_races_LDFLAGS = $(RACES_LINK_FLAGS)
 tests_races_races_LDADD = $(LIBQCOW2_LIBS)
+
+# Without what the orders of growing, and of preallocation, are for: it must be seen.
+tests_races_races_grow_CPPFLAGS = $(RACES_INCLUDES) -DQCOW2FS_BREAK_GROW
+tests_races_races_grow_CFLAGS = $(PROJECT_CFLAGS)
+tests_races_races_grow_SOURCES = $(RACES_SOURCES) src/disk/resize.c
+tests_races_races_grow_LDFLAGS = $(RACES_LINK_FLAGS)
+tests_races_races_grow_LDADD = $(LIBQCOW2_LIBS)
+tests_races_races_preallocate_CPPFLAGS = $(RACES_INCLUDES) -DQCOW2FS_BREAK_PREALLOCATE
+tests_races_races_preallocate_CFLAGS = $(PROJECT_CFLAGS)
+tests_races_races_preallocate_SOURCES = $(RACES_SOURCES) src/disk/write.c
+tests_races_races_preallocate_LDFLAGS = $(RACES_LINK_FLAGS)
+tests_races_races_preallocate_LDADD = $(LIBQCOW2_LIBS)
+# Through a mount; tests/e2e/races/test-races-mounted.py runs them.
+tests_races_fsx_CPPFLAGS = $(RACES_INCLUDES)
+tests_races_fsx_CFLAGS = $(PROJECT_CFLAGS)
+tests_races_fsx_LDADD =
+tests_races_fsx_SOURCES = tests/crash/tools.c tests/crash/tools.h tests/races/fsx.c
+tests_races_mounted_CPPFLAGS = $(RACES_INCLUDES)
+tests_races_mounted_CFLAGS = $(PROJECT_CFLAGS)
+tests_races_mounted_LDADD =
+tests_races_mounted_SOURCES = tests/crash/tools.c tests/crash/tools.h \
+	tests/races/history.c tests/races/history.h tests/races/mounted.c
 
 # What tests/e2e/write/test-model-*.py run.
 tests_model_model_CPPFLAGS = $(PROJECT_CPPFLAGS)

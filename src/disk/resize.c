@@ -193,6 +193,9 @@ static int grow(struct writer *writer, uint64_t size)
     uint64_t old_size = writer->image->virtual_size;
     int result = make_room(writer, old_size, size);
 
+#ifdef QCOW2FS_BREAK_GROW
+    publish_size(writer, size); /* for tests/races/races-grow alone, which must see it */
+#endif
     if (result == 0) {
         result = hide_old_data(writer, old_size, size);
     }

@@ -32,6 +32,9 @@
 
 #define GRAIN UINT64_C(256) /* bytes */
 
+/* In what a read saw: a grain that was being written meanwhile, on a host that tears them. */
+#define VALUE_TORN UINT64_MAX
+
 enum event_kind {
     EVENT_WRITE,
     EVENT_ZERO, /* also what a disk loses that is made smaller */

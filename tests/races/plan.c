@@ -24,19 +24,44 @@ static bool is_only(const struct run *run, const char *what)
     return run->options->only != NULL && strcmp(run->options->only, what) == 0;
 }
 
-static void choose_template(struct run *run)
+/* Whether the name is one of a list with commas between. */
+static bool is_listed(const char *list, const char *name)
+{
+    size_t length = strlen(name);
+
+    for (; list != NULL && *list != '\0'; list += strcspn(list, ",")) {
+        list += *list == ',';
+        if (strcspn(list, ",") == length && strncmp(list, name, length) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static const struct kind *choose_kind(struct run *run)
 {
     const struct run_options *options = run->options;
-    const struct kind *kind = kind_at(chance_below(&run->chance, kinds_count()));
-    uint64_t bits = chance_next(&run->chance);
-    size_t i;
+    const struct kind *kind;
 
+    do {
+        kind = kind_at(chance_below(&run->chance, kinds_count()));
+    } while (is_listed(options->without, kind->name));
     if (options->kind != NULL) {
         kind = kind_named(options->kind);
     }
     if (kind == NULL) {
         die("there is no kind '%s'", options->kind);
     }
+    return kind;
+}
+
+static void choose_template(struct run *run)
+{
+    const struct run_options *options = run->options;
+    const struct kind *kind = choose_kind(run);
+    uint64_t bits = chance_next(&run->chance);
+    size_t i;
+
     bits = kind_cluster_bits(kind, bits % kind_cluster_sizes(kind));
     for (i = 0; i < kind_cluster_sizes(kind); i++) {
         if (UINT64_C(1) << kind_cluster_bits(kind, i) == options->cluster_size) {
@@ -88,7 +113,7 @@ static void choose_places(struct run *run)
     uint64_t disk = div_round_up(plan->template->disk_size, GRAIN);
     uint64_t cluster = (UINT64_C(1) << plan->template->cluster_bits) / GRAIN;
 
-    plan->grains = disk * 3 / 2;
+    plan->grains = disk * 3 / 4 * 2; /* whole sectors */
     plan->hots = 1 + (unsigned)chance_below(&run->chance, 3);
     for (unsigned i = 0; i < plan->hots; i++) {
         plan->hot[i] = chance_below(&run->chance, disk);
@@ -113,9 +138,9 @@ void plan_make(struct run *run)
     plan->threads = 2 + (unsigned)chance_below(chance, 5);
     plan->operations = 4 + (unsigned)chance_below(chance, 24);
     if (run->options->free) {
-        plan->often = 4 + (unsigned)chance_below(chance, 40);
+        plan->often = 8 + (unsigned)chance_below(chance, 120);
         plan->longest = UINT32_C(1) << (4 + chance_below(chance, 6)); /* microseconds */
-        plan->operations *= 4;
+        plan->operations *= 2;
     } else {
         plan->often = UINT32_C(1) << (1 + chance_below(chance, 6));
         plan->longest = UINT32_C(1) << chance_below(chance, 11); /* points */

@@ -57,6 +57,9 @@ static void tell_repeat(const struct run_options *options)
     if (options->kind != NULL) {
         printf(" kind=%s", options->kind);
     }
+    if (options->without != NULL) {
+        printf(" without=%s", options->without);
+    }
     if (options->cluster_size > 0) {
         printf(" cluster-size=%" PRIu64, options->cluster_size);
     }
@@ -97,6 +100,7 @@ static struct arguments take_arguments(int argc, char **argv)
         {"runs", NULL, &given.runs},
         {"seconds", NULL, &given.seconds},
         {"kind", &given.run.kind, NULL},
+        {"without", &given.run.without, NULL},
         {"cluster-size", NULL, &given.run.cluster_size},
         {"mode", &mode, NULL},
         {"only", &given.run.only, NULL},

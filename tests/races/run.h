@@ -30,6 +30,7 @@
 struct run_options {
     uint64_t seed;
     const char *kind;
+    const char *without;   /* kinds with commas between, that are left out */
     uint64_t cluster_size; /* bytes */
     const char *only;      /* "grow", "preallocate": what the threads do most */
     bool free;             /* the schedule's */
