@@ -58,6 +58,7 @@ src_libqcow2_a_SOURCES = \
 	src/check/width.c \
 	src/meta/extension.c src/meta/extension.h \
 	src/meta/feature.c src/meta/feature.h \
+	src/meta/gate.c src/meta/gate.h \
 	src/meta/header.c src/meta/header.h \
 	src/meta/header_replace.c src/meta/header_replace.h \
 	src/meta/header_write.c src/meta/header_write.h \

@@ -24,6 +24,7 @@ UNIT_TESTS += \
 	tests/unit/admin/test-create \
 	tests/unit/util/test-error \
 	tests/unit/meta/test-extension \
+	tests/unit/meta/test-gate \
 	tests/unit/disk/test-filename \
 	tests/unit/guest/test-partitions \
 	tests/unit/meta/test-header \

@@ -49,7 +49,7 @@ static int write_metadata(void *context, uint64_t host_offset, const void *data,
 {
     const struct commit_source *source = context;
 
-    return store_write(source->file, host_offset, data, length);
+    return gate_write(source->gate, GATE_L2, host_offset, data, length);
 }
 
 static int sync_now(struct commit *commit)

@@ -22,6 +22,7 @@
 #include "cache/cache.h"
 #include "disk/inflight.h"
 #include "meta/allocator.h"
+#include "meta/gate.h"
 #include "meta/mapping_write.h"
 
 #include <stdatomic.h>
@@ -33,7 +34,7 @@ struct commit;
 /* All is borrowed. */
 struct commit_source {
     struct mapping *mapping;
-    struct store *file;
+    struct gate *gate;
     struct cache_pool *l2;
     struct allocator *allocator;
     struct barrier *barrier;

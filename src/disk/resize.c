@@ -26,7 +26,7 @@ static int write_size(struct writer *writer, uint64_t size)
     int result;
 
     store_be64(raw, size);
-    result = store_write(writer->image->file, HEADER_SIZE, raw, sizeof(raw));
+    result = gate_write(writer->gate, GATE_HEADER, HEADER_SIZE, raw, sizeof(raw));
     if (result == 0) {
         result = sync_all(writer);
     }

@@ -134,34 +134,18 @@ static int write_data(struct plan *plan, uint64_t *epoch)
 
 /* --- R8 --------------------------------------------------------------------------------------- */
 
-/* Whether the cache knows of a refcount block in this range of the file. */
-static bool refcount_block_at(struct writer *writer, uint64_t host_offset, uint64_t length)
-{
-    uint64_t at = round_down(host_offset, writer_cluster_size(writer));
-    struct cache_key first = {.owner = writer->image->number, .host_offset = at};
-
-    return cache_pool_has_any(writer->image->cache->refcount, first, host_offset + length - at,
-                              writer_cluster_size(writer));
-}
-
 /* R8: the place of guest data, in `store`, is not that of a table. */
 static int check_overlap(struct writer *writer, const struct store *store, uint64_t host_offset,
                          uint64_t length, struct mapping_fault *fault)
 {
-    uint64_t cluster = writer_cluster_size(writer), begin = round_down(host_offset, cluster);
     const char *table;
 
     if (store != writer->image->file) {
         return 0;
     }
-    /* A cluster that a table ends in is no place of data either. */
-    table = header_overlap(writer->header, HEADER_TABLE_NONE, begin,
-                           div_round_up(host_offset + length - begin, cluster) * cluster);
+    table = gate_check(writer->gate, GATE_OTHER, host_offset, length);
     if (table == NULL && mapping_table_at(writer->image->active, host_offset, length)) {
-        table = "L2 tables";
-    }
-    if (table == NULL && refcount_block_at(writer, host_offset, length)) {
-        table = "refcount blocks";
+        table = "L2 tables"; /* of a snapshot */
     }
     if (table == NULL) {
         return 0;

@@ -21,7 +21,7 @@ static int write_features(struct writer *writer, enum header_field field, uint64
     int result;
 
     store_be64(raw, value);
-    result = store_write(writer->image->file, field, raw, sizeof(raw));
+    result = gate_write(writer->gate, GATE_HEADER, field, raw, sizeof(raw));
     return result < 0 ? result : barrier_wait(writer->barrier, barrier_epoch(writer->barrier));
 }
 
@@ -98,21 +98,41 @@ static int clear_dirty(struct writer *writer)
     return result;
 }
 
-/* From here on nothing is written any more; version 2 has no bit to say so. */
-static void mark_corrupt(struct writer *writer)
+void writer_stop(struct writer *writer)
 {
-    struct header *header = writer->image->header;
-
-    pthread_mutex_lock(&writer->prepare_mutex);
     if (!atomic_exchange(&writer->corrupt, true)) {
-        uint64_t corrupt = header->incompatible_features | INCOMPATIBLE_CORRUPT;
-
         log_line(writer->image->log, LOG_LEVEL_ERROR,
                  "%s: is damaged: writing stops, reading goes on; unmount and check it",
                  writer->image->path);
         allocator_stop(writer->allocator);
-        if (header->version >= 3 &&
-            write_features(writer, HEADER_INCOMPATIBLE_FEATURES, corrupt) == 0) {
+        atomic_store(&writer->corrupt_to_mark, true);
+    }
+}
+
+/* The owner of the gate: it may hold any lock. */
+static void gate_hit(void *context, uint64_t host_offset, const char *table)
+{
+    struct writer *writer = context;
+
+    log_line(writer->image->log, LOG_LEVEL_ERROR,
+             "%s: a write to host offset 0x%" PRIx64 " would overwrite the %s", writer->image->path,
+             host_offset, table);
+    writer_stop(writer);
+}
+
+/* Version 2 has no bit to say it. With no lock held but a range lock, or that of resizing. */
+static void mark_corrupt(struct writer *writer)
+{
+    struct header *header = writer->image->header;
+
+    if (!atomic_load_explicit(&writer->corrupt_to_mark, memory_order_relaxed)) {
+        return;
+    }
+    pthread_mutex_lock(&writer->prepare_mutex);
+    if (atomic_exchange(&writer->corrupt_to_mark, false) && header->version >= 3) {
+        uint64_t corrupt = header->incompatible_features | INCOMPATIBLE_CORRUPT;
+
+        if (write_features(writer, HEADER_INCOMPATIBLE_FEATURES, corrupt) == 0) {
             header->incompatible_features = corrupt;
         }
     }
@@ -128,6 +148,7 @@ void writer_fault(struct writer *writer, int result, const struct mapping_fault 
                 writer->image->path, fault->guest_offset, fault->host_offset,
                 fault->text[0] != '\0' ? fault->text : strerror(-result));
     if (fault->impossible) {
+        writer_stop(writer);
         mark_corrupt(writer);
     }
 }
@@ -158,6 +179,7 @@ int writer_end(struct writer *writer, unsigned generation, int result)
     /* Not before: a flush in the midst of the request would take this for its own doing. */
     atomic_store(&writer->changed, true);
     inflight_leave(&writer->inflight, generation);
+    mark_corrupt(writer);
     if (!writer->options.write_through && !cache_is_full(writer)) {
         return result;
     }
@@ -196,6 +218,7 @@ int writer_flush(struct writer *writer)
     if (result < 0) {
         atomic_store(&writer->changed, true);
     }
+    mark_corrupt(writer);
     return result;
 }
 
@@ -245,6 +268,58 @@ static void want_fill(void *context)
     }
 }
 
+/* Parts of the snapshot table, or of an L1 table, of a file of `size` bytes. */
+static int know_range(struct gate *gate, const struct header *header, uint64_t offset,
+                      uint64_t length, uint64_t size)
+{
+    uint64_t end = offset + length;
+    int result = 0;
+
+    if (!range_within(offset, length, size)) {
+        return 0; /* refused when somebody looks at it */
+    }
+    for (; offset < end && result == 0; offset += header->cluster_size) {
+        result = gate_know(gate, GATE_TABLE_SNAPSHOTS, offset);
+    }
+    return result;
+}
+
+/* Tells the gate of all that belongs to snapshots; of impossibly many tables, of the first. */
+static int know_snapshots(struct writer *writer)
+{
+    const struct snapshot_table *table = writer->image->snapshots;
+    const struct header *header = writer->header;
+    uint64_t clusters = 0;
+    struct store_info info;
+    int result = store_info(writer->image->file, &info);
+
+    if (result == 0 && table->count > 0) {
+        result = know_range(writer->gate, header, header->snapshots_offset, table->size, info.size);
+    }
+    for (size_t i = 0; i < table->count && result == 0; i++) {
+        const struct snapshot *snapshot = &table->snapshots[i];
+        uint64_t length = (uint64_t)snapshot->l1_entries * L1_ENTRY_BYTES;
+
+        clusters += div_round_up(length, header->cluster_size);
+        if (clusters > info.size >> header->cluster_bits) {
+            break;
+        }
+        result = know_range(writer->gate, header, snapshot->l1_offset, length, info.size);
+    }
+    return result;
+}
+
+static int open_gate(struct writer *writer)
+{
+    int result = gate_create(writer->header, writer->image->file, &writer->gate);
+
+    if (result == 0) {
+        gate_set_owner(writer->gate, gate_hit, writer);
+        result = know_snapshots(writer);
+    }
+    return result;
+}
+
 static int open_parts(struct writer *writer, struct error *error)
 {
     struct image *image = writer->image;
@@ -253,11 +328,13 @@ static int open_parts(struct writer *writer, struct error *error)
         .file = image->file,
         .pool = image->cache->refcount,
         .barrier = writer->barrier,
+        .gate = writer->gate,
         .owner = image->number,
     };
     struct allocator_source allocator = {
         .header = image->header,
         .file = image->file,
+        .gate = writer->gate,
         .barrier = writer->barrier,
         .freed = mapping_forget_table,
         .freed_context = image->active,
@@ -268,7 +345,7 @@ static int open_parts(struct writer *writer, struct error *error)
     };
     struct commit_source commit = {
         .mapping = image->active,
-        .file = image->file,
+        .gate = writer->gate,
         .l2 = image->cache->l2,
         .barrier = writer->barrier,
         .inflight = &writer->inflight,
@@ -287,7 +364,7 @@ static int open_parts(struct writer *writer, struct error *error)
         result = commit_create(&commit, &writer->commit);
     }
     if (result == 0) {
-        result = mapping_set_writer(image->active, writer->allocator, writer->barrier,
+        result = mapping_set_writer(image->active, writer->allocator, writer->barrier, writer->gate,
                                     &writer->next_commit);
     }
     return result;
@@ -305,6 +382,9 @@ static int open_all(struct writer *writer, struct error *error)
     if (result == 0) {
         result = writer_repair(writer, error);
     }
+    if (result == 0) {
+        result = open_gate(writer);
+    }
     return result == 0 ? open_parts(writer, error) : result;
 }
 
@@ -314,6 +394,7 @@ static void destroy(struct writer *writer)
     commit_destroy(writer->commit);
     allocator_destroy(writer->allocator);
     refcounts_close(writer->refcounts);
+    gate_destroy(writer->gate);
     barrier_destroy(writer->barrier);
     view_close(writer->view);
     range_locks_destroy(&writer->ranges);

@@ -20,6 +20,7 @@ struct writer {
     struct view *view; /* of the active disk: what copy-on-write copies */
     const struct header *header;
     struct barrier *barrier;
+    struct gate *gate; /* all writes to the image file go through it (R8) */
     struct refcounts *refcounts;
     struct allocator *allocator;
     struct commit *commit;
@@ -32,7 +33,8 @@ struct writer {
     pthread_mutex_t prepare_mutex; /* guards the header's feature fields, and these two */
     atomic_bool prepared, lazy_prepared;
     bool lazy;
-    atomic_bool corrupt; /* nothing may be written any more */
+    atomic_bool corrupt;         /* nothing may be written any more */
+    atomic_bool corrupt_to_mark; /* and the header does not say so yet */
 
     /*
      * One change of size at a time; outside all other locks. image->virtual_size,
@@ -75,6 +77,12 @@ static inline uint32_t subcluster_bits_between(uint64_t first, uint64_t last)
 {
     return (uint32_t)((((UINT64_C(2) << last) - 1)) & ~((UINT64_C(1) << first) - 1));
 }
+
+/*
+ * Damage was met: from here on no request changes anything. Takes no lock but leaves; the header
+ * says so from the end of the request on (writer_end(), writer_flush()).
+ */
+void writer_stop(struct writer *writer);
 
 /*
  * Brackets of every request that changes something: between them it counts as

@@ -145,6 +145,13 @@ static void uncount(struct allocator *allocator, const struct run *run)
     }
 }
 
+/* R8: what has no count is no table. A count that is wrong would have it handed out. */
+static int check_run(const struct allocator *allocator, const struct run *run)
+{
+    return gate_pass(allocator->source.gate, GATE_OTHER, run->first << allocator_bits(allocator),
+                     run->length << allocator_bits(allocator));
+}
+
 /* Counts a run behind the end. Tables may be put first. */
 static int count_at_end(struct allocator *allocator, uint64_t want, struct run *run)
 {
@@ -155,6 +162,10 @@ static int count_at_end(struct allocator *allocator, uint64_t want, struct run *
     run->length = want;
     if (want > end_limit(allocator) - min_u64(run->first, end_limit(allocator))) {
         return -EFBIG;
+    }
+    result = check_run(allocator, run);
+    if (result < 0) {
+        return result;
     }
     refcounts_set_end(refcounts, run->first + run->length);
     result = refcounts_add(refcounts, run->first, run->length, 1);
@@ -174,7 +185,10 @@ static int count_run(struct allocator *allocator, uint64_t want, struct run *run
     int result;
 
     if (!run->at_end) {
-        result = refcounts_add(refcounts, run->first, run->length, 1);
+        result = check_run(allocator, run);
+        if (result == 0) {
+            result = refcounts_add(refcounts, run->first, run->length, 1);
+        }
     } else {
         result = count_at_end(allocator, want, run);
     }
@@ -294,7 +308,7 @@ void allocator_fill(struct allocator *allocator)
     allocator->filling = true;
     pthread_mutex_unlock(&allocator->mutex);
 
-    /* R8: it lies behind all that the file had when the run was reserved. */
+    /* R8: check_run() has seen it. */
     result = store_fill(allocator->source.file, run.first << allocator_bits(allocator),
                         run.length << allocator_bits(allocator));
     if (result < 0 && result != -EOPNOTSUPP) {

@@ -25,6 +25,7 @@
 #ifndef META_ALLOCATOR_H
 #define META_ALLOCATOR_H
 
+#include "meta/gate.h"
 #include "meta/refcount.h"
 #include "store/barrier.h"
 #include "store/store.h"
@@ -38,6 +39,7 @@ struct allocator;
 struct allocator_source {
     const struct header *header;
     struct store *file;
+    struct gate *gate;
     struct refcounts *refcounts;
     struct barrier *barrier;
     /*

@@ -41,6 +41,7 @@ static void free_chunks(struct l1_chunk *chunk)
 struct mapping_writer {
     struct allocator *allocator;
     struct barrier *barrier;
+    struct gate *gate;
     atomic_uint_fast64_t *next_commit;
     pthread_mutex_t tables[TABLE_MUTEXES]; /* by L1 index: changes of that table */
 
@@ -48,8 +49,28 @@ struct mapping_writer {
     struct l1_changes changed;
 };
 
+/* Tells the gate of the L2 tables. */
+static int know_tables(const struct mapping *mapping, struct gate *gate)
+{
+    uint64_t i;
+
+    for (i = 0; i < mapping->l1_entries; i++) {
+        uint64_t table = l1_entry_table(mapping_l1(mapping, i));
+        int result = 0;
+
+        if (table != 0 && table % mapping->source.header->cluster_size == 0) {
+            result = gate_know(gate, GATE_TABLE_L2, table);
+        }
+        if (result < 0) {
+            return result;
+        }
+    }
+    return 0;
+}
+
 int mapping_set_writer(struct mapping *mapping, struct allocator *allocator,
-                       struct barrier *barrier, atomic_uint_fast64_t *next_commit)
+                       struct barrier *barrier, struct gate *gate,
+                       atomic_uint_fast64_t *next_commit)
 {
     struct mapping_writer *writer = calloc(1, sizeof(*writer));
     size_t i;
@@ -59,6 +80,7 @@ int mapping_set_writer(struct mapping *mapping, struct allocator *allocator,
     }
     writer->allocator = allocator;
     writer->barrier = barrier;
+    writer->gate = gate;
     writer->next_commit = next_commit;
     for (i = 0; i < TABLE_MUTEXES; i++) {
         pthread_mutex_init(&writer->tables[i], NULL);
@@ -66,7 +88,7 @@ int mapping_set_writer(struct mapping *mapping, struct allocator *allocator,
     pthread_mutex_init(&writer->mutex, NULL);
     mapping_writer_free(mapping->writer);
     mapping->writer = writer;
-    return 0;
+    return know_tables(mapping, gate);
 }
 
 void mapping_writer_free(struct mapping_writer *writer)
@@ -159,9 +181,9 @@ static int write_l1_entry(struct mapping *mapping, uint64_t index)
     uint8_t entry[L1_ENTRY_BYTES];
 
     store_be64(entry, mapping_l1(mapping, index));
-    return store_write(mapping->source.file,
-                       mapping->source.header->l1_offset + index * sizeof(entry), entry,
-                       sizeof(entry));
+    return gate_write(mapping->writer->gate, GATE_L1,
+                      mapping->source.header->l1_offset + index * sizeof(entry), entry,
+                      sizeof(entry));
 }
 
 int mapping_write_l1_changes(struct mapping *mapping, const struct l1_changes *changes)
@@ -234,7 +256,7 @@ static int write_l1(struct mapping *mapping, const _Atomic uint64_t *l1, uint64_
     for (i = 0; i < entries; i++) {
         store_be64(raw + i * L1_ENTRY_BYTES, l1[i]);
     }
-    result = store_write(mapping->source.file, place->host_offset, raw, size);
+    result = gate_write(mapping->writer->gate, GATE_OTHER, place->host_offset, raw, size);
     free(raw);
     return result < 0
                ? result
@@ -250,7 +272,7 @@ static int switch_l1(struct mapping *mapping, struct header *header, uint64_t en
 
     store_be32(fields, (uint32_t)entries);
     store_be64(fields + (HEADER_L1_TABLE_OFFSET - HEADER_L1_SIZE), host_offset);
-    result = store_write(mapping->source.file, HEADER_L1_SIZE, fields, sizeof(fields));
+    result = gate_write(mapping->writer->gate, GATE_HEADER, HEADER_L1_SIZE, fields, sizeof(fields));
     if (result == 0) {
         result = barrier_wait(mapping->writer->barrier, barrier_epoch(mapping->writer->barrier));
     }
@@ -333,22 +355,38 @@ static int write_table(struct mapping *mapping, uint64_t shared, const struct al
         result = store_read(mapping->source.file, shared, table, size);
     }
     if (result == 0) {
-        result = store_write(mapping->source.file, new->host_offset, table, size);
+        result = gate_write(mapping->writer->gate, GATE_OTHER, new->host_offset, table, size);
     }
     free(table);
     return result;
 }
 
-/* own_table(): a cluster that has no count is a table all the same. */
+/* own_table(): R8, see set_some(). */
 #define CLUSTER_IN_USE (-ENOTUNIQ)
 
-/* R8 */
+/* R8: whether a cluster that was handed out is a table all the same. */
 static bool is_in_use(struct mapping *mapping, uint64_t host_offset)
 {
-    const struct header *header = mapping->source.header;
+    uint64_t size = mapping->source.header->cluster_size;
 
-    return mapping_table_at(mapping, host_offset, header->cluster_size) ||
-           header_overlap(header, HEADER_TABLE_NONE, host_offset, header->cluster_size) != NULL;
+    return gate_check(mapping->writer->gate, GATE_OTHER, host_offset, size) != NULL ||
+           mapping_table_at(mapping, host_offset, size);
+}
+
+/* The L1 entry names the new table, in memory, and the gate knows it. */
+static int name_table(struct mapping *mapping, uint64_t l1_index, const struct allocation *new)
+{
+    struct mapping_writer *writer = mapping->writer;
+    int result = gate_know(writer->gate, GATE_TABLE_L2, new->host_offset);
+
+    if (result == 0) {
+        result = change_l1(mapping, l1_index, new->host_offset | ENTRY_COPIED,
+                           max_u64(new->epoch, barrier_epoch(writer->barrier)));
+        if (result < 0) {
+            gate_forget(writer->gate, GATE_TABLE_L2, new->host_offset);
+        }
+    }
+    return result;
 }
 
 /*
@@ -360,9 +398,12 @@ static int own_table(struct mapping *mapping, uint64_t l1_index)
     struct mapping_writer *writer = mapping->writer;
     uint64_t old = mapping_l1(mapping, l1_index);
     struct allocation new;
-    uint64_t epoch;
     int result;
 
+    if (l1_entry_table(old) != 0 && gate_check(writer->gate, GATE_L2, l1_entry_table(old),
+                                               mapping->source.header->cluster_size) != NULL) {
+        return CLUSTER_IN_USE; /* R8: what it names is another table */
+    }
     if (l1_entry_table(old) != 0 && (old & ENTRY_COPIED) != 0) {
         return 0;
     }
@@ -375,14 +416,14 @@ static int own_table(struct mapping *mapping, uint64_t l1_index)
     }
     result = write_table(mapping, l1_entry_table(old), &new);
     if (result == 0) {
-        epoch = max_u64(new.epoch, barrier_epoch(writer->barrier));
-        result = change_l1(mapping, l1_index, new.host_offset | ENTRY_COPIED, epoch);
+        result = name_table(mapping, l1_index, &new);
     }
     if (result < 0) {
         allocator_return(writer->allocator, new.host_offset, 1);
         return result;
     }
     if (l1_entry_table(old) != 0) {
+        gate_forget(writer->gate, GATE_TABLE_L2, l1_entry_table(old));
         (void)allocator_drop(writer->allocator, l1_entry_table(old), 1,
                              atomic_load(writer->next_commit)); /* R4 */
     }
@@ -475,8 +516,9 @@ int mapping_set(struct mapping *mapping, uint64_t guest_offset, const struct l2_
             fault->host_offset = 0;
             fault->impossible = result == CLUSTER_IN_USE;
             snprintf(fault->text, sizeof(fault->text), "its L2 entry cannot be changed: %s",
-                     fault->impossible ? "a cluster without a count is a table"
-                                       : strerror(-result));
+                     fault->impossible
+                         ? "a cluster is a table of another kind, or one without a count"
+                         : strerror(-result));
             return fault->impossible ? -EIO : result;
         }
         guest_offset += (uint64_t)done << header->cluster_bits;

@@ -11,6 +11,7 @@
 #define META_MAPPING_WRITE_H
 
 #include "meta/allocator.h"
+#include "meta/gate.h"
 #include "meta/mapping.h"
 
 #include <stdatomic.h>
@@ -25,11 +26,12 @@ struct l2_value {
 
 /*
  * From here on the mapping can be changed, with these in place of others that
- * it had before. All is borrowed. `next_commit` is the number of the commit that
- * will write what is changed now.
+ * it had before. All is borrowed; the gate learns of the L2 tables. `next_commit` is the number of
+ * the commit that will write what is changed now.
  */
 int mapping_set_writer(struct mapping *mapping, struct allocator *allocator,
-                       struct barrier *barrier, atomic_uint_fast64_t *next_commit);
+                       struct barrier *barrier, struct gate *gate,
+                       atomic_uint_fast64_t *next_commit);
 
 /*
  * Reads the L1 table again, from where the header says that it is: the image

@@ -64,6 +64,24 @@ static int check_table(struct refcounts *refcounts, uint64_t file_size, const ch
     return 0;
 }
 
+/* Tells the gate of the blocks. */
+static int know_blocks(const struct refcounts *refcounts)
+{
+    uint64_t i;
+
+    for (i = 0; i < refcounts->capacity && refcounts->source.gate != NULL; i++) {
+        int result = 0;
+
+        if (refcounts->table[i] != 0) {
+            result = gate_know(refcounts->source.gate, GATE_TABLE_BLOCK, refcounts->table[i]);
+        }
+        if (result < 0) {
+            return result;
+        }
+    }
+    return 0;
+}
+
 static int pin_block(struct refcounts *refcounts, uint64_t block, const struct cache_entry **entry);
 
 /* *last: one more than the last cluster with a count that block `index` counts, at least `least`.
@@ -136,6 +154,9 @@ int refcounts_open(const struct refcounts_source *source, const char *name,
     }
     if (result == 0) {
         result = check_table(opened, info.size, name, error);
+    }
+    if (result == 0 && know_blocks(opened) < 0) {
+        result = error_set(error, ENOMEM, "%s: out of memory", name);
     }
     if (result == 0) {
         result = find_end(opened, &info);
@@ -321,7 +342,7 @@ static int check_change(struct refcounts *refcounts, uint64_t block,
 
 static int write_counts(void *context, uint64_t host_offset, const void *data, size_t length)
 {
-    return store_write(context, host_offset, data, length);
+    return gate_write(context, GATE_REFCOUNT_BLOCK, host_offset, data, length);
 }
 
 /* Changes counts of one block, which exists. */
@@ -343,15 +364,20 @@ static int change_in_block(struct refcounts *refcounts, uint64_t first, uint64_t
         .apply = apply_change,
         .context = &counts,
     };
-    int result = check_change(refcounts, block, &counts);
+    /* R8: a block that is another table, too, is not even changed in memory. */
+    int result = gate_pass(refcounts->source.gate, GATE_REFCOUNT_BLOCK, block,
+                           refcounts->source.header->cluster_size);
 
+    if (result == 0) {
+        result = check_change(refcounts, block, &counts);
+    }
     if (result < 0) {
         return result;
     }
     /* R2: a count that rises is on its way to the disk before it is used. */
     if (delta > 0 && !refcounts->lazy) {
         change.write_through = write_counts;
-        change.write_context = refcounts->source.file;
+        change.write_context = refcounts->source.gate;
     }
     return cache_pool_change(refcounts->source.pool, refcount_block_key(refcounts, block),
                              refcounts->source.header->cluster_size, fill_block, &source, &change);
@@ -393,7 +419,7 @@ static int write_back_all(struct refcounts *refcounts)
     if (result < 0) {
         return result;
     }
-    result = cache_writeback_write(writeback, write_counts, refcounts->source.file);
+    result = cache_writeback_write(writeback, write_counts, refcounts->source.gate);
     cache_writeback_end(writeback, result == 0);
     return result;
 }

@@ -16,6 +16,7 @@
 #define META_REFCOUNT_H
 
 #include "cache/pool.h"
+#include "meta/gate.h"
 #include "meta/header.h"
 #include "store/barrier.h"
 #include "store/store.h"
@@ -32,7 +33,8 @@ struct refcounts_source {
     struct store *file;
     struct cache_pool *pool;
     struct barrier *barrier;
-    uint64_t owner; /* in cache keys */
+    struct gate *gate; /* learns of the blocks; NULL: nothing is ever changed */
+    uint64_t owner;    /* in cache keys */
 };
 
 /*

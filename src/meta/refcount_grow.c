@@ -21,9 +21,9 @@ static int write_entry(struct refcounts *refcounts, uint64_t index)
         return 0; /* Written with the whole table, which is being made larger. */
     }
     store_be64(entry, refcounts->table[index]);
-    return store_write(refcounts->source.file,
-                       refcounts->source.header->refcount_table_offset + index * sizeof(entry),
-                       entry, sizeof(entry));
+    return gate_write(refcounts->source.gate, GATE_REFCOUNT_TABLE,
+                      refcounts->source.header->refcount_table_offset + index * sizeof(entry),
+                      entry, sizeof(entry));
 }
 
 static int write_new_block(struct refcounts *refcounts, uint64_t cluster, uint64_t own_index)
@@ -40,7 +40,8 @@ static int write_new_block(struct refcounts *refcounts, uint64_t cluster, uint64
         refcount_store(block, own_index, refcounts->order, 1);
     }
     cache_pool_drop(refcounts->source.pool, refcount_block_key(refcounts, host_offset));
-    result = store_write(refcounts->source.file, host_offset, block, header->cluster_size);
+    result =
+        gate_write(refcounts->source.gate, GATE_OTHER, host_offset, block, header->cluster_size);
     free(block);
     if (result == 0) { /* R3: the block before the entry that names it. */
         result = barrier_wait(refcounts->source.barrier, barrier_epoch(refcounts->source.barrier));
@@ -48,8 +49,21 @@ static int write_new_block(struct refcounts *refcounts, uint64_t cluster, uint64
     return result;
 }
 
+/* The block is none any more: its entry never came to the disk. */
+static void forget_block(struct refcounts *refcounts, uint64_t index)
+{
+    uint64_t host_offset = refcounts->table[index];
+
+    refcounts->table[index] = 0;
+    if (host_offset != 0) {
+        cache_pool_drop(refcounts->source.pool, refcount_block_key(refcounts, host_offset));
+        gate_forget(refcounts->source.gate, GATE_TABLE_BLOCK, host_offset);
+    }
+}
+
 int refcount_make_block(struct refcounts *refcounts, uint64_t index)
 {
+    uint32_t cluster_bits = refcounts->source.header->cluster_bits;
     uint64_t cluster = refcounts->end;
     bool counts_itself = cluster / refcounts->block_counts == index;
     int result;
@@ -69,13 +83,16 @@ int refcount_make_block(struct refcounts *refcounts, uint64_t index)
     }
     result = write_new_block(refcounts, cluster,
                              counts_itself ? cluster % refcounts->block_counts : UINT64_MAX);
+    if (result == 0) {
+        result = gate_know(refcounts->source.gate, GATE_TABLE_BLOCK, cluster << cluster_bits);
+    }
     if (result < 0) {
         return result;
     }
-    refcounts->table[index] = cluster << refcounts->source.header->cluster_bits;
+    refcounts->table[index] = cluster << cluster_bits;
     result = write_entry(refcounts, index);
     if (result < 0) {
-        refcounts->table[index] = 0; /* What only memory knows must not count anything (R2). */
+        forget_block(refcounts, index); /* what only memory knows must not count anything (R2) */
     }
     return result;
 }
@@ -110,8 +127,8 @@ static int write_table(struct refcounts *refcounts, uint64_t host_offset)
     for (i = 0; i < refcounts->capacity; i++) {
         store_be64(&raw[i], refcounts->table[i]);
     }
-    result =
-        store_write(refcounts->source.file, host_offset, raw, refcounts->capacity * sizeof(*raw));
+    result = gate_write(refcounts->source.gate, GATE_OTHER, host_offset, raw,
+                        refcounts->capacity * sizeof(*raw));
     free(raw);
     return result;
 }
@@ -130,8 +147,8 @@ static int switch_table(struct refcounts *refcounts, uint64_t host_offset, uint6
     store_be64(fields, host_offset);
     store_be32(fields + (HEADER_REFCOUNT_TABLE_CLUSTERS - HEADER_REFCOUNT_TABLE_OFFSET),
                (uint32_t)clusters);
-    result =
-        store_write(refcounts->source.file, HEADER_REFCOUNT_TABLE_OFFSET, fields, sizeof(fields));
+    result = gate_write(refcounts->source.gate, GATE_HEADER, HEADER_REFCOUNT_TABLE_OFFSET, fields,
+                        sizeof(fields));
     if (result < 0) {
         return result;
     }
@@ -193,7 +210,9 @@ int refcount_move_table(struct refcounts *refcounts, uint64_t index)
     refcounts->moving = false;
     if (result < 0) {
         /* Blocks that no table in the file names must not count anything (R2). */
-        refcounts->capacity = refcounts->disk_capacity;
+        while (refcounts->capacity > refcounts->disk_capacity) {
+            forget_block(refcounts, --refcounts->capacity);
+        }
         return result;
     }
     return refcounts_add(refcounts, old_first, old_clusters, -1);

@@ -458,6 +458,83 @@ START_TEST(where_writing_has_stopped_closing_frees_and_cuts_nothing)
 }
 END_TEST
 
+/* An L1 entry names another table, with the COPIED bit or without: nothing is written to it. */
+START_TEST(an_l1_entry_that_names_another_table_is_refused)
+{
+    enum target target = (enum target)(_i / 2);
+    struct builder_options options = large_disk();
+    struct builder *builder;
+    struct writer_case subject;
+    struct store *file;
+    uint64_t host;
+    uint8_t *before = malloc(CLUSTER), byte = 1;
+
+    options.virtual_size = 1024 * M;
+    builder = builder_create(&options);
+    add_pattern(builder);
+    file = builder_store(builder);
+    builder_destroy(builder);
+    host = target_offset(file, target);
+    memcpy(before, memory_store_data(file) + host, CLUSTER);
+    disk_set_u64(file, disk_u64(file, HEADER_L1_TABLE_OFFSET) + L1_ENTRY_BYTES,
+                 host | (_i % 2 == 0 ? ENTRY_COPIED : 0));
+    if (target == TARGET_L1_TABLE) {
+        memcpy(before, memory_store_data(file) + host, CLUSTER);
+    }
+    writer_case_open(&subject, file, NULL);
+    ck_assert_int_eq(writer_write(subject.writer, 800 * M, &byte, 1), -EIO);
+    ck_assert_uint_eq(disk_u64(file, HEADER_INCOMPATIBLE_FEATURES), INCOMPATIBLE_CORRUPT);
+    (void)writer_flush(subject.writer);
+    ck_assert_mem_eq(memory_store_data(file) + host, before, CLUSTER);
+    file = writer_case_end(&subject, &(int){0});
+    ck_assert_mem_eq(memory_store_data(file) + host, before, CLUSTER);
+    store_close(file);
+    free(before);
+}
+END_TEST
+
+/* A cluster of a table, named by an entry without the COPIED bit, is not freed either. */
+START_TEST(a_table_that_an_entry_names_as_shared_data_is_not_freed)
+{
+    struct writer_case subject;
+    uint64_t host;
+
+    open_damaged(&subject, 3, (enum target)_i, 0);
+    host = target_offset(subject.file, (enum target)_i);
+    ck_assert_int_eq(writer_zero(subject.writer, 2 * CLUSTER, CLUSTER, true), 0);
+    (void)writer_flush(subject.writer);
+    ck_assert_uint_eq(disk_u64(subject.file, HEADER_INCOMPATIBLE_FEATURES), INCOMPATIBLE_CORRUPT);
+    ck_assert_uint_eq(disk_refcount(subject.file, host), 1);
+    ck_assert_ptr_nonnull(strstr(subject.log.text, "writing stops"));
+    store_close(writer_case_end(&subject, &(int){0}));
+}
+END_TEST
+
+/* The refcount table names another table as a block. */
+START_TEST(a_refcount_block_that_is_another_table_is_not_written)
+{
+    struct builder_options options = large_disk();
+    struct builder *builder = builder_create(&options);
+    struct writer_case subject;
+    struct store *file;
+    uint64_t table;
+    uint8_t *before = malloc(CLUSTER), byte = 1;
+
+    add_pattern(builder);
+    file = builder_store(builder);
+    builder_destroy(builder);
+    table = target_offset(file, _i == 0 ? TARGET_L1_TABLE : TARGET_L2_TABLE);
+    memcpy(before, memory_store_data(file) + table, CLUSTER);
+    disk_set_u64(file, disk_u64(file, HEADER_REFCOUNT_TABLE_OFFSET), table);
+    writer_case_open(&subject, file, NULL);
+    ck_assert_int_eq(writer_write(subject.writer, 10 * CLUSTER, &byte, 1), -EIO);
+    ck_assert_uint_eq(disk_u64(file, HEADER_INCOMPATIBLE_FEATURES), INCOMPATIBLE_CORRUPT);
+    ck_assert_mem_eq(memory_store_data(file) + table, before, CLUSTER);
+    store_close(writer_case_end(&subject, &(int){0}));
+    free(before);
+}
+END_TEST
+
 START_TEST(a_preallocated_cluster_whose_place_is_a_table_is_not_written)
 {
     struct writer_case subject;
@@ -534,6 +611,10 @@ int main(void)
     tcase_add_test(r6, a_request_that_cannot_clear_them_fails_and_the_next_one_tries_again);
     tcase_add_loop_test(r8, a_write_in_place_over_a_table_is_refused_and_the_image_marked_corrupt,
                         0, TARGETS);
+    tcase_add_loop_test(r8, an_l1_entry_that_names_another_table_is_refused, 0,
+                        2 * TARGET_L2_TABLE);
+    tcase_add_loop_test(r8, a_table_that_an_entry_names_as_shared_data_is_not_freed, 0, TARGETS);
+    tcase_add_loop_test(r8, a_refcount_block_that_is_another_table_is_not_written, 0, 2);
     tcase_add_test(r8, where_writing_has_stopped_closing_frees_and_cuts_nothing);
     tcase_add_loop_test(r8, a_preallocated_cluster_whose_place_is_a_table_is_not_written, 0,
                         TARGETS);

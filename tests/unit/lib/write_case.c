@@ -35,11 +35,13 @@ static void open_writers(struct write_case *write_case, bool discard)
         .file = image->file,
         .pool = write_case->counts,
         .barrier = write_case->barrier,
+        .gate = write_case->gate,
         .owner = 3,
     };
     struct allocator_source allocator = {
         .header = image->header,
         .file = image->file,
+        .gate = write_case->gate,
         .barrier = write_case->barrier,
         .fill_wanted = count_wanted,
         .fill_context = write_case,
@@ -47,7 +49,7 @@ static void open_writers(struct write_case *write_case, bool discard)
     };
     struct commit_source commit = {
         .mapping = image->mapping,
-        .file = image->file,
+        .gate = write_case->gate,
         .l2 = image->l2,
         .barrier = write_case->barrier,
         .inflight = &write_case->inflight,
@@ -62,7 +64,7 @@ static void open_writers(struct write_case *write_case, bool discard)
     commit.allocator = write_case->allocator;
     ck_assert_int_eq(commit_create(&commit, &write_case->commit), 0);
     ck_assert_int_eq(mapping_set_writer(image->mapping, write_case->allocator, write_case->barrier,
-                                        &write_case->next_commit),
+                                        write_case->gate, &write_case->next_commit),
                      0);
 }
 
@@ -80,6 +82,7 @@ void write_case_open(struct write_case *write_case, struct builder *builder, boo
     ck_assert_int_eq(
         cache_pool_create(POOL_BUDGET, image->header->cluster_size, &write_case->counts), 0);
     ck_assert_int_eq(barrier_create(image->file, image->data_file, false, &write_case->barrier), 0);
+    ck_assert_int_eq(gate_create(image->header, image->file, &write_case->gate), 0);
     atomic_init(&write_case->next_commit, 1);
     open_writers(write_case, discard);
 }
@@ -89,6 +92,7 @@ void write_case_close(struct write_case *write_case)
     commit_destroy(write_case->commit);
     allocator_destroy(write_case->allocator);
     refcounts_close(write_case->refcounts);
+    gate_destroy(write_case->gate);
     cache_pool_destroy(write_case->counts);
     mapping_case_close(&write_case->image);
     barrier_destroy(write_case->barrier);

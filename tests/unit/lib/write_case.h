@@ -26,6 +26,7 @@ struct write_case {
     struct memory_log *log;
     struct cache_pool *counts;
     struct barrier *barrier;
+    struct gate *gate;
     struct refcounts *refcounts;
     struct allocator *allocator;
     unsigned fills_wanted; /* how often the allocator has asked for it; nobody does it unasked */

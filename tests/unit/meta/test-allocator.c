@@ -377,18 +377,12 @@ START_TEST(closing_cuts_nothing_that_the_file_had_when_it_was_opened)
     for (uint64_t cluster = before / CLUSTER - 30; cluster < before / CLUSTER; cluster++) {
         ck_assert_int_eq(refcounts_add(subject.refcounts, cluster, 1, -1), 0);
     }
-    switch (_i) {
-    case 0: /* only reserved */
+    if (_i == 0) { /* only reserved */
         ck_assert_int_eq(allocator_take_exactly(subject.allocator, 100, &taken), 0);
         allocator_return(subject.allocator, taken.host_offset, taken.clusters);
-        break;
-    case 1: /* only freed */
+    } else { /* only freed */
         ck_assert_int_eq(allocator_drop(subject.allocator, before - 31 * CLUSTER, 1, 1), 0);
         ck_assert_int_eq(allocator_dropped(subject.allocator, 1), 0);
-        break;
-    default:
-        ck_assert_int_eq(allocator_take(subject.allocator, 1, &taken), 0);
-        break;
     }
     ck_assert_int_eq(allocator_close(subject.allocator), 0);
     ck_assert_uint_eq(memory_store_size(subject.file), before);
@@ -628,7 +622,7 @@ int main(void)
     tcase_add_test(tcase, only_the_last_reference_frees_a_cluster_and_its_host_space);
     tcase_add_test(tcase, what_was_given_back_is_handed_out_again_before_the_file_grows);
     tcase_add_test(tcase, closing_gives_all_of_the_reserve_back_and_cuts_the_file);
-    tcase_add_loop_test(tcase, closing_cuts_nothing_that_the_file_had_when_it_was_opened, 0, 3);
+    tcase_add_loop_test(tcase, closing_cuts_nothing_that_the_file_had_when_it_was_opened, 0, 2);
     tcase_add_test(tcase, what_is_stopped_frees_and_cuts_nothing);
     tcase_add_test(tcase, closing_what_was_never_used_leaves_the_file_alone);
     tcase_add_loop_test(tcase, whatever_a_crash_leaves_counts_every_cluster_that_was_safe_to_use, 0,

@@ -26,6 +26,7 @@ struct fixture {
     struct header *header;
     struct cache_pool *pool;
     struct barrier *barrier;
+    struct gate *gate;
     struct refcounts *refcounts;
 };
 
@@ -39,11 +40,13 @@ static int open_store(struct fixture *fixture, struct store *store, struct error
         header_read(store, memory_store_size(store), HEADER_CASE_NAME, &fixture->header, NULL), 0);
     ck_assert_int_eq(cache_pool_create(1 << 20, CLUSTER, &fixture->pool), 0);
     ck_assert_int_eq(barrier_create(store, store, false, &fixture->barrier), 0);
+    ck_assert_int_eq(gate_create(fixture->header, store, &fixture->gate), 0);
     source = (struct refcounts_source){
         .header = fixture->header,
         .file = store,
         .pool = fixture->pool,
         .barrier = fixture->barrier,
+        .gate = fixture->gate,
         .owner = 1,
     };
     return refcounts_open(&source, HEADER_CASE_NAME, &fixture->refcounts, error);
@@ -52,6 +55,7 @@ static int open_store(struct fixture *fixture, struct store *store, struct error
 static void close_all_but_store(struct fixture *fixture)
 {
     refcounts_close(fixture->refcounts);
+    gate_destroy(fixture->gate);
     barrier_destroy(fixture->barrier);
     cache_pool_destroy(fixture->pool);
     header_free(fixture->header);

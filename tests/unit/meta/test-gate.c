@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: MIT */
+/* R8: what the gate knows, of few clusters and of many, and what it lets pass. */
+#include "config.h"
+
+#include "builder.h"
+#include "header_case.h"
+#include "memory_store.h"
+#include "meta/gate.h"
+#include "suite.h"
+
+#include <errno.h>
+
+#define CLUSTER UINT64_C(512)
+
+struct gate_case {
+    struct store *file;
+    struct header *header;
+    struct gate *gate;
+    unsigned hits;
+    uint64_t hit_offset;
+    const char *hit_table;
+};
+
+static void count_hit(void *context, uint64_t host_offset, const char *table)
+{
+    struct gate_case *gate_case = context;
+
+    gate_case->hits++;
+    gate_case->hit_offset = host_offset;
+    gate_case->hit_table = table;
+}
+
+static void open_case(struct gate_case *gate_case)
+{
+    struct builder_options options = builder_defaults();
+    struct builder *builder;
+
+    options.cluster_bits = 9;
+    builder = builder_create(&options);
+    *gate_case = (struct gate_case){.file = builder_store(builder)};
+    builder_destroy(builder);
+    ck_assert_int_eq(header_read(gate_case->file, memory_store_size(gate_case->file),
+                                 HEADER_CASE_NAME, &gate_case->header, NULL),
+                     0);
+    ck_assert_int_eq(gate_create(gate_case->header, gate_case->file, &gate_case->gate), 0);
+    gate_set_owner(gate_case->gate, count_hit, gate_case);
+}
+
+static void close_case(struct gate_case *gate_case)
+{
+    gate_destroy(gate_case->gate);
+    header_free(gate_case->header);
+    store_close(gate_case->file);
+}
+
+START_TEST(what_a_write_is_of_says_what_it_may_overwrite)
+{
+    static const enum gate_use uses[] = {GATE_HEADER,         GATE_L1, GATE_REFCOUNT_TABLE,
+                                         GATE_REFCOUNT_BLOCK, GATE_L2, GATE_OTHER};
+    const uint64_t block = 1000 * CLUSTER, table = 2000 * CLUSTER, snapshot = 3000 * CLUSTER;
+    struct gate_case subject;
+
+    open_case(&subject);
+    ck_assert_int_eq(gate_know(subject.gate, GATE_TABLE_BLOCK, block), 0);
+    ck_assert_int_eq(gate_know(subject.gate, GATE_TABLE_L2, table), 0);
+    ck_assert_int_eq(gate_know(subject.gate, GATE_TABLE_SNAPSHOTS, snapshot), 0);
+    for (unsigned i = 0; i < sizeof(uses) / sizeof(uses[0]); i++) {
+        const struct {
+            uint64_t host_offset;
+            bool passes;
+        } places[] = {
+            {0, uses[i] == GATE_HEADER},
+            {subject.header->l1_offset, uses[i] == GATE_L1},
+            {subject.header->refcount_table_offset, uses[i] == GATE_REFCOUNT_TABLE},
+            {block, uses[i] == GATE_REFCOUNT_BLOCK},
+            {table, uses[i] == GATE_L2},
+            {snapshot, false},
+            {4000 * CLUSTER, true},
+        };
+
+        for (unsigned j = 0; j < sizeof(places) / sizeof(places[0]); j++) {
+            ck_assert_msg((gate_check(subject.gate, uses[i], places[j].host_offset, 8) == NULL) ==
+                              places[j].passes,
+                          "use %u, place %u", i, j);
+        }
+    }
+    close_case(&subject);
+}
+END_TEST
+
+START_TEST(a_range_is_looked_at_as_a_whole)
+{
+    struct gate_case subject;
+
+    open_case(&subject);
+    ck_assert_int_eq(gate_know(subject.gate, GATE_TABLE_L2, 1000 * CLUSTER), 0);
+    for (uint64_t first = 800; first <= 1000; first++) {
+        ck_assert_ptr_null(
+            gate_check(subject.gate, GATE_OTHER, first * CLUSTER, (1000 - first) * CLUSTER));
+        ck_assert_ptr_nonnull(
+            gate_check(subject.gate, GATE_OTHER, first * CLUSTER, (1000 - first) * CLUSTER + 1));
+    }
+    ck_assert_ptr_nonnull(gate_check(subject.gate, GATE_OTHER, 1000 * CLUSTER + 511, 700));
+    ck_assert_ptr_null(gate_check(subject.gate, GATE_OTHER, 1001 * CLUSTER, 700 * CLUSTER));
+    gate_forget(subject.gate, GATE_TABLE_L2, 1000 * CLUSTER);
+    ck_assert_ptr_null(gate_check(subject.gate, GATE_OTHER, 800 * CLUSTER, 300 * CLUSTER));
+    close_case(&subject);
+}
+END_TEST
+
+START_TEST(many_tables_are_known_wherever_they_lie)
+{
+    struct gate_case subject;
+
+    open_case(&subject);
+    for (uint64_t i = 1; i <= 20000; i++) {
+        ck_assert_int_eq(gate_know(subject.gate, GATE_TABLE_L2, i * 641 * CLUSTER), 0);
+    }
+    for (uint64_t i = 1; i <= 20000; i++) {
+        ck_assert_ptr_nonnull(gate_check(subject.gate, GATE_OTHER, i * 641 * CLUSTER, 1));
+        ck_assert_ptr_null(
+            gate_check(subject.gate, GATE_OTHER, (i * 641 + 1) * CLUSTER, 640 * CLUSTER));
+    }
+    close_case(&subject);
+}
+END_TEST
+
+START_TEST(what_is_two_tables_is_remembered)
+{
+    struct gate_case subject;
+    const char *table;
+    uint64_t host_offset;
+
+    open_case(&subject);
+    ck_assert_int_eq(gate_know(subject.gate, GATE_TABLE_BLOCK, 70 * CLUSTER), 0);
+    ck_assert_int_eq(gate_know(subject.gate, GATE_TABLE_L2, 71 * CLUSTER), 0);
+    ck_assert(!gate_conflict(subject.gate, &host_offset, &table));
+    ck_assert_int_eq(gate_know(subject.gate, GATE_TABLE_L2, 70 * CLUSTER), 0);
+    ck_assert(gate_conflict(subject.gate, &host_offset, &table));
+    ck_assert_uint_eq(host_offset, 70 * CLUSTER);
+    ck_assert_str_eq(table, "refcount blocks");
+    close_case(&subject);
+}
+END_TEST
+
+START_TEST(a_hit_is_told_once_and_nothing_is_written)
+{
+    struct gate_case subject;
+    unsigned writes;
+
+    open_case(&subject);
+    writes = memory_store_calls(subject.file, MEMORY_STORE_WRITE);
+    for (unsigned i = 0; i < 3; i++) {
+        ck_assert_int_eq(
+            gate_write(subject.gate, GATE_L2, subject.header->l1_offset, "12345678", 8), -EIO);
+    }
+    ck_assert_uint_eq(memory_store_calls(subject.file, MEMORY_STORE_WRITE), writes);
+    ck_assert_uint_eq(subject.hits, 1);
+    ck_assert_uint_eq(subject.hit_offset, subject.header->l1_offset);
+    ck_assert_str_eq(subject.hit_table, "L1 table");
+    ck_assert_int_eq(gate_write(subject.gate, GATE_L1, subject.header->l1_offset, "12345678", 8),
+                     0);
+    ck_assert_uint_eq(memory_store_calls(subject.file, MEMORY_STORE_WRITE), writes + 1);
+    close_case(&subject);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("gate");
+    TCase *tcase = tcase_create("gate");
+
+    tcase_add_test(tcase, what_a_write_is_of_says_what_it_may_overwrite);
+    tcase_add_test(tcase, a_range_is_looked_at_as_a_whole);
+    tcase_add_test(tcase, many_tables_are_known_wherever_they_lie);
+    tcase_add_test(tcase, what_is_two_tables_is_remembered);
+    tcase_add_test(tcase, a_hit_is_told_once_and_nothing_is_written);
+    suite_add_tcase(suite, tcase);
+    return suite_main(suite);
+}
