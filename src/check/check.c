@@ -303,6 +303,7 @@ int check_image(struct header *header, struct store *file, const char *name,
 
     memset(result, 0, sizeof(*result));
     status = run_check(&check);
+    result->too_low = check.too_low;
     check_close(&check);
     return status;
 }

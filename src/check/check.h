@@ -102,6 +102,8 @@ struct check_result {
      * its own. Counting both is all that can be done about it.
      */
     uint64_t overlaps;
+    /* Clusters whose count is lower than what refers to them: a writer would hand these out. */
+    uint64_t too_low;
     /* Of these, what is repaired now. */
     uint64_t fixed_leaks;
     uint64_t fixed_errors;

@@ -49,6 +49,8 @@ int ctl_open_writer(struct ctl *ctl, const char *path, const struct common_flags
     struct progress progress;
     const struct writer_options options = {
         .discard = true,
+        .check = WRITER_CHECK_AUTO,
+        .refuse_at_once = true,
         .progress = progress_show,
         .progress_context = &progress,
     };

@@ -4,9 +4,21 @@
 #include "disk/writer_internal.h"
 
 #include "check/check.h"
+#include "util/checked.h"
 
 #include <errno.h>
 #include <inttypes.h>
+#include <string.h>
+#include <time.h>
+
+/*
+ * With WRITER_CHECK_AUTO the whole comparison is made where there are at most so many bytes of
+ * tables to be read (of a full disk of 1 TiB in clusters of 64 KiB: 160 MiB, some 100 ms).
+ */
+#define AUTO_BYTES (UINT64_C(192) << 20)
+
+/* Otherwise tables are looked at for so long. */
+#define TABLES_NANOSECONDS UINT64_C(50000000)
 
 /* Forwards the progress of the check. */
 static void report_progress(void *context, uint64_t done, uint64_t total)
@@ -18,7 +30,9 @@ static void report_progress(void *context, uint64_t done, uint64_t total)
     }
 }
 
-static int repair(struct writer *writer, struct check_result *result, struct error *error)
+/* `why` the image is repaired. */
+static int repair(struct writer *writer, const char *why, struct check_result *result,
+                  struct error *error)
 {
     struct image *image = writer->image;
     const struct check_options options = {
@@ -34,11 +48,13 @@ static int repair(struct writer *writer, struct check_result *result, struct err
     }
     if (!check_is_clean(result)) {
         return error_set(error, EROFS,
-                         "%s: is marked dirty, and %" PRIu64
+                         "%s: %s, and %" PRIu64
                          " of its errors cannot be repaired; mount it with -o ro and copy what can "
                          "be read",
-                         image->path, result->errors - result->fixed_errors + result->unreadable);
+                         image->path, why,
+                         result->errors - result->fixed_errors + result->unreadable);
     }
+    writer->repaired = true;
     /* COPIED bits may have been corrected. */
     return mapping_reload(image->active, image->path, error);
 }
@@ -59,7 +75,7 @@ int writer_repair(struct writer *writer, struct error *error)
                          "with -o ro",
                          image->path);
     }
-    status = repair(writer, &result, error);
+    status = repair(writer, "is marked dirty", &result, error);
     if (status == 0) {
         status = check_clear_dirty(image->header, image->file, image->path, error);
     }
@@ -70,4 +86,194 @@ int writer_repair(struct writer *writer, struct error *error)
                  image->path, result.fixed_errors, result.fixed_leaks);
     }
     return status;
+}
+
+/* --- Before the first write --------------------------------------------------------------------
+ */
+
+/* Bytes of the tables that a check reads, at most. */
+static int tables_bytes(const struct image *image, uint64_t *bytes)
+{
+    const struct header *header = image->header;
+    uint64_t counts = header->cluster_size * 8 >> header->refcount_order, tables;
+    struct store_info info;
+    int result = store_info(image->file, &info);
+
+    if (result < 0) {
+        return result;
+    }
+    tables = mapping_tables(image->active);
+    for (size_t i = 0; i < image->snapshots->count; i++) {
+        tables += image->snapshots->snapshots[i].l1_entries;
+    }
+    tables += div_round_up(div_round_up(info.size, header->cluster_size), counts);
+    *bytes =
+        tables > UINT64_MAX >> header->cluster_bits ? UINT64_MAX : tables << header->cluster_bits;
+    return 0;
+}
+
+/*
+ * Nothing may be written: where a check was asked for that is an error. Otherwise it is said, the
+ * disk can be read, and each change fails with EROFS.
+ */
+static int refuse_low(struct writer *writer, const char *what, struct error *error)
+{
+    struct error sentence;
+
+    error_set(&sentence, EUCLEAN,
+              "%s: %s: new data would overwrite what is there, so it is only read; repair it with "
+              "qcow2ctl check --repair, or mount it with -o repair=on",
+              writer->image->path, what);
+    if (writer->options.refuse_at_once || writer->options.check == WRITER_CHECK_ON) {
+        *error = sentence;
+        return -EUCLEAN;
+    }
+    if (!writer->refused) {
+        log_line(writer->image->log, LOG_LEVEL_ERROR, "%s", sentence.text);
+    }
+    writer->refused = true;
+    return 0;
+}
+
+static int repair_low(struct writer *writer, struct error *error)
+{
+    struct check_result result;
+    int status = repair(writer, "has refcounts that are too low", &result, error);
+
+    if (status == 0) {
+        log_line(writer->image->log, LOG_LEVEL_INFO,
+                 "%s: had refcounts that were too low; they were repaired: %" PRIu64
+                 " errors, %" PRIu64 " leaked clusters",
+                 writer->image->path, result.fixed_errors, result.fixed_leaks);
+    }
+    return status;
+}
+
+int writer_check(struct writer *writer, struct error *error)
+{
+    const struct check_options options = {.context = NULL};
+    enum writer_check how = writer->options.check;
+    struct image *image = writer->image;
+    struct error own = {0};
+    struct check_result result;
+    char what[96];
+    uint64_t bytes;
+    int status;
+
+    if (how == WRITER_CHECK_OFF || writer->repaired) {
+        return 0;
+    }
+    status = tables_bytes(image, &bytes);
+    if (status < 0) {
+        return error_set(error, -status, "%s: cannot be checked: %s", image->path,
+                         strerror(-status));
+    }
+    if (how == WRITER_CHECK_AUTO && bytes > AUTO_BYTES) {
+        return 0; /* see writer_check_tables() */
+    }
+    status = check_image(image->header, image->file, image->path, &options, &result, &own);
+    if (status < 0 && how == WRITER_CHECK_AUTO && status != -ENOMEM) {
+        log_line(image->log, LOG_LEVEL_WARNING, "%s", own.text);
+        return 0;
+    }
+    if (status < 0) {
+        *error = own;
+        return status;
+    }
+    if (result.too_low == 0) {
+        return 0;
+    }
+    if (writer->options.repair) {
+        return repair_low(writer, error);
+    }
+    snprintf(what, sizeof(what), "%" PRIu64 " of its clusters have refcounts that are too low",
+             result.too_low);
+    return refuse_low(writer, what, error);
+}
+
+/* Counts of 0 among the clusters of [offset, offset + length). */
+static int check_counted(struct writer *writer, uint64_t offset, uint64_t length, const char *table,
+                         struct error *error)
+{
+    uint64_t cluster = offset >> writer->header->cluster_bits, count;
+    uint64_t end = div_round_up(offset + length, writer->header->cluster_size);
+    char what[96];
+
+    for (; cluster < end; cluster++) {
+        int result = refcounts_get(writer->refcounts, cluster, &count);
+
+        if (result < 0) {
+            return error_set(error, -result, "%s: a refcount block cannot be read: %s",
+                             writer->image->path, strerror(-result));
+        }
+        if (count == 0) {
+            snprintf(what, sizeof(what), "the %s at 0x%" PRIx64 " is counted as free", table,
+                     cluster << writer->header->cluster_bits);
+            return refuse_low(writer, what, error);
+        }
+    }
+    return 0;
+}
+
+static uint64_t now(void)
+{
+    struct timespec time;
+
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
+}
+
+/* The L2 tables are looked at in an order that spreads over the disk: time may not do for all. */
+static int check_l2_tables(struct writer *writer, struct error *error)
+{
+    const struct header *header = writer->header;
+    uint64_t until = now() + TABLES_NANOSECONDS, step = 1021, first, i;
+    int result = 0;
+
+    for (first = 0; first < step && result == 0; first++) {
+        for (i = first; i < header->l1_entries && result == 0; i += step) {
+            uint64_t table = mapping_table(writer->image->active, i);
+
+            if (now() > until) {
+                return 0;
+            }
+            if (table != 0 && table % header->cluster_size == 0) {
+                result = check_counted(writer, table, header->cluster_size, "L2 table", error);
+            }
+        }
+    }
+    return result;
+}
+
+int writer_check_tables(struct writer *writer, struct error *error)
+{
+    const struct header *header = writer->header;
+    const char *table;
+    uint64_t host_offset, bytes;
+    char what[96];
+    int result;
+
+    if (writer->options.check == WRITER_CHECK_OFF) {
+        return 0;
+    }
+    if (gate_conflict(writer->gate, &host_offset, &table)) {
+        snprintf(what, sizeof(what), "the cluster at 0x%" PRIx64 " is two tables, one in the %s",
+                 host_offset, table);
+        return refuse_low(writer, what, error);
+    }
+    if (tables_bytes(writer->image, &bytes) < 0 || bytes <= AUTO_BYTES || writer->repaired ||
+        writer->options.check == WRITER_CHECK_ON) {
+        return 0; /* all of it was compared */
+    }
+    result = check_counted(writer, 0, 1, "header", error);
+    if (result == 0) {
+        result = check_counted(writer, header->l1_offset,
+                               (uint64_t)header->l1_entries * L1_ENTRY_BYTES, "L1 table", error);
+    }
+    if (result == 0) {
+        result = check_counted(writer, header->refcount_table_offset,
+                               (uint64_t)header->refcount_table_clusters << header->cluster_bits,
+                               "refcount table", error);
+    }
+    return result == 0 ? check_l2_tables(writer, error) : result;
 }

@@ -156,6 +156,9 @@ void writer_fault(struct writer *writer, int result, const struct mapping_fault 
 int writer_begin(struct writer *writer, unsigned *generation)
 {
     *generation = inflight_enter(&writer->inflight);
+    if (writer->refused) {
+        return -EROFS;
+    }
     if (atomic_load_explicit(&writer->corrupt, memory_order_relaxed)) {
         return -EIO;
     }
@@ -383,9 +386,15 @@ static int open_all(struct writer *writer, struct error *error)
         result = writer_repair(writer, error);
     }
     if (result == 0) {
+        result = writer_check(writer, error);
+    }
+    if (result == 0) {
         result = open_gate(writer);
     }
-    return result == 0 ? open_parts(writer, error) : result;
+    if (result == 0) {
+        result = open_parts(writer, error);
+    }
+    return result == 0 ? writer_check_tables(writer, error) : result;
 }
 
 static void destroy(struct writer *writer)

@@ -25,12 +25,22 @@
 
 struct writer;
 
+/* Whether the counts of an image are compared with its references before it is written. */
+enum writer_check {
+    WRITER_CHECK_OFF,
+    WRITER_CHECK_AUTO, /* as a whole where that is quick; else the tables alone */
+    WRITER_CHECK_ON,
+};
+
 struct writer_options {
     bool unsafe;        /* flushes sync nothing (cache=unsafe) */
     bool write_through; /* every request is flushed before it returns */
     bool discard;       /* freed clusters give their host space back */
     bool growable;      /* a write past the end makes the disk larger */
     bool no_repair;     /* refuse an image that is marked dirty, rather than repair it */
+    bool repair;        /* repair, rather than refuse, counts that are found to be too low */
+    enum writer_check check;
+    bool refuse_at_once; /* counts that are too low fail writer_open(), not each write */
     struct option_bool lazy_refcounts; /* in place of the image's own bit */
     unsigned interval;                 /* seconds between write-backs of metadata, 0 = never */
     /* Called while an image is being repaired; may be NULL. */

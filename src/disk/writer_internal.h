@@ -33,6 +33,8 @@ struct writer {
     pthread_mutex_t prepare_mutex; /* guards the header's feature fields, and these two */
     atomic_bool prepared, lazy_prepared;
     bool lazy;
+    bool refused;                /* counts are too low: it is only read */
+    bool repaired;               /* when it was opened: its counts are right */
     atomic_bool corrupt;         /* nothing may be written any more */
     atomic_bool corrupt_to_mark; /* and the header does not say so yet */
 
@@ -126,5 +128,17 @@ int writer_grow_to(struct writer *writer, uint64_t size);
 /* Repairs an image that is marked dirty, as the options say. 0 or a negative errno with a sentence.
  */
 int writer_repair(struct writer *writer, struct error *error);
+
+/*
+ * Compares the image's counts with its references, as far as the options say. Refuses, or repairs,
+ * those that are too low. 0 or a negative errno with a sentence.
+ */
+int writer_check(struct writer *writer, struct error *error);
+
+/*
+ * The same, of what is open by now: no table that is known is counted 0, or used twice. As far as
+ * some milliseconds go.
+ */
+int writer_check_tables(struct writer *writer, struct error *error);
 
 #endif

@@ -115,9 +115,21 @@ const struct option_spec mount_option_table[] = {
      .field = FIELD(repair),
      .value_name = "on|off",
      .help =
-         "Whether an image that is marked dirty is repaired; otherwise it is refused, unless ro is "
-         "given too.",
-     .default_text = "on"},
+         "Whether an image is repaired whose counts of used clusters are wrong; with off one that "
+         "is marked dirty is refused, unless ro is given too. Without this option such an image is "
+         "repaired, and one whose counts are found to be too low (see check) is only read.",
+     .default_text = "on where it is marked dirty"},
+    {.name = "check",
+     .type = OPTION_CHOICE,
+     .field = FIELD(check),
+     .choices = "off auto on",
+     .value_name = "auto|on|off",
+     .help = "Whether the counts of used clusters are compared with what is used before the image "
+             "is written, since new data overwrites what is wrongly counted as free. auto does so "
+             "where it takes some 100 ms at most (up to about 1 TiB of data), and looks only at "
+             "the tables of a larger image; where counts are too low, writing fails with EROFS. "
+             "With on the mount is refused then.",
+     .default_text = "auto"},
     {.name = "metadata-interval",
      .type = OPTION_UINT,
      .field = FIELD(metadata_interval),
@@ -334,6 +346,8 @@ void mount_writer_options(const struct mount_options *options, struct writer_opt
         .discard = !options->discard.set || options->discard.value == MOUNT_DISCARD_UNMAP,
         .growable = options->growable.value,
         .no_repair = options->repair.set && !options->repair.value,
+        .repair = options->repair.set && options->repair.value,
+        .check = options->check.set ? (enum writer_check)options->check.value : WRITER_CHECK_AUTO,
         .lazy_refcounts = options->lazy_refcounts,
         .interval = options->metadata_interval.set ? (unsigned)options->metadata_interval.value
                                                    : WRITER_INTERVAL_DEFAULT,

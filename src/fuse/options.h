@@ -42,7 +42,8 @@ struct mount_options {
     struct option_bool growable;            /* a write past the end makes the disk larger */
     struct option_bool shrink;              /* truncating the file may make the disk smaller */
     struct option_bool lazy_refcounts;      /* in place of the image's own bit */
-    struct option_bool repair;              /* of an image that is marked dirty; on */
+    struct option_bool repair;              /* of counts; only where marked dirty if not set */
+    struct option_number check;             /* of counts, enum writer_check; auto */
     struct option_number metadata_interval; /* seconds */
     struct option_number threads;           /* the most workers */
     struct option_bool io_uring;            /* how requests come from the kernel */

@@ -572,6 +572,21 @@ void mapping_set_cache(struct mapping *mapping, struct cache_pool *l2, uint64_t 
     mapping->slice_size = min_u64(l2_entry_size, mapping->source.header->cluster_size);
 }
 
+uint64_t mapping_tables(const struct mapping *mapping)
+{
+    uint64_t tables = 0, i;
+
+    for (i = 0; i < mapping->l1_entries; i++) {
+        tables += l1_entry_table(mapping_l1(mapping, i)) != 0;
+    }
+    return tables;
+}
+
+uint64_t mapping_table(const struct mapping *mapping, uint64_t l1_index)
+{
+    return l1_index < mapping->l1_entries ? l1_entry_table(mapping_l1(mapping, l1_index)) : 0;
+}
+
 uint64_t mapping_tables_outside(const struct mapping *mapping, uint64_t file_size)
 {
     uint64_t cluster_size = mapping->source.header->cluster_size, outside = 0, i;

@@ -97,6 +97,10 @@ int mapping_lookup(struct mapping *mapping, uint64_t guest_offset, uint64_t leng
 int mapping_lookup_exact(struct mapping *mapping, uint64_t guest_offset, uint64_t length,
                          struct extent *extent, struct mapping_fault *fault);
 
+/* How many L2 tables the L1 table names; and the host offset of that one, 0 where there is none. */
+uint64_t mapping_tables(const struct mapping *mapping);
+uint64_t mapping_table(const struct mapping *mapping, uint64_t l1_index);
+
 /* How many L1 entries name an L2 table that is not inside the file: of a truncated file. */
 uint64_t mapping_tables_outside(const struct mapping *mapping, uint64_t file_size);
 

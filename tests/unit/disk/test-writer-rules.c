@@ -578,6 +578,74 @@ START_TEST(a_cluster_that_is_a_table_though_its_count_is_0_is_not_written)
 }
 END_TEST
 
+/* The counts of a data cluster and of a table are 0: neither is handed out. */
+static struct store *uncounted(void)
+{
+    struct builder_options options = large_disk();
+    struct builder *builder = builder_create(&options);
+    uint64_t data = add_pattern(builder);
+    struct store *file = builder_store(builder);
+
+    builder_destroy(builder);
+    disk_set_refcount(file, data, 0);
+    disk_set_refcount(file, target_offset(file, TARGET_L2_TABLE), 0);
+    return file;
+}
+
+START_TEST(counts_that_are_too_low_leave_the_disk_read_only)
+{
+    const struct writer_options options = {.check = WRITER_CHECK_AUTO, .growable = true};
+    struct writer_case subject;
+    uint8_t byte = 1;
+
+    writer_case_open(&subject, uncounted(), &options);
+    ck_assert_ptr_nonnull(
+        strstr(subject.log.text, "2 of its clusters have refcounts that are too"));
+    ck_assert_ptr_nonnull(strstr(subject.log.text, "qcow2ctl check --repair"));
+    ck_assert_int_eq(writer_write(subject.writer, 0, &byte, 1), -EROFS);
+    ck_assert_int_eq(writer_write(subject.writer, 512 * M, &byte, 1), -EROFS);
+    ck_assert_int_eq(writer_zero(subject.writer, 0, CLUSTER, true), -EROFS);
+    ck_assert_int_eq(writer_preallocate(subject.writer, 0, CLUSTER), -EROFS);
+    ck_assert_int_eq(writer_resize(subject.writer, 512 * M), -EROFS);
+    ck_assert_int_eq(writer_flush(subject.writer), 0);
+    expect_pattern(&subject, 0, CLUSTER, 1, 0);
+    ck_assert_uint_eq(memory_store_calls(subject.file, MEMORY_STORE_WRITE), 0);
+    store_close(writer_case_end(&subject, NULL));
+}
+END_TEST
+
+START_TEST(counts_that_are_too_low_are_repaired_where_that_is_wanted)
+{
+    const struct writer_options options = {.check = WRITER_CHECK_AUTO, .repair = true};
+    struct writer_case subject;
+    struct store *file;
+
+    writer_case_open(&subject, uncounted(), &options);
+    expect_write(&subject, 5 * CLUSTER, 3 * CLUSTER, 4);
+    expect_pattern(&subject, 0, CLUSTER, 1, 0);
+    file = writer_case_end(&subject, NULL);
+    expect_sound(file, false);
+    store_close(file);
+}
+END_TEST
+
+START_TEST(an_image_in_order_is_written_whichever_check_is_made)
+{
+    const struct writer_options options = {.check = (enum writer_check)_i};
+    struct builder_options built = large_disk();
+    struct builder *builder = builder_create(&built);
+    struct writer_case subject;
+    struct store *file;
+
+    add_pattern(builder);
+    writer_case_build(&subject, builder, &options);
+    expect_write(&subject, 5 * CLUSTER, 3 * CLUSTER, 4);
+    file = writer_case_end(&subject, NULL);
+    expect_sound(file, false);
+    store_close(file);
+}
+END_TEST
+
 START_TEST(an_impossible_entry_met_by_a_write_stops_writing_too)
 {
     struct writer_case subject;
@@ -621,6 +689,9 @@ int main(void)
     tcase_add_test(r8, in_version_2_which_has_no_corrupt_bit_writing_stops_too);
     tcase_add_loop_test(r8, a_cluster_that_is_a_table_though_its_count_is_0_is_not_written, 0,
                         TARGET_L2_TABLE);
+    tcase_add_test(r8, counts_that_are_too_low_leave_the_disk_read_only);
+    tcase_add_test(r8, counts_that_are_too_low_are_repaired_where_that_is_wanted);
+    tcase_add_loop_test(r8, an_image_in_order_is_written_whichever_check_is_made, 0, 3);
     tcase_add_test(r8, an_impossible_entry_met_by_a_write_stops_writing_too);
     tcase_add_test(syncs,
                    a_flush_of_a_new_cluster_makes_one_sync_with_exact_counts_as_with_lazy_ones);
