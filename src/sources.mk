@@ -52,6 +52,7 @@ src_libqcow2_a_SOURCES = \
 	src/check/header.c \
 	src/check/rebuild.c \
 	src/check/references.c \
+	src/check/ranges.c \
 	src/check/refcounts.c \
 	src/check/snapshots.c \
 	src/check/walk.c \

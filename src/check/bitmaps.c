@@ -6,7 +6,9 @@
 #include "meta/format.h"
 #include "util/checked.h"
 
+#include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 static int count_entry(struct check *check, const struct bitmap *bitmap, uint64_t entry)
@@ -31,9 +33,14 @@ static int count_entry(struct check *check, const struct bitmap *bitmap, uint64_
 static int count_piece(struct check *check, const struct bitmap *bitmap, uint64_t offset,
                        size_t entries)
 {
+    uint64_t bytes = entries * BITMAP_TABLE_ENTRY_BYTES;
     size_t i;
-    int result = store_read(check->file, offset, check->buffer, entries * BITMAP_TABLE_ENTRY_BYTES);
+    int result;
 
+    if (check_hole(check, offset, bytes) == bytes) {
+        return 0;
+    }
+    result = store_read(check->file, offset, check->buffer, bytes);
     if (result < 0) {
         check_found(check, CHECK_UNREADABLE,
                     "the bitmap table of '%s' at 0x%" PRIx64 " cannot be read: %s", bitmap->name,
@@ -79,9 +86,27 @@ static const char *impossible(const struct header *header, const struct bitmap *
                                           : "it is larger than the disk";
 }
 
-static int count_bitmap(struct check *check, const struct bitmap *bitmap)
+/* check_segment_fn: a part of the tables of `weight` bitmaps. */
+static int count_part(struct check *check, void *context, uint64_t begin, uint64_t end,
+                      const struct check_range *owner, uint64_t weight)
 {
-    uint64_t done = 0, entries = bitmap->table_entries;
+    const struct bitmap *bitmaps = context;
+    int result = 0;
+
+    (void)weight;
+    while (result == 0 && begin < end) {
+        size_t part = (size_t)min_u64(end - begin, CHECK_READ_SIZE);
+
+        result = count_piece(check, &bitmaps[owner->owner], begin, part / BITMAP_TABLE_ENTRY_BYTES);
+        begin += part;
+    }
+    return result;
+}
+
+/* *table: as a range of the file, empty where it cannot be read. */
+static int count_bitmap(struct check *check, const struct bitmap *bitmap, struct check_range *table)
+{
+    uint64_t bytes = (uint64_t)bitmap->table_entries * BITMAP_TABLE_ENTRY_BYTES;
     const char *problem = impossible(check->header, bitmap);
     bool inside;
     int result;
@@ -99,14 +124,11 @@ static int count_bitmap(struct check *check, const struct bitmap *bitmap)
                     bitmap->name, bitmap->table_offset);
         return 0;
     }
-    result = check_count_inside(check, bitmap->table_offset, entries * BITMAP_TABLE_ENTRY_BYTES,
-                                CHECK_USE_BITMAP_TABLE, &inside);
-    while (result == 0 && inside && done < entries) {
-        size_t part = (size_t)min_u64(entries - done, CHECK_READ_SIZE / BITMAP_TABLE_ENTRY_BYTES);
-
-        result = count_piece(check, bitmap, bitmap->table_offset + done * BITMAP_TABLE_ENTRY_BYTES,
-                             part);
-        done += part;
+    result =
+        check_count_inside(check, bitmap->table_offset, bytes, CHECK_USE_BITMAP_TABLE, &inside);
+    if (inside) {
+        table->begin = bitmap->table_offset;
+        table->end = bitmap->table_offset + bytes;
     }
     return result;
 }
@@ -115,6 +137,7 @@ int check_count_bitmaps(struct check *check)
 {
     const struct header *header = check->header;
     struct bitmap_directory *directory;
+    struct check_range *tables;
     size_t i;
     int result;
 
@@ -125,11 +148,19 @@ int check_count_bitmaps(struct check *check)
     if (result < 0) {
         return result;
     }
-    result = check_count(check, header->bitmap_directory_offset, header->bitmap_directory_size,
-                         CHECK_USE_BITMAP_DIRECTORY);
+    tables = calloc(directory->count + 1, sizeof(*tables));
+    result = tables == NULL
+                 ? check_failed(check, -ENOMEM, "reading bitmap tables")
+                 : check_count(check, header->bitmap_directory_offset,
+                               header->bitmap_directory_size, CHECK_USE_BITMAP_DIRECTORY);
     for (i = 0; i < directory->count && result == 0; i++) {
-        result = count_bitmap(check, &directory->bitmaps[i]);
+        tables[i].owner = i;
+        result = count_bitmap(check, &directory->bitmaps[i], &tables[i]);
     }
+    if (result == 0) {
+        result = check_segments(check, tables, directory->count, count_part, directory->bitmaps);
+    }
+    free(tables);
     bitmap_directory_free(directory);
     return result;
 }

@@ -26,13 +26,13 @@ void check_found(struct check *check, enum check_finding finding, const char *fo
 
     switch (finding) {
     case CHECK_LEAK:
-        check->result->leaks++;
+        check->result->leaks += check->weight;
         break;
     case CHECK_ERROR:
-        check->result->errors++;
+        check->result->errors += check->weight;
         break;
     case CHECK_UNREADABLE:
-        check->result->unreadable++;
+        check->result->unreadable += check->weight;
         break;
     }
     if (check->quiet || check->options->report == NULL) {
@@ -107,6 +107,8 @@ int check_open(struct check *check)
     }
     check->limit = div_round_up(check->file_size, header->cluster_size);
     check->block_device = S_ISBLK(info.mode);
+    check->sparse = info.allocated < info.size;
+    check->weight = 1;
     check->buffer_size = (size_t)max_u64(CHECK_READ_SIZE, header->cluster_size);
     check->buffer = malloc(check->buffer_size);
     if (check->buffer == NULL) {
@@ -130,6 +132,7 @@ void check_close(struct check *check)
 {
     check_counts_destroy(check->counts);
     check_counts_destroy(check->exclusive);
+    check_walk_end(check);
     free(check->snapshots);
     free(check->blocks);
     free(check->buffer);

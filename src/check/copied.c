@@ -91,6 +91,7 @@ static int check_l2_table(struct check *check, uint64_t host_offset, uint8_t *ta
 }
 
 static const struct check_visitor visitor = {
+    .active = true,
     .l1_entry = check_l1_entry,
     .l2_table = check_l2_table,
 };
@@ -98,7 +99,15 @@ static const struct check_visitor visitor = {
 int check_copied_bits(struct check *check)
 {
     const struct header *header = check->header;
-    int result = check_walk(check, header->l1_offset, header->l1_entries, &visitor);
+    int result = check_walk_begin(check);
+
+    if (result == 0) {
+        result = check_walk(check, header->l1_offset, header->l1_entries, &visitor);
+    }
+    if (result == 0 && !check->plan.copied) { /* otherwise they are corrected */
+        result = check_walk_again(check, true, &visitor);
+    }
+    check_walk_end(check);
 
     if (result == 0 && check->corrected_copied > 0) {
         result = check_sync(check);

@@ -69,6 +69,14 @@ struct check {
     bool table_shared;  /* something else refers to clusters of the refcount table */
     bool table_outside; /* it ends past the end of the file */
 
+    /*
+     * L2 tables by host offset, in sectors: those that were walked, and how often those were met
+     * again, by a snapshot and in the active state. However often, each is walked once more.
+     */
+    struct check_counts *tables_seen, *tables_again[2];
+    uint64_t weight; /* how many references, or findings, what is being looked at stands for */
+    bool sparse;     /* the file has holes: these need not be read */
+
     struct check_snapshot *snapshots; /* header->snapshot_count of them */
     uint64_t snapshots_size;          /* of the table, bytes */
     uint64_t unsound_snapshots;       /* entries with faults, each is an error */
@@ -120,6 +128,7 @@ struct check_dirty {
 void check_dirty_add(struct check_dirty *dirty, size_t begin, size_t length);
 
 struct check_visitor {
+    bool active; /* of the active state, not of a snapshot */
     /*
      * An entry that names a table. It may be changed (*changed). Returns whether
      * the walk is to go on in the table: 1, 0, or a negative errno.
@@ -138,6 +147,34 @@ struct check_visitor {
 int check_walk(struct check *check, uint64_t l1_offset, uint64_t entries,
                const struct check_visitor *visitor);
 
+/*
+ * Before the first of some walks, and behind the last: in between a table that was shown is not
+ * shown again. The second shows it once more, with check->weight for all times.
+ */
+int check_walk_begin(struct check *check);
+int check_walk_again(struct check *check, bool active, const struct check_visitor *visitor);
+void check_walk_end(struct check *check);
+
+/* How many bytes from `offset` on, at most `length`, are a hole of the file: they are zeros. */
+uint64_t check_hole(const struct check *check, uint64_t offset, uint64_t length);
+
+/* --- ranges.c ---------------------------------------------------------------------- */
+
+/* A range of the file that something claims; `owner` is the caller's. */
+struct check_range {
+    uint64_t begin, end;
+    size_t owner;
+};
+
+/* Of [begin, end): claimed `weight` times, by `owner` among others, whose range begins last. */
+typedef int check_segment_fn(struct check *check, void *context, uint64_t begin, uint64_t end,
+                             const struct check_range *owner, uint64_t weight);
+
+/* Shows what `count` ranges cover, each byte once. 0, a negative errno, or what `segment` returned.
+ */
+int check_segments(struct check *check, const struct check_range *ranges, size_t count,
+                   check_segment_fn *segment, void *context);
+
 /* --- check_references.c ------------------------------------------------------------ */
 
 /*
@@ -155,7 +192,7 @@ int check_count_inside(struct check *check, uint64_t offset, uint64_t length, en
                        bool *inside);
 int check_count(struct check *check, uint64_t offset, uint64_t length, enum check_use use);
 
-/* An L1 table with all that is below it: of the active state, or of a snapshot. */
+/* All that is below an L1 table, or a part of one: of the active state, or of snapshots. */
 int check_count_l1(struct check *check, uint64_t l1_offset, uint64_t entries, bool active);
 
 /* Whether an L2 entry that is not compressed names a host cluster. */

@@ -157,19 +157,49 @@ static int visit_run(struct check *check, uint64_t index, size_t *read, block_fn
     return result;
 }
 
+/*
+ * A block of counts that are all past the end of the file is read to see that it can be, and to
+ * lower what it says; but once, where many entries name it, and not at all where it is a hole.
+ */
+static int is_needless(struct check *check, struct check_counts *seen, uint64_t index)
+{
+    uint64_t size = check->header->cluster_size, block = check->blocks[index];
+    uint64_t cluster = block >> check->header->cluster_bits;
+    int result;
+
+    if (index < div_round_up(check->limit, check->block_counts)) {
+        return 0;
+    }
+    if (check_counts_get(seen, cluster) > 0 || check_hole(check, block, size) == size) {
+        return 1;
+    }
+    result = check_counts_set(seen, cluster, 1);
+    return result < 0 ? check_failed(check, result, "reading refcount blocks") : 0;
+}
+
 static int visit_blocks(struct check *check, block_fn *visit)
 {
+    struct check_counts *seen;
     uint64_t index = 0;
-    int result = 0;
+    int result = check_counts_create(check->limit + 1, &seen);
 
+    if (result < 0) {
+        return check_failed(check, result, "reading refcount blocks");
+    }
     while (index < check->table_entries && result == 0) {
         size_t read = 1;
 
         if (check->blocks[index] != 0) {
-            result = visit_run(check, index, &read, visit);
+            result = is_needless(check, seen, index);
+            if (result == 0) {
+                result = visit_run(check, index, &read, visit);
+            } else if (result > 0) {
+                result = 0;
+            }
         }
         index += read;
     }
+    check_counts_destroy(seen);
     return result;
 }
 

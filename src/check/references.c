@@ -70,6 +70,33 @@ static int mark_exclusive(struct check *check, uint64_t first, uint64_t length)
     return result < 0 ? check_failed(check, result, "counting references") : 0;
 }
 
+/* check->weight references to each of these clusters; a finding for each that is too many. */
+static int count_weighted(struct check *check, uint64_t first, uint64_t length, enum check_use use)
+{
+    uint64_t max = refcount_max(check->header->refcount_order), weight = check->weight;
+    int result = 0;
+
+    for (uint64_t i = first; i < first + length && result == 0; i++) {
+        uint64_t count = check_counts_get(check->counts, i);
+        uint64_t added = min_u64(weight, max - min_u64(count, max));
+
+        check->clusters_shared |= count + added > 1;
+        if (added > 0) {
+            result = check_counts_set(check->counts, i, count + added);
+        }
+        if (added < weight) {
+            check->saturated = true;
+            check->weight = weight - added;
+            check_found(check, CHECK_ERROR,
+                        "cluster %" PRIu64 ": %" PRIu64 " references of the %s are too many for "
+                        "refcounts of %u bits; convert the image with qemu-img convert",
+                        i, weight - added, use_names[use], 1U << check->header->refcount_order);
+            check->weight = weight;
+        }
+    }
+    return result < 0 ? check_failed(check, result, "counting references") : 0;
+}
+
 /* One more reference to each of `length` clusters that can be in the file. */
 static int count_clusters(struct check *check, uint64_t first, uint64_t length, enum check_use use)
 {
@@ -78,6 +105,9 @@ static int count_clusters(struct check *check, uint64_t first, uint64_t length, 
 
     tell_references(check, first, length, use);
     check->limit = max_u64(check->limit, first + length);
+    if (result == 0 && check->weight > 1) {
+        return count_weighted(check, first, length, use);
+    }
     while (result == 0 && length > 0) {
         result =
             check_counts_add(check->counts, first, length, max, &done, &check->clusters_shared);
@@ -175,9 +205,9 @@ static int count_compressed(struct l2_walk *walk, uint64_t entry, uint64_t bitma
         return 0;
     }
     if (walk->active) {
-        check->result->allocated_clusters++;
-        check->result->compressed_clusters++;
-        check->result->fragmented_clusters++;
+        check->result->allocated_clusters += check->weight;
+        check->result->compressed_clusters += check->weight;
+        check->result->fragmented_clusters += check->weight;
     }
     return check_count(check, l2_entry_compressed_offset(entry, header->cluster_bits),
                        l2_entry_compressed_size(entry, header->cluster_bits), CHECK_USE_COMPRESSED);
@@ -190,9 +220,9 @@ static void count_statistics(struct l2_walk *walk, uint64_t host_offset)
     if (!walk->active) {
         return;
     }
-    result->allocated_clusters++;
+    result->allocated_clusters += walk->check->weight;
     if (walk->next_host_offset != 0 && host_offset != walk->next_host_offset) {
-        result->fragmented_clusters++;
+        result->fragmented_clusters += walk->check->weight;
     }
     walk->next_host_offset = host_offset + walk->check->header->cluster_size;
 }
@@ -287,7 +317,7 @@ static int count_plain_run(struct l2_walk *walk, uint64_t entry, size_t run)
 
     if (walk->active) {
         count_statistics(walk, host_offset);
-        check->result->allocated_clusters += run - 1;
+        check->result->allocated_clusters += (run - 1) * check->weight;
         walk->next_host_offset += (run - 1) << header->cluster_bits;
         check->copied_clear |= !l2_entry_is_copied(entry);
     }
@@ -370,6 +400,7 @@ static int count_active_l1_entry(struct check *check, uint64_t index, uint64_t *
 }
 
 static const struct check_visitor count_active = {
+    .active = true,
     .l1_entry = count_active_l1_entry,
     .l2_table = count_active_table,
 };
@@ -381,11 +412,8 @@ static const struct check_visitor count_snapshot = {
 
 int check_count_l1(struct check *check, uint64_t l1_offset, uint64_t entries, bool active)
 {
-    int result = check_count(check, l1_offset, entries * L1_ENTRY_BYTES, CHECK_USE_L1_TABLE);
+    int result;
 
-    if (result < 0) {
-        return result;
-    }
     /* Of a table that was cut off, or is said to be too long, what there is still counts. */
     check->walk_cut = false;
     result = check_walk(check, l1_offset, entries, active ? &count_active : &count_snapshot);
@@ -480,11 +508,18 @@ static int find_overlaps(struct check *check)
 int check_count_references(struct check *check, bool with_refcounts)
 {
     const struct header *header = check->header;
-    int result = check_count(check, 0, header->cluster_size, CHECK_USE_HEADER);
+    int result = check_walk_begin(check);
 
+    if (result == 0) {
+        result = check_count(check, 0, header->cluster_size, CHECK_USE_HEADER);
+    }
     if (result == 0) {
         result = check_count(check, header->crypt_header_offset, header->crypt_header_length,
                              CHECK_USE_CRYPT_HEADER);
+    }
+    if (result == 0) {
+        result = check_count(check, header->l1_offset, header->l1_entries * L1_ENTRY_BYTES,
+                             CHECK_USE_L1_TABLE);
     }
     if (result == 0) {
         result = check_count_l1(check, header->l1_offset, header->l1_entries, true);
@@ -493,6 +528,13 @@ int check_count_references(struct check *check, bool with_refcounts)
         /* One with faults is replaced together with the refcounts. */
         result = check_count_snapshots(check, with_refcounts || check->unsound_snapshots == 0);
     }
+    if (result == 0) {
+        result = check_walk_again(check, true, &count_active);
+    }
+    if (result == 0) {
+        result = check_walk_again(check, false, &count_snapshot);
+    }
+    check_walk_end(check);
     if (result == 0) {
         result = check_count_bitmaps(check);
     }

@@ -192,7 +192,12 @@ static void read_name(struct check *check, const struct check_snapshot *snapshot
     }
 }
 
-static int count_snapshot(struct check *check, const struct check_snapshot *snapshot)
+/*
+ * Its L1 table, as a range of the file, empty where that cannot be; but the table's own clusters
+ * are counted for each.
+ */
+static int count_snapshot(struct check *check, const struct check_snapshot *snapshot,
+                          struct check_range *table)
 {
     const struct header *header = check->header;
     char name[NAME_SHOWN + 1];
@@ -207,18 +212,42 @@ static int count_snapshot(struct check *check, const struct check_snapshot *snap
                     name, snapshot->l1_entries, snapshot->l1_offset);
         return 0;
     }
-    return check_count_l1(check, snapshot->l1_offset, snapshot->l1_entries, false);
+    *table = (struct check_range){
+        .begin = snapshot->l1_offset,
+        .end = min_u64(check->file_size,
+                       snapshot->l1_offset + (uint64_t)snapshot->l1_entries * L1_ENTRY_BYTES),
+    };
+    return check_count(check, snapshot->l1_offset, (uint64_t)snapshot->l1_entries * L1_ENTRY_BYTES,
+                       CHECK_USE_L1_TABLE);
+}
+
+/* check_segment_fn: a part of the L1 tables of `weight` snapshots. */
+static int count_part(struct check *check, void *context, uint64_t begin, uint64_t end,
+                      const struct check_range *owner, uint64_t weight)
+{
+    (void)context;
+    (void)owner;
+    (void)weight;
+    return check_count_l1(check, begin, (end - begin) / L1_ENTRY_BYTES, false);
 }
 
 int check_count_snapshots(struct check *check, bool with_table)
 {
     const struct header *header = check->header;
+    struct check_range *tables = calloc((size_t)header->snapshot_count + 1, sizeof(*tables));
     uint32_t i;
     int result = 0;
 
-    for (i = 0; i < header->snapshot_count && result == 0; i++) {
-        result = count_snapshot(check, &check->snapshots[i]);
+    if (tables == NULL) {
+        return check_failed(check, -ENOMEM, "reading the snapshot table");
     }
+    for (i = 0; i < header->snapshot_count && result == 0; i++) {
+        result = count_snapshot(check, &check->snapshots[i], &tables[i]);
+    }
+    if (result == 0) {
+        result = check_segments(check, tables, header->snapshot_count, count_part, NULL);
+    }
+    free(tables);
     if (result == 0 && with_table) {
         result = check_count(check, header->snapshots_offset, check->snapshots_size,
                              CHECK_USE_SNAPSHOT_TABLE);

@@ -17,6 +17,8 @@
  */
 #define TABLES_MORE 16
 
+#define SECTOR_BITS 9
+
 #define PIECE_ENTRIES (CHECK_READ_SIZE / L1_ENTRY_BYTES) /* of an L1 table, read at once */
 
 /* A piece of an L1 table. */
@@ -26,6 +28,7 @@ struct piece {
     size_t count;
     uint8_t raw[CHECK_READ_SIZE];
     uint64_t tables[PIECE_ENTRIES]; /* host offsets to go on with */
+    uint64_t weights[PIECE_ENTRIES];
     size_t table_count;
 };
 
@@ -72,6 +75,7 @@ static int visit_l1_entries(struct check *check, struct piece *piece,
             return result;
         }
         if (result > 0) {
+            piece->weights[piece->table_count] = check->weight;
             piece->tables[piece->table_count++] = l1_entry_table(entry);
         }
         if (changed) {
@@ -94,27 +98,37 @@ static int visit_table(struct check *check, uint64_t host_offset, uint8_t *table
 static int visit_l2_tables(struct check *check, const struct piece *piece,
                            const struct check_visitor *visitor)
 {
-    uint64_t begun = check->work_done;
+    uint64_t begun = check->work_done, weight = check->weight;
     size_t done = 0, read, i;
 
     while (done < piece->table_count) {
-        int result = check_read_run(check, piece->tables + done, piece->table_count - done, &read);
+        uint64_t size = check->header->cluster_size;
+        int result;
 
+        if (check_hole(check, piece->tables[done], size) == size) {
+            done++;
+            continue;
+        }
+        result = check_read_run(check, piece->tables + done, piece->table_count - done, &read);
         if (result == -ENOMEM) {
             return check_failed(check, result, "reading L2 tables");
         }
         if (result < 0) {
+            check->weight = piece->weights[done];
             check_found(check, CHECK_UNREADABLE, "L2 table at 0x%" PRIx64 " cannot be read: %s",
                         piece->tables[done], strerror(-result));
+            check->weight = weight;
             done++;
             continue;
         }
-        for (i = 0; i < read; i++) {
+        for (i = 0; i < read && result == 0; i++) {
+            check->weight = piece->weights[done + i];
             result = visit_table(check, piece->tables[done + i],
                                  check->buffer + (i << check->header->cluster_bits), visitor);
-            if (result < 0) {
-                return result;
-            }
+        }
+        check->weight = weight;
+        if (result < 0) {
+            return result;
         }
         done += read;
         check->work_done = begun + piece->count * done / piece->table_count;
@@ -123,12 +137,98 @@ static int visit_l2_tables(struct check *check, const struct piece *piece,
     return 0;
 }
 
+/* --- Tables that were met before --------------------------------------------------- */
+
+uint64_t check_hole(const struct check *check, uint64_t offset, uint64_t length)
+{
+    uint64_t run = 0;
+    bool is_data = true;
+
+    if (!check->sparse || store_extent(check->file, offset, length, &is_data, &run) < 0) {
+        return 0;
+    }
+    return is_data ? 0 : min_u64(run, length);
+}
+
+int check_walk_begin(struct check *check)
+{
+    uint64_t sectors = (check->file_size >> SECTOR_BITS) + 1;
+    int result;
+
+    check_walk_end(check);
+    result = check_counts_create(sectors, &check->tables_seen);
+    for (int i = 0; i < 2 && result == 0; i++) {
+        result = check_counts_create(sectors, &check->tables_again[i]);
+    }
+    return result < 0 ? check_failed(check, result, "reading L2 tables") : 0;
+}
+
+void check_walk_end(struct check *check)
+{
+    check_counts_destroy(check->tables_seen);
+    check->tables_seen = NULL;
+    for (int i = 0; i < 2; i++) {
+        check_counts_destroy(check->tables_again[i]);
+        check->tables_again[i] = NULL;
+    }
+}
+
+/* Leaves in the piece what is met for the first time. */
+static int set_aside(struct check *check, struct piece *piece, bool active)
+{
+    struct check_counts *again = check->tables_again[active];
+    size_t kept = 0;
+    int result = 0;
+
+    for (size_t i = 0; i < piece->table_count && result == 0; i++) {
+        uint64_t key = piece->tables[i] >> SECTOR_BITS;
+
+        if (check_counts_get(check->tables_seen, key) == 0) {
+            result = check_counts_set(check->tables_seen, key, 1);
+            piece->weights[kept] = piece->weights[i];
+            piece->tables[kept++] = piece->tables[i];
+        } else {
+            result = check_counts_set(again, key, check_counts_get(again, key) + check->weight);
+        }
+    }
+    piece->table_count = kept;
+    return result < 0 ? check_failed(check, result, "reading L2 tables") : 0;
+}
+
+int check_walk_again(struct check *check, bool active, const struct check_visitor *visitor)
+{
+    const struct check_counts *again = check->tables_again[active];
+    uint64_t end = (check->file_size >> SECTOR_BITS) + 1;
+    uint64_t key = check_counts_next(again, 0, end);
+    struct piece *piece = calloc(1, sizeof(*piece));
+    int result = 0;
+
+    if (piece == NULL) {
+        return check_failed(check, -ENOMEM, "reading L2 tables");
+    }
+    while (key < end && result == 0) {
+        piece->table_count = 0;
+        for (; key < end && piece->table_count < PIECE_ENTRIES;
+             key = check_counts_next(again, key + 1, end)) {
+            piece->weights[piece->table_count] = check_counts_get(again, key);
+            piece->tables[piece->table_count++] = key << SECTOR_BITS;
+        }
+        result = visit_l2_tables(check, piece, visitor);
+    }
+    free(piece);
+    return result;
+}
+
 static int walk_piece(struct check *check, struct piece *piece, const struct check_visitor *visitor,
                       uint64_t *tables_left)
 {
-    int result =
-        store_read(check->file, piece->host_offset, piece->raw, piece->count * L1_ENTRY_BYTES);
+    uint64_t bytes = piece->count * L1_ENTRY_BYTES;
+    int result;
 
+    if (check_hole(check, piece->host_offset, bytes) == bytes) {
+        return 0;
+    }
+    result = store_read(check->file, piece->host_offset, piece->raw, bytes);
     if (result < 0) {
         check_found(check, CHECK_UNREADABLE, "L1 table at 0x%" PRIx64 " cannot be read: %s",
                     piece->host_offset, strerror(-result));
@@ -143,7 +243,8 @@ static int walk_piece(struct check *check, struct piece *piece, const struct che
         check->walk_cut = true;
     }
     *tables_left -= piece->table_count;
-    return visit_l2_tables(check, piece, visitor);
+    result = set_aside(check, piece, visitor->active);
+    return result < 0 ? result : visit_l2_tables(check, piece, visitor);
 }
 
 /* How many of the entries lie in the file; those past its end are nothing. */

@@ -93,6 +93,7 @@ static int open_snapshot_mapping(struct image *image, const struct snapshot *sna
         .file = image->file,
         .data_file = image->data_file,
         .owner = image->number,
+        .cached_l1 = true,
     };
     char *name;
     int result;

@@ -23,6 +23,7 @@ struct walk {
     uint64_t position;     /* guest offset of the next byte to look at */
     uint64_t end;          /* guest offset at which to stop */
     struct extent *extent; /* found so far; length 0 at first */
+    uint64_t l1_entry;     /* of `position` */
     bool own_table;        /* the L2 table at `position` is not shared with a snapshot */
     bool exact;            /* what reads alike is told apart: mapping_lookup_exact() */
     struct mapping_fault *fault;
@@ -315,13 +316,13 @@ static int pin_slice(const struct walk *walk, uint64_t l1_index, uint64_t table,
         return fault_set(walk, guest, table,
                          "L1 entry %" PRIu64 " (0x%016" PRIx64 ") names host offset 0x%" PRIx64
                          ", which is not the start of a cluster",
-                         l1_index, mapping_l1(mapping, l1_index), table);
+                         l1_index, walk->l1_entry, table);
     }
     if (!in_file(mapping, table, header->cluster_size)) {
         return fault_set(walk, guest, table,
                          "L1 entry %" PRIu64 " (0x%016" PRIx64 ") names an L2 table at 0x%" PRIx64
                          ", past the end of the file",
-                         l1_index, mapping_l1(mapping, l1_index), table);
+                         l1_index, walk->l1_entry, table);
     }
     result = cache_pool_get(mapping->l2, place.source.key, mapping->slice_size, mapping_fill_slice,
                             &place.source, slice);
@@ -364,6 +365,37 @@ static int walk_slice(struct walk *walk, const struct cache_entry *slice, bool *
     return 0;
 }
 
+/* The L1 entry of walk->position, from memory or from the cache. */
+static int find_l1_entry(struct walk *walk, uint64_t index)
+{
+    struct mapping *mapping = walk->mapping;
+    uint64_t at = index * L1_ENTRY_BYTES;
+    struct slice_source source = {
+        .file = mapping->source.file,
+        .key = {.owner = mapping->source.owner,
+                .host_offset = mapping->l1_offset + round_down(at, mapping->slice_size)},
+    };
+    const struct cache_entry *piece;
+    int result;
+
+    if (!mapping->source.cached_l1) {
+        walk->l1_entry = mapping_l1(mapping, index);
+        return 0;
+    }
+    result = cache_pool_get(mapping->l2, source.key, mapping->slice_size, mapping_fill_slice,
+                            &source, &piece);
+    if (result < 0) {
+        fault_set(
+            walk, walk->position, source.key.host_offset, "the L1 table cannot be read: %s",
+            store_read_failure(source.file, source.key.host_offset, mapping->slice_size, result));
+        walk->fault->impossible = false;
+        return result;
+    }
+    walk->l1_entry = load_be64((const uint8_t *)piece->data + at % mapping->slice_size);
+    cache_pool_unpin(mapping->l2, piece);
+    return 0;
+}
+
 /* What one L1 entry, or the space behind the last one, says of walk->position. */
 static int walk_step(struct walk *walk, bool *more)
 {
@@ -372,7 +404,7 @@ static int walk_step(struct walk *walk, bool *more)
     uint64_t l1_index = walk->position >> l1_bits;
     struct extent nothing = {.kind = EXTENT_UNALLOCATED, .length = walk->end - walk->position};
     const struct cache_entry *slice;
-    uint64_t l1_entry, table;
+    uint64_t table;
     int result;
 
     *more = false;
@@ -380,9 +412,12 @@ static int walk_step(struct walk *walk, bool *more)
         walk_append(walk, &nothing);
         return 0;
     }
-    l1_entry = mapping_l1(mapping, l1_index);
-    walk->own_table = (l1_entry & ENTRY_COPIED) != 0;
-    table = l1_entry_table(l1_entry);
+    result = find_l1_entry(walk, l1_index);
+    if (result < 0) {
+        return result;
+    }
+    walk->own_table = (walk->l1_entry & ENTRY_COPIED) != 0;
+    table = l1_entry_table(walk->l1_entry);
     if (table == 0) {
         nothing.length =
             (UINT64_C(1) << l1_bits) - (walk->position & ((UINT64_C(1) << l1_bits) - 1));
@@ -463,6 +498,7 @@ int mapping_get_some(struct mapping *mapping, uint64_t guest_offset, struct l2_v
         *got = 1;
         return 0;
     }
+    walk.l1_entry = l1_entry;
     walk.own_table = (l1_entry & ENTRY_COPIED) != 0;
     result = pin_slice(&walk, l1_index, l1_entry_table(l1_entry), &slice);
     if (result == 0) {
@@ -516,6 +552,9 @@ static int read_l1(struct mapping *mapping, const char *name, uint64_t l1_offset
                          "intact copy",
                          name, l1_offset, size);
     }
+    if (mapping->source.cached_l1) {
+        return 0;
+    }
     mapping->l1 = malloc(max_u64(size, 1));
     if (mapping->l1 == NULL) {
         return error_set(error, ENOMEM, "%s: no memory for the L1 table of %" PRIu64 " bytes", name,
@@ -545,6 +584,7 @@ int mapping_open(const struct mapping_source *source, const char *name, uint64_t
     }
     opened->source = *source;
     opened->l1_entries = entries;
+    opened->l1_offset = l1_offset;
     result = read_l1(opened, name, l1_offset, error);
     if (result < 0) {
         mapping_close(opened);

@@ -5,8 +5,9 @@
  * in a cluster with extended L2 entries, 1 without. There is no other walk of
  * L1 and L2 anywhere.
  *
- * A mapping owns its copy of the L1 table; L2 slices come from the shared
- * cache, pinned only while they are being decoded. Any thread may look up.
+ * A mapping owns its copy of the L1 table, or has it in the shared cache, in
+ * pieces; L2 slices come from there, too, pinned only while they are being
+ * decoded. Any thread may look up.
  */
 #ifndef META_MAPPING_H
 #define META_MAPPING_H
@@ -64,6 +65,11 @@ struct mapping_source {
     struct cache_pool *l2;   /* may be set later by mapping_set_cache() */
     uint64_t l2_entry_size;  /* of a cached slice, bytes; cut to the cluster size */
     uint64_t owner;          /* in cache keys */
+    /*
+     * The L1 table, too, is read in pieces through `l2`: of a snapshot, of which there may be
+     * 65536 with 32 MiB each, and which is not changed.
+     */
+    bool cached_l1;
 };
 
 /*

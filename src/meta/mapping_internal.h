@@ -24,6 +24,7 @@ struct mapping {
      * that look at it just now, until the mapping is closed.
      */
     _Atomic uint64_t l1_entries;
+    uint64_t l1_offset; /* as it was opened; for source.cached_l1 */
     _Atomic uint64_t *_Atomic l1;
     _Atomic uint64_t *retired_l1[L1_GROWTHS_MAX];
     unsigned retired_count;

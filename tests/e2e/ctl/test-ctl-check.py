@@ -7,6 +7,7 @@ import pty
 import random
 import select
 import shutil
+import struct
 import subprocess
 
 from lib import bad, checks, ctl, image, mount, qcow2, run, tap, tools
@@ -43,6 +44,115 @@ def spoilt(directory, kind="small", **what):
 
 def human(path, *arguments, status):
     return ctl.ctl("check", *arguments, path, status=status).stdout
+
+
+# --- bounds ---------------------------------------------------------------------------------------
+
+SECONDS = 30  # of processor time: a second or two are needed, and hours where a place is read again
+
+
+def big_endian(*numbers):
+    return struct.pack(">%dQ" % len(numbers), *numbers)
+
+
+class Hostile:
+    """Builds an image that asks for much: clusters of 2 MiB; refcounts of the first 2^20 of them."""
+
+    def __init__(self, path, entries, virtual_size):
+        self.file = open(path, "wb")
+        self.cluster = 2 * MiB
+        self.l1, self.l2, self.table, self.block, self.end = (n * self.cluster
+                                                              for n in (1, 17, 18, 22, 23))
+        self.header = dict(entries=entries, size=virtual_size, snapshots=0, snapshots_offset=0)
+        self.extension = b""
+
+    def put(self, offset, *numbers, times=1):
+        self.file.seek(offset)
+        self.file.write(big_endian(*numbers) * times)
+
+    def done(self):
+        header = self.header
+        self.file.seek(0)
+        self.file.write(struct.pack(
+            ">IIQIIQIIQQIIQQQQII", 0x514649FB, 3, 0, 0, 21, header["size"], 0, header["entries"],
+            self.l1, self.table, 4, header["snapshots"], header["snapshots_offset"], 0, 0,
+            1 if self.extension else 0, 4, 104) + self.extension + bytes(8))
+        self.file.seek(0, os.SEEK_END)
+        self.file.truncate(-(-max(self.file.tell(), self.end) // self.cluster) * self.cluster)
+        self.file.close()
+
+
+def ends_soon(sentence, make):
+    @suite.test("check and info --audit end soon: " + sentence)
+    def _(directory):
+        path = os.path.join(directory, "image.qcow2")
+        make(path)
+        for command in (["check"], ["info", "--audit"]):
+            done = subprocess.run(["prlimit", "--cpu=%d" % SECONDS, ctl.program(), *command, path],
+                                  stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
+            check(done.returncode >= 0, "%s took more than %d seconds", command, SECONDS)
+
+
+def one_block(path):
+    made = Hostile(path, 1, MiB)
+    made.put(made.table, made.block, times=1 << 20)
+    made.done()
+
+
+def sparse_tables(path):
+    """A file of 15 TiB: the limit on how many tables an L1 table can name is no limit there."""
+    made = Hostile(path, 1 << 22, (1 << 61) - 2 * MiB)
+    made.put(made.table, made.block)
+    made.put(made.l1, *(made.l2 if index % 2 else (1 << 42) + (index << 21)
+                        for index in range(1 << 22)))
+    made.put(made.l2, *(made.end + n * made.cluster for n in range(64)))
+    made.end = 15 << 40  # ext4 has no larger ones
+    made.done()
+
+
+def shared_l1(path):
+    made = Hostile(path, 1 << 22, (1 << 61) - 2 * MiB)
+    made.put(made.table, made.block)
+    made.put(made.l1, made.l2, times=1 << 22)
+    made.put(made.l2, made.end, times=1 << 18)
+    entries = b"".join(
+        struct.pack(">QIHHIIQII", made.l1, (1 << 22) - number, 1, 1, 0, 0, 0, 0, 16) +
+        big_endian(0, MiB) + b"1s" + bytes(6) for number in range(20000))
+    made.file.seek(made.end)
+    made.file.write(entries)
+    made.header.update(snapshots=20000, snapshots_offset=made.end)
+    made.end += made.cluster
+    made.done()
+
+
+def shared_bitmaps(path):
+    made = Hostile(path, 1, 1 << 44)
+    made.put(made.table, made.block)
+    tables, count = made.end, 20000
+    made.put(tables, *(tables + 32 * MiB + 2 * MiB * (n % 8) for n in range(1 << 20)))
+    directory = tables + 16 * MiB
+    entries = b"".join(struct.pack(">QIIBBHI", tables, (1 << 20) - number, 1, 1, 9, 1, 0) + b"b" +
+                       bytes(7) for number in range(count))
+    made.file.seek(directory)
+    made.file.write(entries)
+    made.extension = struct.pack(">IIIIQQ", 0x23852875, 24, count, 0, len(entries), directory)
+    made.end = tables + 64 * MiB
+    made.done()
+
+
+ends_soon("a refcount table whose entries all name one block", one_block)
+ends_soon("a sparse file of 15 TiB, L2 tables in its holes", sparse_tables)
+ends_soon("20,000 snapshots share an L1 table that names one L2 table", shared_l1)
+ends_soon("20,000 bitmaps share a table", shared_bitmaps)
+
+
+@suite.test("tables that are shared count as often as they are named, as for qemu-img")
+def _(directory):
+    path = bad.sample("snapshots", directory)
+    with qcow2.Qcow2(path) as opened:
+        for index in range(1, 4):
+            opened.set_l1_entry(index, opened.l1_entry(0))
+    checks.check_same(path)
 
 
 # --- verdicts --------------------------------------------------------------------------------
