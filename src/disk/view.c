@@ -370,6 +370,21 @@ static int read_inside(struct view *view, uint64_t guest_offset, uint8_t *to, si
     return result;
 }
 
+/*
+ * A disk that gets smaller has its new size before its clusters are dropped:
+ * what was looked up behind it may be what the backing image had there.
+ */
+static void hide_lost(const struct view *view, uint64_t guest_offset, uint8_t *buffer,
+                      size_t length)
+{
+    uint64_t size = view_size(view);
+    uint64_t inside = guest_offset < size ? size - guest_offset : 0;
+
+    if (length > inside) {
+        memset(buffer + inside, 0, length - inside);
+    }
+}
+
 int view_read(struct view *view, uint64_t guest_offset, void *buffer, size_t length)
 {
     struct inflight *inflight = view->image->inflight;
@@ -389,6 +404,7 @@ int view_read(struct view *view, uint64_t guest_offset, void *buffer, size_t len
     result = read_inside(view, guest_offset, buffer, length);
     if (inflight != NULL) {
         inflight_leave(inflight, generation);
+        hide_lost(view, guest_offset, buffer, length);
     }
     return result;
 }
