@@ -76,6 +76,7 @@ struct check {
     struct check_counts *tables_seen, *tables_again[2];
     uint64_t weight; /* how many references, or findings, what is being looked at stands for */
     bool sparse;     /* the file has holes: these need not be read */
+    uint64_t hole_begin, hole_end; /* the hole of the file that was met last, bytes */
 
     struct check_snapshot *snapshots; /* header->snapshot_count of them */
     uint64_t snapshots_size;          /* of the table, bytes */
@@ -156,7 +157,7 @@ int check_walk_again(struct check *check, bool active, const struct check_visito
 void check_walk_end(struct check *check);
 
 /* How many bytes from `offset` on, at most `length`, are a hole of the file: they are zeros. */
-uint64_t check_hole(const struct check *check, uint64_t offset, uint64_t length);
+uint64_t check_hole(struct check *check, uint64_t offset, uint64_t length);
 
 /* --- ranges.c ---------------------------------------------------------------------- */
 

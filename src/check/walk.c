@@ -102,14 +102,8 @@ static int visit_l2_tables(struct check *check, const struct piece *piece,
     size_t done = 0, read, i;
 
     while (done < piece->table_count) {
-        uint64_t size = check->header->cluster_size;
-        int result;
+        int result = check_read_run(check, piece->tables + done, piece->table_count - done, &read);
 
-        if (check_hole(check, piece->tables[done], size) == size) {
-            done++;
-            continue;
-        }
-        result = check_read_run(check, piece->tables + done, piece->table_count - done, &read);
         if (result == -ENOMEM) {
             return check_failed(check, result, "reading L2 tables");
         }
@@ -139,15 +133,23 @@ static int visit_l2_tables(struct check *check, const struct piece *piece,
 
 /* --- Tables that were met before --------------------------------------------------- */
 
-uint64_t check_hole(const struct check *check, uint64_t offset, uint64_t length)
+uint64_t check_hole(struct check *check, uint64_t offset, uint64_t length)
 {
+    uint64_t limit = max_u64(length, check->file_size - min_u64(offset, check->file_size));
     uint64_t run = 0;
     bool is_data = true;
 
-    if (!check->sparse || store_extent(check->file, offset, length, &is_data, &run) < 0) {
+    if (!check->sparse) {
         return 0;
     }
-    return is_data ? 0 : min_u64(run, length);
+    if (offset < check->hole_begin || offset >= check->hole_end) {
+        if (store_extent(check->file, offset, limit, &is_data, &run) < 0 || is_data) {
+            return 0;
+        }
+        check->hole_begin = offset;
+        check->hole_end = offset + run;
+    }
+    return min_u64(check->hole_end - offset, length);
 }
 
 int check_walk_begin(struct check *check)
@@ -156,6 +158,7 @@ int check_walk_begin(struct check *check)
     int result;
 
     check_walk_end(check);
+    check->hole_begin = check->hole_end = 0;
     result = check_counts_create(sectors, &check->tables_seen);
     for (int i = 0; i < 2 && result == 0; i++) {
         result = check_counts_create(sectors, &check->tables_again[i]);
@@ -173,10 +176,14 @@ void check_walk_end(struct check *check)
     }
 }
 
-/* Leaves in the piece what is met for the first time. */
+/*
+ * Leaves in the piece what is met for the first time. A hole names nothing, and is not remembered:
+ * what is takes memory only for what the file holds.
+ */
 static int set_aside(struct check *check, struct piece *piece, bool active)
 {
     struct check_counts *again = check->tables_again[active];
+    uint64_t size = check->header->cluster_size;
     size_t kept = 0;
     int result = 0;
 
@@ -184,6 +191,9 @@ static int set_aside(struct check *check, struct piece *piece, bool active)
         uint64_t key = piece->tables[i] >> SECTOR_BITS;
 
         if (check_counts_get(check->tables_seen, key) == 0) {
+            if (check_hole(check, piece->tables[i], size) == size) {
+                continue;
+            }
             result = check_counts_set(check->tables_seen, key, 1);
             piece->weights[kept] = piece->weights[i];
             piece->tables[kept++] = piece->tables[i];
