@@ -380,7 +380,7 @@ static void say_what_to_know(const struct command_line *line, const struct sourc
     if (source->why_read_only.code != 0) {
         log_line(log, LOG_LEVEL_WARNING, "mounting read-only: %s", source->why_read_only.text);
     }
-    if (source->writer == NULL) {
+    if (line->options.read_only.value) { /* who wished to write does not mind */
         warn_of_access_times(source->image, log);
     }
     if (line->options.locking.value == MOUNT_LOCKING_OFF) {

@@ -41,6 +41,7 @@ UNIT_TESTS += \
 	tests/unit/meta/test-mapping-random \
 	tests/unit/util/test-memory \
 	tests/unit/util/test-memory-size \
+	tests/unit/fuse/test-lost \
 	tests/unit/fuse/test-names \
 	tests/unit/store/test-new-file \
 	tests/unit/util/test-options \
@@ -132,6 +133,7 @@ E2E_TESTS = \
 	tests/e2e/write/test-write-kill.py \
 	tests/e2e/write/test-write-lazy.py \
 	tests/e2e/write/test-write-limits.py \
+	tests/e2e/write/test-write-lost.py \
 	tests/e2e/write/test-write-space.py
 E2E_HELPERS = \
 	tests/crash/README.md \
@@ -335,6 +337,7 @@ tests_model_model_CFLAGS = $(PROJECT_CFLAGS)
 tests_model_model_SOURCES = tests/model/model.c tests/model/model.h tests/model/worker.c
 tests_model_model_LDADD = $(LIBQCOW2_LIBS)
 
+tests_unit_fuse_test_lost_SOURCES = tests/unit/fuse/test-lost.c src/fuse/lost.c
 tests_unit_fuse_test_names_SOURCES = tests/unit/fuse/test-names.c src/fuse/names.c
 # With calls of the C library that can be made to fail.
 tests_unit_store_test_store_direct_SOURCES = tests/unit/store/test-store-direct.c \

@@ -68,6 +68,7 @@ int filesystem_create(struct image *image, struct writer *writer,
     made->log = log;
     set_writer(made, writer, options);
     stats_init(&made->stats);
+    lost_init(&made->lost);
     r = tree_create(image, options, root_is_directory, writer != NULL, &made->tree, error);
     if (r == 0) {
         r = files_create(image, made->tree, &made->stats, log, &made->files, error);
@@ -90,6 +91,7 @@ void filesystem_destroy(struct filesystem *filesystem)
     /* Other threads' buffers went with the threads. */
     free_buffer(pthread_getspecific(filesystem->buffers));
     pthread_key_delete(filesystem->buffers);
+    lost_release(&filesystem->lost);
     free(filesystem);
 }
 
@@ -283,7 +285,6 @@ static void op_getattr(fuse_req_t request, fuse_ino_t inode, struct fuse_file_in
     struct stat attributes;
     int r = -ENOENT;
 
-    own_mount_recognise(filesystem->own, fuse_req_ctx(request)->pid);
     if (tree_node(filesystem->tree, inode, &node)) {
         r = tree_attributes(filesystem->tree, &node, &attributes);
     }
@@ -392,7 +393,6 @@ static void op_open(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info 
     struct node node;
     int r = -ENOENT;
 
-    own_mount_recognise(filesystem->own, opener);
     page_cache_raise(&filesystem->page_cache);
     if (tree_node(filesystem->tree, inode, &node)) {
         bool can_write = filesystem->writer != NULL && node.kind == NODE_DISK;

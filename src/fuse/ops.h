@@ -10,6 +10,7 @@
 #include "disk/image.h"
 #include "disk/writer.h"
 #include "fuse/files.h"
+#include "fuse/lost.h"
 #include "fuse/options.h"
 #include "fuse/page_cache.h"
 #include "fuse/stats.h"
@@ -39,6 +40,7 @@ struct filesystem {
     bool may_shrink;
     bool unmaps; /* what is discarded */
     struct stats stats;
+    struct lost lost;
     pthread_key_t buffers;        /* each thread's buffer for what it answers */
     void (*ready)(void *context); /* called once, by some thread: the files can be used */
     void *ready_context;

@@ -63,6 +63,13 @@ int ops_check_past_end(fuse_req_t request, const struct fuse_file_info *info)
 
 /* --- writing ---------------------------------------------------------------- */
 
+static void is_there_now(struct filesystem *filesystem, uint64_t offset, uint64_t length)
+{
+    if (lost_result(&filesystem->lost) != 0) {
+        lost_remove(&filesystem->lost, offset, offset + length);
+    }
+}
+
 void op_write(fuse_req_t request, fuse_ino_t inode, const char *data, size_t size, off_t offset,
               struct fuse_file_info *info)
 {
@@ -83,8 +90,13 @@ void op_write(fuse_req_t request, fuse_ino_t inode, const char *data, size_t siz
     }
     r = length > 0 ? writer_write(filesystem->writer, start, data, length) : 0;
     if (r != 0) {
+        if (info->writepage) {
+            lost_add(&filesystem->lost, start, start + length,
+                     r); /* it was acknowledged long ago */
+        }
         return ops_fail(request, r);
     }
+    is_there_now(filesystem, start, length);
     stats_add(&filesystem->stats.bytes_written, length);
     /* A program can be told that less was written; of what was cached, nobody would hear it. */
     if (length < size && (length == 0 || info->writepage)) {
@@ -127,6 +139,16 @@ static int fit_range(struct filesystem *filesystem, const struct open_file *file
     return 0;
 }
 
+static int zero(struct filesystem *filesystem, uint64_t offset, uint64_t length, bool unmap)
+{
+    int r = writer_zero(filesystem->writer, offset, length, unmap);
+
+    if (r == 0) {
+        is_there_now(filesystem, offset, length);
+    }
+    return r;
+}
+
 static int allocate(struct filesystem *filesystem, const struct open_file *file, int mode,
                     uint64_t offset, uint64_t length)
 {
@@ -145,9 +167,9 @@ static int allocate(struct filesystem *filesystem, const struct open_file *file,
     case 0:
         return writer_preallocate(filesystem->writer, offset, length);
     case FALLOC_FL_PUNCH_HOLE:
-        return writer_zero(filesystem->writer, offset, length, filesystem->unmaps);
+        return zero(filesystem, offset, length, filesystem->unmaps);
     case FALLOC_FL_ZERO_RANGE:
-        return writer_zero(filesystem->writer, offset, length, false);
+        return zero(filesystem, offset, length, false);
     default:
         return -EOPNOTSUPP;
     }
@@ -165,6 +187,14 @@ void op_fallocate(fuse_req_t request, fuse_ino_t inode, int mode, off_t offset, 
 
 /* --- making stable ---------------------------------------------------------- */
 
+/* R7: what was lost is not there, whatever this flush does. */
+static int flush_disk(struct filesystem *filesystem)
+{
+    int r = writer_flush(filesystem->writer);
+
+    return r != 0 ? r : lost_result(&filesystem->lost);
+}
+
 void op_fsync(fuse_req_t request, fuse_ino_t inode, int data_only, struct fuse_file_info *info)
 {
     struct filesystem *filesystem = ops_begin(request, REQUEST_FSYNC);
@@ -172,7 +202,7 @@ void op_fsync(fuse_req_t request, fuse_ino_t inode, int data_only, struct fuse_f
 
     (void)inode;
     (void)data_only;
-    finish(request, is_disk ? writer_flush(filesystem->writer) : 0);
+    finish(request, is_disk ? flush_disk(filesystem) : 0);
 }
 
 /* A file was closed: the last chance to tell a program that does not sync that a write failed. */
@@ -183,7 +213,7 @@ void op_flush(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *info)
     bool may_have_written = check_writable(filesystem, file) == 0;
 
     (void)inode;
-    finish(request, may_have_written ? writer_flush(filesystem->writer) : 0);
+    finish(request, may_have_written ? flush_disk(filesystem) : 0);
 }
 
 /* --- attributes ------------------------------------------------------------- */

@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/openat2.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -12,6 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -25,8 +28,11 @@ struct own_mount {
     char *disk_path;
     pthread_t thread;
     bool has_thread;
-    atomic_int asking;    /* the thread's id, or 0 */
-    atomic_bool has_come; /* what it asks for has come back to us as a request */
+    ino_t inode;                  /* of the disk */
+    dev_t device;                 /* set before the thread starts */
+    int (*recall)(void *context); /* set before the thread starts, too */
+    void *recall_context;
+    atomic_int asking; /* the thread's id, or 0 */
 
     pthread_mutex_t mutex; /* guards what follows */
     pthread_cond_t changed;
@@ -40,7 +46,7 @@ struct own_mount {
     void *times_context;
 };
 
-int own_mount_create(const char *disk_path, struct own_mount **own)
+int own_mount_create(const char *disk_path, ino_t inode, struct own_mount **own)
 {
     struct own_mount *made = calloc(1, sizeof(*made));
     pthread_condattr_t attributes;
@@ -52,8 +58,8 @@ int own_mount_create(const char *disk_path, struct own_mount **own)
         free(made);
         return -ENOMEM;
     }
+    made->inode = inode;
     atomic_init(&made->asking, 0);
-    atomic_init(&made->has_come, false);
     pthread_mutex_init(&made->mutex, NULL);
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
@@ -63,53 +69,63 @@ int own_mount_create(const char *disk_path, struct own_mount **own)
     return 0;
 }
 
+void own_mount_set_device(struct own_mount *own, dev_t device)
+{
+    own->device = device;
+}
+
+void own_mount_set_recall(struct own_mount *own, int (*recall)(void *context), void *context)
+{
+    own->recall = recall;
+    own->recall_context = context;
+}
+
 bool own_mount_recognise(struct own_mount *own, pid_t asking)
 {
-    if (own == NULL || asking == 0 || atomic_load(&own->asking) != asking) {
-        return false;
-    }
-    atomic_store(&own->has_come, true);
-    return true;
+    return own != NULL && asking != 0 && atomic_load(&own->asking) == asking;
 }
 
 /* --- the thread ------------------------------------------------------------- */
 
+/* Without symbolic links anywhere, where the kernel can do that (since 5.6). */
+static int open_path(const char *path)
+{
+    const struct open_how how = {
+        .flags = O_PATH | O_NOFOLLOW | O_CLOEXEC,
+        .resolve = RESOLVE_NO_SYMLINKS,
+    };
+    long fd = syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof(how));
+
+    return fd < 0 && errno == ENOSYS ? open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC) : (int)fd;
+}
+
 /*
- * A descriptor of the raw disk, or a negative errno. What is found at the path
- * may be something else by now, the image itself for one: it is ours when a
- * request has come back to us, for the open or for attributes (O_PATH).
+ * A descriptor (O_PATH) of the raw disk, or a negative errno. What is found at
+ * the path may be something else by now: the image itself under a mount that was
+ * detached, or what somebody has put there.
  */
-static int open_disk(struct own_mount *own, int flags)
+static int find_disk(const struct own_mount *own)
 {
     struct statx status;
-    int fd, r;
+    int fd = open_path(own->disk_path);
 
-    atomic_store(&own->has_come, false);
-    fd = open(own->disk_path, flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
     if (fd < 0) {
         return -errno;
     }
-    r = statx(fd, "", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, STATX_SIZE, &status);
-    if (r != 0 || !atomic_load(&own->has_come)) {
+    if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &status) != 0 ||
+        own->device == 0 || makedev(status.stx_dev_major, status.stx_dev_minor) != own->device ||
+        status.stx_ino != own->inode) {
         close(fd);
         return -ENXIO;
     }
+    /* Ours: the kernel may know nothing of it yet, owner and permissions included. */
+    if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, STATX_BASIC_STATS, &status) != 0) {
+        int r = -errno;
+
+        close(fd);
+        return r;
+    }
     return fd;
-}
-
-static int sync_disk(struct own_mount *own)
-{
-    int fd = open_disk(own, O_RDONLY);
-    int r = 0;
-
-    if (fd < 0) {
-        return fd;
-    }
-    if (fsync(fd) != 0) {
-        r = -errno;
-    }
-    close(fd);
-    return r;
 }
 
 /* A path that leads to what a descriptor with O_PATH stands for. */
@@ -122,6 +138,26 @@ static void make_proc_path(int fd, struct proc_path *path)
     snprintf(path->text, sizeof(path->text), "/proc/thread-self/fd/%d", fd);
 }
 
+static int sync_disk(struct own_mount *own)
+{
+    int found = find_disk(own), fd, r = 0;
+    struct proc_path path;
+
+    if (found < 0) {
+        return found;
+    }
+    make_proc_path(found, &path);
+    fd = open(path.text, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+    if (fd < 0 || fsync(fd) != 0) {
+        r = -errno;
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+    close(found);
+    return r;
+}
+
 /*
  * Without opening the file: to close one that is open to write takes away the
  * errors of others' writes, which they have not seen yet. The size does not
@@ -129,7 +165,7 @@ static void make_proc_path(int fd, struct proc_path *path)
  */
 static int restore_size(struct own_mount *own)
 {
-    int fd = open_disk(own, O_PATH);
+    int fd = find_disk(own);
     struct proc_path path;
 
     if (fd >= 0) {
@@ -142,7 +178,7 @@ static int restore_size(struct own_mount *own)
 
 static int set_times(struct own_mount *own)
 {
-    int fd = open_disk(own, O_PATH);
+    int fd = find_disk(own);
     struct proc_path path;
 
     if (fd >= 0) {
@@ -192,6 +228,13 @@ static int run_apart(struct own_mount *own, int (*job)(struct own_mount *own))
     return errand.result;
 }
 
+/* Whether it was the path, and not the disk, that failed. */
+static bool no_way_there(int r)
+{
+    return r == -ENXIO || r == -ENOENT || r == -ENOTDIR || r == -ELOOP || r == -EACCES ||
+           r == -EPERM || r == -ENOTCONN;
+}
+
 static void *run(void *argument)
 {
     struct own_mount *own = argument;
@@ -214,6 +257,9 @@ static void *run(void *argument)
 
             pthread_mutex_unlock(&own->mutex);
             r = run_apart(own, sync_disk);
+            if (no_way_there(r) && own->recall != NULL) {
+                r = own->recall(own->recall_context);
+            }
             pthread_mutex_lock(&own->mutex);
             own->sync_result = r;
             own->sync = SYNC_DONE;

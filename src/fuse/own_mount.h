@@ -22,8 +22,25 @@
 
 struct own_mount;
 
-/* `disk_path` is that of the raw disk under the mount point, absolute. 0 or -ENOMEM. */
-int own_mount_create(const char *disk_path, struct own_mount **own);
+/*
+ * `disk_path` is that of the raw disk under the mount point, absolute and without symbolic links,
+ * `inode` its number there. 0 or -ENOMEM.
+ */
+int own_mount_create(const char *disk_path, ino_t inode, struct own_mount **own);
+
+/*
+ * Once it is mounted: the device of its files. What is found at the path is held for ours only if
+ * it has this device and that inode, and is not even opened otherwise: whoever may rename
+ * directories above the mount point leads the path elsewhere. 0: unknown, nothing is ours.
+ */
+void own_mount_set_device(struct own_mount *own, dev_t device);
+
+/*
+ * How the kernel is made to hand over what it holds of the disk where no path leads to it any more
+ * (detached lazily, or covered by another mount): called by own_mount_sync()'s thread. 0 or a
+ * negative errno.
+ */
+void own_mount_set_recall(struct own_mount *own, int (*recall)(void *context), void *context);
 
 /* Starts the thread, after the last fork(). 0 or a negative errno. */
 int own_mount_start(struct own_mount *own);
@@ -49,11 +66,7 @@ void own_mount_restore_size(struct own_mount *own);
 void own_mount_set_times(struct own_mount *own, const struct timespec times[2],
                          void (*done)(void *context), void *context);
 
-/*
- * To be called with who asks for attributes or an open, so that the thread
- * knows that it has reached this mount. Whether it is the thread that asks.
- * `own` may be NULL.
- */
+/* Whether it is the thread that asks for attributes; `own` may be NULL. */
 bool own_mount_recognise(struct own_mount *own, pid_t asking);
 
 /* After the unmount: ends the thread. `own` may be NULL. */

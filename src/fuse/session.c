@@ -9,7 +9,9 @@
 #include "fuse/ops.h"
 #include "fuse/own_mount.h"
 #include "fuse/signals.h"
+#include "util/mounts.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <fuse_lowlevel.h>
@@ -19,8 +21,12 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#define ABORT_POLLS   100 /* times that long */
+#define ABORT_POLL_US 10000
 
 #define SYNC_SECONDS 60 /* for which a signal to end waits for what the kernel holds */
 
@@ -29,6 +35,9 @@ struct session {
     char *mount_point; /* absolute */
     struct filesystem *filesystem;
     struct own_mount *own; /* with a writer */
+    dev_t device;          /* of the files under the mount point; 0: unknown */
+    bool was_told;         /* to end, by a signal */
+    int unsaved;           /* the negative errno of what the kernel could not hand over; 0 */
     struct fuse_session *fuse;
     bool handles_signals;
     bool is_mounted;
@@ -208,6 +217,37 @@ static int make_fuse_session(struct session *session)
     return session->fuse != NULL ? 0 : -EINVAL;
 }
 
+/* As tree.h has it. */
+static ino_t disk_inode(bool is_directory)
+{
+    return is_directory ? TREE_DISK : TREE_ROOT;
+}
+
+/* The device of the files under the mount point; 0 where that cannot be told. */
+static dev_t find_device(const struct session *session)
+{
+    const char *told = session->settings.options->mounted_device;
+    unsigned major_number, minor_number;
+
+    if (told != NULL && sscanf(told, "%u:%u", &major_number, &minor_number) == 2) {
+        return makedev(major_number, minor_number);
+    }
+    return mounts_device_at(session->mount_point);
+}
+
+/*
+ * The kernel is told that its copy of the disk is out of date: it writes back what is dirty in it,
+ * and answers when that is done. It needs no path.
+ */
+static int recall(void *context)
+{
+    struct session *session = context;
+    ino_t inode = disk_inode(session->filesystem->tree->root_is_directory);
+    int r = fuse_lowlevel_notify_inval_inode(session->fuse, inode, 0, 0);
+
+    return r == -ENOENT ? 0 : r; /* the kernel knows nothing of it: so it holds nothing */
+}
+
 /*
  * Signals are handled from before the mount on: one that comes too early for
  * the loop ends it as soon as it begins, and nothing stays mounted.
@@ -230,6 +270,11 @@ static int mount_quietly(struct session *session)
     }
     session->is_mounted = true;
     page_cache_find(&session->filesystem->page_cache, session->mount_point);
+    session->device = find_device(session);
+    if (session->own != NULL) {
+        own_mount_set_device(session->own, session->device);
+        own_mount_set_recall(session->own, recall, session);
+    }
     return 0;
 }
 
@@ -260,7 +305,7 @@ static int open_own_mount(struct session *session, bool is_directory, struct err
     int r = -ENOMEM;
 
     if (asprintf(&disk, "%s%s", session->mount_point, is_directory ? "/disk.raw" : "") >= 0) {
-        r = own_mount_create(disk, &session->own);
+        r = own_mount_create(disk, disk_inode(is_directory), &session->own);
         free(disk);
     }
     session->filesystem->own = session->own;
@@ -454,12 +499,30 @@ int session_background(struct session *session, enum session_process *process, s
 
 /* --- serving ---------------------------------------------------------------- */
 
+/*
+ * To end a thread by pthread_cancel(), as libfuse ends its workers, glibc loads a library then, and
+ * aborts the process where it cannot, for want of a descriptor say. So that is done now.
+ */
+static int load_what_ends_threads(void)
+{
+#ifdef __GLIBC__
+    if (dlopen("libgcc_s.so.1", RTLD_NOW) == NULL) {
+        return -EMFILE;
+    }
+#endif
+    return 0;
+}
+
 /* A signal must meet the thread that waits in the loop, and interrupt it there. */
 static int start_threads(struct session *session)
 {
     sigset_t all, before;
     int r;
 
+    r = load_what_ends_threads();
+    if (r != 0) {
+        return r;
+    }
     session->settings.image->may_start_threads = true;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -499,13 +562,8 @@ static int loop(struct session *session)
 static void save_what_the_kernel_holds(void *context)
 {
     struct session *session = context;
-    int r = own_mount_sync(session->own, SYNC_SECONDS);
-
-    if (r != 0) {
-        log_line(session->settings.log, LOG_LEVEL_ERROR,
-                 "%s: what was written last may be lost, the kernel could not hand it over: %s",
-                 session->mount_point, strerror(-r));
-    }
+    session->was_told = true;
+    session->unsaved = own_mount_sync(session->own, SYNC_SECONDS);
 }
 
 /*
@@ -541,6 +599,49 @@ static bool is_unmounted(int r)
     return r == -ECONNABORTED;
 }
 
+/* Whether the mount, which the kernel says is gone, is still there: its connection was aborted. */
+static bool was_aborted(const struct session *session)
+{
+    char path[64];
+
+    if (session->device == 0) {
+        return false;
+    }
+    if (mounts_device_at(session->mount_point) == session->device) {
+        return true;
+    }
+    /* One without a name, or detached, has only this; which goes a moment after we hear of the end.
+     */
+    snprintf(path, sizeof(path), "/sys/fs/fuse/connections/%u", minor(session->device));
+    for (unsigned i = 0; i < ABORT_POLLS && access(path, F_OK) == 0; i++) {
+        usleep(ABORT_POLL_US);
+    }
+    return access(path, F_OK) == 0;
+}
+
+/*
+ * Status 0 is a promise: all that was written is in the image.
+ */
+static int check_all_is_saved(struct session *session, struct error *error)
+{
+    const char *image = session->settings.image->path;
+    int r = lost_explain(&session->filesystem->lost, image, error);
+
+    if (r == 0 && session->unsaved != 0) {
+        r = error_set(
+            error, -session->unsaved,
+            "%s: what was written last may be lost, the kernel could not hand it over: %s",
+            session->mount_point, strerror(-session->unsaved));
+    }
+    if (r == 0 && !session->was_told && was_aborted(session)) {
+        r = error_set(error, ECONNABORTED,
+                      "%s: the connection to the kernel was aborted (umount -f?): what it had not "
+                      "handed over is lost; unmount %s",
+                      image, session->mount_point);
+    }
+    return r;
+}
+
 int session_serve(struct session *session, struct error *error)
 {
     bool writes = session->settings.writer != NULL;
@@ -563,6 +664,8 @@ int session_serve(struct session *session, struct error *error)
         if (r < 0) {
             error_set(error, -r, "%s: requests can no longer be served: %s", session->mount_point,
                       r == -1 ? "no thread could be started" : strerror(-r));
+        } else if (writes) {
+            r = check_all_is_saved(session, error);
         }
     }
     if (writes) {

@@ -31,6 +31,7 @@
 #include <sys/stat.h>
 
 #define TREE_ROOT UINT64_C(1)
+#define TREE_DISK UINT64_C(2) /* where the root is a directory */
 
 enum node_kind {
     NODE_ROOT, /* the directory; where the mount point is a file it is NODE_DISK */

@@ -141,7 +141,7 @@ def _(directory):
         ledger = stamps.Ledger(SIZE // stamps.BLOCK)
         path = image.create(os.path.join(place, "image.qcow2"), SIZE, cluster_size="4k")
         spare = ballast(place)
-        with mount.mount(path, writable=True) as mounted:
+        with mount.mount_that_ends_badly(path, writable=True) as mounted:
             writers = stamps.start(mounted.disk, ledger, 3)
             for writer in writers:
                 writer.join(60)
@@ -153,9 +153,8 @@ def _(directory):
                       "%s", writer.error)
             os.unlink(spare)
             with write.Direct(mounted.disk) as direct:
-                with contextlib.suppress(OSError):  # what could not be written, told once
-                    direct.sync()
-                direct.sync()
+                for _ in range(3):  # what could not be written is told until it has been
+                    write.refuses(errno.ENOSPC, direct.sync)
         write.check_clean(path)
         ledger.check(write.contents(path, os.path.join(directory, "contents.raw")))
 
