@@ -6,6 +6,7 @@
 #include "ctl/helper.h"
 #include "util/error.h"
 #include "util/log.h"
+#include "util/printable.h"
 #include "util/process.h"
 
 #include <errno.h>
@@ -24,7 +25,7 @@ static const struct command *const commands[] = {
 
 static void say(const char *text)
 {
-    fprintf(stderr, "qcow2ctl: %s\n", text);
+    printable_line(stderr, "qcow2ctl: %s", text);
 }
 
 static void log_to_stderr(void *context, enum log_level level, const char *line)
@@ -43,7 +44,7 @@ static void print_help(void)
           "\n",
           stdout);
     for (size_t i = 0; i < COMMAND_COUNT; i++) {
-        printf("  %-10s%s\n", commands[i]->name, commands[i]->summary);
+        printable_line(stdout, "  %-10s%s", commands[i]->name, commands[i]->summary);
     }
     fputs("\n"
           "  qcow2ctl COMMAND --help     all of a command, with examples\n"
@@ -64,7 +65,10 @@ static void print_version(void)
     const char *jansson = "no";
 #endif
 
-    printf("qcow2ctl %s\nzlib yes\nlibzstd %s\njansson %s\n", PACKAGE_VERSION, zstd, jansson);
+    printable_line(stdout, "qcow2ctl %s", PACKAGE_VERSION);
+    puts("zlib yes");
+    printable_line(stdout, "libzstd %s", zstd);
+    printable_line(stdout, "jansson %s", jansson);
 }
 
 /* The name, with one letter wrong or so, still tells what was meant. */
@@ -152,7 +156,7 @@ static int run_command(const struct command *command, int count, char **argument
 static void print_names(void)
 {
     for (size_t i = 0; i < COMMAND_COUNT; i++) {
-        puts(commands[i]->name);
+        printable_line(stdout, "%s", commands[i]->name);
     }
     puts("--help\n-h\n--version\n-V");
 }

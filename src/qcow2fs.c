@@ -9,6 +9,7 @@
 #include "fuse/session.h"
 #include "util/error.h"
 #include "util/log.h"
+#include "util/printable.h"
 #include "util/process.h"
 #include "util/progress.h"
 
@@ -110,15 +111,16 @@ static void print_version(void)
 #endif
     };
 
-    printf("qcow2fs %s\nlibfuse %s\n", PACKAGE_VERSION, session_fuse_version());
+    printable_line(stdout, "qcow2fs %s", PACKAGE_VERSION);
+    printable_line(stdout, "libfuse %s", session_fuse_version());
     for (size_t i = 0; i < sizeof(libraries) / sizeof(libraries[0]); i++) {
-        printf("%s %s\n", libraries[i].name, libraries[i].is_in ? "yes" : "no");
+        printable_line(stdout, "%s %s", libraries[i].name, libraries[i].is_in ? "yes" : "no");
     }
 }
 
 static void say(const char *text)
 {
-    fprintf(stderr, "qcow2fs: %s\n", text);
+    printable_line(stderr, "qcow2fs: %s", text);
 }
 
 static void log_to_stderr(void *context, enum log_level level, const char *line)

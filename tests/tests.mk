@@ -90,6 +90,7 @@ E2E_TESTS = \
 	tests/e2e/ctl/test-ctl-check-mutated.py \
 	tests/e2e/ctl/test-ctl-create.py \
 	tests/e2e/ctl/test-ctl-create-bad.py \
+	tests/e2e/ctl/test-ctl-hostile-names.py \
 	tests/e2e/ctl/test-ctl-info.py \
 	tests/e2e/ctl/test-ctl-map.py \
 	tests/e2e/ctl/test-ctl-map-svg.py \

@@ -6,6 +6,7 @@
 #include "ctl/command.h"
 #include "ctl/open.h"
 #include "ctl/resize.h"
+#include "util/printable.h"
 #include "util/progress.h"
 
 #include <errno.h>
@@ -167,12 +168,13 @@ static void report(const struct ctl *ctl, const struct amend_change *change)
         return;
     }
     if (change->backing_file != NULL && *change->backing_file != '\0') {
-        printf("Image amended. What it does not hold itself the disk now shows as %s has it.\n",
-               change->backing_file);
+        printable_line(
+            stdout, "Image amended. What it does not hold itself the disk now shows as %s has it.",
+            change->backing_file);
     } else if (change->backing_file != NULL) {
-        printf("Image amended. What it does not hold itself now reads as zeros.\n");
+        printable_line(stdout, "Image amended. What it does not hold itself now reads as zeros.");
     } else {
-        printf("Image amended.\n");
+        printable_line(stdout, "Image amended.");
     }
 }
 

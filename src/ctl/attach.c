@@ -8,6 +8,7 @@
 #include "ctl/raw_disk.h"
 #include "util/checked.h"
 #include "util/json.h"
+#include "util/printable.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -169,7 +170,7 @@ static int attach(struct ctl *ctl, const struct raw_disk *disk)
     if (as_json) {
         result = print_json(device, disk, &nodes);
     } else {
-        printf("%s\n", device);
+        printable_line(stdout, "%s", device);
     }
     if (result != 0 || fflush(stdout) != 0) {
         /* Whom nobody told of it, nobody would detach. */

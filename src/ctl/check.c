@@ -12,6 +12,7 @@
 #include "meta/format.h"
 #include "store/file.h"
 #include "util/json.h"
+#include "util/printable.h"
 #include "util/progress.h"
 
 #include <errno.h>
@@ -79,7 +80,7 @@ static void keep_finding(void *context, enum check_finding kind, const char *lin
     uint64_t index = checker->finding_count++;
 
     if (checker->stream) {
-        printf("%s: %s\n", kind_name(kind), line);
+        printable_line(stdout, "%s: %s", kind_name(kind), line);
     } else if (index < FINDINGS_MAX) {
         checker->findings[index] = (struct finding){kind, strdup(line)};
     }
@@ -100,10 +101,12 @@ static void print_findings(const struct checker *checker)
     for (i = 0; i < kept; i++) {
         const char *line = checker->findings[i].line;
 
-        printf("%s: %s\n", kind_name(checker->findings[i].kind), line == NULL ? "" : line);
+        printable_line(stdout, "%s: %s", kind_name(checker->findings[i].kind),
+                       line == NULL ? "" : line);
     }
     if (checker->finding_count > kept) {
-        printf("... and %" PRIu64 " more, which --verbose prints\n", checker->finding_count - kept);
+        printable_line(stdout, "... and %" PRIu64 " more, which --verbose prints",
+                       checker->finding_count - kept);
     }
 }
 
@@ -189,9 +192,10 @@ static void print_repaired(const struct checker *checker)
     if (!checker->human) {
         return;
     }
-    printf("%s: repaired: %" PRIu64 " error%s, %" PRIu64 " leaked cluster%s; checking again\n",
-           checker->path, checker->fixed_errors, plural(checker->fixed_errors),
-           checker->fixed_leaks, plural(checker->fixed_leaks));
+    printable_line(
+        stdout, "%s: repaired: %" PRIu64 " error%s, %" PRIu64 " leaked cluster%s; checking again",
+        checker->path, checker->fixed_errors, plural(checker->fixed_errors), checker->fixed_leaks,
+        plural(checker->fixed_leaks));
     if (!checker->stream) {
         fflush(stdout);
     }
@@ -308,14 +312,16 @@ static double percent(uint64_t part, uint64_t whole)
 static void print_statistics(const struct check_result *found)
 {
     if (found->total_clusters > 0 && found->allocated_clusters > 0) {
-        printf("%" PRIu64 " of %" PRIu64 " clusters allocated (%.2f %%), %.2f %% of them "
-               "fragmented, %.2f %% compressed\n",
-               found->allocated_clusters, found->total_clusters,
-               percent(found->allocated_clusters, found->total_clusters),
-               percent(found->fragmented_clusters, found->allocated_clusters),
-               percent(found->compressed_clusters, found->allocated_clusters));
+        printable_line(stdout,
+                       "%" PRIu64 " of %" PRIu64 " clusters allocated (%.2f %%), %.2f %% of them "
+                       "fragmented, %.2f %% compressed",
+                       found->allocated_clusters, found->total_clusters,
+                       percent(found->allocated_clusters, found->total_clusters),
+                       percent(found->fragmented_clusters, found->allocated_clusters),
+                       percent(found->compressed_clusters, found->allocated_clusters));
     }
-    printf("What is in use ends at %" PRIu64 " bytes of the file\n", found->image_end_offset);
+    printable_line(stdout, "What is in use ends at %" PRIu64 " bytes of the file",
+                   found->image_end_offset);
 }
 
 /* What the numbers do not say. */
@@ -324,18 +330,22 @@ static void print_notes(const struct checker *checker)
     const struct header *header = checker->header;
 
     if ((header->incompatible_features & INCOMPATIBLE_DIRTY) != 0) {
-        printf("It is marked dirty: it was not closed properly, and a repair is due\n");
+        printable_line(stdout,
+                       "It is marked dirty: it was not closed properly, and a repair is due");
     }
     if ((header->incompatible_features & INCOMPATIBLE_CORRUPT) != 0) {
-        printf("It is marked corrupt: no program writes to it before it is repaired\n");
+        printable_line(stdout,
+                       "It is marked corrupt: no program writes to it before it is repaired");
     }
     if (header->external_data_file) {
-        printf("Its data is in an external data file, which was not looked at\n");
+        printable_line(stdout, "Its data is in an external data file, which was not looked at");
     }
     if (checker->found.overlaps > 0) {
-        printf("Copy what can be read: of %" PRIu64 " cluster%s in use twice it cannot be told "
-               "what is right\n",
-               checker->found.overlaps, plural(checker->found.overlaps));
+        printable_line(stdout,
+                       "Copy what can be read: of %" PRIu64
+                       " cluster%s in use twice it cannot be told "
+                       "what is right",
+                       checker->found.overlaps, plural(checker->found.overlaps));
     }
 }
 
@@ -345,11 +355,14 @@ static void print_remedy(const struct checker *checker)
 
     if (found->errors > 0 && checker->flags->repair.set &&
         checker->flags->repair.value == CHECK_REPAIR_ALL) {
-        printf("What is left cannot be repaired; copy what can be read to a new image\n");
+        printable_line(stdout,
+                       "What is left cannot be repaired; copy what can be read to a new image");
     } else if (found->errors > 0) {
-        printf("Do not write to it; qcow2ctl check --repair=all repairs what can be repaired\n");
+        printable_line(
+            stdout, "Do not write to it; qcow2ctl check --repair=all repairs what can be repaired");
     } else if (found->leaks > 0) {
-        printf("Leaks cost space, and do no harm; qcow2ctl check --repair=leaks frees them\n");
+        printable_line(
+            stdout, "Leaks cost space, and do no harm; qcow2ctl check --repair=leaks frees them");
     }
 }
 
@@ -359,10 +372,11 @@ static void print_summary(const struct checker *checker)
 
     print_findings(checker);
     if (found->errors + found->leaks + found->unreadable == 0) {
-        printf("%s: in order\n", checker->path);
+        printable_line(stdout, "%s: in order", checker->path);
     } else {
-        printf("%s: %" PRIu64 " error%s, %" PRIu64 " leaked cluster%s\n", checker->path,
-               found->errors, plural(found->errors), found->leaks, plural(found->leaks));
+        printable_line(stdout, "%s: %" PRIu64 " error%s, %" PRIu64 " leaked cluster%s",
+                       checker->path, found->errors, plural(found->errors), found->leaks,
+                       plural(found->leaks));
     }
     print_notes(checker);
     print_remedy(checker);

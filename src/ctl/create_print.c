@@ -12,8 +12,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define LINE_SIZE 8192
-
 static const char *const compat_names[] = {"0.10", "1.1"};
 
 const char *create_preallocation_name(enum preallocation preallocation)
@@ -27,26 +25,30 @@ static void print_line(const char *path, const struct create_parameters *paramet
                        const struct create_plan *plan)
 {
     const struct header *header = &plan->header;
-    char line[LINE_SIZE], size[SIZE_TEXT_MAX], behind[LINE_SIZE / 2] = "";
+    const char *name = "", *behind = "", *after = "";
+    char size[SIZE_TEXT_MAX];
 
     if (parameters->backing_file != NULL) {
-        snprintf(behind, sizeof(behind), ", backing file %s (%s)", parameters->backing_file,
-                 parameters->backing_format);
+        name = ", backing file ";
+        behind = parameters->backing_file;
     } else if (parameters->data_file != NULL) {
-        snprintf(behind, sizeof(behind), ", data file %s%s", parameters->data_file,
-                 parameters->data_file_raw ? " (raw)" : "");
+        name = ", data file ";
+        behind = parameters->data_file;
+        after = parameters->data_file_raw ? " (raw)" : "";
     }
-    snprintf(line, sizeof(line),
-             "Made %s: a disk of %s (%" PRIu64 " bytes), compat=%s, cluster_size=%" PRIu64
-             ", refcount_bits=%" PRIu64 ", compression_type=%s%s%s, preallocation=%s%s",
-             path, size_format(header->virtual_size, size), header->virtual_size,
-             compat_names[header->version - 2], header->cluster_size, parameters->refcount_bits,
-             compression_type_name(header->compression_type),
-             parameters->lazy_refcounts ? ", lazy_refcounts=on" : "",
-             parameters->extended_l2 ? ", extended_l2=on" : "",
-             create_preallocation_name(plan->preallocation), behind);
-    printable_clean(line);
-    puts(line);
+    printable_line(stdout,
+                   "Made %s: a disk of %s (%" PRIu64 " bytes), compat=%s, cluster_size=%" PRIu64
+                   ", refcount_bits=%" PRIu64
+                   ", compression_type=%s%s%s, preallocation=%s%s%s%s%s%s%s",
+                   path, size_format(header->virtual_size, size), header->virtual_size,
+                   compat_names[header->version - 2], header->cluster_size,
+                   parameters->refcount_bits, compression_type_name(header->compression_type),
+                   parameters->lazy_refcounts ? ", lazy_refcounts=on" : "",
+                   parameters->extended_l2 ? ", extended_l2=on" : "",
+                   create_preallocation_name(plan->preallocation), name, behind,
+                   parameters->backing_file != NULL ? " (" : "",
+                   parameters->backing_file != NULL ? parameters->backing_format : "",
+                   parameters->backing_file != NULL ? ")" : "", after);
 }
 
 /* "format-specific" of qemu-img info. */

@@ -7,6 +7,7 @@
 #include "ctl/mount_filesystem.h"
 #include "ctl/raw_disk.h"
 #include "ctl/teardown.h"
+#include "util/printable.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -39,7 +40,7 @@ bool helper_is_meant(const char *program)
 static void log_to_stderr(void *context, enum log_level level, const char *line)
 {
     (void)level;
-    fprintf(stderr, "%s: %s\n", (const char *)context, line);
+    printable_line(stderr, "%s: %s", (const char *)context, line);
 }
 
 /* --- mount.qcow2 ------------------------------------------------------------------------- */

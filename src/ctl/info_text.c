@@ -16,23 +16,9 @@
 #include <string.h>
 #include <time.h>
 
-#define LINE_SIZE 16384 /* two paths and some words */
-
 #define NSEC_PER_SEC UINT64_C(1000000000)
 
 /* --- Lines --------------------------------------------------------------------------- */
-
-static void print_clean(FILE *out, const char *format, va_list arguments)
-    __attribute__((format(printf, 2, 0)));
-
-static void print_clean(FILE *out, const char *format, va_list arguments)
-{
-    char line[LINE_SIZE];
-
-    printable_format(line, sizeof(line), format, arguments);
-    fputs(line, out);
-    fputc('\n', out);
-}
 
 /* "label:               value" */
 static void row(FILE *out, const char *label, const char *format, ...)
@@ -44,18 +30,7 @@ static void row(FILE *out, const char *label, const char *format, ...)
 
     fprintf(out, "%s:%*s", label, (int)(strlen(label) < 19 ? 19 - strlen(label) : 1), "");
     va_start(arguments, format);
-    print_clean(out, format, arguments);
-    va_end(arguments);
-}
-
-static void line(FILE *out, const char *format, ...) __attribute__((format(printf, 2, 3)));
-
-static void line(FILE *out, const char *format, ...)
-{
-    va_list arguments;
-
-    va_start(arguments, format);
-    print_clean(out, format, arguments);
+    printable_vline(out, format, arguments);
     va_end(arguments);
 }
 
@@ -172,9 +147,9 @@ static void print_features(const struct inspection *inspection, FILE *out)
     for (size_t i = 0; i < inspection->feature_count; i++) {
         const struct inspect_feature *feature = &inspection->features[i];
 
-        line(out, "    %-14s%s, bit %u%s", feature_type_name(feature->type),
-             feature->name[0] != '\0' ? feature->name : "unnamed", feature->bit,
-             feature->known ? "" : " (unknown)");
+        printable_line(out, "    %-14s%s, bit %u%s", feature_type_name(feature->type),
+                       feature->name[0] != '\0' ? feature->name : "unnamed", feature->bit,
+                       feature->known ? "" : " (unknown)");
     }
 }
 
@@ -187,12 +162,13 @@ static void print_extensions(const struct inspection *inspection, FILE *out)
         const struct inspect_extension *extension = &inspection->extensions[i];
         const char *name = extension_name(extension->type);
 
-        line(out, "    0x%08" PRIx32 "    %-20s  %6" PRIu32 " bytes at offset %" PRIu64,
-             extension->type, name != NULL ? name : "(unknown)", extension->length,
-             extension->offset);
+        printable_line(out, "    0x%08" PRIx32 "    %-20s  %6" PRIu32 " bytes at offset %" PRIu64,
+                       extension->type, name != NULL ? name : "(unknown)", extension->length,
+                       extension->offset);
     }
     if (inspection->extensions_total > inspection->extension_count) {
-        line(out, "    and %zu more", inspection->extensions_total - inspection->extension_count);
+        printable_line(out, "    and %zu more",
+                       inspection->extensions_total - inspection->extension_count);
     }
 }
 
@@ -224,9 +200,9 @@ static void print_snapshots(const struct inspection *inspection, FILE *out)
             strftime(date, sizeof(date), "%Y-%m-%d %H:%M:%S", &parts);
         }
         format_clock(snapshot->vm_clock_nsec, clock);
-        line(out, "    %-6s%-21s%12s%12s  %-15s%s", snapshot->id, date,
-             size_format(snapshot->vm_state_size, state), size_format(snapshot->disk_size, disk),
-             clock, snapshot->name);
+        printable_line(out, "    %-6s%-21s%12s%12s  %-15s%s", snapshot->id, date,
+                       size_format(snapshot->vm_state_size, state),
+                       size_format(snapshot->disk_size, disk), clock, snapshot->name);
     }
 }
 
@@ -246,7 +222,8 @@ static void print_bitmaps(const struct inspection *inspection, FILE *out)
 
         snprintf(flags, sizeof(flags), "%s%s%s", in_use ? "in-use" : "",
                  in_use && is_auto ? ", " : "", is_auto ? "auto" : "");
-        line(out, "    %-14s%-18s%s", size_format(bitmap->granularity, size), flags, bitmap->name);
+        printable_line(out, "    %-14s%-18s%s", size_format(bitmap->granularity, size), flags,
+                       bitmap->name);
     }
 }
 
@@ -259,15 +236,17 @@ static void print_cache(const struct inspection *inspection, FILE *out)
         return;
     }
     fputs("cache sizes:\n", out);
-    line(out,
-         "    l2-cache-size=%" PRIu64 " (%s) covers the whole disk; unasked it is %s, for %s of it",
-         sizes.l2_full, size_format(sizes.l2_full, full), size_format(sizes.l2_default, unasked),
-         size_format(sizes.l2_covers, covers));
-    line(out,
-         "    refcount-cache-size=%" PRIu64 " (%s) covers the whole file; unasked it is %s, for %s "
-         "of it",
-         sizes.refcount_full, size_format(sizes.refcount_full, full),
-         size_format(sizes.refcount_default, unasked), size_format(sizes.refcount_covers, covers));
+    printable_line(out,
+                   "    l2-cache-size=%" PRIu64
+                   " (%s) covers the whole disk; unasked it is %s, for %s of it",
+                   sizes.l2_full, size_format(sizes.l2_full, full),
+                   size_format(sizes.l2_default, unasked), size_format(sizes.l2_covers, covers));
+    printable_line(
+        out,
+        "    refcount-cache-size=%" PRIu64 " (%s) covers the whole file; unasked it is %s, for %s "
+        "of it",
+        sizes.refcount_full, size_format(sizes.refcount_full, full),
+        size_format(sizes.refcount_default, unasked), size_format(sizes.refcount_covers, covers));
 }
 
 static void print_fragmentation(const struct info_fragmentation *fragmentation, FILE *out)
@@ -277,16 +256,18 @@ static void print_fragmentation(const struct info_fragmentation *fragmentation, 
     double allocated = clusters->allocated_clusters > 0 ? (double)clusters->allocated_clusters : 1;
 
     fputs("fragmentation:\n", out);
-    line(out, "    allocated     %" PRIu64 " of %" PRIu64 " clusters (%.2f %%)",
-         clusters->allocated_clusters, clusters->total_clusters,
-         100.0 * (double)clusters->allocated_clusters / total);
-    line(out, "    compressed    %" PRIu64 " of these (%.2f %%)", clusters->compressed_clusters,
-         100.0 * (double)clusters->compressed_clusters / allocated);
-    line(out, "    fragmented    %" PRIu64 " of these (%.2f %%)", clusters->fragmented_clusters,
-         100.0 * (double)clusters->fragmented_clusters / allocated);
-    line(out, "    image end     offset %" PRIu64, clusters->image_end_offset);
-    line(out, "    host file     %" PRIu64 " pieces of data between holes",
-         fragmentation->host_extents);
+    printable_line(out, "    allocated     %" PRIu64 " of %" PRIu64 " clusters (%.2f %%)",
+                   clusters->allocated_clusters, clusters->total_clusters,
+                   100.0 * (double)clusters->allocated_clusters / total);
+    printable_line(out, "    compressed    %" PRIu64 " of these (%.2f %%)",
+                   clusters->compressed_clusters,
+                   100.0 * (double)clusters->compressed_clusters / allocated);
+    printable_line(out, "    fragmented    %" PRIu64 " of these (%.2f %%)",
+                   clusters->fragmented_clusters,
+                   100.0 * (double)clusters->fragmented_clusters / allocated);
+    printable_line(out, "    image end     offset %" PRIu64, clusters->image_end_offset);
+    printable_line(out, "    host file     %" PRIu64 " pieces of data between holes",
+                   fragmentation->host_extents);
 }
 
 /* --- Findings ------------------------------------------------------------------------ */
@@ -297,7 +278,7 @@ static void print_problems(const struct inspection *inspection, FILE *out)
         fputs("problems:\n", out);
     }
     for (size_t i = 0; i < inspection->problem_count; i++) {
-        line(out, "    %s", inspection->problems[i].text);
+        printable_line(out, "    %s", inspection->problems[i].text);
     }
 }
 
@@ -318,9 +299,10 @@ static void print_audit(const struct inspection *inspection, const struct audit 
         if (finding->has_offset) {
             snprintf(offset, sizeof(offset), ", at offset 0x%" PRIx64, finding->offset);
         }
-        line(out, "    %-8s %s%s", audit_grade_name(finding->grade), finding->code, offset);
-        line(out, "             %s%s%s", is_behind ? finding->file : "", is_behind ? ": " : "",
-             finding->text);
+        printable_line(out, "    %-8s %s%s", audit_grade_name(finding->grade), finding->code,
+                       offset);
+        printable_line(out, "             %s%s%s", is_behind ? finding->file : "",
+                       is_behind ? ": " : "", finding->text);
     }
 }
 
@@ -336,9 +318,9 @@ static void print_chain(const struct inspection *inspection, FILE *out)
     for (inspection = inspection->backing; inspection != NULL; inspection = inspection->backing) {
         char text[SIZE_TEXT_MAX];
 
-        line(out, "    %-4u%-7s%-10s%s", ++number,
-             inspection->format == IMAGE_QCOW2 ? "qcow2" : "raw",
-             size_format(inspection->virtual_size, text), inspection->path);
+        printable_line(out, "    %-4u%-7s%-10s%s", ++number,
+                       inspection->format == IMAGE_QCOW2 ? "qcow2" : "raw",
+                       size_format(inspection->virtual_size, text), inspection->path);
     }
 }
 

@@ -65,37 +65,22 @@ static int print_json(const struct stacks *stacks)
     return result;
 }
 
-static void print_path(const char *text)
-{
-    char *clean = strdup(text);
-
-    if (clean != NULL) {
-        printable_clean(clean);
-        fputs(clean, stdout);
-        free(clean);
-    }
-}
-
 static void print_text(const struct stack *stack)
 {
     char since[32];
 
     format_time(stack->daemon.since, since);
-    print_path(stack->daemon.image);
-    printf("  (%s, process %ld, since %s)\n", stack->daemon.writable ? "read-write" : "read-only",
-           (long)stack->daemon.pid, since);
+    printable_line(stdout, "%s  (%s, process %ld, since %s)", stack->daemon.image,
+                   stack->daemon.writable ? "read-write" : "read-only", (long)stack->daemon.pid,
+                   since);
     if (stack->daemon.mount_point[0] != '\0') {
-        fputs("    raw disk at    ", stdout);
-        print_path(stack->daemon.mount_point);
-        fputs("\n", stdout);
+        printable_line(stdout, "    raw disk at    %s", stack->daemon.mount_point);
     }
     for (size_t i = 0; i < stack->loop_count; i++) {
-        printf("    loop device    %s\n", stack->loops[i].name);
+        printable_line(stdout, "    loop device    %s", stack->loops[i].name);
     }
     for (size_t i = 0; i < stack->mount_count; i++) {
-        fputs("    files at       ", stdout);
-        print_path(stack->mounts[i].path);
-        fputs("\n", stdout);
+        printable_line(stdout, "    files at       %s", stack->mounts[i].path);
     }
 }
 

@@ -6,8 +6,6 @@
 #include "util/printable.h"
 
 #include <inttypes.h>
-#include <stdlib.h>
-#include <string.h>
 
 void map_list_begin(struct map_list *list, FILE *out, bool json)
 {
@@ -56,34 +54,20 @@ static void print_json(struct map_list *list)
     list->began = true;
 }
 
-/* A name can hold what a terminal would take for a command. */
-static void print_path(FILE *out, const char *path)
-{
-    char *shown = strdup(path);
-
-    if (shown != NULL) {
-        printable_clean(shown);
-        fputs(shown, out);
-        free(shown);
-    }
-}
-
 /* The table names only what is to be read somewhere. */
 static void print_row(struct map_list *list)
 {
     const struct map_extent *extent = &list->last;
+    char offset[24] = "compressed";
 
     if (!extent->data || extent->zero) {
         return;
     }
-    fprintf(list->out, "%#-16" PRIx64 "%#-16" PRIx64, extent->start, extent->length);
     if (names_offset(extent)) {
-        fprintf(list->out, "%#-16" PRIx64, extent->offset);
-    } else {
-        fprintf(list->out, "%-16s", "compressed");
+        snprintf(offset, sizeof(offset), "%#" PRIx64, extent->offset);
     }
-    print_path(list->out, extent->path);
-    fputc('\n', list->out);
+    printable_line(list->out, "%#-16" PRIx64 "%#-16" PRIx64 "%-16s%s", extent->start,
+                   extent->length, offset, extent->path);
 }
 
 static void print_last(struct map_list *list)

@@ -9,6 +9,7 @@
 #include "meta/format.h"
 #include "meta/snapshot_write.h"
 #include "util/checked.h"
+#include "util/printable.h"
 #include "util/progress.h"
 #include "util/size.h"
 
@@ -246,8 +247,9 @@ static void report(const struct ctl *ctl, uint64_t old, uint64_t size)
     char text[SIZE_TEXT_MAX];
 
     if (!options->common.quiet.value) {
-        printf("Image resized. The disk has %s (%" PRIu64 " bytes), before %" PRIu64 " bytes.\n",
-               size_format(size, text), size, old);
+        printable_line(
+            stdout, "Image resized. The disk has %s (%" PRIu64 " bytes), before %" PRIu64 " bytes.",
+            size_format(size, text), size, old);
     }
 }
 

@@ -3,6 +3,8 @@
 
 #include "util/json.h"
 
+#include "util/printable.h"
+
 #include <errno.h>
 
 int json_require(struct error *error)
@@ -179,10 +181,57 @@ void json_add(struct json *array, struct json *value)
     add(array, unwrap(array, value));
 }
 
+/* JSON's escape of a code point: of two parts where it lies beyond U+FFFF. */
+static char *put_escape(char *to, uint32_t code)
+{
+    if (code > 0xffff) {
+        to += sprintf(to, "\\u%04X", 0xd800 + ((code - 0x10000) >> 10));
+        code = 0xdc00 + ((code - 0x10000) & 0x3ff);
+    }
+    return to + sprintf(to, "\\u%04X", code);
+}
+
+#define ESCAPE_MAX 12 /* bytes of it */
+
+/*
+ * The library escapes C0 controls alone. What else a terminal could take for a
+ * command is escaped here, so that it is the same text for a program. All of it
+ * stands inside strings: between these there are only ASCII, blanks and newlines.
+ */
+static char *escape(const char *text)
+{
+    char *escaped = malloc(ESCAPE_MAX * strlen(text) + 1), *to = escaped;
+
+    if (escaped == NULL) {
+        return NULL;
+    }
+    while (*text != '\0') {
+        uint32_t code;
+        size_t length = printable_decode(text, &code);
+
+        if (length > 0 && *text != '\n' && printable_is_command(code)) {
+            to = put_escape(to, code);
+            text += length;
+        } else {
+            *to++ = *text++;
+        }
+    }
+    *to = '\0';
+    return escaped;
+}
+
 /* For the caller to free; NULL when memory ran out. */
 static char *dump(const struct json *json, size_t flags)
 {
-    return json != NULL && !json->is_incomplete ? json_dumps(json->value, flags) : NULL;
+    char *text, *escaped;
+
+    if (json == NULL || json->is_incomplete) {
+        return NULL;
+    }
+    text = json_dumps(json->value, flags);
+    escaped = text != NULL ? escape(text) : NULL;
+    free(text);
+    return escaped;
 }
 
 static int print(const struct json *json, size_t flags, FILE *out)

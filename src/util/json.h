@@ -35,8 +35,9 @@ void json_free(struct json *json);
 /*
  * Members of an object, in the order of the calls; a second one of that name
  * takes the place of the first. Text may be any bytes: what is not UTF-8 is
- * shown as U+FFFD. A number of 2^63 or more, which the library has not, loses
- * its last digits. json_put() takes `value` over.
+ * shown as U+FFFD, and what a terminal could take for a command is printed as
+ * an escape (\u202E), which a program reads as the same text. A number of 2^63 or more, which the
+ * library has not, loses its last digits. json_put() takes `value` over.
  */
 void json_put_text(struct json *object, const char *key, const char *text);
 void json_put_number(struct json *object, const char *key, uint64_t number);

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Bytes of the sequence that `lead` announces; 1 where it announces none. */
@@ -22,13 +23,10 @@ static bool is_continuation(unsigned char byte)
     return (byte & 0xc0) == 0x80;
 }
 
-/*
- * Bytes of the UTF-8 sequence at `bytes` (RFC 3629), or 0 where there is none.
- * Does not look past a NUL, since that continues no sequence.
- */
-static size_t decode(const unsigned char *bytes, uint32_t *code)
+size_t printable_decode(const char *text, uint32_t *code)
 {
     static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+    const unsigned char *bytes = (const unsigned char *)text;
     size_t length = announced_length(bytes[0]);
 
     if (length == 1) {
@@ -50,26 +48,44 @@ static size_t decode(const unsigned char *bytes, uint32_t *code)
     return length;
 }
 
-static bool is_control(uint32_t code)
+/* Of no letter: they command the terminal, or decide how the letters around them are shown. */
+static const struct {
+    uint32_t first, last;
+} commands[] = {
+    {0x0000, 0x001f},   /* C0 */
+    {0x007f, 0x009f},   /* DEL, C1 */
+    {0x061c, 0x061c},   /* the Arabic letter mark, */
+    {0x200e, 0x200f},   /* the marks of a direction, */
+    {0x2028, 0x202e},   /* ends of lines and paragraphs; embeddings, overrides, */
+    {0x2066, 0x206f},   /* and isolates; deprecated ones of the same kind */
+    {0xfeff, 0xfeff},   /* shown as nothing at all */
+    {0xfff9, 0xfffb},   /* annotations: text that replaces other text */
+    {0xe0000, 0xe007f}, /* tags, which nobody sees */
+};
+
+bool printable_is_command(uint32_t code)
 {
-    return code < 0x20 || (code >= 0x7f && code <= 0x9f);
+    for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
+        if (code >= commands[i].first && code <= commands[i].last) {
+            return true;
+        }
+    }
+    return false;
 }
 
 void printable_clean(char *text)
 {
-    unsigned char *bytes = (unsigned char *)text;
-
-    while (*bytes != 0) {
+    while (*text != '\0') {
         uint32_t code;
-        size_t length = decode(bytes, &code);
+        size_t length = printable_decode(text, &code);
 
         if (length == 0) {
-            *bytes = '?';
+            *text = '?';
             length = 1;
-        } else if (is_control(code)) {
-            memset(bytes, '?', length);
+        } else if (printable_is_command(code)) {
+            memset(text, '?', length);
         }
-        bytes += length;
+        text += length;
     }
 }
 
@@ -95,4 +111,26 @@ void printable_format(char *text, size_t size, const char *format, va_list argum
         text[printable_cut(text, size - 1)] = '\0';
     }
     printable_clean(text);
+}
+
+void printable_vline(FILE *out, const char *format, va_list arguments)
+{
+    char *line = NULL;
+
+    if (vasprintf(&line, format, arguments) < 0) {
+        fputs("(a line that memory did not suffice for)\n", out);
+        return;
+    }
+    printable_clean(line);
+    fprintf(out, "%s\n", line);
+    free(line);
+}
+
+void printable_line(FILE *out, const char *format, ...)
+{
+    va_list arguments;
+
+    va_start(arguments, format);
+    printable_vline(out, format, arguments);
+    va_end(arguments);
 }

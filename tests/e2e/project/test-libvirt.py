@@ -273,6 +273,15 @@ def _(directory):
     done = script(write(directory, DISK % ("type='\u009b31m'", "<driver type='qcow2'/>")), "vda",
                   directory, status=1)
     check("\u009b" not in done.stderr, "%r", done.stderr)
+    path = "/a\u009b31m\u202eb's.qcow2"
+    done = script("--print", write(directory, DISK % (
+        "type='file'", '<driver type="qcow2"/><source file="%s"/>' % path)), "vda", "/mnt\x1b[2J")
+    check(done.stdout[:-1].isprintable(), "%r", done.stdout)
+    words = tools.run("bash", "-c", "printf '%%s\\0' %s" % done.stdout).stdout.split("\0")
+    check_equal(words[1:], ["--", path, "/mnt\x1b[2J", ""], "what a shell reads")
+    for arguments in (("a", "b", "c", "--\x1b[2J"), ("--\u202e", "a", "b", "c", "d")):
+        done = script(*arguments, status=2)
+        check(done.stderr.replace("\n", "").isprintable(), "%r", done.stderr)
 
 
 @suite.test("a wrong command line is told with status 2")

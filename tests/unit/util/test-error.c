@@ -50,6 +50,14 @@ static const struct {
     /* C1 controls, as code points and as bytes. */
     {"\xc2\x80 \xc2\x9b \xc2\x9f", "?? ?? ??"},
     {"\x9b", "?"},
+    /* What turns the direction of a line, ends one, or is not seen; and the letters beside them. */
+    {"a\xe2\x80\xaetxt.exe", "a???txt.exe"},
+    {"\xe2\x80\x8e\xe2\x80\x8f \xd8\x9c", "?????? ??"},
+    {"\xe2\x80\xa8 \xe2\x80\xa9 \xe2\x80\xaa \xe2\x80\xac", "??? ??? ??? ???"},
+    {"\xe2\x81\xa6 \xe2\x81\xa7 \xe2\x81\xa8 \xe2\x81\xa9", "??? ??? ??? ???"},
+    {"\xef\xbb\xbf \xef\xbf\xb9 \xf3\xa0\x81\x81", "??? ??? ????"},
+    {"\xe2\x80\xa7\xe2\x80\xaf", "\xe2\x80\xa7\xe2\x80\xaf"},
+    {"\xd7\xa9\xd9\x84\xe2\x80\x8d", "\xd7\xa9\xd9\x84\xe2\x80\x8d"},
     /* Not UTF-8: overlong, surrogates, past the last plane, lone, cut short. */
     {"\xc0\xaf \xc1\xbf", "?? ??"},
     {"\xe0\x9f\xbf", "???"},

@@ -76,6 +76,10 @@ START_TEST(bytes_that_are_not_utf_8_are_replaced_and_no_others)
         {"\xe2\x82", "[\"\xef\xbf\xbd\xef\xbf\xbd\"]\n"},
         {"\xed\xa0\x80", "[\"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\"]\n"},
         {"", "[\"\"]\n"},
+        /* What a terminal would obey is escaped, and stays the same text. */
+        {"\x1b[2J\x7f\xc2\x9b", "[\"\\u001B[2J\\u007F\\u009B\"]\n"},
+        {"\xe2\x80\xae\xe2\x81\xa6z", "[\"\\u202E\\u2066z\"]\n"},
+        {"\xf3\xa0\x81\x81", "[\"\\uDB40\\uDC41\"]\n"},
     };
 
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
