@@ -81,7 +81,11 @@ ACCEPTED = {
          "-o l2-cache-size=1048576,refcount-cache-size=65536 -- /a.qcow2 /mnt"),
     "<metadata_cache>":
         ("type='file'", "<driver type='qcow2'><metadata_cache><max_size unit='MiB'> 4 </max_size>"
-         "</metadata_cache></driver>" + SOURCE, "-o l2-cache-size=4194304 -- /a.qcow2 /mnt"),
+         "</metadata_cache></driver>" + SOURCE, "-o cache-size=4194304 -- /a.qcow2 /mnt"),
+    "<metadata_cache> beside the size of one of the two caches":
+        ("type='file'", "<driver type='qcow2'><qcow2 l2_cache_size='1048576'/><metadata_cache>"
+         "<max_size unit='KiB'>4096</max_size></metadata_cache></driver>" + SOURCE,
+         "-o l2-cache-size=1048576,cache-size=4194304 -- /a.qcow2 /mnt"),
     "a path with blanks and quotes":
         ("type='file'", "<driver type='qcow2'/><source file='/a b&quot;,c.qcow2'/>",
          "-- '/a b\",c.qcow2' /mnt"),
@@ -137,9 +141,9 @@ REFUSED = {
         ("type='file'", "<driver type='qcow2' cache='fast'/>" + SOURCE, "cache='fast'"),
     "an unknown way to discard":
         ("type='file'", "<driver type='qcow2' discard='on'/>" + SOURCE, "discard='on'"),
-    "l2_cache_size beside <metadata_cache>":
-        ("type='file'", "<driver type='qcow2'><qcow2 l2_cache_size='1'/><metadata_cache>"
-         "<max_size>1</max_size></metadata_cache></driver>" + SOURCE, "l2_cache_size",
+    "<metadata_cache> beside the sizes of both caches":
+        ("type='file'", "<driver type='qcow2'><qcow2 l2_cache_size='1' refcount_cache_size='1'/>"
+         "<metadata_cache><max_size>1</max_size></metadata_cache></driver>" + SOURCE, "l2_cache_size",
          "metadata_cache"),
     "a unit that is none":
         ("type='file'", "<driver type='qcow2'><metadata_cache><max_size unit='acre'>1</max_size>"
