@@ -5,6 +5,7 @@
 #include "ctl/command.h"
 #include "ctl/helper.h"
 #include "util/error.h"
+#include "util/json.h"
 #include "util/log.h"
 #include "util/printable.h"
 #include "util/process.h"
@@ -33,6 +34,34 @@ static void log_to_stderr(void *context, enum log_level level, const char *line)
     (void)context;
     (void)level;
     say(line);
+}
+
+/*
+ * A line of standard error for a program: {"error": "...", "errno": 22, "status": 64}, or
+ * {"warning": "..."}. For a person where memory ran out, or this build has no JSON.
+ */
+static void say_json(const char *kind, const char *text, int code, int status)
+{
+    struct json *object = json_new_object();
+
+    json_put_text(object, kind, text);
+    if (code != 0) {
+        json_put_number(object, "errno", (uint64_t)code);
+        json_put_number(object, "status", (uint64_t)status);
+    }
+    if (!json_available() || json_print_line(object, stderr) < 0) {
+        say(text);
+    }
+    json_free(object);
+}
+
+static void log_as_json(void *context, enum log_level level, const char *line)
+{
+    (void)context;
+    say_json(level == LOG_LEVEL_ERROR     ? "error"
+             : level == LOG_LEVEL_WARNING ? "warning"
+                                          : "info",
+             line, 0, 0);
 }
 
 static void print_help(void)
@@ -129,7 +158,8 @@ static int run_command(const struct command *command, int count, char **argument
     struct log log;
     int status;
 
-    log_init(&log, log_to_stderr, NULL);
+    ctl.json = command_wants_json(command, count, arguments);
+    log_init(&log, ctl.json ? log_as_json : log_to_stderr, NULL);
     ctl.log = &log;
     ctl.options = calloc(1, command->options_size);
     ctl.operands = calloc((size_t)count + 1, sizeof(*ctl.operands));
@@ -143,7 +173,9 @@ static int run_command(const struct command *command, int count, char **argument
             options_release(command->values, ctl.options);
         }
     }
-    if (ctl.error.code != 0) {
+    if (ctl.error.code != 0 && ctl.json) {
+        say_json("error", ctl.error.text, ctl.error.code, status);
+    } else if (ctl.error.code != 0) {
         log_line(&log, LOG_LEVEL_ERROR, "%s", ctl.error.text);
     }
     free(ctl.operands);

@@ -6,10 +6,12 @@
 #include "ctl/command.h"
 #include "ctl/open.h"
 #include "ctl/resize.h"
+#include "util/json.h"
 #include "util/printable.h"
 #include "util/progress.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <string.h>
 
 #define ENCRYPT_NAMES 12
@@ -104,6 +106,13 @@ static int take_change(struct ctl *ctl, struct amend_change *change)
                   ctl->operands[0]);
         return CTL_USAGE;
     }
+    if ((change->refcount_bits & (change->refcount_bits - 1)) != 0) {
+        error_set(&ctl->error, EINVAL,
+                  "%s: refcount_bits=%" PRIu64 " is not possible: refcounts have 1, 2, 4, 8, 16, "
+                  "32 or 64 bits",
+                  ctl->operands[0], change->refcount_bits);
+        return CTL_USAGE;
+    }
     return 0;
 }
 
@@ -159,13 +168,57 @@ static void begin(void *context, const char *what, const char *unit)
     progress_begin(progress, "qcow2ctl", what, unit);
 }
 
+/* What was asked for holds now. */
+static int report_json(struct ctl *ctl, const struct amend_change *change)
+{
+    static const char *const levels[] = {[2] = "0.10", [3] = "1.1"};
+    struct json *object = json_new_object(), *now = json_new_object();
+    int r;
+
+    if (change->version != 0) {
+        json_put_text(now, "compat", levels[change->version]);
+    }
+    if (change->lazy_refcounts.set) {
+        json_put_bool(now, "lazy-refcounts", change->lazy_refcounts.value);
+    }
+    if (change->backing_file != NULL) {
+        json_put_text(now, "backing-filename", change->backing_file);
+    }
+    if (change->backing_format != NULL) {
+        json_put_text(now, "backing-filename-format", change->backing_format);
+    }
+    if (change->data_file != NULL) {
+        json_put_text(now, "data-file", change->data_file);
+    }
+    if (change->data_file_raw.set) {
+        json_put_bool(now, "data-file-raw", change->data_file_raw.value);
+    }
+    if (change->refcount_bits != 0) {
+        json_put_number(now, "refcount-bits", change->refcount_bits);
+    }
+    if (change->size.set) {
+        json_put_number(now, "virtual-size", change->size.value);
+    }
+    json_put_text(object, "filename", ctl->operands[0]);
+    json_put_text(object, "format", "qcow2");
+    json_put(object, "amended", now);
+    r = json_print(object, stdout);
+    json_free(object);
+    return r < 0 ? error_set(&ctl->error, -r, "%s: was amended, but that could not be printed: %s",
+                             ctl->operands[0], strerror(-r))
+                 : 0;
+}
+
 /* What changes for the guest is said. */
-static void report(const struct ctl *ctl, const struct amend_change *change)
+static int report(struct ctl *ctl, const struct amend_change *change)
 {
     const struct amend_command_options *options = ctl->options;
 
     if (options->common.quiet.value) {
-        return;
+        return 0;
+    }
+    if (command_prints_json(&options->common)) {
+        return report_json(ctl, change);
     }
     if (change->backing_file != NULL && *change->backing_file != '\0') {
         printable_line(
@@ -176,6 +229,7 @@ static void report(const struct ctl *ctl, const struct amend_change *change)
     } else {
         printable_line(stdout, "Image amended.");
     }
+    return 0;
 }
 
 static int amend(struct ctl *ctl, struct image *image, const struct amend_change *change)
@@ -203,12 +257,16 @@ static int amend(struct ctl *ctl, struct image *image, const struct amend_change
 static int run_amend(struct ctl *ctl)
 {
     const struct amend_opening opening = how_to_open(ctl->options);
+    const struct amend_command_options *options = ctl->options;
     struct amend_change change;
     struct image *image;
-    int r = check_unchangeable(ctl);
+    int r = 0;
 
-    if (r < 0) {
+    if (command_prints_json(&options->common) && json_require(&ctl->error) < 0) {
         return CTL_FAILED;
+    }
+    if (check_unchangeable(ctl) < 0) {
+        return CTL_USAGE;
     }
     r = take_change(ctl, &change);
     if (r != 0) {
@@ -223,8 +281,7 @@ static int run_amend(struct ctl *ctl)
     if (r < 0) {
         return CTL_FAILED;
     }
-    report(ctl, &change);
-    return CTL_OK;
+    return report(ctl, &change) < 0 ? CTL_FAILED : CTL_OK;
 }
 
 #define FIELD(member) offsetof(struct amend_command_options, member)
@@ -252,6 +309,8 @@ static const struct option_spec amend_flags[] = {
         .field = FIELD(progress),
         .help = "accepted as of qemu-img; on a terminal, progress is shown in any case",
     },
+    FLAG_JSON(struct amend_command_options),
+    FLAG_OUTPUT(struct amend_command_options),
     FLAG_QUIET(struct amend_command_options),
     FLAG_TRUST_NAMES(struct amend_command_options),
     FLAG_LOCKING(struct amend_command_options),

@@ -519,7 +519,7 @@ const struct command check_command = {
         "A full image of 64 TiB takes about 150 MiB of memory, one of 1 TiB about 5 MiB.\n"
         "\n"
         "Exit status, as of qemu-img check: 0 in order, 1 the check failed, 2 errors, 3\n"
-        "leaks alone; 2 as well when the command line is wrong.\n"
+        "leaks alone; 64 when the command line is wrong.\n"
         "\n",
     .examples = "  qcow2ctl check disk.qcow2\n"
                 "  qcow2ctl check --repair=all disk.qcow2\n"

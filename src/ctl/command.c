@@ -200,6 +200,33 @@ int command_parse(struct ctl *ctl, int count, char **given, const char **help)
     return r != 0 || *help != NULL ? r : check_operands(ctl);
 }
 
+bool command_wants_json(const struct command *command, int count, char **arguments)
+{
+    bool json = false;
+
+    if (options_find(command->flags, "json") == NULL) {
+        return false;
+    }
+    for (int i = 0; i < count && strcmp(arguments[i], "--") != 0; i++) {
+        const char *how = NULL;
+
+        if (strcmp(arguments[i], "--json") == 0) {
+            json = true;
+        } else if (strncmp(arguments[i], "--output=", 9) == 0) {
+            how = arguments[i] + 9;
+        } else if (strcmp(arguments[i], "--output") == 0 && i + 1 < count) {
+            how = arguments[++i];
+        }
+        json = how != NULL ? strcmp(how, "json") == 0 : json;
+    }
+    return json;
+}
+
+bool command_prints_json(const struct common_flags *common)
+{
+    return common->output.value == CTL_OUTPUT_JSON;
+}
+
 /* --- help ------------------------------------------------------------------- */
 
 static void print_help(const struct command *command, FILE *out)

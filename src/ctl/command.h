@@ -15,11 +15,15 @@
 #include <stddef.h>
 #include <stdio.h>
 
-/* A command may have others, which mean what its help says. */
+/*
+ * A command may have others, which mean what its help says. A command line that is wrong, whatever
+ * the files are, has one status in all commands, EX_USAGE of sysexits.h: 1 is damage or a failure,
+ * and 2 and 3 are what qemu-img check, and so ours, says of an image.
+ */
 enum ctl_status {
     CTL_OK = 0,
     CTL_FAILED = 1,
-    CTL_USAGE = 2,
+    CTL_USAGE = 64,
 };
 
 /* What a command runs with. */
@@ -30,6 +34,7 @@ struct ctl {
     size_t operand_count;
     struct log *log;
     struct error error; /* printed, where it has a sentence, after the command has returned */
+    bool json;          /* --json: errors and log lines are JSON, too, one object a line */
 };
 
 struct command {
@@ -81,6 +86,9 @@ struct common_flags {
     struct option_number locking; /* enum ctl_locking */
 };
 
+/* Whether JSON is to be printed. */
+bool command_prints_json(const struct common_flags *common);
+
 /* Entries of a flag table; `target` has a member `struct common_flags common`. */
 #define FLAG_FORMAT(target)                                                                \
     {                                                                                      \
@@ -131,6 +139,12 @@ struct common_flags {
  * was asked for: its value, or "" for a bare --help.
  */
 int command_parse(struct ctl *ctl, int count, char **arguments, const char **help);
+
+/*
+ * Whether --json or --output=json stands in the arguments, which may be wrong otherwise: what is
+ * said of that is JSON then.
+ */
+bool command_wants_json(const struct command *command, int count, char **arguments);
 
 /* What --help, --help=man and --help=names print; false when there is no such topic. */
 bool command_help(const struct command *command, const char *topic, FILE *out);

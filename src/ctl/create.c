@@ -159,29 +159,32 @@ static int look_at_files(struct creation *creation, bool size_given)
     if (result < 0 || size_given) {
         return result;
     }
-    if (!has_backing || unchecked) {
-        return error_set(&ctl->error, EINVAL,
-                         "%s: how large the disk is to be is not given%s; add a SIZE, such as 10G",
-                         creation->path,
-                         has_backing ? ", and -u forbids to ask the backing file" : "");
-    }
     creation->parameters.size = creation->files.backing_size;
     return make_plan(creation);
 }
 
-static int prepare(struct creation *creation)
+/* What is wrong with the command line, whatever files there are. */
+static int check_usage(struct creation *creation, bool *size_given)
 {
-    bool size_given;
+    const struct create_options *options = creation->options;
+    bool names_backing = options->backing_flag != NULL || options->backing_file != NULL;
     int result = refuse_encryption(creation);
 
     if (result == 0) {
-        result = take_size(creation, &size_given);
+        result = take_size(creation, size_given);
+    }
+    if (result == 0 && !*size_given && (!names_backing || options->unchecked.value)) {
+        result = error_set(&creation->ctl->error, EINVAL,
+                           "%s: how large the disk is to be is not given%s; add a SIZE, such as "
+                           "10G",
+                           creation->path,
+                           names_backing ? ", and -u forbids to ask the backing file" : "");
     }
     if (result == 0) {
         take_options(creation);
         result = make_plan(creation); /* without a size yet, it still refuses impossible options */
     }
-    return result == 0 ? look_at_files(creation, size_given) : result;
+    return result;
 }
 
 /* --- Opening what will be written ------------------------------------------------------------ */
@@ -385,13 +388,18 @@ static int run_create(struct ctl *ctl)
         .options = ctl->options,
         .path = ctl->operands[0],
     };
-    int result = 0;
+    bool size_given = false;
+    int result = 0, status = CTL_FAILED;
 
-    if (creation.options->common.output.value == CTL_OUTPUT_JSON) {
+    if (command_prints_json(&creation.options->common)) {
         result = json_require(&ctl->error);
     }
     if (result == 0) {
-        result = prepare(&creation);
+        result = check_usage(&creation, &size_given);
+        status = result == 0 || result == -ENOMEM ? CTL_FAILED : CTL_USAGE;
+    }
+    if (result == 0) {
+        result = look_at_files(&creation, size_given);
     }
     if (result == 0) {
         result = make_files(&creation);
@@ -401,7 +409,7 @@ static int run_create(struct ctl *ctl)
     }
     create_plan_release(&creation.plan);
     create_files_release(&creation.files);
-    return result == 0 ? CTL_OK : CTL_FAILED;
+    return result == 0 ? CTL_OK : status;
 }
 
 /* --- The tables

@@ -9,6 +9,7 @@
 #include "meta/format.h"
 #include "meta/snapshot_write.h"
 #include "util/checked.h"
+#include "util/json.h"
 #include "util/printable.h"
 #include "util/progress.h"
 #include "util/size.h"
@@ -241,16 +242,37 @@ static int resize(struct ctl *ctl, struct image *image, struct writer *writer, u
     return r < 0 ? resize_failed(ctl, image, size, r) : 0;
 }
 
-static void report(const struct ctl *ctl, uint64_t old, uint64_t size)
+static int report_json(struct ctl *ctl, uint64_t old, uint64_t size)
+{
+    struct json *object = json_new_object();
+    int r;
+
+    json_put_text(object, "filename", ctl->operands[0]);
+    json_put_text(object, "format", "qcow2");
+    json_put_number(object, "virtual-size", size);
+    json_put_number(object, "previous-virtual-size", old);
+    r = json_print(object, stdout);
+    json_free(object);
+    return r < 0 ? error_set(&ctl->error, -r, "%s: was resized, but that could not be printed: %s",
+                             ctl->operands[0], strerror(-r))
+                 : 0;
+}
+
+static int report(struct ctl *ctl, uint64_t old, uint64_t size)
 {
     const struct resize_options *options = ctl->options;
     char text[SIZE_TEXT_MAX];
 
-    if (!options->common.quiet.value) {
-        printable_line(
-            stdout, "Image resized. The disk has %s (%" PRIu64 " bytes), before %" PRIu64 " bytes.",
-            size_format(size, text), size, old);
+    if (options->common.quiet.value) {
+        return 0;
     }
+    if (command_prints_json(&options->common)) {
+        return report_json(ctl, old, size);
+    }
+    printable_line(stdout,
+                   "Image resized. The disk has %s (%" PRIu64 " bytes), before %" PRIu64 " bytes.",
+                   size_format(size, text), size, old);
+    return 0;
 }
 
 static int run_resize(struct ctl *ctl)
@@ -261,6 +283,10 @@ static int run_resize(struct ctl *ctl)
     struct writer *writer;
     uint64_t size, old;
     int r;
+
+    if (command_prints_json(&options->common) && json_require(&ctl->error) < 0) {
+        return CTL_FAILED;
+    }
 
     if (parse_size(ctl, ctl->operands[1], &wanted) < 0) {
         return CTL_USAGE;
@@ -284,12 +310,13 @@ static int run_resize(struct ctl *ctl)
     if (r < 0) {
         return CTL_FAILED;
     }
-    report(ctl, old, size);
-    return CTL_OK;
+    return report(ctl, old, size) < 0 ? CTL_FAILED : CTL_OK;
 }
 
 static const struct option_spec resize_flags[] = {
     FLAG_FORMAT(struct resize_options),
+    FLAG_JSON(struct resize_options),
+    FLAG_OUTPUT(struct resize_options),
     FLAG_QUIET(struct resize_options),
     {
         .name = "shrink",

@@ -415,9 +415,10 @@ static int locked_by_others(const struct subject *subject, const struct lock_con
     return error_set(subject->error, EBUSY,
                      "%s: another program has this %s open for writing%s; close it first%s",
                      subject->path, subject->what, by,
-                     subject->access == STORE_READ_SHARED
-                         ? ""
-                         : ", or read it as it is with -o force-share (qcow2ctl: -U)");
+                     subject->access == STORE_READ_SHARED ? ""
+                     : subject->access == STORE_READ
+                         ? ", or read it as it is with -o force-share (qcow2ctl: -U)"
+                         : ", or mount it as it is with -o force-share");
 }
 
 static int lock_file(const struct subject *subject, int fd, const struct stat *status)

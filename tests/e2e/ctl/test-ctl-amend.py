@@ -377,7 +377,11 @@ NEEDS = {"zstd": [tools.ZSTD], "extended": [tools.EXTENDED_L2], "datafile": [too
 for kind, impossible, impossible_words in IMPOSSIBLE:
     def _(directory, kind=kind, options=impossible, words=impossible_words):
         path = bad.sample(kind, directory)
-        ctl.refused("amend", "-o", options, path, words=(path, *words), unchanged=[path])
+        # What no image can become is wrong whatever the image is.
+        wrong = "cannot be changed" in words[0] or options in ("refcount_bits=3", "refcount_bits=5") or \
+            options.startswith("encrypt")
+        ctl.refused("amend", "-o", options, path, words=(path, *words), unchanged=[path],
+                    status=64 if wrong else 1)
 
     suite.test("refused: %s, of the image '%s'" % (impossible, kind),
                needs=NEEDS.get(kind, ()))(_)
@@ -392,7 +396,7 @@ for usage, usage_words in ((("a",), ("-o NAME=VALUE",)), (("-o", "compat=1.1"), 
     def _(directory, arguments=usage, words=usage_words):
         with open(os.path.join(directory, "a"), "wb"):
             pass
-        ctl.refused("amend", *arguments, words=words, status=2, cwd=directory)
+        ctl.refused("amend", *arguments, words=words, status=64, cwd=directory)
 
     suite.test("a usage error: amend %s" % " ".join(usage))(_)
 

@@ -413,7 +413,7 @@ def _(directory):
             ctl.refused("check", *arguments, path, words=[path, word], unchanged=[path])
 
 
-@suite.test("a wrong command line is refused with status 2 and the word that is wrong")
+@suite.test("a wrong command line is refused with status 64 and the word that is wrong")
 def _(directory):
     path = bad.sample("small", directory)
     for arguments, word in ((("--repair=some", path), "some"), (("-r",), "-r"), ((), "IMAGE"),
@@ -421,7 +421,7 @@ def _(directory):
                             (("-U", "-r", "all", path), "--force-share"),
                             (("--repai=all", path), "--repair"), (("-x", path), "-x"),
                             (("--output=xml", path), "xml")):
-        ctl.refused("check", *arguments, words=[word], status=2, unchanged=[path])
+        ctl.refused("check", *arguments, words=[word], status=64, unchanged=[path])
 
 
 @suite.test("an image that somebody writes is refused with the holder named; -U reads it")

@@ -70,13 +70,13 @@ IMPOSSIBLE = (
 for impossible, impossible_size, impossible_words in IMPOSSIBLE:
     def _(directory, options=impossible, size=impossible_size, words=impossible_words):
         arguments = (["-o", options] if options else []) + ["a.qcow2", size]
-        refused(directory, *arguments, words=words)
+        refused(directory, *arguments, words=words, status=64)
         if options != "encrypt.iter-time=10":
             tools.run("qemu-img", "create", "-f", "qcow2", *arguments, cwd=directory, status=1)
 
     suite.test("refused before a byte is written: %s %s" % (impossible, impossible_size))(_)
 
-# What the command line itself is about: exit status 2.
+# What the command line itself is about: exit status 64.
 USAGE = (
     (["a.qcow2", "1M", "2M"], ("'2M' is one argument too many",)),
     ([], ("IMAGE [SIZE]",)),
@@ -95,7 +95,7 @@ USAGE = (
 
 for usage_arguments, usage_words in USAGE:
     def _(directory, arguments=tuple(usage_arguments), words=usage_words):
-        refused(directory, *arguments, words=words, status=2)
+        refused(directory, *arguments, words=words, status=64)
 
     suite.test("a command line that cannot be understood: create %s"
                % " ".join(usage_arguments))(_)
@@ -108,8 +108,8 @@ def _(directory):
 
 @suite.test("an image without a size is refused, also with a backing file that is not looked at")
 def _(directory):
-    refused(directory, "a.qcow2", words=("a.qcow2", "SIZE", "10G"))
-    refused(directory, "-u", "-b", "base", "-F", "raw", "a.qcow2", words=("SIZE", "-u"))
+    refused(directory, "a.qcow2", words=("a.qcow2", "SIZE", "10G"), status=64)
+    refused(directory, "-u", "-b", "base", "-F", "raw", "a.qcow2", words=("SIZE", "-u"), status=64)
 
 
 # --- names -------------------------------------------------------------------------------------
@@ -214,10 +214,11 @@ def _(directory):
     refused(directory, "-b", "folder", "-F", "raw", "a.qcow2", words=("directory",))
     refused(directory, "-b", "nbd://host/x", "-F", "raw", "a.qcow2", words=("nbd",))
     refused(directory, "-b", "base.raw", "-F", "a-very-long-format", "-u", "a.qcow2", "1M",
-            words=("18 bytes",))
-    refused(directory, "-u", "-b", "n" * 1024, "-F", "raw", "a.qcow2", "1M", words=("1024 bytes",))
+            words=("18 bytes",), status=64)
+    refused(directory, "-u", "-b", "n" * 1024, "-F", "raw", "a.qcow2", "1M",
+            words=("1024 bytes",), status=64)
     refused(directory, "-u", "-b", "n" * 600, "-F", "raw", "-o", "cluster_size=512", "a.qcow2",
-            "1M", words=("512 bytes", "larger clusters"))
+            "1M", words=("512 bytes", "larger clusters"), status=64)
     image.create(os.path.join(directory, "orphan.qcow2"), MiB, "gone", "raw")
     refused(directory, "-b", "orphan.qcow2", "-F", "qcow2", "a.qcow2", words=("gone",))
 
@@ -227,9 +228,9 @@ def _(directory):
     write_file(os.path.join(directory, "base.raw"), b"\0" * MiB)
     for mode in ("metadata", "falloc", "full"):
         refused(directory, "-b", "base.raw", "-F", "raw", "-o", "preallocation=" + mode, "a.qcow2",
-                words=("base.raw", "extended_l2=on"))
+                words=("base.raw", "extended_l2=on"), status=64)
     refused(directory, "-b", "base.raw", "-F", "raw", "-o", "data_file=d,data_file_raw=on",
-            "a.qcow2", words=("base.raw", "data_file_raw=on"))
+            "a.qcow2", words=("base.raw", "data_file_raw=on"), status=64)
 
 
 for bad_kind in ("aes", "plain", "version2", "snapshots", "backing", "bitmaps"):

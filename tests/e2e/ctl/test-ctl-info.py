@@ -192,11 +192,11 @@ def _(directory):
     check_equal(ctl.ctl("info", "--output", "human", path).stdout, ctl.ctl("info", path).stdout,
                 "the text")
     check_equal(ctl.ctl("info", "-q", "--json", path).stdout, "", "what -q prints")
-    ctl.refused("info", status=2)
-    ctl.refused("info", path, path, status=2)
-    ctl.refused("info", "--jsn", path, words=["--json"], status=2)
-    ctl.refused("info", "-f", "raw", path, words=["qcow2"], status=2)
-    ctl.refused("info", "--output=xml", path, words=["xml"], status=2)
+    ctl.refused("info", status=64)
+    ctl.refused("info", path, path, status=64)
+    ctl.refused("info", "--jsn", path, words=["--json"], status=64)
+    ctl.refused("info", "-f", "raw", path, words=["qcow2"], status=64)
+    ctl.refused("info", "--output=xml", path, words=["xml"], status=64)
 
 
 # --- images that cannot be opened -----------------------------------------------------------

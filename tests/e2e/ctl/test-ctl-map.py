@@ -177,7 +177,7 @@ def _(directory):
 # --- refusals, and images that are damaged -----------------------------------------------------
 
 
-@suite.test("wrong usage is refused with a sentence and exit status 2")
+@suite.test("wrong usage is refused with a sentence and exit status 64")
 def _(directory):
     path = bad.sample("plain", directory)
     for arguments, words in (
@@ -192,7 +192,7 @@ def _(directory):
             (["--json=1", path], ["no value"]),
             (["--json", "--svg=" + os.path.join(directory, "a.svg"), path], ["--svg", "--json"]),
             (["--output=human", "--svg=a.svg", path], ["--svg", "--output"])):
-        ctl.refused("map", *arguments, words=words, status=2, unchanged=[path])
+        ctl.refused("map", *arguments, words=words, status=64, unchanged=[path])
     check_equal(sorted(os.listdir(directory)), ["image.qcow2"], "the files")
 
 

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 """qcow2ctl resize, with qemu-img resize beside it: sizes, refusals, preallocation, kill -9."""
 
+import json
 import os
 
 from lib import bad, changed, ctl, image, mount, qcow2, tap, tools, write
@@ -235,7 +236,7 @@ for usage, usage_words in ((("a",), ("missing", "SIZE")), (("a", "1M", "2M"), ("
                            (("a", "--shrinc", "1M"), ("--shrink",)),
                            (("-f", "raw", "a", "1M"), ("raw", "qcow2"))):
     def _(directory, arguments=usage, words=usage_words):
-        ctl.refused("resize", *arguments, words=words, status=2, cwd=directory)
+        ctl.refused("resize", *arguments, words=words, status=64, cwd=directory)
 
     suite.test("a usage error: resize %s" % " ".join(usage))(_)
 
@@ -349,6 +350,43 @@ killed("growing, with another L1 table", small, [], MiB, 80 * MiB)
 killed("growing over a longer backing file", on_longer, [], MiB + 512, 4 * MiB)
 killed("shrinking", small, ["--shrink"], MiB, 300 * KiB)
 killed("growing and preallocating", on_longer, ["--preallocation=full"], MiB + 512, 2 * MiB)
+
+
+@suite.test("--json: what was done on standard output; errors and usage errors on standard error")
+def _(directory):
+    path = bad.sample("plain", directory)
+    size = json.loads(ctl.ctl("info", "--json", path).stdout)["virtual-size"]
+    told = json.loads(ctl.ctl("resize", "--json", path, "+1M").stdout)
+    check_equal((told["filename"], told["virtual-size"], told["previous-virtual-size"]),
+                (path, size + MiB, size), "resize --json")
+    check_equal(ctl.ctl("resize", "--output=json", "-q", path, "+1M").stdout, "", "with -q")
+    told = json.loads(ctl.ctl("amend", "--json", "-o", "lazy_refcounts=on", path).stdout)
+    check_equal((told["filename"], told["amended"]), (path, {"lazy-refcounts": True}),
+                "amend --json")
+    missing = os.path.join(directory, "missing")
+    for arguments in (("resize", missing, "1M"), ("amend", "-o", "compat=1.1", missing),
+                      ("info", missing), ("check", missing), ("map", missing),
+                      ("create", missing + "/a", "1M")):
+        done = ctl.ctl(arguments[0], "--json", *arguments[1:], status=1)
+        told = json.loads(done.stderr)
+        check(missing in told["error"] and told["errno"] > 0, "it says %r", told)
+        check_equal((done.stdout, told["status"]), ("", 1), "standard output, and the status")
+    for arguments in (("resize", path, "abc"), ("amend", path), ("info",), ("check", "--bogus"),
+                      ("map", "-f", "raw", path), ("create", missing), ("create", missing, "abc"),
+                      ("create", "-o", "cluster_size=3", missing, "1M"), ("check", "--repair=x")):
+        for how in (("--json",), ("--output", "json"), ()):
+            done = ctl.ctl(arguments[0], *arguments[1:], *how, status=64)
+            check(not how or json.loads(done.stderr)["status"] == 64, "%r", done.stderr)
+            check(how or done.stderr.startswith("qcow2ctl: "), "%r", done.stderr)
+
+
+@suite.test("no hint of an option that resize has not")
+def _(directory):
+    path = bad.sample("plain", directory)
+    with bad.held(path):
+        told = ctl.refused("resize", path, "+1M", words=[path, "close it first"])
+        check("-U" not in told, "it says %s", told)
+
 
 if __name__ == "__main__":
     suite.main()

@@ -184,7 +184,7 @@ def _(directory):
     ctl.refused("mount", empty, at, words=["neither partitions nor a file system"])
     ctl.refused("mount", os.path.join(directory, "none.qcow2"), at, words=["none.qcow2"])
     ctl.refused("mount", "-o", "nonsense=1", path, at, words=["nonsense"])
-    ctl.refused("mount", path, words=["where to?"], status=2)
+    ctl.refused("mount", path, words=["where to?"], status=64)
     with bad.held(path):
         ctl.refused("mount", path, at, words=[path])
     done = ctl.ctl("mount", "--fs-options", "nonsense", path, at, status=1)
