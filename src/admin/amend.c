@@ -400,7 +400,7 @@ static int place_snapshots(struct writer *writer, const uint8_t *bytes, size_t l
     if (result < 0) {
         return result;
     }
-    result = store_write(writer->image->file, place->host_offset, bytes, length);
+    result = gate_write(writer->gate, GATE_OTHER, place->host_offset, bytes, length);
     if (result == 0) {
         result = barrier_wait(writer->barrier, barrier_epoch(writer->barrier)); /* R2, R3 */
     }
@@ -417,7 +417,7 @@ static int switch_snapshots(struct writer *writer, uint64_t host_offset)
     int result;
 
     store_be64(field, host_offset);
-    result = store_write(writer->image->file, HEADER_SNAPSHOTS_OFFSET, field, sizeof(field));
+    result = gate_write(writer->gate, GATE_HEADER, HEADER_SNAPSHOTS_OFFSET, field, sizeof(field));
     return result < 0 ? result : barrier_wait(writer->barrier, barrier_epoch(writer->barrier));
 }
 
@@ -426,7 +426,7 @@ static int upgrade_snapshots(struct amend *amend)
     struct image *image = amend->image;
     struct writer *writer = amend->writer;
     struct header *header = image->header;
-    uint64_t old = header->snapshots_offset;
+    uint64_t old = header->snapshots_offset, clusters;
     struct allocation place;
     uint8_t *bytes;
     size_t length;
@@ -449,8 +449,11 @@ static int upgrade_snapshots(struct amend *amend)
     for (size_t i = 0; i < image->snapshots->count; i++) {
         image->snapshots->snapshots[i].records_disk_size = true;
     }
-    (void)allocator_drop(writer->allocator, old,
-                         div_round_up(image->snapshots->size, header->cluster_size),
+    clusters = div_round_up(image->snapshots->size, header->cluster_size);
+    for (uint64_t i = 0; i < clusters; i++) {
+        gate_forget(writer->gate, GATE_TABLE_SNAPSHOTS, old + i * header->cluster_size);
+    }
+    (void)allocator_drop(writer->allocator, old, clusters,
                          atomic_load(&writer->next_commit)); /* R4 */
     return 0;
 }

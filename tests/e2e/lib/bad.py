@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import errno
 import mmap
+import json
 import os
 import random
 import selectors
@@ -169,6 +170,11 @@ def start_and_end(*arguments, user=None, cwd=None, env=None, seconds=REFUSAL_SEC
 
 def check_sentence(text, *words, program="qcow2fs"):
     """One line that begins as it must and holds all the words."""
+    if text.startswith("{"):  # with --json errors are JSON, too
+        found = json.loads(text)
+        check(isinstance(found["status"], int) and isinstance(found["errno"], int), "no numbers: %s",
+              text)
+        text = "%s: %s\n" % (program, found["error"])
     check(text.endswith("\n") and text.count("\n") == 1, "not one line: %r", text)
     check(text.startswith(program + ": "), "it does not begin with the program's name: %r", text)
     check(not text.endswith(".\n"), "it ends in a full stop: %r", text)

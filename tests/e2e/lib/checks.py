@@ -56,7 +56,7 @@ def ours(path, *arguments):
     check(found.status in (CLEAN, FAILED, ERRORS, LEAKS), "exit status %d: %s", found.status,
           found.said)
     if found.status == FAILED:
-        check(found.said.count("\n") == 1 and found.said.startswith("qcow2ctl: "),
+        check(found.said.count("\n") == 1 and "error" in json.loads(found.said),
               "not one sentence: %r", found.said)
     else:
         check_equal(found.said, "", "standard error")
