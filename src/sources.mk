@@ -150,6 +150,7 @@ src_qcow2fs_SOURCES = \
 	src/fuse/files.c src/fuse/files.h \
 	src/fuse/listing.c src/fuse/listing.h \
 	src/fuse/lost.c src/fuse/lost.h \
+	src/fuse/long_requests.c src/fuse/long_requests.h \
 	src/fuse/messages.c src/fuse/messages.h \
 	src/fuse/names.c src/fuse/names.h \
 	src/fuse/ops.c src/fuse/ops.h src/fuse/ops_internal.h \

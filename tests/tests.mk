@@ -41,6 +41,7 @@ UNIT_TESTS += \
 	tests/unit/meta/test-mapping-random \
 	tests/unit/util/test-memory \
 	tests/unit/util/test-memory-size \
+	tests/unit/fuse/test-long-requests \
 	tests/unit/fuse/test-lost \
 	tests/unit/fuse/test-names \
 	tests/unit/store/test-new-file \
@@ -102,6 +103,7 @@ E2E_TESTS = \
 	tests/e2e/mount/test-evidence.py \
 	tests/e2e/mount/test-limits.py \
 	tests/e2e/mount/test-locks.py \
+	tests/e2e/mount/test-long-requests.py \
 	tests/e2e/project/test-manpage.sh \
 	tests/e2e/write/test-model-chains.py \
 	tests/e2e/write/test-model-plain.py \
@@ -338,6 +340,10 @@ tests_model_model_CFLAGS = $(PROJECT_CFLAGS)
 tests_model_model_SOURCES = tests/model/model.c tests/model/model.h tests/model/worker.c
 tests_model_model_LDADD = $(LIBQCOW2_LIBS)
 
+# It is libfuse, as far as that is needed.
+tests_unit_fuse_test_long_requests_CFLAGS = $(AM_CFLAGS) $(FUSE3_CFLAGS)
+tests_unit_fuse_test_long_requests_SOURCES = tests/unit/fuse/test-long-requests.c \
+	src/fuse/long_requests.c
 tests_unit_fuse_test_lost_SOURCES = tests/unit/fuse/test-lost.c src/fuse/lost.c
 tests_unit_fuse_test_names_SOURCES = tests/unit/fuse/test-names.c src/fuse/names.c
 # With calls of the C library that can be made to fail.

@@ -125,7 +125,7 @@ static int describe_loss(struct ctl *ctl, struct image *image, uint64_t size, ch
     int r = view_open_active(image, &view);
 
     if (r == 0) {
-        r = view_seek(view, size, true, NULL, NULL, &first);
+        r = view_seek(view, size, true, NULL, &first);
         view_close(view);
     }
     if (r == 0) {

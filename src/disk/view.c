@@ -439,7 +439,10 @@ static void prefetch_range(void *context, uint64_t guest_offset, uint64_t length
 /* --- Data and holes --------------------------------------------------------------------------- */
 
 #define SEEK_WINDOW     (UINT64_C(2) << 20) /* bytes */
-#define SEEK_WINDOW_MAX (UINT64_C(1) << 40) /* between two looks at whether to go on */
+#define SEEK_WINDOW_MAX (UINT64_C(1) << 40)
+
+/* Longer than this no look shall take, so that there is a chance to stop. */
+#define SEEK_LOOK_NANOSECONDS UINT64_C(20000000)
 
 /*
  * Whether the bytes from guest_offset on, a DATA extent, are data or a hole of
@@ -503,39 +506,53 @@ static int classify(struct view *view, uint64_t guest_offset, uint64_t window, b
     return result;
 }
 
-int view_seek(struct view *view, uint64_t guest_offset, bool want_data,
-              bool (*interrupted)(void *context), void *context, uint64_t *found)
+/*
+ * How far to look next, after a look over `window` bytes. Twice as far each time
+ * that all it saw was alike: an empty disk of any size is crossed in a few steps,
+ * and a long unallocated range of an overlay is not walked again for each small
+ * extent below it. But not so far that a look takes long, where there are tables.
+ */
+static uint64_t next_window(uint64_t window, uint64_t length, uint64_t took)
 {
-    /*
-     * Looks ahead twice as far each time that all it saw was alike: an empty
-     * disk of any size is crossed in a few steps, and a long unallocated range
-     * of an overlay is not walked again for each small extent below it.
-     */
-    uint64_t window = SEEK_WINDOW, size = view_size(view);
+    if (length < window) {
+        return SEEK_WINDOW;
+    }
+    if (took > SEEK_LOOK_NANOSECONDS) {
+        return max_u64(window / 4, SEEK_WINDOW);
+    }
+    return min_u64(window * 2, SEEK_WINDOW_MAX);
+}
+
+int view_seek(struct view *view, uint64_t guest_offset, bool want_data, const struct stop *stop,
+              uint64_t *found)
+{
+    uint64_t window = SEEK_WINDOW, size = view_size(view), began = stop_clock();
 
     if (guest_offset >= size) {
         return -ENXIO;
     }
     while (guest_offset < size) {
-        uint64_t length;
+        uint64_t length, now;
         bool is_data;
         int result;
 
-        if (interrupted != NULL && interrupted(context)) {
-            return -EINTR;
-        }
-        result =
-            classify(view, guest_offset, min_u64(window, size - guest_offset), &is_data, &length);
+        window = min_u64(window, size - guest_offset);
+        result = classify(view, guest_offset, window, &is_data, &length);
         if (result < 0) {
             return result;
         }
+        *found = guest_offset;
         if (is_data == want_data) {
-            *found = guest_offset;
             return 0;
         }
-        window = length < window ? SEEK_WINDOW : min_u64(window * 2, SEEK_WINDOW_MAX);
+        now = stop_clock();
+        window = next_window(window, length, now - began);
+        began = now;
         guest_offset += length;
+        *found = guest_offset;
+        if (guest_offset < size && stop_requested(stop)) {
+            return -EINTR;
+        }
     }
-    *found = size;
     return want_data ? -ENXIO : 0;
 }

@@ -12,6 +12,7 @@
 #include "disk/image.h"
 #include "meta/mapping.h"
 #include "util/error.h"
+#include "util/stop.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -75,10 +76,11 @@ int view_lookup_exact(struct view *view, uint64_t guest_offset, uint64_t length,
  * the end of the view counts as a hole. A hole is what reads as zeros without
  * a look at any byte: zero and unallocated (sub)clusters, data (sub)clusters
  * that are holes of the host file as a whole, and holes of a raw backing file. -ENXIO when
- * guest_offset is at or past the end, or when there is no data behind it; -EINTR when
- * `interrupted` (may be NULL) says so; -EIO.
+ * guest_offset is at or past the end, or when there is no data behind it; -EIO; -EINTR when
+ * `stop` says so: *found is then how far the search came, at least a little; all before is of
+ * the other kind. However large the tables, it is not long until `stop` is asked again.
  */
-int view_seek(struct view *view, uint64_t guest_offset, bool want_data,
-              bool (*interrupted)(void *context), void *context, uint64_t *found);
+int view_seek(struct view *view, uint64_t guest_offset, bool want_data, const struct stop *stop,
+              uint64_t *found);
 
 #endif

@@ -68,6 +68,7 @@ int filesystem_create(struct image *image, struct writer *writer,
     made->log = log;
     set_writer(made, writer, options);
     stats_init(&made->stats);
+    long_requests_init(&made->long_requests, mount_threads(options));
     lost_init(&made->lost);
     r = tree_create(image, options, root_is_directory, writer != NULL, &made->tree, error);
     if (r == 0) {
@@ -90,6 +91,7 @@ void filesystem_destroy(struct filesystem *filesystem)
     tree_destroy(filesystem->tree);
     /* Other threads' buffers went with the threads. */
     free_buffer(pthread_getspecific(filesystem->buffers));
+    long_requests_destroy(&filesystem->long_requests);
     pthread_key_delete(filesystem->buffers);
     lost_release(&filesystem->lost);
     free(filesystem);
@@ -456,9 +458,44 @@ static void op_read(fuse_req_t request, fuse_ino_t inode, size_t size, off_t off
     fuse_reply_buf(request, buffer, length);
 }
 
-static bool interrupted(void *context)
+/* A search is given this much time; then what it has not seen is taken for data. */
+#define SEEK_MILLISECONDS         1000
+#define SEEK_MILLISECONDS_WAITING 100 /* while others wait for its thread */
+
+/*
+ * A search that was stopped has an answer, too, which may be less than could be
+ * said and is never wrong: "data" where it came to, so that who asks looks there
+ * and asks again, and no hole before the end.
+ */
+static int search(struct long_request *asked, uint64_t end, bool want_data, uint64_t *found)
 {
-    return fuse_req_interrupted(context) != 0;
+    struct filesystem *filesystem = fuse_req_userdata(asked->request);
+    int r;
+
+    stop_after(&asked->stop, long_requests_wait(&filesystem->long_requests)
+                                 ? SEEK_MILLISECONDS_WAITING
+                                 : SEEK_MILLISECONDS);
+    r = view_seek(asked->file->view, asked->offset, want_data, &asked->stop, found);
+    if (r == -EINTR) {
+        *found = want_data ? *found : end;
+        r = 0;
+    }
+    if (r == 0) {
+        *found = min_u64(*found, end);
+    }
+    return r;
+}
+
+static void serve_lseek(struct long_request *asked)
+{
+    uint64_t found;
+    int r = search(asked, files_size(asked->file), asked->mode == SEEK_DATA, &found);
+
+    long_request_end(asked);
+    if (r != 0) {
+        return ops_fail(asked->request, r);
+    }
+    fuse_reply_lseek(asked->request, (off_t)found);
 }
 
 /*
@@ -466,44 +503,31 @@ static bool interrupted(void *context)
  * open to write: the kernel asks here without a look at what it has cached,
  * which may be anywhere.
  */
-static int seek(fuse_req_t request, const struct open_file *file, uint64_t offset, bool want_data,
-                uint64_t *found)
-{
-    struct filesystem *filesystem = fuse_req_userdata(request);
-    uint64_t end = files_size(file);
-    int r;
-
-    if (offset >= end) {
-        return -ENXIO;
-    }
-    if (file->text != NULL || (file->is_disk && files_are_written(filesystem->files))) {
-        *found = want_data ? offset : end;
-        return 0;
-    }
-    r = view_seek(file->view, offset, want_data, interrupted, request, found);
-    if (r == 0) {
-        *found = min_u64(*found, end);
-    }
-    return r;
-}
-
 static void op_lseek(fuse_req_t request, fuse_ino_t inode, off_t offset, int whence,
                      struct fuse_file_info *info)
 {
-    const struct open_file *file = ops_file(info);
-    uint64_t found;
-    int r = -EINVAL;
+    struct filesystem *filesystem = ops_begin(request, REQUEST_LSEEK);
+    const struct long_request asked = {
+        .request = request,
+        .serve = serve_lseek,
+        .file = ops_file(info),
+        .mode = whence,
+        .offset = (uint64_t)offset, /* a negative one becomes one far past the end */
+    };
+    uint64_t end = files_size(asked.file);
 
-    ops_begin(request, REQUEST_LSEEK);
     (void)inode;
-    if (whence == SEEK_DATA || whence == SEEK_HOLE) {
-        /* A negative offset becomes one far past the end. */
-        r = seek(request, file, (uint64_t)offset, whence == SEEK_DATA, &found);
+    if (whence != SEEK_DATA && whence != SEEK_HOLE) {
+        return ops_fail(request, -EINVAL);
     }
-    if (r != 0) {
-        return ops_fail(request, r);
+    if (asked.offset >= end) {
+        return ops_fail(request, -ENXIO);
     }
-    fuse_reply_lseek(request, (off_t)found);
+    if (asked.file->text != NULL || (asked.file->is_disk && files_are_written(filesystem->files))) {
+        fuse_reply_lseek(request, whence == SEEK_DATA ? offset : (off_t)end);
+        return;
+    }
+    long_requests_take(&filesystem->long_requests, &asked);
 }
 
 /*

@@ -10,6 +10,7 @@
 #include "disk/image.h"
 #include "disk/writer.h"
 #include "fuse/files.h"
+#include "fuse/long_requests.h"
 #include "fuse/lost.h"
 #include "fuse/options.h"
 #include "fuse/page_cache.h"
@@ -41,6 +42,7 @@ struct filesystem {
     bool unmaps; /* what is discarded */
     struct stats stats;
     struct lost lost;
+    struct long_requests long_requests;
     pthread_key_t buffers;        /* each thread's buffer for what it answers */
     void (*ready)(void *context); /* called once, by some thread: the files can be used */
     void *ready_context;

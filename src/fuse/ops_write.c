@@ -139,8 +139,17 @@ static int fit_range(struct filesystem *filesystem, const struct open_file *file
     return 0;
 }
 
-static int zero(struct filesystem *filesystem, uint64_t offset, uint64_t length, bool unmap)
+/*
+ * A part of a range, in clusters: small enough that it is not long until it can
+ * be stopped, and large enough that what each part costs is nothing.
+ */
+#define PART_CLUSTERS 4096
+
+typedef int part_fn(struct filesystem *filesystem, uint64_t offset, uint64_t length, int mode);
+
+static int zero_part(struct filesystem *filesystem, uint64_t offset, uint64_t length, int mode)
 {
+    bool unmap = (mode & FALLOC_FL_PUNCH_HOLE) != 0 && filesystem->unmaps;
     int r = writer_zero(filesystem->writer, offset, length, unmap);
 
     if (r == 0) {
@@ -149,40 +158,84 @@ static int zero(struct filesystem *filesystem, uint64_t offset, uint64_t length,
     return r;
 }
 
-static int allocate(struct filesystem *filesystem, const struct open_file *file, int mode,
-                    uint64_t offset, uint64_t length)
+static int preallocate_part(struct filesystem *filesystem, uint64_t offset, uint64_t length,
+                            int mode)
 {
-    int r = check_writable(filesystem, file);
+    (void)mode;
+    return writer_preallocate(filesystem->writer, offset, length);
+}
+
+/* -EINTR when it was stopped: a part is done then. */
+static int in_parts(struct filesystem *filesystem, struct long_request *asked, uint64_t length,
+                    part_fn *do_part)
+{
+    uint64_t most = (uint64_t)filesystem->image->header->cluster_size * PART_CLUSTERS;
+    uint64_t offset = asked->offset;
+    int r = 0;
+
+    while (length > 0 && r == 0) {
+        /* The next begins with a part of its own, and so with a cluster. */
+        uint64_t part = min_u64(length, most - (offset & (most - 1)));
+
+        r = do_part(filesystem, offset, part, asked->mode);
+        offset += part;
+        length -= part;
+        if (r == 0 && length > 0 && stop_requested(&asked->stop)) {
+            r = -EINTR;
+        }
+    }
+    return r;
+}
+
+static int allocate(struct filesystem *filesystem, struct long_request *asked)
+{
+    uint64_t length = asked->length;
+    int mode = asked->mode;
+    int r = check_writable(filesystem, asked->file);
 
     if (r == 0 && (mode & ~KNOWN_MODES) != 0) {
         r = -EOPNOTSUPP;
     }
     if (r == 0) {
-        r = fit_range(filesystem, file, mode, offset, &length);
+        r = fit_range(filesystem, asked->file, mode, asked->offset, &length);
     }
     if (r != 0 || length == 0) {
         return r;
     }
     switch (mode & ~FALLOC_FL_KEEP_SIZE) {
     case 0:
-        return writer_preallocate(filesystem->writer, offset, length);
+        return in_parts(filesystem, asked, length, preallocate_part);
     case FALLOC_FL_PUNCH_HOLE:
-        return zero(filesystem, offset, length, filesystem->unmaps);
     case FALLOC_FL_ZERO_RANGE:
-        return zero(filesystem, offset, length, false);
+        return in_parts(filesystem, asked, length, zero_part);
     default:
         return -EOPNOTSUPP;
     }
+}
+
+static void serve_fallocate(struct long_request *asked)
+{
+    int r = allocate(fuse_req_userdata(asked->request), asked);
+
+    long_request_end(asked);
+    finish(asked->request, r);
 }
 
 void op_fallocate(fuse_req_t request, fuse_ino_t inode, int mode, off_t offset, off_t length,
                   struct fuse_file_info *info)
 {
     struct filesystem *filesystem = ops_begin(request, REQUEST_FALLOCATE);
-    int r = allocate(filesystem, ops_file(info), mode, (uint64_t)offset, (uint64_t)length);
+    const struct long_request asked = {
+        .request = request,
+        .serve = serve_fallocate,
+        .file = ops_file(info),
+        .mode = mode,
+        .offset = (uint64_t)offset,
+        .length = (uint64_t)length,
+    };
 
     (void)inode;
-    finish(request, r);
+    long_requests_take(&filesystem->long_requests, &asked);
 }
 
 /* --- making stable ---------------------------------------------------------- */
@@ -221,7 +274,7 @@ void op_flush(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *info)
 /*
  * open(2) with O_TRUNC, as a shell's > does it, must not take the disk away: it
  * changes nothing. The kernel sends it as a new size of 0, without a file, and
- * takes the size from the answer; own_mount.h relies on that, too. (If
+ * takes the size, as it is, from the answer; own_mount.h relies on that, too. (If
  * it sent O_TRUNC with the open, FUSE_CAP_ATOMIC_O_TRUNC, it would drop what it
  * has cached and hold the file for empty, whatever the answer.)
  */
@@ -250,16 +303,11 @@ static int check_shrinking(struct filesystem *filesystem, uint64_t size)
     return -EPERM;
 }
 
-static int set_size(struct filesystem *filesystem, const struct stat *attributes,
-                    const struct fuse_file_info *info)
+static int set_size(struct filesystem *filesystem, const struct stat *attributes)
 {
     uint64_t size = (uint64_t)attributes->st_size;
-    int r;
+    int r = check_shrinking(filesystem, size);
 
-    if (is_truncating_open(attributes, info)) {
-        return 0; /* the answer has the size as it is */
-    }
-    r = check_shrinking(filesystem, size);
     return r == 0 ? writer_resize(filesystem->writer, size) : r;
 }
 
@@ -274,36 +322,56 @@ static int check_unchanged(const struct stat *now, const struct stat *wanted, in
     return differ ? -EPERM : 0;
 }
 
-/* Times are accepted, so that cp -p and touch succeed; the kernel keeps them for a while. */
-void op_setattr(fuse_req_t request, fuse_ino_t inode, struct stat *attributes, int to_set,
-                struct fuse_file_info *info)
+static void serve_setattr(struct long_request *asked)
 {
-    struct filesystem *filesystem = ops_begin(request, REQUEST_SETATTR);
+    struct filesystem *filesystem = fuse_req_userdata(asked->request);
     struct stat now;
     struct node node;
     bool is_own;
     int r;
 
-    if (filesystem->writer == NULL) {
-        return ops_fail(request, -EROFS);
+    if (!tree_node(filesystem->tree, asked->inode, &node)) {
+        r = -ENOENT;
+    } else {
+        r = tree_attributes(filesystem->tree, &node, &now);
     }
-    if (!tree_node(filesystem->tree, inode, &node)) {
-        return ops_fail(request, -ENOENT);
-    }
-    r = tree_attributes(filesystem->tree, &node, &now);
     if (r == 0) {
-        r = node.kind == NODE_DISK ? check_unchanged(&now, attributes, to_set) : -EPERM;
+        r = node.kind == NODE_DISK ? check_unchanged(&now, &asked->attributes, asked->mode)
+                                   : -EPERM;
     }
-    if (r == 0 && (to_set & FUSE_SET_ATTR_SIZE) != 0) {
-        r = set_size(filesystem, attributes, info);
+    if (r == 0 && (asked->mode & FUSE_SET_ATTR_SIZE) != 0) {
+        r = set_size(filesystem, &asked->attributes);
         if (r == 0) {
             r = tree_attributes(filesystem->tree, &node, &now);
         }
     }
+    long_request_end(asked);
     if (r != 0) {
-        return ops_fail(request, r);
+        return ops_fail(asked->request, r);
     }
     /* See refuse_past_end(): the kernel shall ask again before it takes in the next write. */
-    is_own = own_mount_recognise(filesystem->own, fuse_req_ctx(request)->pid);
-    fuse_reply_attr(request, &now, is_own ? 0 : ops_timeout(filesystem, &node));
+    is_own = own_mount_recognise(filesystem->own, fuse_req_ctx(asked->request)->pid);
+    fuse_reply_attr(asked->request, &now, is_own ? 0 : ops_timeout(filesystem, &node));
+}
+
+/* Times are accepted, so that cp -p and touch succeed; the kernel keeps them for a while. */
+void op_setattr(fuse_req_t request, fuse_ino_t inode, struct stat *attributes, int to_set,
+                struct fuse_file_info *info)
+{
+    struct filesystem *filesystem = ops_begin(request, REQUEST_SETATTR);
+    const struct long_request asked = {
+        .request = request,
+        .serve = serve_setattr,
+        .inode = inode,
+        .mode = is_truncating_open(attributes, info) ? to_set & ~FUSE_SET_ATTR_SIZE : to_set,
+        .attributes = *attributes,
+    };
+
+    if (filesystem->writer == NULL) {
+        return ops_fail(request, -EROFS);
+    }
+    if ((asked.mode & FUSE_SET_ATTR_SIZE) != 0) {
+        return long_requests_take(&filesystem->long_requests, &asked);
+    }
+    long_requests_serve(&filesystem->long_requests, &asked);
 }

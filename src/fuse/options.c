@@ -322,6 +322,11 @@ const struct option_spec mount_option_table[] = {
     {.name = NULL},
 };
 
+unsigned mount_threads(const struct mount_options *options)
+{
+    return options->threads.set ? (unsigned)options->threads.value : MOUNT_THREADS_DEFAULT;
+}
+
 enum store_cache mount_cache_mode(const struct mount_options *options)
 {
     return options->cache_mode.set ? (enum store_cache)options->cache_mode.value

@@ -62,6 +62,9 @@ struct mount_options {
 
 extern const struct option_spec mount_option_table[];
 
+/* The most that take requests. */
+unsigned mount_threads(const struct mount_options *options);
+
 /* cache=, or its default. */
 enum store_cache mount_cache_mode(const struct mount_options *options);
 

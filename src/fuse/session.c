@@ -211,6 +211,7 @@ static int make_fuse_session(struct session *session)
         session->fuse = fuse_session_new(&arguments, &filesystem_operations,
                                          sizeof(filesystem_operations), session->filesystem);
         session->filesystem->fuse = session->fuse;
+        long_requests_end_with(&session->filesystem->long_requests, session->fuse);
     }
     fuse_opt_free_args(&arguments);
     free(list);
@@ -539,7 +540,6 @@ static int start_threads(struct session *session)
 
 static int loop(struct session *session)
 {
-    const struct option_number *threads = &session->settings.options->threads;
     struct fuse_loop_config *config;
     int r;
 
@@ -551,8 +551,7 @@ static int loop(struct session *session)
         return -ENOMEM;
     }
     fuse_loop_cfg_set_clone_fd(config, 1);
-    fuse_loop_cfg_set_max_threads(config,
-                                  threads->set ? (unsigned)threads->value : MOUNT_THREADS_DEFAULT);
+    fuse_loop_cfg_set_max_threads(config, mount_threads(session->settings.options));
     r = fuse_session_loop_mt(session->fuse, config);
     fuse_loop_cfg_destroy(config);
     return r;
@@ -562,6 +561,8 @@ static int loop(struct session *session)
 static void save_what_the_kernel_holds(void *context)
 {
     struct session *session = context;
+
+    long_requests_end(&session->filesystem->long_requests);
     session->was_told = true;
     session->unsaved = own_mount_sync(session->own, SYNC_SECONDS);
 }

@@ -215,7 +215,7 @@ static void do_seek(struct worker *worker)
 
     range.to = range.from;
     call = begin(worker, EVENT_READ, data ? "seek for data" : "seek for a hole", range);
-    result = view_seek(run->view, range.from * GRAIN, data, NULL, NULL, &found);
+    result = view_seek(run->view, range.from * GRAIN, data, NULL, &found);
     if (data && result == -ENXIO) {
         found = run->plan.grains * GRAIN;
     }

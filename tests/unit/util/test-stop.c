@@ -32,6 +32,25 @@ START_TEST(work_stops_with_what_it_belongs_to_and_not_the_other_way_round)
 }
 END_TEST
 
+static bool look(const void *context)
+{
+    return *(const bool *)context;
+}
+
+START_TEST(work_stops_when_it_is_asked_about_and_that_is_affirmed)
+{
+    bool ends = false;
+    struct stop daemon, request;
+
+    stop_init(&daemon, NULL);
+    stop_ask(&daemon, look, &ends);
+    stop_init(&request, &daemon);
+    ck_assert(!stop_requested(&request));
+    ends = true;
+    ck_assert(stop_requested(&request));
+}
+END_TEST
+
 START_TEST(work_stops_when_its_time_is_over)
 {
     struct stop stop, part;
@@ -53,6 +72,7 @@ int main(void)
 
     tcase_add_test(tests, work_stops_once_that_was_requested);
     tcase_add_test(tests, work_stops_with_what_it_belongs_to_and_not_the_other_way_round);
+    tcase_add_test(tests, work_stops_when_it_is_asked_about_and_that_is_affirmed);
     tcase_add_test(tests, work_stops_when_its_time_is_over);
     suite_add_tcase(suite, tests);
     return suite_main(suite);
