@@ -3,6 +3,9 @@
  * From an image to the one behind it: which file that is, which format it has,
  * and whether it may be opened at all. Used by image_open() and, for what it
  * must judge alike, by admin/inspect.h.
+ *
+ * image.c and chain.c are one module in two files: an image opens what is behind it, and that are
+ * images.
  */
 #ifndef IMAGE_CHAIN_H
 #define IMAGE_CHAIN_H

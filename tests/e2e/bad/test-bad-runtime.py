@@ -405,7 +405,10 @@ def _(directory):
     before = compare.Unchanged(path)
     with mount.mount(path) as mounted:
         check_equal(bad.unreadable(mounted.disk, CLUSTER, expected), [], "the offsets of EIO")
-        bad.check_sentence(mounted.stderr(), path, "corrupt")
+        lines = mounted.stderr().splitlines(keepends=True)
+        check_equal(len(lines), 2, "the number of lines")
+        bad.check_sentence(lines[0], path, "corrupt")
+        bad.check_sentence(lines[1], path, "dirty")
     before.check()
 
 
