@@ -198,40 +198,56 @@ static char *put_escape(char *to, uint32_t code)
  * command is escaped here, so that it is the same text for a program. All of it
  * stands inside strings: between these there are only ASCII, blanks and newlines.
  */
-static char *escape(const char *text)
+static size_t command_at(const char *text, uint32_t *code)
 {
-    char *escaped = malloc(ESCAPE_MAX * strlen(text) + 1), *to = escaped;
+    size_t length = *text != '\n' ? printable_decode(text, code) : 0;
 
-    if (escaped == NULL) {
-        return NULL;
+    return length > 0 && printable_is_command(*code) ? length : 0;
+}
+
+/* Takes `text` over; nearly always there is nothing to do, and no copy is made. NULL: no memory. */
+static char *escape(char *whole)
+{
+    const char *text = whole;
+    size_t commands = 0;
+    char *escaped, *to;
+    uint32_t code;
+
+    for (; *text != '\0'; text++) {
+        commands += command_at(text, &code) > 0;
     }
-    while (*text != '\0') {
-        uint32_t code;
-        size_t length = printable_decode(text, &code);
+    if (commands == 0) {
+        return whole;
+    }
+    escaped = malloc((size_t)(text - whole) + commands * ESCAPE_MAX + 1);
+    to = escaped;
+    for (text = whole; escaped != NULL && *text != '\0';) {
+        size_t length = command_at(text, &code);
 
-        if (length > 0 && *text != '\n' && printable_is_command(code)) {
+        if (length > 0) {
             to = put_escape(to, code);
             text += length;
         } else {
             *to++ = *text++;
         }
     }
-    *to = '\0';
+    if (escaped != NULL) {
+        *to = '\0';
+    }
+    free(whole);
     return escaped;
 }
 
 /* For the caller to free; NULL when memory ran out. */
 static char *dump(const struct json *json, size_t flags)
 {
-    char *text, *escaped;
+    char *text;
 
     if (json == NULL || json->is_incomplete) {
         return NULL;
     }
     text = json_dumps(json->value, flags);
-    escaped = text != NULL ? escape(text) : NULL;
-    free(text);
-    return escaped;
+    return text != NULL ? escape(text) : NULL;
 }
 
 static int print(const struct json *json, size_t flags, FILE *out)

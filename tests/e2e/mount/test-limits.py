@@ -122,7 +122,7 @@ def _(directory):
         for size in (128 * GiB + 512, 2048 * PiB):
             write.refuses(27, os.truncate, mounted.disk, size)  # EFBIG
     ctl.refused("create", "-o", "cluster_size=512", path + ".new", str(128 * GiB + 512),
-                words=["32 MiB"])
+                words=["32 MiB"], status=64)
     with qcow2.Qcow2(path) as opened:
         opened["l1_size"] = L1_MOST // 8 + 1
     failed = mount.mount_fails(path)
