@@ -35,8 +35,16 @@ if not races.SANITIZED:
 
     @suite.test("it sees a preallocation that writes old bytes over newer ones")
     def _(directory):
-        races.single("races-preallocate", directory, "only=preallocate", "calm=1", "steady=1",
-                     "kind=extended-on-chain", "seconds=60", expected=1)
+        # Found in 4 of 5 minutes, so it has ten: each with other schedules, and the first that sees it counts.
+        for attempt in range(10):
+            try:
+                races.single("races-preallocate", directory, "only=preallocate", "calm=1",
+                             "steady=1", "kind=extended-on-chain", "seconds=60",
+                             "seed=%d" % (attempt * 1000003 + 1), expected=1)
+                return
+            except AssertionError:
+                if attempt == 9:
+                    raise
 
     @suite.test("the same seed is the same run, told with everything that happened")
     def _(directory):
