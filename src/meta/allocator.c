@@ -196,21 +196,6 @@ static int count_run(struct allocator *allocator, uint64_t want, struct run *run
     return result;
 }
 
-/*
- * The same; of a run at the end that the file may not become long enough for (a
- * limit of the process, of the file system, a quota), what fits.
- */
-static int count_what_fits(struct allocator *allocator, uint64_t want, struct run *run)
-{
-    int result = count_run(allocator, want, run);
-
-    while ((result == -EFBIG || result == -EDQUOT) && run->at_end && want > 1) {
-        want /= 2;
-        result = count_run(allocator, want, run);
-    }
-    return result;
-}
-
 static int reserve(struct allocator *allocator, uint64_t want, struct run *run)
 {
     int result = find_run(allocator, want, run);
@@ -221,7 +206,7 @@ static int reserve(struct allocator *allocator, uint64_t want, struct run *run)
         result = fit_device(allocator, refcounts_end(allocator->source.refcounts), &want);
     }
     if (result == 0) {
-        result = count_what_fits(allocator, want, run);
+        result = count_run(allocator, want, run);
     }
     if (result < 0) {
         run->length = 0; /* what was counted already, and cannot be uncounted, is a leak */
