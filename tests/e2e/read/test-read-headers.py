@@ -32,7 +32,7 @@ def header(name, edit, says=None, **options):
     return matrix.read(suite, name, edited(edit, **options), holds=tree.SMALL, says=says)
 
 
-header("the dirty bit", set_bits(incompatible_features=qcow2.DIRTY))
+header("the dirty bit", set_bits(incompatible_features=qcow2.DIRTY), says="is marked dirty")
 header("the corrupt bit", set_bits(incompatible_features=qcow2.CORRUPT),
        says="is marked corrupt")
 header("unknown compatible features", set_bits(compatible_features=0xFFFFFFFFFFFFFF00))
