@@ -3,9 +3,7 @@
 
 #include "ctl/helper.h"
 
-#include "ctl/contents.h"
-#include "ctl/mount_filesystem.h"
-#include "ctl/raw_disk.h"
+#include "ctl/mount_image.h"
 #include "ctl/teardown.h"
 #include "util/printable.h"
 
@@ -189,55 +187,26 @@ static int parse_mount(int count, char **arguments, struct mount_words *words, s
                : error_set(error, EINVAL, "write " MOUNT_NAME " IMAGE DIR [-o OPTIONS]");
 }
 
-static int mount_words(const struct mount_words *words, struct log *log, struct error *error)
-{
-    const struct raw_disk_settings settings = {
-        .image = words->image,
-        .options = words->disk_options,
-        .read_only = words->read_only,
-    };
-    struct contents_place place;
-    struct contents contents;
-    struct raw_disk disk;
-    int result = raw_disk_open(&settings, log, &disk, error);
-
-    if (result != 0) {
-        return result;
-    }
-    result = contents_read(disk.file, disk.size, words->image, log, &contents, error);
-    if (result == 0) {
-        const struct filesystem_mount wanted = {
-            .disk = &disk,
-            .place = &place,
-            .image = words->image,
-            .directory = words->directory,
-            .options = words->fs_options,
-            .type = words->type,
-            .read_only = !disk.writable,
-        };
-
-        result =
-            contents_choose(&contents, words->image, disk.size, words->partition, &place, error);
-        if (result == 0) {
-            result = mount_filesystem(&wanted, log, error);
-        }
-        contents_release(&contents);
-    }
-    if (result == 0) {
-        raw_disk_let_go(&disk);
-    } else {
-        raw_disk_end(&disk);
-    }
-    return result;
-}
-
 static int run_mount(int count, char **arguments, struct log *log, struct error *error)
 {
     struct mount_words words = {0};
     int status = HELPER_USAGE;
 
     if (parse_mount(count, arguments, &words, error) == 0) {
-        status = words.fake || mount_words(&words, log, error) == 0 ? HELPER_OK : HELPER_FAILED;
+        const struct mount_request request = {
+            .disk =
+                {
+                    .image = words.image,
+                    .options = words.disk_options,
+                    .read_only = words.read_only,
+                },
+            .directory = words.directory,
+            .partition = words.partition,
+            .fs_options = words.fs_options,
+            .fs_type = words.type,
+        };
+
+        status = words.fake || mount_image(&request, log, error) == 0 ? HELPER_OK : HELPER_FAILED;
     }
     free(words.partition);
     free(words.type);

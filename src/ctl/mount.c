@@ -4,7 +4,7 @@
 
 #include "ctl/command.h"
 #include "ctl/contents.h"
-#include "ctl/mount_filesystem.h"
+#include "ctl/mount_image.h"
 #include "ctl/raw_disk.h"
 
 #include <dirent.h>
@@ -66,68 +66,54 @@ static int show(struct ctl *ctl, const struct contents *contents, uint64_t size)
                                    strerror(-result));
 }
 
-static int mount_place(struct ctl *ctl, const struct raw_disk *disk,
-                       const struct contents *contents)
+/* --list. */
+static int list(struct ctl *ctl, const struct raw_disk_settings *settings)
 {
-    const struct mount_options *options = ctl->options;
-    struct contents_place place;
-    const struct filesystem_mount wanted = {
-        .disk = disk,
-        .place = &place,
-        .image = ctl->operands[0],
-        .directory = ctl->operands[1],
-        .options = options->fs_options,
-        .type = options->fs_type,
-        .read_only = options->read_only.value || !disk->writable,
-    };
-    int result = contents_choose(contents, ctl->operands[0], disk->size, options->partition, &place,
-                                 &ctl->error);
+    struct contents contents;
+    struct raw_disk disk;
+    int result = raw_disk_open(settings, ctl->log, &disk, &ctl->error);
 
-    if (result == -ENOENT || result == -ENOTUNIQ) {
-        if (contents->table.count > 0) {
-            contents_print(contents, disk->size, stderr);
-        }
+    if (result != 0) {
         return result;
     }
-    return result == 0 ? mount_filesystem(&wanted, ctl->log, &ctl->error) : result;
+    result = contents_read(disk.file, disk.size, settings->image, ctl->log, &contents, &ctl->error);
+    if (result == 0) {
+        result = show(ctl, &contents, disk.size);
+        contents_release(&contents);
+    }
+    raw_disk_end(&disk);
+    return result;
 }
 
 static int run_mount(struct ctl *ctl)
 {
     const struct mount_options *options = ctl->options;
-    const struct raw_disk_settings settings = {
-        .image = ctl->operands[0],
-        .options = options->options,
-        .read_only = options->read_only.value || options->list.value,
+    const struct mount_request request = {
+        .disk =
+            {
+                .image = ctl->operands[0],
+                .options = options->options,
+                .read_only = options->read_only.value || options->list.value,
+            },
+        .directory = ctl->operands[1],
+        .partition = options->partition,
+        .fs_options = options->fs_options,
+        .fs_type = options->fs_type,
+        .lists = true,
     };
-    struct contents contents;
-    struct raw_disk disk;
-    int result;
 
-    if (!options->list.value && ctl->operand_count < 2) {
+    if (options->list.value) {
+        return list(ctl, &request.disk) == 0 ? CTL_OK : CTL_FAILED;
+    }
+    if (request.directory == NULL) {
         error_set(&ctl->error, EINVAL, "where to? Give a directory behind the image %s",
-                  ctl->operands[0]);
+                  request.disk.image);
         return CTL_USAGE;
     }
-    if (!options->list.value && check_directory(options, ctl->operands[1], &ctl->error) != 0) {
+    if (check_directory(options, request.directory, &ctl->error) != 0) {
         return CTL_FAILED;
     }
-    if (raw_disk_open(&settings, ctl->log, &disk, &ctl->error) != 0) {
-        return CTL_FAILED;
-    }
-    result =
-        contents_read(disk.file, disk.size, ctl->operands[0], ctl->log, &contents, &ctl->error);
-    if (result == 0) {
-        result = options->list.value ? show(ctl, &contents, disk.size)
-                                     : mount_place(ctl, &disk, &contents);
-        contents_release(&contents);
-    }
-    if (result == 0 && !options->list.value) {
-        raw_disk_let_go(&disk);
-    } else {
-        raw_disk_end(&disk);
-    }
-    return result == 0 ? CTL_OK : CTL_FAILED;
+    return mount_image(&request, ctl->log, &ctl->error) == 0 ? CTL_OK : CTL_FAILED;
 }
 
 static const struct option_spec mount_flags[] = {

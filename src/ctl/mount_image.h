@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: MIT */
+/* From an image to the file system in it, at a directory: what qcow2ctl mount and mount.qcow2 do.
+ */
+#ifndef CTL_MOUNT_IMAGE_H
+#define CTL_MOUNT_IMAGE_H
+
+#include "ctl/raw_disk.h"
+
+struct mount_request {
+    struct raw_disk_settings disk;
+    const char *directory;
+    const char *partition;  /* as contents_choose() takes it; NULL: the only file system there is */
+    const char *fs_options; /* comma-separated; NULL: none */
+    const char *fs_type;    /* in place of the one that is recognised, or NULL */
+    bool lists;             /* on stderr what there is, where it cannot be told which is meant */
+};
+
+/* 0, or a negative errno with a sentence: then nothing is mounted, and the image is free again. */
+int mount_image(const struct mount_request *request, struct log *log, struct error *error);
+
+#endif
