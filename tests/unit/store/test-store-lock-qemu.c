@@ -77,6 +77,7 @@ static pid_t start_qemu(const char *option)
 
 START_TEST(a_qemu_writer_keeps_us_out)
 {
+    static const char open_for_writing[] = "a: another program has this image open for writing";
     char sentence[512];
     pid_t qemu;
 
@@ -86,10 +87,13 @@ START_TEST(a_qemu_writer_keeps_us_out)
     make_image();
     qemu = start_qemu(NULL);
     snprintf(sentence, sizeof(sentence),
-             "a: another program has this image open for writing (qemu-nbd (pid %d)); close it "
-             "first, or read it as it is with -o force-share (qcow2ctl: -U)",
-             (int)qemu);
+             "%s (qemu-nbd (pid %d)); close it first, or read it as it is with -o force-share "
+             "(qcow2ctl: -U)",
+             open_for_writing, (int)qemu);
     lock_expect_busy(STORE_READ, sentence);
+    snprintf(sentence, sizeof(sentence),
+             "%s (qemu-nbd (pid %d)); close it first, or mount it as it is with -o force-share",
+             open_for_writing, (int)qemu);
     lock_expect_busy(STORE_WRITE, sentence);
     store_close(lock_open(STORE_READ_SHARED));
     lock_end_child(qemu);
