@@ -108,6 +108,7 @@ int check_open(struct check *check)
     check->limit = div_round_up(check->file_size, header->cluster_size);
     check->block_device = S_ISBLK(info.mode);
     check->sparse = info.allocated < info.size;
+    check->allocated = info.allocated;
     check->weight = 1;
     check->buffer_size = (size_t)max_u64(CHECK_READ_SIZE, header->cluster_size);
     check->buffer = malloc(check->buffer_size);

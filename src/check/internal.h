@@ -70,12 +70,14 @@ struct check {
     bool table_outside; /* it ends past the end of the file */
 
     /*
-     * L2 tables by host offset, in sectors: those that were walked, and how often those were met
-     * again, by a snapshot and in the active state. However often, each is walked once more.
+     * L2 tables, each with a number of its own: those that were walked, and how often those were
+     * met again, by a snapshot and in the active state. However often, each is walked once more.
      */
     struct check_counts *tables_seen, *tables_again[2];
-    uint64_t weight; /* how many references, or findings, what is being looked at stands for */
-    bool sparse;     /* the file has holes: these need not be read */
+    uint64_t weight;    /* how many references, or findings, what is being looked at stands for */
+    bool sparse;        /* the file has holes: these need not be read */
+    uint64_t allocated; /* what the file occupies, bytes */
+    uint64_t unasked;   /* so much is looked at before holes are asked for, bytes */
     uint64_t hole_begin, hole_end; /* the hole of the file that was met last, bytes */
 
     struct check_snapshot *snapshots; /* header->snapshot_count of them */
@@ -156,8 +158,15 @@ int check_walk_begin(struct check *check);
 int check_walk_again(struct check *check, bool active, const struct check_visitor *visitor);
 void check_walk_end(struct check *check);
 
-/* How many bytes from `offset` on, at most `length`, are a hole of the file: they are zeros. */
+/*
+ * How many bytes from `offset` on, at most `length`, are known to be a hole of the file: they are
+ * zeros, and need not be read. The host is asked once as many bytes were asked for here as the file
+ * occupies: a sound image never gets there.
+ */
 uint64_t check_hole(struct check *check, uint64_t offset, uint64_t length);
+
+/* After something was written: what was known of holes is not. */
+void check_holes_forget(struct check *check);
 
 /* --- ranges.c ---------------------------------------------------------------------- */
 

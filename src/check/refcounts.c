@@ -183,7 +183,7 @@ static int visit_blocks(struct check *check, block_fn *visit)
     uint64_t index = 0;
     int result = check_counts_create(check->limit + 1, &seen);
 
-    check->hole_begin = check->hole_end = 0; /* a repair may have written there */
+    check_holes_forget(check); /* a repair may have written there */
     if (result < 0) {
         return check_failed(check, result, "reading refcount blocks");
     }

@@ -139,29 +139,63 @@ uint64_t check_hole(struct check *check, uint64_t offset, uint64_t length)
     uint64_t run = 0;
     bool is_data = true;
 
-    if (!check->sparse) {
+    if (offset >= check->hole_begin && offset < check->hole_end) {
+        return min_u64(check->hole_end - offset, length);
+    }
+    if (check->unasked >= length) { /* a look at it costs no more than the question */
+        check->unasked -= length;
         return 0;
     }
-    if (offset < check->hole_begin || offset >= check->hole_end) {
-        if (store_extent(check->file, offset, limit, &is_data, &run) < 0 || is_data) {
-            return 0;
-        }
-        check->hole_begin = offset;
-        check->hole_end = offset + run;
+    if (!check->sparse || store_extent(check->file, offset, limit, &is_data, &run) < 0 || is_data) {
+        return 0;
     }
-    return min_u64(check->hole_end - offset, length);
+    check->hole_begin = offset;
+    check->hole_end = offset + run;
+    return min_u64(run, length);
+}
+
+void check_holes_forget(struct check *check)
+{
+    check->hole_begin = check->hole_end = 0;
+    check->unasked = check->allocated;
+}
+
+/*
+ * The number of a table: of its cluster, and behind all of these, for what is not aligned as it
+ * should be, of its sector. So sound tables, which lie far apart, have numbers close together.
+ */
+static uint64_t table_clusters(const struct check *check)
+{
+    return (check->file_size >> check->header->cluster_bits) + 1;
+}
+
+static uint64_t table_keys(const struct check *check)
+{
+    return table_clusters(check) + (check->file_size >> SECTOR_BITS) + 1;
+}
+
+static uint64_t table_key(const struct check *check, uint64_t table)
+{
+    return table % check->header->cluster_size == 0
+               ? table >> check->header->cluster_bits
+               : table_clusters(check) + (table >> SECTOR_BITS);
+}
+
+static uint64_t table_of_key(const struct check *check, uint64_t key)
+{
+    return key < table_clusters(check) ? key << check->header->cluster_bits
+                                       : (key - table_clusters(check)) << SECTOR_BITS;
 }
 
 int check_walk_begin(struct check *check)
 {
-    uint64_t sectors = (check->file_size >> SECTOR_BITS) + 1;
     int result;
 
     check_walk_end(check);
-    check->hole_begin = check->hole_end = 0;
-    result = check_counts_create(sectors, &check->tables_seen);
+    check_holes_forget(check);
+    result = check_counts_create(table_keys(check), &check->tables_seen);
     for (int i = 0; i < 2 && result == 0; i++) {
-        result = check_counts_create(sectors, &check->tables_again[i]);
+        result = check_counts_create(table_keys(check), &check->tables_again[i]);
     }
     return result < 0 ? check_failed(check, result, "reading L2 tables") : 0;
 }
@@ -188,7 +222,7 @@ static int set_aside(struct check *check, struct piece *piece, bool active)
     int result = 0;
 
     for (size_t i = 0; i < piece->table_count && result == 0; i++) {
-        uint64_t key = piece->tables[i] >> SECTOR_BITS;
+        uint64_t key = table_key(check, piece->tables[i]);
 
         if (check_counts_get(check->tables_seen, key) == 0) {
             if (check_hole(check, piece->tables[i], size) == size) {
@@ -208,11 +242,15 @@ static int set_aside(struct check *check, struct piece *piece, bool active)
 int check_walk_again(struct check *check, bool active, const struct check_visitor *visitor)
 {
     const struct check_counts *again = check->tables_again[active];
-    uint64_t end = (check->file_size >> SECTOR_BITS) + 1;
+    uint64_t end = table_keys(check);
     uint64_t key = check_counts_next(again, 0, end);
-    struct piece *piece = calloc(1, sizeof(*piece));
+    struct piece *piece;
     int result = 0;
 
+    if (key == end) {
+        return 0;
+    }
+    piece = malloc(sizeof(*piece));
     if (piece == NULL) {
         return check_failed(check, -ENOMEM, "reading L2 tables");
     }
@@ -221,7 +259,7 @@ int check_walk_again(struct check *check, bool active, const struct check_visito
         for (; key < end && piece->table_count < PIECE_ENTRIES;
              key = check_counts_next(again, key + 1, end)) {
             piece->weights[piece->table_count] = check_counts_get(again, key);
-            piece->tables[piece->table_count++] = key << SECTOR_BITS;
+            piece->tables[piece->table_count++] = table_of_key(check, key);
         }
         result = visit_l2_tables(check, piece, visitor);
     }
