@@ -242,16 +242,10 @@ static void op_init(void *user_data, struct fuse_conn_info *connection)
 static void op_statfs(fuse_req_t request, fuse_ino_t inode)
 {
     struct filesystem *filesystem = ops_begin(request, REQUEST_STATFS);
-    unsigned long block_size = (unsigned long)filesystem->tree->block_size;
-    struct statvfs status = {
-        .f_bsize = block_size,
-        .f_frsize = block_size,
-        .f_blocks = div_round_up(filesystem->image->virtual_size, block_size),
-        .f_files = tree_inode_count(filesystem->tree),
-        .f_namemax = NAMES_MAX,
-    };
+    struct statvfs status = {.f_namemax = NAMES_MAX};
 
     (void)inode;
+    tree_space(filesystem->tree, &status);
     fuse_reply_statfs(request, &status);
 }
 
@@ -530,6 +524,64 @@ static void op_lseek(fuse_req_t request, fuse_ino_t inode, off_t offset, int whe
     long_requests_take(&filesystem->long_requests, &asked);
 }
 
+/* --- what nobody can do ----------------------------------------------------- */
+
+/*
+ * Which names there are is what the image says. libfuse would answer ENOSYS, and
+ * rm or mv tell of a function that is not implemented. (Of a read-only mount the
+ * kernel says EROFS, and asks nobody.)
+ */
+static void refuse_name(fuse_req_t request, fuse_ino_t parent, const char *name)
+{
+    (void)parent;
+    (void)name;
+    fuse_reply_err(request, EPERM);
+}
+
+static void refuse_mkdir(fuse_req_t request, fuse_ino_t parent, const char *name, mode_t mode)
+{
+    (void)mode;
+    refuse_name(request, parent, name);
+}
+
+static void refuse_mknod(fuse_req_t request, fuse_ino_t parent, const char *name, mode_t mode,
+                         dev_t device)
+{
+    (void)mode;
+    (void)device;
+    refuse_name(request, parent, name);
+}
+
+static void refuse_create(fuse_req_t request, fuse_ino_t parent, const char *name, mode_t mode,
+                          struct fuse_file_info *info)
+{
+    (void)mode;
+    (void)info;
+    refuse_name(request, parent, name);
+}
+
+static void refuse_symlink(fuse_req_t request, const char *target, fuse_ino_t parent,
+                           const char *name)
+{
+    (void)target;
+    refuse_name(request, parent, name);
+}
+
+static void refuse_rename(fuse_req_t request, fuse_ino_t parent, const char *name,
+                          fuse_ino_t new_parent, const char *new_name, unsigned flags)
+{
+    (void)new_parent;
+    (void)new_name;
+    (void)flags;
+    refuse_name(request, parent, name);
+}
+
+static void refuse_link(fuse_req_t request, fuse_ino_t inode, fuse_ino_t parent, const char *name)
+{
+    (void)inode;
+    refuse_name(request, parent, name);
+}
+
 /*
  * What is not here is answered by libfuse with what is right: forget needs
  * nothing, since inodes are not counted; ENOSYS to getxattr and listxattr makes
@@ -552,4 +604,12 @@ const struct fuse_lowlevel_ops filesystem_operations = {
     .flush = op_flush,
     .fsync = op_fsync,
     .lseek = op_lseek,
+    .unlink = refuse_name,
+    .rmdir = refuse_name,
+    .mkdir = refuse_mkdir,
+    .mknod = refuse_mknod,
+    .create = refuse_create,
+    .symlink = refuse_symlink,
+    .rename = refuse_rename,
+    .link = refuse_link,
 };

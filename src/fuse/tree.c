@@ -35,12 +35,35 @@ static bool is_later(const struct timespec *a, const struct timespec *b)
     return a->tv_sec != b->tv_sec ? a->tv_sec > b->tv_sec : a->tv_nsec > b->tv_nsec;
 }
 
-/* The disk was changed when either file that holds it was. */
-static void find_times(const struct store_info *file, const struct store_info *data_file,
-                       struct timespec *mtime, struct timespec *ctime)
+/* A change of a part of the disk is one of the disk. */
+static int add_times(struct store *part, struct timespec *mtime, struct timespec *ctime)
 {
-    *mtime = is_later(&data_file->mtime, &file->mtime) ? data_file->mtime : file->mtime;
-    *ctime = is_later(&data_file->ctime, &file->ctime) ? data_file->ctime : file->ctime;
+    struct store_info info;
+    int r = store_info(part, &info);
+
+    if (r == 0) {
+        *mtime = is_later(&info.mtime, mtime) ? info.mtime : *mtime;
+        *ctime = is_later(&info.ctime, ctime) ? info.ctime : *ctime;
+    }
+    return r;
+}
+
+/*
+ * The disk was changed when any of the files was that hold it: a backup that goes by times must
+ * not pass over a disk whose backing image was replaced.
+ */
+static int find_times(const struct image *image, struct timespec *mtime, struct timespec *ctime)
+{
+    int r = 0;
+
+    *mtime = *ctime = (struct timespec){.tv_sec = 0};
+    for (const struct image *each = image; each != NULL && r == 0; each = each->backing) {
+        r = add_times(each->file, mtime, ctime);
+        if (r == 0) {
+            r = add_times(each->data_file, mtime, ctime);
+        }
+    }
+    return r;
 }
 
 /*
@@ -117,11 +140,11 @@ static int set_attributes(struct tree *tree, const struct mount_options *options
                           struct error *error)
 {
     const struct image *image = tree->image;
-    struct store_info file, data_file;
+    struct store_info file;
     int r = store_info(image->file, &file);
 
     if (r == 0) {
-        r = store_info(image->data_file, &data_file);
+        r = find_times(image, &tree->mtime, &tree->ctime);
     }
     if (r == 0) {
         r = set_permissions(tree, &file, options);
@@ -131,7 +154,6 @@ static int set_attributes(struct tree *tree, const struct mount_options *options
                          image->path, strerror(-r));
     }
     tree->atime = file.atime;
-    find_times(&file, &data_file, &tree->mtime, &tree->ctime);
     set_block_size(tree);
     return 0;
 }
@@ -488,19 +510,13 @@ static nlink_t count_links(const struct tree *tree, const struct node *node)
     }
 }
 
-/* While the disk is written to, its times go on. */
+/* While the disk is written to, its times go on; those of what is behind it stay as they were. */
 static int current_times(const struct tree *tree, struct stat *attributes)
 {
-    struct store_info file, data_file;
-    int r = store_info(tree->image->file, &file);
+    int r = add_times(tree->image->file, &attributes->st_mtim, &attributes->st_ctim);
 
-    if (r == 0) {
-        r = store_info(tree->image->data_file, &data_file);
-    }
-    if (r == 0) {
-        find_times(&file, &data_file, &attributes->st_mtim, &attributes->st_ctim);
-    }
-    return r;
+    return r == 0 ? add_times(tree->image->data_file, &attributes->st_mtim, &attributes->st_ctim)
+                  : r;
 }
 
 int tree_attributes(struct tree *tree, const struct node *node, struct stat *attributes)
@@ -531,4 +547,18 @@ int tree_attributes(struct tree *tree, const struct node *node, struct stat *att
         }
     }
     return count_blocks(tree, node, attributes);
+}
+
+void tree_space(const struct tree *tree, struct statvfs *space)
+{
+    uint64_t block = (uint64_t)tree->block_size, used, room;
+
+    if (image_allocated(tree->image, &used) == 0 &&
+        store_room(tree->image->data_file, &room) == 0) {
+        space->f_bfree = room / block;
+        space->f_blocks = div_round_up(used, block) + space->f_bfree;
+    }
+    space->f_bavail = space->f_bfree;
+    space->f_bsize = space->f_frsize = block;
+    space->f_files = tree_inode_count(tree);
 }

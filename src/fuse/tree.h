@@ -29,6 +29,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 
 #define TREE_ROOT UINT64_C(1)
 #define TREE_DISK UINT64_C(2) /* where the root is a directory */
@@ -100,6 +101,13 @@ bool tree_is_made_at_open(const struct node *node);
 
 /* Whether the attributes of this node can change while it is mounted. */
 bool tree_changes(const struct tree *tree, const struct node *node);
+
+/*
+ * What statvfs() tells of space: what the disk occupies on the host, and what is left there, so
+ * that who watches free space hears of it in time; no blocks where nobody knows. And how many
+ * inodes there are. The rest stays.
+ */
+void tree_space(const struct tree *tree, struct statvfs *space);
 
 /* How many inodes there are. */
 uint64_t tree_inode_count(const struct tree *tree);

@@ -511,6 +511,17 @@ static void file_close(struct store *store)
     free(file);
 }
 
+static int file_room(struct store *store, uint64_t *bytes)
+{
+    struct file_store *file = to_file(store);
+    struct statfs host;
+
+    if (file->block_device || fstatfs(file->fd, &host) != 0) {
+        return -EOPNOTSUPP;
+    }
+    return checked_mul((uint64_t)host.f_bavail, (uint64_t)host.f_bsize, bytes) ? 0 : -EOPNOTSUPP;
+}
+
 static const struct store_ops file_ops = {
     .read = file_read,
     .write = file_write,
@@ -519,6 +530,7 @@ static const struct store_ops file_ops = {
     .resize = file_resize,
     .allocate = file_allocate,
     .fill = file_fill,
+    .room = file_room,
     .info = file_info,
     .extent = file_extent,
     .lost = file_lost,

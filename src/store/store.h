@@ -62,6 +62,11 @@ struct store_ops {
     int (*fill)(struct store *store, uint64_t offset, uint64_t length);
     int (*info)(struct store *store, struct store_info *info);
     /*
+     * Bytes that the host has left for the store to grow by. -EOPNOTSUPP where that cannot be
+     * said (a block device); so it is, too, where this is NULL.
+     */
+    int (*room)(struct store *store, uint64_t *bytes);
+    /*
      * Whether the host keeps data at `offset`: *is_data, and in *length how far
      * that goes on, at most to `limit` bytes from offset. All of a store
      * counts as data where the host cannot tell; past its end is a hole, but data where
@@ -128,6 +133,11 @@ static inline int store_allocate(struct store *store, uint64_t offset, uint64_t 
 static inline int store_fill(struct store *store, uint64_t offset, uint64_t length)
 {
     return store->ops->fill != NULL ? store->ops->fill(store, offset, length) : -EOPNOTSUPP;
+}
+
+static inline int store_room(struct store *store, uint64_t *bytes)
+{
+    return store->ops->room != NULL ? store->ops->room(store, bytes) : -EOPNOTSUPP;
 }
 
 static inline int store_info(struct store *store, struct store_info *info)

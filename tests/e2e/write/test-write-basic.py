@@ -246,6 +246,58 @@ def _(directory):
             check(abs(changed - time.time()) < 100 or not at_directory, "it is still %r", changed)
 
 
+@suite.test("the disk was last changed when any file was that holds a part of it")
+def _(directory):
+    base, path = plain(directory), os.path.join(directory, "overlay.qcow2")
+    image.create(path, SIZE, backing=base, backing_format="qcow2")
+    data = os.path.join(directory, "data.raw")
+    image.create(os.path.join(directory, "data.qcow2"), SIZE, data_file=data)
+    for top, part in ((path, base), (os.path.join(directory, "data.qcow2"), data)):
+        os.utime(top, (1500000000, 1600000000))
+        os.utime(part, (1500000000, 1600000500))
+        for writable in (False, True):
+            for at_directory in (False, True):
+                with mount.mount(top, directory=at_directory, foreground=False,
+                                 writable=writable) as mounted:
+                    check_equal(os.stat(mounted.disk).st_mtime, 1600000500, "its time")
+                    if at_directory:
+                        check_equal(os.stat(mounted.path).st_mtime, 1600000500, "the directory's")
+
+
+@suite.test("names cannot be made, removed or changed: EPERM, and not ENOSYS")
+def _(directory):
+    path = plain(directory)
+    with mount.mount(path, directory=True, writable=True) as mounted:
+        new = os.path.join(mounted.path, "new")
+        expected = errno.EPERM if os.geteuid() == 0 else errno.EACCES
+        for function, arguments in ((os.unlink, (mounted.disk,)), (os.rename, (mounted.disk, new)),
+                                    (os.mkdir, (new,)), (os.symlink, ("x", new)),
+                                    (os.link, (mounted.disk, new)), (os.mkfifo, (new,)),
+                                    (os.open, (new, os.O_CREAT | os.O_WRONLY)),
+                                    (os.rmdir, (os.path.join(mounted.path, "disk.raw"),))):
+            refuses(errno.ENOTDIR if function is os.rmdir else expected, function, *arguments)
+        for command in (("rm", "-f", mounted.disk), ("touch", new), ("mkdir", new),
+                        ("mv", mounted.disk, new)):
+            done = tools.run(*command, status=None)
+            check("not implemented" not in done.stderr and done.returncode != 0, "%s said %r",
+                  command[0], done.stderr)
+        check("disk.raw" in os.listdir(mounted.path), "the disk is gone")
+
+
+@suite.test("statvfs tells what the disk occupies, and what is free on the host")
+def _(directory):
+    path = plain(directory)
+    for at_directory in (False, True):
+        with mount.mount(path, directory=at_directory) as mounted:
+            host, told = os.statvfs(path), os.statvfs(mounted.path)
+            free, used = told.f_bavail * told.f_frsize, os.stat(path).st_blocks * 512
+            check(abs(free - host.f_bavail * host.f_frsize) < 256 * MiB, "%d are free, and not %d",
+                  free, host.f_bavail * host.f_frsize)
+            check_equal(told.f_bfree, told.f_bavail, "what is free")
+            check(0 <= (told.f_blocks - told.f_bfree) * told.f_frsize - used < 65536,
+                  "%d blocks are used", told.f_blocks - told.f_bfree)
+
+
 @suite.test("stats.json counts what was written")
 def _(directory):
     path = plain(directory)
