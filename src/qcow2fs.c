@@ -331,7 +331,10 @@ static int open_source(const struct command_line *line, struct log *log, struct 
     return open_image(line, reading, log, source, error);
 }
 
-/* A failure is the last sentence; the one before it, if there is one, is a line of the log. */
+/*
+ * Before the process ends. A failure is the last sentence; the one before it, if there is one, is a
+ * line of the log.
+ */
 static int close_source(const struct command_line *line, struct source *source, struct log *log,
                         struct error *error)
 {
@@ -346,7 +349,11 @@ static int close_source(const struct command_line *line, struct source *source, 
                   "qcow2ctl check",
                   line->image, strerror(-r));
     }
-    image_close(source->image);
+    if (process_may_leave_memory()) {
+        image_close_to_exit(source->image);
+    } else {
+        image_close(source->image);
+    }
     return r;
 }
 
@@ -528,5 +535,8 @@ int main(int argc, char **argv)
         status = run(&line);
     }
     options_release(mount_option_table, &line.options);
+    if (line.action == ACTION_MOUNT && process_may_leave_memory()) {
+        _exit(status); /* who waits for the end need not wait for libraries that clean up */
+    }
     return status;
 }

@@ -12,6 +12,7 @@ src_libqcow2_a_SOURCES = \
 	src/util/error.c src/util/error.h \
 	src/util/json.c src/util/json.h \
 	src/util/log.c src/util/log.h \
+	src/util/dead_mount.c src/util/dead_mount.h \
 	src/util/mounts.c src/util/mounts.h \
 	src/util/memory.c src/util/memory.h \
 	src/util/options.c src/util/options_find.c src/util/options_help.c src/util/options.h \
@@ -155,6 +156,7 @@ src_qcow2fs_SOURCES = \
 	src/fuse/lost.c src/fuse/lost.h \
 	src/fuse/long_requests.c src/fuse/long_requests.h \
 	src/fuse/messages.c src/fuse/messages.h \
+	src/fuse/mount_point.c src/fuse/mount_point.h \
 	src/fuse/names.c src/fuse/names.h \
 	src/fuse/ops.c src/fuse/ops.h src/fuse/ops_internal.h \
 	src/fuse/ops_write.c \

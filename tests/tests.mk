@@ -116,6 +116,7 @@ E2E_TESTS = \
 	tests/e2e/mount/test-mount.py \
 	tests/e2e/mount/test-mount-fstab.py \
 	tests/e2e/mount/test-mount-user.py \
+	tests/e2e/mount/test-unmount.py \
 	tests/e2e/races/test-races.py \
 	tests/e2e/races/test-races-mounted.py \
 	tests/e2e/read/test-read-access.py \
@@ -173,6 +174,7 @@ E2E_HELPERS = \
 
 BENCH_FILES = \
 	tests/bench/run \
+	tests/bench/unmount \
 	tests/bench/speed/__init__.py \
 	tests/bench/speed/chart.py \
 	tests/bench/speed/fio.py \

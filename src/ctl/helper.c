@@ -5,6 +5,7 @@
 
 #include "ctl/mount_image.h"
 #include "ctl/teardown.h"
+#include "util/dead_mount.h"
 #include "util/printable.h"
 
 #include <errno.h>
@@ -206,6 +207,9 @@ static int run_mount(int count, char **arguments, struct log *log, struct error 
             .fs_type = words.type,
         };
 
+        if (!words.fake) {
+            (void)dead_mount_clear(words.directory, log); /* what cannot be cleared is met next */
+        }
         status = words.fake || mount_image(&request, log, error) == 0 ? HELPER_OK : HELPER_FAILED;
     }
     free(words.partition);

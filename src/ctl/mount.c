@@ -6,6 +6,7 @@
 #include "ctl/contents.h"
 #include "ctl/mount_image.h"
 #include "ctl/raw_disk.h"
+#include "util/dead_mount.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -110,6 +111,7 @@ static int run_mount(struct ctl *ctl)
                   request.disk.image);
         return CTL_USAGE;
     }
+    (void)dead_mount_clear(request.directory, ctl->log); /* what cannot be cleared is met next */
     if (check_directory(options, request.directory, &ctl->error) != 0) {
         return CTL_FAILED;
     }

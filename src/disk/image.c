@@ -298,10 +298,8 @@ int image_open(const char *path, const struct image_options *options, struct log
     return result;
 }
 
-void image_close(struct image *image)
+void image_close_to_exit(struct image *image)
 {
-    struct cache *cache = image != NULL ? image->cache : NULL;
-
     if (image != NULL) {
         resolved_destroy(image->behind);
     }
@@ -311,6 +309,13 @@ void image_close(struct image *image)
         close_one(image);
         image = backing;
     }
+}
+
+void image_close(struct image *image)
+{
+    struct cache *cache = image != NULL ? image->cache : NULL;
+
+    image_close_to_exit(image);
     cache_destroy(cache);
 }
 

@@ -6,10 +6,12 @@
 #include "fuse/session.h"
 
 #include "fuse/messages.h"
+#include "fuse/mount_point.h"
 #include "fuse/ops.h"
 #include "fuse/own_mount.h"
 #include "fuse/signals.h"
 #include "util/mounts.h"
+#include "util/process.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -20,13 +22,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#define ABORT_POLLS   100 /* times that long */
-#define ABORT_POLL_US 10000
 
 #define SYNC_SECONDS 60 /* for which a signal to end waits for what the kernel holds */
 
@@ -44,65 +42,6 @@ struct session {
     int null;  /* in the server: /dev/null, or -1 */
     int ready; /* in the server: the pipe to who waits, or -1 */
 };
-
-/* --- the mount point -------------------------------------------------------- */
-
-static int reject_mount_point(const char *path, int code, struct error *error)
-{
-    const char *advice = "";
-
-    if (code == ENOENT) {
-        advice = "; make an empty file or a directory there first";
-    } else if (code == ENOTCONN) {
-        advice = "; the program that served a mount there is gone: unmount it with "
-                 "fusermount3 -u first";
-    }
-    return error_set(error, code, "the mount point %s cannot be used: %s%s", path, strerror(code),
-                     advice);
-}
-
-static const char *type_name(mode_t mode)
-{
-    switch (mode & S_IFMT) {
-    case S_IFBLK:
-        return "a block device";
-    case S_IFCHR:
-        return "a character device";
-    case S_IFIFO:
-        return "a FIFO";
-    case S_IFSOCK:
-        return "a socket";
-    default:
-        return "neither";
-    }
-}
-
-/* Finds out where it really is (later there is another working directory) and what it is. */
-static int resolve_mount_point(struct session *session, bool *is_directory, struct error *error)
-{
-    const char *path = session->settings.mount_point;
-    struct statx status;
-
-    if (strncmp(path, "/dev/fd/", 8) == 0) {
-        /* The kernel has mounted already, and talks to that descriptor; see raw_disk.h. */
-        session->mount_point = strdup(path);
-        *is_directory = true;
-        return session->mount_point != NULL ? 0 : error_set(error, ENOMEM, "out of memory");
-    }
-    session->mount_point = realpath(path, NULL);
-    /* The kernel remembers a mount whose server is gone: ask the server. */
-    if (session->mount_point == NULL ||
-        statx(AT_FDCWD, session->mount_point, AT_STATX_FORCE_SYNC, STATX_TYPE, &status) != 0) {
-        return reject_mount_point(path, errno, error);
-    }
-    if (!S_ISREG(status.stx_mode) && !S_ISDIR(status.stx_mode)) {
-        return error_set(error, EINVAL,
-                         "the mount point %s is %s; give a regular file or a directory", path,
-                         type_name(status.stx_mode));
-    }
-    *is_directory = S_ISDIR(status.stx_mode);
-    return 0;
-}
 
 /* --- requests over io_uring ------------------------------------------------- */
 
@@ -319,7 +258,8 @@ static int open_all(struct session *session, struct error *error)
     int r = check_io_uring(session, error);
 
     if (r == 0) {
-        r = resolve_mount_point(session, &is_directory, error);
+        r = mount_point_find(session->settings.mount_point, session->settings.log,
+                             &session->mount_point, &is_directory, error);
     }
     if (r == 0) {
         r = filesystem_create(session->settings.image, session->settings.writer,
@@ -524,6 +464,7 @@ static int start_threads(struct session *session)
     if (r != 0) {
         return r;
     }
+    process_limit_stacks();
     session->settings.image->may_start_threads = true;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -600,26 +541,6 @@ static bool is_unmounted(int r)
     return r == -ECONNABORTED;
 }
 
-/* Whether the mount, which the kernel says is gone, is still there: its connection was aborted. */
-static bool was_aborted(const struct session *session)
-{
-    char path[64];
-
-    if (session->device == 0) {
-        return false;
-    }
-    if (mounts_device_at(session->mount_point) == session->device) {
-        return true;
-    }
-    /* One without a name, or detached, has only this; which goes a moment after we hear of the end.
-     */
-    snprintf(path, sizeof(path), "/sys/fs/fuse/connections/%u", minor(session->device));
-    for (unsigned i = 0; i < ABORT_POLLS && access(path, F_OK) == 0; i++) {
-        usleep(ABORT_POLL_US);
-    }
-    return access(path, F_OK) == 0;
-}
-
 /*
  * Status 0 is a promise: all that was written is in the image.
  */
@@ -634,7 +555,8 @@ static int check_all_is_saved(struct session *session, struct error *error)
             "%s: what was written last may be lost, the kernel could not hand it over: %s",
             session->mount_point, strerror(-session->unsaved));
     }
-    if (r == 0 && !session->was_told && was_aborted(session)) {
+    if (r == 0 && !session->was_told &&
+        mount_point_was_aborted(session->mount_point, session->device)) {
         r = error_set(error, ECONNABORTED,
                       "%s: the connection to the kernel was aborted (umount -f?): what it had not "
                       "handed over is lost; unmount %s",

@@ -5,8 +5,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/resource.h>
 #include <unistd.h>
+
+#define STACK_SIZE ((size_t)1 << 20)
 
 int process_hold_standard_descriptors(void)
 {
@@ -20,6 +23,36 @@ int process_hold_standard_descriptors(void)
     }
     close(descriptor);
     return 0;
+}
+
+void process_limit_stacks(void)
+{
+    pthread_attr_t attributes;
+    size_t size;
+
+    if (pthread_getattr_default_np(&attributes) != 0) {
+        return;
+    }
+    if (pthread_attr_getstacksize(&attributes, &size) == 0 && size > STACK_SIZE &&
+        pthread_attr_setstacksize(&attributes, STACK_SIZE) == 0) {
+        (void)pthread_setattr_default_np(&attributes);
+    }
+    pthread_attr_destroy(&attributes);
+}
+
+bool process_may_leave_memory(void)
+{
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    return false;
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(leak_sanitizer)
+    return false;
+#else
+    return true;
+#endif
+#else
+    return true;
+#endif
 }
 
 void process_raise_descriptor_limit(void)

@@ -1,13 +1,29 @@
 /* SPDX-License-Identifier: MIT */
-/* What both programs do before anything else. For their main() alone. */
+/* What concerns the process as a whole, for who answers for it: main(), and the daemon's session.
+ */
 #ifndef PROCESS_H
 #define PROCESS_H
+
+#include <stdbool.h>
 
 /*
  * Opens the standard descriptors that are closed: a file that is opened later
  * must not become 0, 1 or 2, where who prints would write into it. 0 or a negative errno.
  */
 int process_hold_standard_descriptors(void);
+
+/*
+ * Threads that are made from now on have stacks of 1 MiB, of which the deepest call needs a
+ * fraction. glibc keeps 40 MiB of the stacks of ended threads and unmaps the rest one by one: with
+ * the usual 8 MiB that is most of the time that ending 16 threads takes.
+ */
+void process_limit_stacks(void);
+
+/*
+ * Whether memory may be left to the kernel at the end. Not where a sanitizer was built in, which
+ * would call that a leak.
+ */
+bool process_may_leave_memory(void);
 
 /* A long chain takes more descriptors than most shells allow at first. */
 void process_raise_descriptor_limit(void);

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "fuse/mount_point.h"
+
+#include "util/dead_mount.h"
+#include "util/mounts.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#define CONNECTIONS       "/sys/fs/fuse/connections"
+#define CONNECTIONS_MAGIC 0x65735543 /* FUSE_CTL_SUPER_MAGIC of the kernel */
+
+/* Polls, each twice as long as the one before, up to the last: a second in all. */
+#define POLL_FIRST_US 50
+#define POLL_LAST_US  500000
+
+/* --- before ------------------------------------------------------------------ */
+
+static int reject(const char *path, int code, struct error *error)
+{
+    const char *advice = "";
+
+    if (code == ENOENT) {
+        advice = "; make an empty file or a directory there first";
+    } else if (code == ENOTCONN) {
+        advice = "; the program that served a mount there is gone, or about to end: unmount it "
+                 "with fusermount3 -u first";
+    }
+    return error_set(error, code, "the mount point %s cannot be used: %s%s", path, strerror(code),
+                     advice);
+}
+
+static const char *type_name(mode_t mode)
+{
+    switch (mode & S_IFMT) {
+    case S_IFBLK:
+        return "a block device";
+    case S_IFCHR:
+        return "a character device";
+    case S_IFIFO:
+        return "a FIFO";
+    case S_IFSOCK:
+        return "a socket";
+    default:
+        return "neither";
+    }
+}
+
+int mount_point_find(const char *path, struct log *log, char **absolute, bool *is_directory,
+                     struct error *error)
+{
+    struct statx status;
+
+    if (strncmp(path, "/dev/fd/", 8) == 0) {
+        /* The kernel has mounted already, and talks to that descriptor; see raw_disk.h. */
+        *absolute = strdup(path);
+        *is_directory = true;
+        return *absolute != NULL ? 0 : error_set(error, ENOMEM, "out of memory");
+    }
+    if (dead_mount_clear(path, log) != 0) {
+        return reject(path, ENOTCONN, error);
+    }
+    *absolute = realpath(path, NULL);
+    /* The kernel remembers a mount whose server is gone: ask the server. */
+    if (*absolute == NULL ||
+        statx(AT_FDCWD, *absolute, AT_STATX_FORCE_SYNC, STATX_TYPE, &status) != 0) {
+        return reject(path, errno, error);
+    }
+    if (!S_ISREG(status.stx_mode) && !S_ISDIR(status.stx_mode)) {
+        return error_set(error, EINVAL,
+                         "the mount point %s is %s; give a regular file or a directory", path,
+                         type_name(status.stx_mode));
+    }
+    *is_directory = S_ISDIR(status.stx_mode);
+    return 0;
+}
+
+/* --- after ------------------------------------------------------------------- */
+
+/* Whether the kernel's list of connections can be seen. */
+static bool has_connections(void)
+{
+    struct statfs status;
+
+    return statfs(CONNECTIONS, &status) == 0 && status.f_type == CONNECTIONS_MAGIC;
+}
+
+bool mount_point_was_aborted(const char *absolute, dev_t device)
+{
+    char path[64];
+    bool listed;
+
+    if (device == 0) {
+        return false;
+    }
+    if (!has_connections()) {
+        return mounts_device_at(absolute) == device;
+    }
+    /* An unmounted one goes from the list a moment after we hear of the end. */
+    snprintf(path, sizeof(path), CONNECTIONS "/%u", minor(device));
+    listed = access(path, F_OK) == 0;
+    for (useconds_t us = POLL_FIRST_US; listed && us < POLL_LAST_US; us *= 2) {
+        if (mounts_device_at(absolute) == device) {
+            return true;
+        }
+        usleep(us);
+        listed = access(path, F_OK) == 0;
+    }
+    return listed;
+}

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Where an image is mounted: what is there before, and whether the mount is still there after the
+ * kernel has said that it is gone.
+ */
+#ifndef FUSE_MOUNT_POINT_H
+#define FUSE_MOUNT_POINT_H
+
+#include "util/error.h"
+#include "util/log.h"
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+/*
+ * Finds out where `path` really is (later there is another working directory) and whether it is a
+ * directory or a regular file; a dead mount of ours is taken away first. `absolute` is
+ * the caller's to free. 0 or a negative errno with a sentence.
+ */
+int mount_point_find(const char *path, struct log *log, char **absolute, bool *is_directory,
+                     struct error *error);
+
+/*
+ * Whether the connection of that device was aborted, and not unmounted: the kernel says the same to
+ * who reads requests, but the mount is still there. False where `device` is 0 (unknown).
+ */
+bool mount_point_was_aborted(const char *absolute, dev_t device);
+
+#endif
