@@ -81,8 +81,11 @@ setup_require() {
     echo "Installing $setup_wanted" >&2
     # The list is to be split into words.
     # shellcheck disable=SC2086
-    { apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q -y \
-        install --no-install-recommends $setup_wanted; } </dev/null >&2 || return 1
+    setup_log=$({ apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q -y \
+        install --no-install-recommends $setup_wanted; } </dev/null 2>&1) || {
+        echo "$setup_log" >&2
+        return 1
+    }
     setup_wanted=$(setup_missing "$@")
     [ -z "$setup_wanted" ] || {
         echo "Still missing after the installation: $setup_wanted" >&2

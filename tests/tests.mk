@@ -128,6 +128,7 @@ E2E_TESTS = \
 	tests/e2e/read/test-read-random.py \
 	tests/e2e/read/test-read-snapshots.py \
 	tests/e2e/read/test-readers.py \
+	tests/e2e/project/test-quickstart.py \
 	tests/e2e/project/test-readme.py \
 	tests/e2e/project/test-release.sh \
 	tests/e2e/read/test-tree.py \
