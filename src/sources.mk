@@ -66,7 +66,6 @@ src_libqcow2_a_SOURCES = \
 	src/meta/header_write.c src/meta/header_write.h \
 	src/meta/luks.c src/meta/luks.h \
 	src/meta/mapping.c src/meta/mapping.h src/meta/mapping_internal.h \
-	src/meta/mapping_open.c \
 	src/meta/mapping_write.c src/meta/mapping_write.h \
 	src/meta/refcount.c src/meta/refcount.h src/meta/refcount_block.h \
 	src/meta/refcount_grow.c src/meta/refcount_internal.h \
@@ -92,7 +91,6 @@ src_libqcow2_a_SOURCES = \
 	src/disk/lookup.h \
 	src/disk/repair.c \
 	src/disk/resolved.c src/disk/resolved.h \
-	src/disk/salvage.c src/disk/salvage.h \
 	src/disk/reserve.c \
 	src/disk/resize.c \
 	src/disk/ticker.c src/disk/ticker.h \
@@ -151,7 +149,9 @@ src_qcow2fs_SOURCES = \
 	src/util/process.c src/util/process.h \
 	src/util/progress.c src/util/progress.h \
 	src/qcow2fs.c \
+	src/fuse/copies.c src/fuse/copies.h \
 	src/fuse/files.c src/fuse/files.h \
+	src/fuse/later.c src/fuse/later.h \
 	src/fuse/listing.c src/fuse/listing.h \
 	src/fuse/lost.c src/fuse/lost.h \
 	src/fuse/long_requests.c src/fuse/long_requests.h \
@@ -159,12 +159,15 @@ src_qcow2fs_SOURCES = \
 	src/fuse/mount_point.c src/fuse/mount_point.h \
 	src/fuse/names.c src/fuse/names.h \
 	src/fuse/ops.c src/fuse/ops.h src/fuse/ops_internal.h \
+	src/fuse/ops_open.c \
 	src/fuse/ops_write.c \
 	src/fuse/options.c src/fuse/options.h \
 	src/fuse/own_mount.c src/fuse/own_mount.h \
 	src/fuse/page_cache.c src/fuse/page_cache.h \
+	src/fuse/parts.c src/fuse/parts.h \
 	src/fuse/session.c src/fuse/session.h \
 	src/fuse/signals.c src/fuse/signals.h \
 	src/fuse/stats.c src/fuse/stats.h \
-	src/fuse/tree.c src/fuse/tree.h
+	src/fuse/tree.c src/fuse/tree.h src/fuse/tree_internal.h \
+	src/fuse/tree_names.c src/fuse/tree_partitions.c
 src_qcow2fs_LDADD = $(LIBQCOW2_LIBS) $(FUSE3_LIBS)

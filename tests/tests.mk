@@ -42,6 +42,7 @@ UNIT_TESTS += \
 	tests/unit/util/test-memory \
 	tests/unit/util/test-memory-size \
 	tests/unit/fuse/test-long-requests \
+	tests/unit/fuse/test-later \
 	tests/unit/fuse/test-lost \
 	tests/unit/fuse/test-names \
 	tests/unit/store/test-new-file \
@@ -76,7 +77,6 @@ endif
 
 E2E_TESTS = \
 	tests/e2e/bad/test-bad-behind.py \
-	tests/e2e/bad/test-bad-cut.py \
 	tests/e2e/bad/test-bad-image.py \
 	tests/e2e/bad/test-bad-mutated.py \
 	tests/e2e/bad/test-bad-names.py \
@@ -117,6 +117,7 @@ E2E_TESTS = \
 	tests/e2e/mount/test-mount-fstab.py \
 	tests/e2e/mount/test-mount-user.py \
 	tests/e2e/mount/test-unmount.py \
+	tests/e2e/mount/test-partitions.py \
 	tests/e2e/races/test-races.py \
 	tests/e2e/races/test-races-mounted.py \
 	tests/e2e/read/test-read-access.py \
@@ -349,6 +350,7 @@ tests_model_model_LDADD = $(LIBQCOW2_LIBS)
 tests_unit_fuse_test_long_requests_CFLAGS = $(AM_CFLAGS) $(FUSE3_CFLAGS)
 tests_unit_fuse_test_long_requests_SOURCES = tests/unit/fuse/test-long-requests.c \
 	src/fuse/long_requests.c
+tests_unit_fuse_test_later_SOURCES = tests/unit/fuse/test-later.c src/fuse/later.c
 tests_unit_fuse_test_lost_SOURCES = tests/unit/fuse/test-lost.c src/fuse/lost.c
 tests_unit_fuse_test_names_SOURCES = tests/unit/fuse/test-names.c src/fuse/names.c
 # With calls of the C library that can be made to fail.

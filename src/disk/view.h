@@ -83,4 +83,8 @@ int view_lookup_exact(struct view *view, uint64_t guest_offset, uint64_t length,
 int view_seek(struct view *view, uint64_t guest_offset, bool want_data, const struct stop *stop,
               uint64_t *found);
 
+/* The same in what is before `end`, as if the view ended there. */
+int view_seek_within(struct view *view, uint64_t guest_offset, uint64_t end, bool want_data,
+                     const struct stop *stop, uint64_t *found);
+
 #endif

@@ -27,9 +27,13 @@ struct files {
     struct view *active;
     size_t shared_count;
     struct shared_view *shared;
-    pthread_mutex_t mutex; /* guards the two below */
+    pthread_mutex_t mutex; /* guards what is below; the atomic counts are read without it */
     struct open_file *first;
-    unsigned writers; /* that have the disk open */
+    unsigned writers;         /* that have disk.raw open */
+    unsigned part_writers;    /* ... a partition */
+    bool was_written_by_part; /* the kernel's copy of disk.raw may be out of date */
+    atomic_uint disks;        /* open files: disk.raw */
+    atomic_uint cached_parts; /* partitions of the active disk that the kernel caches */
 };
 
 int files_create(struct image *image, struct tree *tree, const struct stats *stats, struct log *log,
@@ -53,6 +57,8 @@ int files_create(struct image *image, struct tree *tree, const struct stats *sta
         free(made);
         return error_set(error, -r, "%s: the disk cannot be opened: %s", image->path, strerror(-r));
     }
+    atomic_init(&made->disks, 0);
+    atomic_init(&made->cached_parts, 0);
     pthread_mutex_init(&made->mutex, NULL);
     for (size_t i = 0; i < count; i++) {
         pthread_mutex_init(&made->shared[i].mutex, NULL);
@@ -88,7 +94,7 @@ static int open_shared(struct files *files, const struct node *node, struct shar
     struct error error = {0};
     int r;
 
-    if (node->kind == NODE_SNAPSHOT_DISK) {
+    if (node->kind != NODE_SNAPSHOT_VMSTATE) {
         r = view_open_snapshot(files->image, node->snapshot, &shared->view, &error);
     } else {
         r = view_open_vmstate(files->image, node->snapshot, &shared->view, &error);
@@ -153,11 +159,22 @@ static int fill(struct files *files, const struct node *node, struct open_file *
     switch (node->kind) {
     case NODE_DISK:
         file->view = files->active;
-        file->is_disk = true;
+        file->is_disk = file->is_active = true;
+        return 0;
+    case NODE_PARTITION:
+        file->guest_offset = node->part.start;
+        file->size = min_u64(node->part.size, INT64_MAX);
+        if (node->disk != PARTS_ACTIVE) {
+            return use_shared(files, node, file);
+        }
+        file->view = files->active;
+        file->is_active = true;
         return 0;
     case NODE_SNAPSHOT_DISK:
     case NODE_SNAPSHOT_VMSTATE:
-        return use_shared(files, node, file);
+        r = use_shared(files, node, file);
+        file->size = r == 0 ? min_u64(view_size(file->view), INT64_MAX) : 0;
+        return r;
     case NODE_INFO:
     case NODE_STATS:
         r = use_text(files, node, file);
@@ -166,6 +183,9 @@ static int fill(struct files *files, const struct node *node, struct open_file *
     case NODE_ROOT:
     case NODE_SNAPSHOTS:
     case NODE_SNAPSHOT:
+    case NODE_PARTITIONS:
+    case NODE_LINKS:
+    case NODE_LINK:
         break;
     }
     return -EISDIR;
@@ -176,16 +196,61 @@ static bool counts_as_writer(const struct open_file *file)
     return file->is_disk && file->writes;
 }
 
+static bool is_part(const struct open_file *file)
+{
+    return file->is_active && !file->is_disk;
+}
+
+/* By `by`, 1 or -1. Under the mutex. */
+static void count(struct files *files, const struct open_file *file, int by)
+{
+    files->writers += (unsigned)by * counts_as_writer(file);
+    files->part_writers += (unsigned)by * (is_part(file) && file->writes);
+    atomic_fetch_add(&files->disks, (unsigned)by * file->is_disk);
+    atomic_fetch_add(&files->cached_parts, (unsigned)by * (is_part(file) && !file->is_direct));
+}
+
+/*
+ * Whether the kernel keeps what it has of the file from the last time. Nothing of a partition,
+ * since nobody counts what was written elsewhere while it was closed. Under the mutex, after
+ * count().
+ */
+static bool keeps_cache(struct files *files, const struct open_file *file)
+{
+    bool keeps = true;
+
+    if (is_part(file)) {
+        return !files->tree->is_writable;
+    }
+    if (file->is_disk) {
+        keeps = !files->was_written_by_part;
+        files->was_written_by_part = files->part_writers > 0;
+    }
+    return keeps;
+}
+
+/* Whether the disk is open to write as what the file is not: whole, or in part. Under the mutex. */
+static bool is_busy(const struct files *files, const struct open_file *file)
+{
+    if (!file->writes || !file->is_active) {
+        return false;
+    }
+    return (file->is_disk ? files->part_writers : files->writers) > 0;
+}
+
+/* Under the mutex. */
 static void enlist(struct files *files, struct open_file *file)
 {
-    pthread_mutex_lock(&files->mutex);
     file->next = files->first;
     if (file->next != NULL) {
         file->next->previous = file;
     }
     files->first = file;
-    files->writers += counts_as_writer(file);
-    pthread_mutex_unlock(&files->mutex);
+    count(files, file, 1);
+    if (is_part(file) && file->writes) {
+        files->was_written_by_part = true;
+    }
+    file->keeps_cache = keeps_cache(files, file);
 }
 
 static void delist(struct files *files, struct open_file *file)
@@ -199,8 +264,18 @@ static void delist(struct files *files, struct open_file *file)
     } else {
         files->first = file->next;
     }
-    files->writers -= counts_as_writer(file);
+    count(files, file, -1);
     pthread_mutex_unlock(&files->mutex);
+}
+
+/* What is not in the list, or not any more. */
+static void release(struct open_file *file)
+{
+    if (file->shared != NULL) {
+        leave_shared(file->shared);
+    }
+    free(file->own_text);
+    free(file);
 }
 
 int files_open(struct files *files, const struct node *node, const struct open_request *request,
@@ -213,10 +288,22 @@ int files_open(struct files *files, const struct node *node, const struct open_r
         free(made);
         return r;
     }
+    made->node = *node;
     made->opener = request->opener;
     made->writes = request->writes;
+    made->is_direct = tree_is_made_at_open(node) || (is_part(made) && made->writes);
     atomic_init(&made->past_end, false);
-    enlist(files, made);
+    pthread_mutex_lock(&files->mutex);
+    if (is_busy(files, made)) {
+        r = -EBUSY;
+    } else {
+        enlist(files, made);
+    }
+    pthread_mutex_unlock(&files->mutex);
+    if (r != 0) {
+        release(made);
+        return r;
+    }
     *file = made;
     return 0;
 }
@@ -224,16 +311,92 @@ int files_open(struct files *files, const struct node *node, const struct open_r
 void files_close(struct files *files, struct open_file *file)
 {
     delist(files, file);
-    if (file->shared != NULL) {
-        leave_shared(file->shared);
+    release(file);
+}
+
+void files_close_unseen(struct files *files, struct open_file *file)
+{
+    if (file->is_disk && !file->keeps_cache) {
+        pthread_mutex_lock(&files->mutex);
+        files->was_written_by_part = true;
+        pthread_mutex_unlock(&files->mutex);
     }
-    free(file->own_text);
-    free(file);
+    files_close(files, file);
 }
 
 uint64_t files_size(const struct open_file *file)
 {
-    return file->view != NULL ? min_u64(view_size(file->view), INT64_MAX) : file->size;
+    return file->is_disk ? min_u64(view_size(file->view), INT64_MAX) : file->size;
+}
+
+uint64_t files_end(const struct open_file *file)
+{
+    uint64_t disk = view_size(file->view);
+
+    return min_u64(files_size(file), disk - min_u64(file->guest_offset, disk));
+}
+
+bool files_node(struct files *files, uint64_t inode, struct node *node)
+{
+    bool found = false;
+
+    pthread_mutex_lock(&files->mutex);
+    for (struct open_file *file = files->first; file != NULL && !found; file = file->next) {
+        if (file->node.inode == inode) {
+            *node = file->node;
+            found = true;
+        }
+    }
+    pthread_mutex_unlock(&files->mutex);
+    return found;
+}
+
+/* --- the kernel's copies ---------------------------------------------------- */
+
+bool files_have_copies(const struct files *files, const struct files_change *change)
+{
+    return atomic_load(&files->cached_parts) > 0 ||
+           (!change->through_disk && atomic_load(&files->disks) > 0);
+}
+
+/* Whether the kernel may have the change's old bytes as a part of this file; and where. */
+static bool may_be_copied(const struct open_file *file, const struct files_change *change,
+                          struct files_copy *copy)
+{
+    uint64_t begin = file->guest_offset, end = UINT64_MAX;
+
+    if (!file->is_active || file->is_direct || (file->is_disk && change->through_disk)) {
+        return false;
+    }
+    if (!file->is_disk && file->size < UINT64_MAX - begin) {
+        end = begin + file->size;
+    }
+    begin = max_u64(begin, change->from);
+    end = min_u64(end, change->to);
+    *copy = (struct files_copy){
+        .inode = file->node.inode,
+        .offset = begin - file->guest_offset,
+        .length = end - min_u64(begin, end),
+    };
+    return begin < end;
+}
+
+bool files_next_copy(struct files *files, const struct files_change *change, uint64_t after,
+                     struct files_copy *copy)
+{
+    struct files_copy each;
+    bool found = false;
+
+    pthread_mutex_lock(&files->mutex);
+    for (struct open_file *file = files->first; file != NULL; file = file->next) {
+        if (file->node.inode > after && may_be_copied(file, change, &each) &&
+            (!found || each.inode < copy->inode)) {
+            *copy = each;
+            found = true;
+        }
+    }
+    pthread_mutex_unlock(&files->mutex);
+    return found;
 }
 
 bool files_are_written(struct files *files)

@@ -109,49 +109,49 @@ static void quoted_append_text(struct quoted *quoted, const char *text)
 }
 
 /* Quotes the name, cut to `limit` bytes. */
-static void quote_name(struct quoted *quoted, const struct snapshot *snapshot, size_t limit)
+static void quote_name(struct quoted *quoted, const struct names_source *source, size_t limit)
 {
     quoted_start(quoted, limit);
-    if (snapshot->name[0] == '\0') {
+    if (source->name[0] == '\0') {
         quoted_append(quoted, "id-", 3);
-        quoted_append_text(quoted, snapshot->id);
-    } else if (strcmp(snapshot->name, ".") == 0) {
+        quoted_append_text(quoted, source->id);
+    } else if (strcmp(source->name, ".") == 0) {
         quoted_append_escape(quoted, '.');
-    } else if (strcmp(snapshot->name, "..") == 0) {
+    } else if (strcmp(source->name, "..") == 0) {
         quoted_append_escape(quoted, '.');
         quoted_append_escape(quoted, '.');
     } else {
-        quoted_append_text(quoted, snapshot->name);
+        quoted_append_text(quoted, source->name);
     }
 }
 
 /* "NAME" followed by an ending that is kept whole. */
-static void quote_with_ending(struct quoted *quoted, const struct snapshot *snapshot,
+static void quote_with_ending(struct quoted *quoted, const struct names_source *source,
                               const char *ending)
 {
     size_t length = strlen(ending);
 
-    quote_name(quoted, snapshot, NAMES_MAX - length);
+    quote_name(quoted, source, NAMES_MAX - length);
     memcpy(quoted->text + quoted->length, ending, length + 1);
     quoted->length += length;
 }
 
-static void quote_with_id(struct quoted *quoted, const struct snapshot *snapshot)
+static void quote_with_id(struct quoted *quoted, const struct names_source *source)
 {
     struct quoted ending;
 
     quoted_start(&ending, 1 + ID_MAX);
     quoted_append(&ending, "@", 1);
-    quoted_append_text(&ending, snapshot->id);
-    quote_with_ending(quoted, snapshot, ending.text);
+    quoted_append_text(&ending, source->id);
+    quote_with_ending(quoted, source, ending.text);
 }
 
-static void quote_with_index(struct quoted *quoted, const struct snapshot *snapshot, size_t index)
+static void quote_with_index(struct quoted *quoted, const struct names_source *source, size_t index)
 {
     char ending[32];
 
     snprintf(ending, sizeof(ending), "%%#%zu", index);
-    quote_with_ending(quoted, snapshot, ending);
+    quote_with_ending(quoted, source, ending);
 }
 
 static int compare_names(const void *a, const void *b, void *context)
@@ -189,14 +189,14 @@ static int replace_name(char **name, const struct quoted *quoted)
     return 0;
 }
 
-static int make_unique(const struct snapshot *snapshots, size_t count, char **names, size_t *order,
-                       bool *shared)
+static int make_unique(const struct names_source *sources, size_t count, char **names,
+                       size_t *order, bool *shared)
 {
     struct quoted quoted;
     int r = 0;
 
     for (size_t i = 0; i < count && r == 0; i++) {
-        quote_name(&quoted, &snapshots[i], NAMES_MAX);
+        quote_name(&quoted, &sources[i], NAMES_MAX);
         r = replace_name(&names[i], &quoted);
     }
     if (r != 0) {
@@ -205,7 +205,7 @@ static int make_unique(const struct snapshot *snapshots, size_t count, char **na
     find_shared(names, order, shared, count);
     for (size_t i = 0; i < count && r == 0; i++) {
         if (shared[i]) {
-            quote_with_id(&quoted, &snapshots[i]);
+            quote_with_id(&quoted, &sources[i]);
             r = replace_name(&names[i], &quoted);
         }
     }
@@ -215,14 +215,14 @@ static int make_unique(const struct snapshot *snapshots, size_t count, char **na
     find_shared(names, order, shared, count);
     for (size_t i = 0; i < count && r == 0; i++) {
         if (shared[i]) {
-            quote_with_index(&quoted, &snapshots[i], i);
+            quote_with_index(&quoted, &sources[i], i);
             r = replace_name(&names[i], &quoted);
         }
     }
     return r;
 }
 
-int names_make(const struct snapshot *snapshots, size_t count, char ***names)
+int names_make_unique(const struct names_source *sources, size_t count, char ***names)
 {
     char **made = calloc(count + 1, sizeof(*made));
     size_t *order = calloc(count + 1, sizeof(*order));
@@ -230,7 +230,7 @@ int names_make(const struct snapshot *snapshots, size_t count, char ***names)
     int r = -ENOMEM;
 
     if (made != NULL && order != NULL && shared != NULL) {
-        r = make_unique(snapshots, count, made, order, shared);
+        r = make_unique(sources, count, made, order, shared);
     }
     free(order);
     free(shared);
@@ -240,6 +240,21 @@ int names_make(const struct snapshot *snapshots, size_t count, char ***names)
     }
     *names = made;
     return 0;
+}
+
+int names_make(const struct snapshot *snapshots, size_t count, char ***names)
+{
+    struct names_source *sources = calloc(count + 1, sizeof(*sources));
+    int r = -ENOMEM;
+
+    if (sources != NULL) {
+        for (size_t i = 0; i < count; i++) {
+            sources[i] = (struct names_source){snapshots[i].name, snapshots[i].id};
+        }
+        r = names_make_unique(sources, count, names);
+    }
+    free(sources);
+    return r;
 }
 
 void names_free(char **names, size_t count)

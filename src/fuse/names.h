@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * File names for snapshots. A snapshot's name is any string of bytes, and two
- * snapshots may share one; a file name may not. Pure functions, no state.
+ * File names for what an image names: snapshots, and partitions. Such a name is any
+ * string of bytes, and two may share one; a file name may not. Pure functions, no state.
  *
  *     quoting    '/', '%', controls and what is not UTF-8: each byte -> %XX
  *                "." -> "%2E", ".." -> "%2E%2E", no name at all -> "id-ID"
@@ -19,6 +19,16 @@
 #include <stddef.h>
 
 #define NAMES_MAX 255 /* bytes, without the NUL; what Linux allows in a directory */
+
+/* What a file name is made of. */
+struct names_source {
+    const char *name, *id;
+};
+
+/*
+ * Makes one name for each source, in their order, as below. 0 or -ENOMEM. For names_free().
+ */
+int names_make_unique(const struct names_source *sources, size_t count, char ***names);
 
 /*
  * Makes one name for each snapshot, in their order: (*names)[i] is that of

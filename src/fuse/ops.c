@@ -6,6 +6,7 @@
 #include "fuse/ops_internal.h"
 
 #include "disk/view.h"
+#include "fuse/later.h"
 #include "fuse/names.h"
 #include "fuse/own_mount.h"
 #include "util/checked.h"
@@ -70,9 +71,12 @@ int filesystem_create(struct image *image, struct writer *writer,
     stats_init(&made->stats);
     long_requests_init(&made->long_requests, mount_threads(options));
     lost_init(&made->lost);
-    r = tree_create(image, options, root_is_directory, writer != NULL, &made->tree, error);
+    r = tree_create(image, options, root_is_directory, writer != NULL, log, &made->tree, error);
     if (r == 0) {
         r = files_create(image, made->tree, &made->stats, log, &made->files, error);
+    }
+    if (r == 0 && writer != NULL && later_create(&made->later) != 0) {
+        r = error_set(error, ENOMEM, "out of memory for the mount");
     }
     if (r != 0) {
         filesystem_destroy(made);
@@ -87,6 +91,7 @@ void filesystem_destroy(struct filesystem *filesystem)
     if (filesystem == NULL) {
         return;
     }
+    later_destroy(filesystem->later);
     files_destroy(filesystem->files);
     tree_destroy(filesystem->tree);
     /* Other threads' buffers went with the threads. */
@@ -143,6 +148,11 @@ void ops_fail(fuse_req_t request, int r)
     fuse_reply_err(request, -r);
 }
 
+bool ops_node(const struct filesystem *filesystem, uint64_t inode, struct node *node)
+{
+    return tree_node(filesystem->tree, inode, node) || files_node(filesystem->files, inode, node);
+}
+
 double ops_timeout(const struct filesystem *filesystem, const struct node *node)
 {
     if (tree_is_made_at_open(node)) {
@@ -157,7 +167,9 @@ static int make_entry(struct filesystem *filesystem, const struct node *node,
     *entry = (struct fuse_entry_param){
         .ino = node->inode,
         .attr_timeout = ops_timeout(filesystem, node),
-        .entry_timeout = tree_is_made_at_open(node) ? 0 : TIMEOUT_STATIC,
+        .entry_timeout = tree_is_made_at_open(node) || tree_names_change(filesystem->tree, node)
+                             ? 0
+                             : TIMEOUT_STATIC,
     };
     return tree_attributes(filesystem->tree, node, &entry->attr);
 }
@@ -261,13 +273,16 @@ static void op_lookup(fuse_req_t request, fuse_ino_t parent, const char *name)
     if (!tree_node(filesystem->tree, parent, &directory)) {
         return ops_fail(request, -ENOENT);
     }
-    if (!tree_lookup(filesystem->tree, &directory, name, &node)) {
+    r = tree_lookup(filesystem->tree, &directory, name, &node);
+    if (r == -ENOENT && !tree_names_change(filesystem->tree, &directory)) {
         /* Inode 0: there is none, and the kernel may remember that. */
         entry = (struct fuse_entry_param){.entry_timeout = TIMEOUT_STATIC};
         fuse_reply_entry(request, &entry);
         return;
     }
-    r = make_entry(filesystem, &node, &entry);
+    if (r == 0) {
+        r = make_entry(filesystem, &node, &entry);
+    }
     if (r != 0) {
         return ops_fail(request, r);
     }
@@ -281,7 +296,7 @@ static void op_getattr(fuse_req_t request, fuse_ino_t inode, struct fuse_file_in
     struct stat attributes;
     int r = -ENOENT;
 
-    if (tree_node(filesystem->tree, inode, &node)) {
+    if (ops_node(filesystem, inode, &node)) {
         r = tree_attributes(filesystem->tree, &node, &attributes);
     }
     if (r == 0) {
@@ -297,10 +312,13 @@ static void op_getattr(fuse_req_t request, fuse_ino_t inode, struct fuse_file_in
 
 static void op_opendir(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *info)
 {
-    ops_begin(request, REQUEST_OPENDIR);
-    (void)inode;
-    info->cache_readdir = 1;
-    info->keep_cache = 1;
+    struct filesystem *filesystem = ops_begin(request, REQUEST_OPENDIR);
+    struct node node;
+    bool is_constant =
+        tree_node(filesystem->tree, inode, &node) && !tree_names_change(filesystem->tree, &node);
+
+    info->cache_readdir = is_constant;
+    info->keep_cache = is_constant;
     fuse_reply_open(request, info);
 }
 
@@ -313,7 +331,7 @@ static size_t add_plain(fuse_req_t request, const struct node *node, const char 
 {
     struct stat attributes = {
         .st_ino = node->inode,
-        .st_mode = tree_is_directory(node) ? S_IFDIR : S_IFREG,
+        .st_mode = tree_type(node),
     };
 
     return fuse_add_direntry(request, buffer, size, name, &attributes, (off_t)next_position);
@@ -328,7 +346,7 @@ static size_t add_plus(fuse_req_t request, const struct node *node, const char *
     if (make_entry(filesystem, node, &entry) != 0) {
         /* The name alone; a lookup will say what is wrong. */
         entry = (struct fuse_entry_param){.attr.st_ino = node->inode};
-        entry.attr.st_mode = tree_is_directory(node) ? S_IFDIR : S_IFREG;
+        entry.attr.st_mode = tree_type(node);
     }
     return fuse_add_direntry_plus(request, buffer, size, name, &entry, (off_t)next_position);
 }
@@ -340,8 +358,9 @@ static void list(fuse_req_t request, fuse_ino_t inode, size_t size, off_t offset
     char *buffer = thread_buffer(filesystem, size);
     uint64_t position = (uint64_t)offset;
     struct node directory, node;
-    const char *name;
+    struct tree_name name;
     size_t used = 0;
+    int r;
 
     if (buffer == NULL) {
         return ops_fail(request, -ENOMEM);
@@ -349,14 +368,18 @@ static void list(fuse_req_t request, fuse_ino_t inode, size_t size, off_t offset
     if (!tree_node(filesystem->tree, inode, &directory)) {
         return ops_fail(request, -ENOENT);
     }
-    while (tree_entry(filesystem->tree, &directory, position, &name, &node)) {
-        size_t needed = add_entry(request, &node, name, position + 1, buffer + used, size - used);
+    while ((r = tree_entry(filesystem->tree, &directory, position, &name, &node)) == 0) {
+        size_t needed =
+            add_entry(request, &node, name.text, position + 1, buffer + used, size - used);
 
         if (needed > size - used) {
             break;
         }
         used += needed;
         position++;
+    }
+    if (used == 0 && r != 0 && r != -ENOENT) {
+        return ops_fail(request, r);
     }
     fuse_reply_buf(request, buffer, used);
 }
@@ -377,45 +400,17 @@ static void op_readdirplus(fuse_req_t request, fuse_ino_t inode, size_t size, of
 
 /* --- files ------------------------------------------------------------------ */
 
-static void op_open(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *info)
+static void op_readlink(fuse_req_t request, fuse_ino_t inode)
 {
-    struct filesystem *filesystem = ops_begin(request, REQUEST_OPEN);
-    pid_t opener = fuse_req_ctx(request)->pid;
-    const struct open_request wanted = {
-        .opener = opener,
-        .writes = (info->flags & O_ACCMODE) != O_RDONLY,
-    };
-    struct open_file *file = NULL;
+    struct filesystem *filesystem = ops_begin(request, REQUEST_LOOKUP); /* of one more name */
+    char target[TREE_TARGET_MAX];
     struct node node;
-    int r = -ENOENT;
 
-    page_cache_raise(&filesystem->page_cache);
-    if (tree_node(filesystem->tree, inode, &node)) {
-        bool can_write = filesystem->writer != NULL && node.kind == NODE_DISK;
-
-        r = wanted.writes && !can_write ? -EROFS
-                                        : files_open(filesystem->files, &node, &wanted, &file);
+    if (!tree_node(filesystem->tree, inode, &node) || node.kind != NODE_LINK) {
+        return ops_fail(request, -ENOENT);
     }
-    if (r != 0) {
-        return ops_fail(request, r);
-    }
-    info->fh = (uintptr_t)file;
-    info->noflush = !wanted.writes;
-    info->keep_cache = !tree_is_made_at_open(&node);
-    info->direct_io = tree_is_made_at_open(&node);
-    if (fuse_reply_open(request, info) == -ENOENT) {
-        /* Who asked was interrupted: there will be no release. */
-        files_close(filesystem->files, file);
-    }
-}
-
-static void op_release(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *info)
-{
-    struct filesystem *filesystem = ops_begin(request, REQUEST_RELEASE);
-
-    (void)inode;
-    files_close(filesystem->files, ops_file(info));
-    fuse_reply_err(request, 0);
+    tree_link_target(&node, target);
+    fuse_reply_readlink(request, target);
 }
 
 /*
@@ -445,7 +440,7 @@ static void op_read(fuse_req_t request, fuse_ino_t inode, size_t size, off_t off
         fuse_reply_buf(request, buffer, length);
         return;
     }
-    if (length > 0 && view_read(file->view, start, buffer, length) != 0) {
+    if (length > 0 && view_read(file->view, file->guest_offset + start, buffer, length) != 0) {
         return ops_fail(request, -EIO);
     }
     stats_add(&filesystem->stats.bytes_read, length);
@@ -464,18 +459,24 @@ static void op_read(fuse_req_t request, fuse_ino_t inode, size_t size, off_t off
 static int search(struct long_request *asked, uint64_t end, bool want_data, uint64_t *found)
 {
     struct filesystem *filesystem = fuse_req_userdata(asked->request);
+    uint64_t base = asked->file->guest_offset;
     int r;
 
     stop_after(&asked->stop, long_requests_wait(&filesystem->long_requests)
                                  ? SEEK_MILLISECONDS_WAITING
                                  : SEEK_MILLISECONDS);
-    r = view_seek(asked->file->view, asked->offset, want_data, &asked->stop, found);
+    r = view_seek_within(asked->file->view, base + asked->offset, base + end, want_data,
+                         &asked->stop, found);
+    if (r == -ENXIO && !want_data) {
+        *found = base + asked->offset; /* the disk has become smaller: zeros from here on */
+        r = 0;
+    }
     if (r == -EINTR) {
-        *found = want_data ? *found : end;
+        *found = want_data ? *found : base + end;
         r = 0;
     }
     if (r == 0) {
-        *found = min_u64(*found, end);
+        *found = min_u64(*found - base, end);
     }
     return r;
 }
@@ -594,6 +595,7 @@ const struct fuse_lowlevel_ops filesystem_operations = {
     .getattr = op_getattr,
     .setattr = op_setattr,
     .opendir = op_opendir,
+    .readlink = op_readlink,
     .readdir = op_readdir,
     .readdirplus = op_readdirplus,
     .open = op_open,

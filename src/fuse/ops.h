@@ -24,6 +24,7 @@
 
 struct fuse_lowlevel_ops;
 struct fuse_session;
+struct later;
 struct own_mount;
 
 /* What the handlers work on: the user data of the session. */
@@ -35,6 +36,7 @@ struct filesystem {
     struct files *files;
     struct fuse_session *fuse; /* the session's, to be set before the first request */
     struct own_mount *own;     /* likewise; with a writer */
+    struct later *later;       /* what nobody who takes requests waits for; with a writer */
     struct page_cache page_cache;
     bool kernel_caches_writes; /* it does not tell us of each at once; known after the start */
     bool is_growable;

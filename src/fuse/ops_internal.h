@@ -13,6 +13,9 @@ struct filesystem *ops_begin(fuse_req_t request, enum request_kind kind);
 /* Fails the request with a negative errno. */
 void ops_fail(fuse_req_t request, int r);
 
+/* The node of an inode; also of a file that is open where no name leads to it any more. */
+bool ops_node(const struct filesystem *filesystem, uint64_t inode, struct node *node);
+
 /* Seconds for which the kernel may keep the attributes of a node. */
 double ops_timeout(const struct filesystem *filesystem, const struct node *node);
 
@@ -27,6 +30,8 @@ static inline struct open_file *ops_file(const struct fuse_file_info *info)
  */
 int ops_check_past_end(fuse_req_t request, const struct fuse_file_info *info);
 
+void op_open(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *info);
+void op_release(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *info);
 void op_setattr(fuse_req_t request, fuse_ino_t inode, struct stat *attributes, int to_set,
                 struct fuse_file_info *info);
 void op_write(fuse_req_t request, fuse_ino_t inode, const char *data, size_t size, off_t offset,

@@ -6,6 +6,7 @@
 
 #include "fuse/ops_internal.h"
 
+#include "fuse/copies.h"
 #include "fuse/own_mount.h"
 #include "util/checked.h"
 
@@ -21,7 +22,7 @@ static int check_writable(const struct filesystem *filesystem, const struct open
     if (filesystem->writer == NULL) {
         return -EROFS;
     }
-    return file->is_disk && file->writes ? 0 : -EBADF;
+    return file->is_active && file->writes ? 0 : -EBADF;
 }
 
 static void finish(fuse_req_t request, int r)
@@ -30,6 +31,34 @@ static void finish(fuse_req_t request, int r)
         return ops_fail(request, r);
     }
     fuse_reply_err(request, 0);
+}
+
+/* The same, after a change of the disk, which may have failed in part. */
+static void finish_change(fuse_req_t request, const struct files_change *change, int r)
+{
+    struct filesystem *filesystem = fuse_req_userdata(request);
+
+    if (copies_are_changed(filesystem, change)) {
+        const struct copies_answer answer = {
+            .request = request, .kind = COPIES_ANSWER_RESULT, .result = r};
+
+        return copies_drop(filesystem, change, &answer);
+    }
+    finish(request, r);
+}
+
+static void finish_write(fuse_req_t request, const struct files_change *change)
+{
+    struct filesystem *filesystem = fuse_req_userdata(request);
+    size_t length = (size_t)(change->to - change->from);
+
+    if (copies_are_changed(filesystem, change)) {
+        const struct copies_answer answer = {
+            .request = request, .kind = COPIES_ANSWER_WRITE, .written = length};
+
+        return copies_drop(filesystem, change, &answer);
+    }
+    fuse_reply_write(request, length);
 }
 
 /* --- past the end ----------------------------------------------------------- */
@@ -41,13 +70,15 @@ static void finish(fuse_req_t request, int r)
  * whoever goes on writing gets ENOSPC from write(2), as on a device (or
  * dd if=/dev/zero would never end), and the kernel is made to see the real size.
  */
-static void refuse_past_end(fuse_req_t request, struct filesystem *filesystem)
+static void refuse_past_end(fuse_req_t request, const struct files_change *change)
 {
-    if (filesystem->kernel_caches_writes) {
+    struct filesystem *filesystem = fuse_req_userdata(request);
+
+    if (filesystem->kernel_caches_writes && change->through_disk) {
         files_tell_past_end(filesystem->files);
         own_mount_restore_size(filesystem->own);
     }
-    fuse_reply_err(request, ENOSPC);
+    finish_change(request, change, -ENOSPC);
 }
 
 int ops_check_past_end(fuse_req_t request, const struct fuse_file_info *info)
@@ -70,12 +101,19 @@ static void is_there_now(struct filesystem *filesystem, uint64_t offset, uint64_
     }
 }
 
+/* A partition has the size that its table says. */
+static bool may_grow(const struct filesystem *filesystem, const struct open_file *file)
+{
+    return filesystem->is_growable && file->is_disk;
+}
+
 void op_write(fuse_req_t request, fuse_ino_t inode, const char *data, size_t size, off_t offset,
               struct fuse_file_info *info)
 {
     struct filesystem *filesystem = ops_begin(request, REQUEST_WRITE);
     const struct open_file *file = ops_file(info);
-    uint64_t start = (uint64_t)offset;
+    uint64_t start = file->guest_offset + (uint64_t)offset;
+    struct files_change change = {.from = start, .through_disk = file->is_disk};
     size_t length = size;
     int r = check_writable(filesystem, file);
 
@@ -83,26 +121,27 @@ void op_write(fuse_req_t request, fuse_ino_t inode, const char *data, size_t siz
     if (r != 0) {
         return ops_fail(request, r);
     }
-    if (!filesystem->is_growable) {
-        uint64_t end = files_size(file);
+    if (!may_grow(filesystem, file)) {
+        uint64_t end = files_end(file);
 
-        length = (size_t)min_u64(size, end - min_u64(start, end));
+        length = (size_t)min_u64(size, end - min_u64((uint64_t)offset, end));
     }
+    change.to = start + length;
     r = length > 0 ? writer_write(filesystem->writer, start, data, length) : 0;
     if (r != 0) {
         if (info->writepage) {
             lost_add(&filesystem->lost, start, start + length,
                      r); /* it was acknowledged long ago */
         }
-        return ops_fail(request, r);
+        return finish_change(request, &change, r);
     }
     is_there_now(filesystem, start, length);
     stats_add(&filesystem->stats.bytes_written, length);
     /* A program can be told that less was written; of what was cached, nobody would hear it. */
     if (length < size && (length == 0 || info->writepage)) {
-        return refuse_past_end(request, filesystem);
+        return refuse_past_end(request, &change);
     }
-    fuse_reply_write(request, length);
+    finish_write(request, &change);
 }
 
 /* --- allocating and discarding ---------------------------------------------- */
@@ -116,7 +155,7 @@ void op_write(fuse_req_t request, fuse_ino_t inode, const char *data, size_t siz
 static int fit_range(struct filesystem *filesystem, const struct open_file *file, int mode,
                      uint64_t offset, uint64_t *length)
 {
-    uint64_t size = files_size(file), end;
+    uint64_t size = files_end(file), end;
     bool keeps_size = (mode & FALLOC_FL_KEEP_SIZE) != 0;
 
     if (!checked_add(offset, *length, &end) || end > INT64_MAX) {
@@ -130,9 +169,9 @@ static int fit_range(struct filesystem *filesystem, const struct open_file *file
          * Nobody else changes the size meanwhile: the kernel lets one at a time
          * do that, and caches no write to a disk that grows.
          */
-        return filesystem->is_growable ? writer_resize(filesystem->writer, end) : -ENOSPC;
+        return may_grow(filesystem, file) ? writer_resize(filesystem->writer, end) : -ENOSPC;
     }
-    if ((mode & ~FALLOC_FL_KEEP_SIZE) == 0 && !filesystem->is_growable) {
+    if ((mode & ~FALLOC_FL_KEEP_SIZE) == 0 && !may_grow(filesystem, file)) {
         return -ENOSPC; /* what was asked for is a place that there will never be */
     }
     *length = size - min_u64(offset, size);
@@ -170,7 +209,7 @@ static int in_parts(struct filesystem *filesystem, struct long_request *asked, u
                     part_fn *do_part)
 {
     uint64_t most = (uint64_t)filesystem->image->header->cluster_size * PART_CLUSTERS;
-    uint64_t offset = asked->offset;
+    uint64_t offset = asked->file->guest_offset + asked->offset;
     int r = 0;
 
     while (length > 0 && r == 0) {
@@ -215,10 +254,21 @@ static int allocate(struct filesystem *filesystem, struct long_request *asked)
 
 static void serve_fallocate(struct long_request *asked)
 {
-    int r = allocate(fuse_req_userdata(asked->request), asked);
+    struct filesystem *filesystem = fuse_req_userdata(asked->request);
+    const struct open_file *file = asked->file;
+    int r = allocate(filesystem, asked);
+    uint64_t from = file->guest_offset + asked->offset;
+    const struct files_change change = {
+        .from = from,
+        .to = from + min_u64(asked->length, UINT64_MAX - from),
+        .through_disk = file->is_disk,
+    };
 
     long_request_end(asked);
-    finish(asked->request, r);
+    if (check_writable(filesystem, file) != 0) {
+        return finish(asked->request, r);
+    }
+    finish_change(asked->request, &change, r);
 }
 
 void op_fallocate(fuse_req_t request, fuse_ino_t inode, int mode, off_t offset, off_t length,
@@ -251,11 +301,11 @@ static int flush_disk(struct filesystem *filesystem)
 void op_fsync(fuse_req_t request, fuse_ino_t inode, int data_only, struct fuse_file_info *info)
 {
     struct filesystem *filesystem = ops_begin(request, REQUEST_FSYNC);
-    bool is_disk = ops_file(info)->is_disk && filesystem->writer != NULL;
+    bool is_active = ops_file(info)->is_active && filesystem->writer != NULL;
 
     (void)inode;
     (void)data_only;
-    finish(request, is_disk ? flush_disk(filesystem) : 0);
+    finish(request, is_active ? flush_disk(filesystem) : 0);
 }
 
 /* A file was closed: the last chance to tell a program that does not sync that a write failed. */
@@ -311,6 +361,12 @@ static int set_size(struct filesystem *filesystem, const struct stat *attributes
     return r == 0 ? writer_resize(filesystem->writer, size) : r;
 }
 
+/* A partition has the size that its table says: to set that again changes nothing. */
+static int set_partition_size(const struct stat *now, const struct stat *wanted)
+{
+    return wanted->st_size == now->st_size ? 0 : -EPERM;
+}
+
 /* Owner and permissions are those of the mount. */
 static int check_unchanged(const struct stat *now, const struct stat *wanted, int to_set)
 {
@@ -322,36 +378,50 @@ static int check_unchanged(const struct stat *now, const struct stat *wanted, in
     return differ ? -EPERM : 0;
 }
 
+static int set_attributes(struct filesystem *filesystem, const struct node *node,
+                          const struct long_request *asked, struct stat *now)
+{
+    int r = tree_attributes(filesystem->tree, node, now);
+
+    if (r == 0) {
+        r = tree_is_active(node) ? check_unchanged(now, &asked->attributes, asked->mode) : -EPERM;
+    }
+    if (r != 0 || (asked->mode & FUSE_SET_ATTR_SIZE) == 0) {
+        return r;
+    }
+    if (node->kind == NODE_PARTITION) {
+        return set_partition_size(now, &asked->attributes);
+    }
+    r = set_size(filesystem, &asked->attributes);
+    return r == 0 ? tree_attributes(filesystem->tree, node, now) : r;
+}
+
 static void serve_setattr(struct long_request *asked)
 {
     struct filesystem *filesystem = fuse_req_userdata(asked->request);
-    struct stat now;
+    struct files_change change = {.through_disk = true}; /* what is cut off */
+    struct copies_answer answer = {.request = asked->request, .kind = COPIES_ANSWER_ATTRIBUTES};
     struct node node;
-    bool is_own;
-    int r;
+    uint64_t before = filesystem->image->virtual_size;
+    int r = ops_node(filesystem, asked->inode, &node) ? 0 : -ENOENT;
 
-    if (!tree_node(filesystem->tree, asked->inode, &node)) {
-        r = -ENOENT;
-    } else {
-        r = tree_attributes(filesystem->tree, &node, &now);
-    }
     if (r == 0) {
-        r = node.kind == NODE_DISK ? check_unchanged(&now, &asked->attributes, asked->mode)
-                                   : -EPERM;
-    }
-    if (r == 0 && (asked->mode & FUSE_SET_ATTR_SIZE) != 0) {
-        r = set_size(filesystem, &asked->attributes);
-        if (r == 0) {
-            r = tree_attributes(filesystem->tree, &node, &now);
-        }
+        r = set_attributes(filesystem, &node, asked, &answer.attributes);
     }
     long_request_end(asked);
     if (r != 0) {
         return ops_fail(asked->request, r);
     }
     /* See refuse_past_end(): the kernel shall ask again before it takes in the next write. */
-    is_own = own_mount_recognise(filesystem->own, fuse_req_ctx(asked->request)->pid);
-    fuse_reply_attr(asked->request, &now, is_own ? 0 : ops_timeout(filesystem, &node));
+    if (!own_mount_recognise(filesystem->own, fuse_req_ctx(asked->request)->pid)) {
+        answer.timeout = ops_timeout(filesystem, &node);
+    }
+    change.from = min_u64(before, filesystem->image->virtual_size);
+    change.to = before;
+    if (change.from < change.to && copies_are_changed(filesystem, &change)) {
+        return copies_drop(filesystem, &change, &answer);
+    }
+    fuse_reply_attr(asked->request, &answer.attributes, answer.timeout);
 }
 
 /* Times are accepted, so that cp -p and touch succeed; the kernel keeps them for a while. */

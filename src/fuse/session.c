@@ -5,6 +5,7 @@
 
 #include "fuse/session.h"
 
+#include "fuse/later.h"
 #include "fuse/messages.h"
 #include "fuse/mount_point.h"
 #include "fuse/ops.h"
@@ -310,6 +311,9 @@ void session_close(struct session *session)
     if (session == NULL) {
         return;
     }
+    if (session->filesystem != NULL && session->filesystem->later != NULL) {
+        later_stop(session->filesystem->later); /* while there is a connection for its answers */
+    }
     if (session->is_mounted) {
         fuse_session_unmount(session->fuse);
     }
@@ -475,6 +479,9 @@ static int start_threads(struct session *session)
     if (r == 0 && session->own != NULL) {
         r = own_mount_start(session->own);
     }
+    if (r == 0 && session->filesystem->later != NULL) {
+        r = later_start(session->filesystem->later);
+    }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return r;
 }
@@ -506,6 +513,8 @@ static void save_what_the_kernel_holds(void *context)
     long_requests_end(&session->filesystem->long_requests);
     session->was_told = true;
     session->unsaved = own_mount_sync(session->own, SYNC_SECONDS);
+    /* It waits for the kernel, which may wait for answers to requests. */
+    later_stop(session->filesystem->later);
 }
 
 /*

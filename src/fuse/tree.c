@@ -6,6 +6,7 @@
 #include "admin/info.h"
 #include "fuse/names.h"
 #include "fuse/stats.h"
+#include "fuse/tree_internal.h"
 #include "util/checked.h"
 
 #include <errno.h>
@@ -24,9 +25,6 @@
 
 #define WRITE_BITS ((mode_t)0222)
 #define READ_BITS  ((mode_t)0444)
-
-static const char disk_name[] = "disk.raw";
-static const char vmstate_name[] = "vmstate.raw";
 
 /* --- making it -------------------------------------------------------------- */
 
@@ -187,8 +185,8 @@ static int set_names(struct tree *tree, struct error *error)
     return 0;
 }
 
-int tree_create(const struct image *image, const struct mount_options *options,
-                bool root_is_directory, bool is_writable, struct tree **tree, struct error *error)
+int tree_create(struct image *image, const struct mount_options *options, bool root_is_directory,
+                bool is_writable, struct log *log, struct tree **tree, struct error *error)
 {
     struct tree *made = calloc(1, sizeof(*made));
     int r;
@@ -203,6 +201,9 @@ int tree_create(const struct image *image, const struct mount_options *options,
     r = set_attributes(made, options, error);
     if (r == 0 && root_is_directory) {
         r = set_names(made, error);
+    }
+    if (r == 0 && parts_create(image, log, &made->parts) != 0) {
+        r = error_set(error, ENOMEM, "%s: out of memory for the partitions", image->path);
     }
     if (r == 0 && root_is_directory && is_writable && image_info_available() &&
         tree_info(made) == NULL) {
@@ -222,6 +223,7 @@ void tree_destroy(struct tree *tree)
         return;
     }
     pthread_mutex_destroy(&tree->info_mutex);
+    parts_destroy(tree->parts);
     names_free(tree->names, tree->snapshot_count);
     free(tree->sorted);
     free(tree->info);
@@ -230,7 +232,7 @@ void tree_destroy(struct tree *tree)
 
 /* --- inodes ----------------------------------------------------------------- */
 
-static uint64_t snapshot_inode(size_t snapshot, enum node_kind kind)
+uint64_t snapshot_inode(size_t snapshot, enum node_kind kind)
 {
     return INODE_SNAPSHOTS_BEGIN + snapshot * INODES_A_SNAPSHOT + (uint64_t)(kind - NODE_SNAPSHOT);
 }
@@ -258,6 +260,11 @@ static bool exists(const struct tree *tree, const struct node *node)
         return node->snapshot < tree->snapshot_count;
     case NODE_SNAPSHOT_VMSTATE:
         return node->snapshot < tree->snapshot_count && has_vmstate(tree, node->snapshot);
+    case NODE_PARTITIONS:
+    case NODE_PARTITION:
+    case NODE_LINKS:
+    case NODE_LINK:
+        break; /* partitions_node() knows */
     }
     return false;
 }
@@ -270,6 +277,8 @@ bool tree_node(const struct tree *tree, uint64_t inode, struct node *node)
     *node = (struct node){.inode = inode};
     if (inode == TREE_ROOT) {
         node->kind = tree->root_is_directory ? NODE_ROOT : NODE_DISK;
+    } else if (inode >= INODE_PARTITIONS_BEGIN) {
+        return partitions_node(tree, inode, node);
     } else if (inode >= INODE_SNAPSHOTS_BEGIN) {
         uint64_t number = inode - INODE_SNAPSHOTS_BEGIN;
 
@@ -286,9 +295,35 @@ bool tree_node(const struct tree *tree, uint64_t inode, struct node *node)
     return exists(tree, node);
 }
 
+mode_t tree_type(const struct node *node)
+{
+    switch (node->kind) {
+    case NODE_ROOT:
+    case NODE_SNAPSHOTS:
+    case NODE_SNAPSHOT:
+    case NODE_PARTITIONS:
+    case NODE_LINKS:
+        return S_IFDIR;
+    case NODE_LINK:
+        return S_IFLNK;
+    default:
+        return S_IFREG;
+    }
+}
+
 bool tree_is_directory(const struct node *node)
 {
-    return node->kind == NODE_ROOT || node->kind == NODE_SNAPSHOTS || node->kind == NODE_SNAPSHOT;
+    return tree_type(node) == S_IFDIR;
+}
+
+bool tree_is_active(const struct node *node)
+{
+    return node->kind == NODE_DISK || (node->kind == NODE_PARTITION && node->disk == PARTS_ACTIVE);
+}
+
+bool tree_names_change(const struct tree *tree, const struct node *node)
+{
+    return tree->is_writable && is_below_partitions(node) && node->disk == PARTS_ACTIVE;
 }
 
 bool tree_is_made_at_open(const struct node *node)
@@ -298,136 +333,22 @@ bool tree_is_made_at_open(const struct node *node)
 
 bool tree_changes(const struct tree *tree, const struct node *node)
 {
-    return tree_is_made_at_open(node) || (node->kind == NODE_DISK && tree->is_writable);
+    return tree_is_made_at_open(node) || (tree_is_active(node) && tree->is_writable);
 }
 
 uint64_t tree_inode_count(const struct tree *tree)
 {
-    uint64_t count = 1;
+    uint64_t directories = tree->root_is_directory ? 1 + PART_KEYS : 0; /* of each partitions/ */
+    uint64_t count = 1 + directories;
     struct node node;
 
     for (uint64_t inode = TREE_ROOT + 1; inode < INODE_SNAPSHOTS_BEGIN; inode++) {
         count += tree_node(tree, inode, &node);
     }
     for (size_t i = 0; i < tree->snapshot_count; i++) {
-        count += 2 + (uint64_t)has_vmstate(tree, i);
+        count += 2 + directories + (uint64_t)has_vmstate(tree, i);
     }
     return count;
-}
-
-/* --- names ------------------------------------------------------------------ */
-
-/* Entries that a directory has at fixed places, when they exist. */
-struct fixed_entry {
-    const char *name;
-    uint64_t inode;
-};
-
-static const struct fixed_entry root_entries[] = {
-    {disk_name, 2},
-    {"info.json", 4},
-    {"snapshots", 3},
-    {"stats.json", 5},
-};
-#define ROOT_ENTRIES (sizeof(root_entries) / sizeof(root_entries[0]))
-
-static bool root_entry(const struct tree *tree, uint64_t number, const char **name,
-                       struct node *node)
-{
-    for (size_t i = 0; i < ROOT_ENTRIES; i++) {
-        if (tree_node(tree, root_entries[i].inode, node) && number-- == 0) {
-            *name = root_entries[i].name;
-            return true;
-        }
-    }
-    return false;
-}
-
-static bool snapshot_entry(const struct tree *tree, size_t snapshot, uint64_t number,
-                           const char **name, struct node *node)
-{
-    enum node_kind kind = number == 0 ? NODE_SNAPSHOT_DISK : NODE_SNAPSHOT_VMSTATE;
-
-    *name = number == 0 ? disk_name : vmstate_name;
-    return number <= 1 && tree_node(tree, snapshot_inode(snapshot, kind), node);
-}
-
-static bool dot_entry(const struct tree *tree, const struct node *directory, uint64_t position,
-                      const char **name, struct node *node)
-{
-    uint64_t inode = directory->inode;
-
-    *name = position == 0 ? "." : "..";
-    if (position == 1) {
-        inode = directory->kind == NODE_SNAPSHOT ? 3 : TREE_ROOT;
-    }
-    return tree_node(tree, inode, node);
-}
-
-bool tree_entry(const struct tree *tree, const struct node *directory, uint64_t position,
-                const char **name, struct node *node)
-{
-    if (!tree_is_directory(directory)) {
-        return false;
-    }
-    if (position < 2) {
-        return dot_entry(tree, directory, position, name, node);
-    }
-    position -= 2;
-    switch (directory->kind) {
-    case NODE_ROOT:
-        return root_entry(tree, position, name, node);
-    case NODE_SNAPSHOT:
-        return snapshot_entry(tree, directory->snapshot, position, name, node);
-    default:
-        break;
-    }
-    if (position >= tree->snapshot_count) {
-        return false;
-    }
-    *name = tree->names[position];
-    return tree_node(tree, snapshot_inode(position, NODE_SNAPSHOT), node);
-}
-
-/* Its index, or SIZE_MAX. */
-static size_t find_snapshot(const struct tree *tree, const char *name)
-{
-    size_t low = 0;
-    size_t high = tree->snapshot_count;
-
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        int order = strcmp(name, tree->names[tree->sorted[middle]]);
-
-        if (order == 0) {
-            return tree->sorted[middle];
-        }
-        if (order < 0) {
-            high = middle;
-        } else {
-            low = middle + 1;
-        }
-    }
-    return SIZE_MAX;
-}
-
-bool tree_lookup(const struct tree *tree, const struct node *directory, const char *name,
-                 struct node *node)
-{
-    const char *entry;
-
-    if (directory->kind == NODE_SNAPSHOTS) {
-        size_t snapshot = find_snapshot(tree, name);
-
-        return snapshot != SIZE_MAX &&
-               tree_node(tree, snapshot_inode(snapshot, NODE_SNAPSHOT), node);
-    }
-    for (uint64_t i = 2; tree_entry(tree, directory, i, &entry, node); i++) {
-        if (strcmp(entry, name) == 0) {
-            return true;
-        }
-    }
-    return false;
 }
 
 /* --- attributes ------------------------------------------------------------- */
@@ -452,6 +373,7 @@ const char *tree_info(struct tree *tree)
 uint64_t tree_size(struct tree *tree, const struct node *node)
 {
     const struct image *image = tree->image;
+    char target[TREE_TARGET_MAX];
     const char *info;
 
     switch (node->kind) {
@@ -464,16 +386,24 @@ uint64_t tree_size(struct tree *tree, const struct node *node)
     case NODE_INFO:
         info = tree_info(tree);
         return info != NULL ? strlen(info) : 0;
+    case NODE_PARTITION:
+        return min_u64(node->part.size, INT64_MAX);
+    case NODE_LINK:
+        tree_link_target(node, target);
+        return strlen(target);
     case NODE_ROOT:
     case NODE_SNAPSHOTS:
     case NODE_STATS:
     case NODE_SNAPSHOT:
+    case NODE_PARTITIONS:
+    case NODE_LINKS:
         break;
     }
     return 0;
 }
 
-/* Units of 512 bytes that a file occupies; of a snapshot one can say only what it is at most. */
+/* Units of 512 bytes that a file occupies; of a snapshot or a partition one can say only what it is
+   at most. */
 static int count_blocks(const struct tree *tree, const struct node *node, struct stat *attributes)
 {
     uint64_t size = (uint64_t)attributes->st_size;
@@ -500,10 +430,14 @@ static nlink_t count_links(const struct tree *tree, const struct node *node)
 {
     switch (node->kind) {
     case NODE_ROOT:
-        return 2 + (tree->snapshot_count > 0);
+        return 3 + (tree->snapshot_count > 0);
     case NODE_SNAPSHOTS:
         return 2 + tree->snapshot_count;
     case NODE_SNAPSHOT:
+        return 3;
+    case NODE_PARTITIONS:
+        return 2 + PART_KEYS;
+    case NODE_LINKS:
         return 2;
     default:
         return 1;
@@ -535,9 +469,13 @@ int tree_attributes(struct tree *tree, const struct node *node, struct stat *att
         attributes->st_mode = S_IFDIR | tree->directory_mode;
         return 0;
     }
-    attributes->st_mode = S_IFREG | tree->file_mode;
     attributes->st_size = (off_t)tree_size(tree, node);
-    if (node->kind != NODE_DISK) {
+    if (node->kind == NODE_LINK) {
+        attributes->st_mode = S_IFLNK | 0777;
+        return 0;
+    }
+    attributes->st_mode = S_IFREG | tree->file_mode;
+    if (!tree_is_active(node)) {
         attributes->st_mode &= ~WRITE_BITS;
     } else if (tree->is_writable) {
         int r = current_times(tree, attributes);

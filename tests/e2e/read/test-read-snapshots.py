@@ -63,7 +63,7 @@ def series(name, needs=(), **options):
                     ["first", "second", "third"], "the snapshots")
         check("disk.raw" in os.listdir(state.mounted.path), "no disk.raw")
         check_equal(os.listdir(os.path.join(state.mounted.path, "snapshots", "first")),
-                    ["disk.raw"], "the files of a snapshot without VM state")
+                    ["disk.raw", "partitions"], "the files of a snapshot without VM state")
 
     @group.test("the active disk reads byte for byte as with qemu-img")
     def _(state):
@@ -154,7 +154,8 @@ def vmstate(name, state_size, needs=(), **options):
         path, disk, wanted = make_vmstate(directory, state_size, **options)
         with mount.mount(path, directory=True) as mounted:
             where = os.path.join(mounted.path, "snapshots", "running")
-            check_equal(sorted(os.listdir(where)), ["disk.raw", "vmstate.raw"], "its files")
+            check_equal(sorted(os.listdir(where)), ["disk.raw", "partitions", "vmstate.raw"],
+                        "its files")
             check_equal(os.path.getsize(os.path.join(where, "disk.raw")), disk, "the disk's size")
             with open(os.path.join(where, "disk.raw"), "rb") as file:
                 compare.check_bytes(file.read(), image.pattern(disk, 1), 0)

@@ -95,7 +95,7 @@ def check_hostile(top, expected, disk):
     seen = set()
     for name in expected:
         place = os.path.join(places, name)
-        check_equal(os.listdir(place), ["disk.raw"], "what is in %r" % name)
+        check_equal(os.listdir(place), ["disk.raw", "partitions"], "what is in %r" % name)
         with open(os.path.join(place, "disk.raw"), "rb") as file:
             compare.check_bytes(file.read(), disk, 0)
         check_equal(os.path.realpath(os.path.join(place, "..")), places, "its ..")
@@ -154,7 +154,7 @@ def _(directory):
             check_equal(len(tools.output("ls", "-lU", places).splitlines()), len(expected) + 1,
                         "lines of ls -l")
             check_equal(os.stat(places).st_nlink, len(expected) + 2, "the links of snapshots/")
-            check_equal(os.statvfs(mounted.path).f_files, 5 + 2 * len(expected),
+            check_equal(os.statvfs(mounted.path).f_files, 5 + 4 + (2 + 4) * len(expected),
                         "the number of inodes that statvfs tells")
             for name in expected[::97]:
                 check_equal(os.path.getsize(os.path.join(places, name, "disk.raw")), bad.SIZE,
@@ -190,8 +190,9 @@ def _(directory):
         opened.set_snapshot_field(1, "extra_vm_state_size", 70000)
     with mount.mount(path, directory=True) as mounted:
         places = os.path.join(mounted.path, "snapshots")
-        for name, files in (("first", ["disk.raw"]), ("second", ["disk.raw", "vmstate.raw"]),
-                            ("third", ["disk.raw"])):
+        for name, files in (("first", ["disk.raw", "partitions"]),
+                            ("second", ["disk.raw", "partitions", "vmstate.raw"]),
+                            ("third", ["disk.raw", "partitions"])):
             check_equal(os.listdir(os.path.join(places, name)), files, "what is in %s" % name)
         check(not os.path.exists(os.path.join(places, "first", "vmstate.raw")), "first has one")
         with open(os.path.join(places, "second", "vmstate.raw"), "rb") as file:
@@ -202,8 +203,9 @@ def _(directory):
 def _(directory):
     path = bad.sample("plain", directory)
     with mount.mount(path, directory=True) as mounted:
-        check_equal(os.listdir(mounted.path), ["disk.raw", "info.json", "stats.json"], "the names")
-        check_equal(os.stat(mounted.path).st_nlink, 2, "the links")
+        check_equal(os.listdir(mounted.path), ["disk.raw", "info.json", "partitions", "stats.json"],
+                    "the names")
+        check_equal(os.stat(mounted.path).st_nlink, 3, "the links")
 
 
 # --- attributes -----------------------------------------------------------------------------------

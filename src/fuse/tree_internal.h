@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the files of the tree share: tree.c, tree_names.c, and tree_partitions.c for all below
+ * partitions/.
+ */
+#ifndef FUSE_TREE_INTERNAL_H
+#define FUSE_TREE_INTERNAL_H
+
+#include "fuse/tree.h"
+
+/* Of the directory of a snapshot, or of a file in it. */
+uint64_t snapshot_inode(size_t snapshot, enum node_kind kind);
+
+static inline bool is_below_partitions(const struct node *node)
+{
+    return node->kind >= NODE_PARTITIONS;
+}
+
+/* From here on they are those of partitions/; tree_partitions.c says which. */
+#define INODE_PARTITIONS_BEGIN (UINT64_C(1) << 62)
+
+/* The directory partitions/ of a disk, counted as parts.h does. */
+uint64_t partitions_inode(size_t disk);
+
+/* As tree_node(), tree_entry() (without "." and "..") and tree_lookup(). */
+bool partitions_node(const struct tree *tree, uint64_t inode, struct node *node);
+int partitions_entry(const struct tree *tree, const struct node *directory, uint64_t position,
+                     struct tree_name *name, struct node *node);
+int partitions_lookup(const struct tree *tree, const struct node *directory, const char *name,
+                      struct node *node);
+
+#endif
