@@ -66,6 +66,7 @@ src_libqcow2_a_SOURCES = \
 	src/meta/header_write.c src/meta/header_write.h \
 	src/meta/luks.c src/meta/luks.h \
 	src/meta/mapping.c src/meta/mapping.h src/meta/mapping_internal.h \
+	src/meta/mapping_open.c \
 	src/meta/mapping_write.c src/meta/mapping_write.h \
 	src/meta/refcount.c src/meta/refcount.h src/meta/refcount_block.h \
 	src/meta/refcount_grow.c src/meta/refcount_internal.h \
@@ -91,6 +92,7 @@ src_libqcow2_a_SOURCES = \
 	src/disk/lookup.h \
 	src/disk/repair.c \
 	src/disk/resolved.c src/disk/resolved.h \
+	src/disk/salvage.c src/disk/salvage.h \
 	src/disk/reserve.c \
 	src/disk/resize.c \
 	src/disk/ticker.c src/disk/ticker.h \

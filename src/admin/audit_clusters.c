@@ -39,6 +39,7 @@ struct walk {
     struct header header; /* a copy: the checker may change it */
 
     struct check_counts *uses;
+    struct check_counts *hidden; /* of data clusters: the subclusters that no entry shows */
     bool no_memory;
     struct tally overlaps;
     enum check_use overlap; /* what the first of them is also used for */
@@ -51,7 +52,7 @@ struct walk {
     bool block_valid; /* where it could be read */
     uint8_t *piece;
     size_t piece_size;
-    struct tally leaked, leaked_data, remnants, behind, unreadable;
+    struct tally leaked, leaked_data, remnants, behind, kept, unreadable;
 };
 
 /* --- References ---------------------------------------------------------------------- */
@@ -90,16 +91,28 @@ static void tally(struct tally *tally, uint64_t host_offset)
     }
 }
 
+/* What one entry hides another may show: that of a snapshot, say. */
+static void note_hidden(struct walk *walk, uint64_t cluster, bool first, uint32_t hidden)
+{
+    uint32_t before = first ? hidden : (uint32_t)check_counts_get(walk->hidden, cluster);
+
+    if ((first ? hidden != 0 : (before & hidden) != before) &&
+        check_counts_set(walk->hidden, cluster, before & hidden) == -ENOMEM) {
+        walk->no_memory = true;
+    }
+}
+
 /*
  * Snapshots share data, compressed data and L2 tables; nothing else may have two
  * uses, and these not two different ones.
  */
-static void note_reference(void *context, uint64_t cluster, enum check_use use)
+static void note_reference(void *context, uint64_t cluster, enum check_use use, uint32_t hidden)
 {
     struct walk *walk = context;
     enum use before = (enum use)check_counts_get(walk->uses, cluster);
     enum use now = class_of(use);
 
+    note_hidden(walk, cluster, before == USE_NONE, hidden);
     if (before == USE_NONE) {
         if (check_counts_set(walk->uses, cluster, now) == -ENOMEM) {
             walk->no_memory = true;
@@ -219,10 +232,14 @@ static bool is_counted(struct walk *walk, uint64_t cluster)
 
 /* --- What nothing refers to ---------------------------------------------------------- */
 
+/* What is done with a piece of the file, of whole clusters but at its end, that was read. */
+typedef void (*judge_fn)(struct walk *walk, uint64_t host_offset, size_t length);
+
 /* The clusters in a piece of the file, of which nothing is used. */
-static void judge_piece(struct walk *walk, uint64_t host_offset, size_t length, uint64_t image_end)
+static void judge_unused(struct walk *walk, uint64_t host_offset, size_t length)
 {
     uint64_t cluster_size = walk->header.cluster_size;
+    uint64_t image_end = walk->audit->clusters.image_end_offset;
 
     for (size_t at = 0; at < length; at += cluster_size) {
         uint64_t cluster = (host_offset + at) >> walk->header.cluster_bits;
@@ -241,8 +258,38 @@ static void judge_piece(struct walk *walk, uint64_t host_offset, size_t length, 
     }
 }
 
+/* Whether a subcluster that is hidden holds anything but zeros. */
+static bool keeps_data(const struct walk *walk, const uint8_t *cluster, size_t size,
+                       uint32_t hidden)
+{
+    size_t subcluster = (size_t)1 << walk->header.subcluster_bits;
+
+    for (size_t at = 0; at < size; at += subcluster) {
+        if ((hidden >> (at >> walk->header.subcluster_bits) & 1) != 0 &&
+            !is_all_zeros(cluster + at, (size_t)min_u64(subcluster, size - at))) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void judge_hidden(struct walk *walk, uint64_t host_offset, size_t length)
+{
+    uint64_t cluster_size = walk->header.cluster_size;
+
+    for (size_t at = 0; at < length; at += cluster_size) {
+        uint64_t cluster = (host_offset + at) >> walk->header.cluster_bits;
+        size_t size = (size_t)min_u64(cluster_size, length - at);
+
+        if (keeps_data(walk, walk->piece + at, size,
+                       (uint32_t)check_counts_get(walk->hidden, cluster))) {
+            tally(&walk->kept, host_offset + at);
+        }
+    }
+}
+
 /* Reads what the host keeps of the range, which begins and ends at clusters. */
-static void read_unused(struct walk *walk, uint64_t begin, uint64_t end, uint64_t image_end)
+static void read_range(struct walk *walk, uint64_t begin, uint64_t end, judge_fn judge)
 {
     while (begin < end) {
         uint64_t length = 0;
@@ -256,7 +303,7 @@ static void read_unused(struct walk *walk, uint64_t begin, uint64_t end, uint64_
         length = min_u64(end - begin, walk->piece_size);
         result = store_read(walk->image->file, begin, walk->piece, (size_t)length);
         if (result == 0) {
-            judge_piece(walk, begin, (size_t)length, image_end);
+            judge(walk, begin, (size_t)length);
         } else {
             tally(&walk->unreadable, begin);
         }
@@ -279,7 +326,7 @@ static void count_leaks(struct walk *walk, uint64_t cluster, uint64_t end)
 }
 
 /* All runs of clusters that nothing refers to. */
-static void visit_unused(struct walk *walk, uint64_t image_end)
+static void visit_unused(struct walk *walk)
 {
     uint32_t bits = walk->header.cluster_bits;
     uint64_t clusters = div_round_up(walk->image->info.size, walk->header.cluster_size);
@@ -291,12 +338,33 @@ static void visit_unused(struct walk *walk, uint64_t image_end)
 
         if (next > cluster) {
             count_leaks(walk, cluster, next);
-            read_unused(walk, cluster << bits, next << bits, image_end);
+            read_range(walk, cluster << bits, next << bits, judge_unused);
         }
         cluster = next + 1;
         if (cluster % 65536 == 0) {
             show_progress(walk, cluster << bits, walk->image->info.size);
         }
+    }
+}
+
+/* All runs of clusters of which something is kept and not shown. */
+static void visit_hidden(struct walk *walk)
+{
+    uint32_t bits = walk->header.cluster_bits;
+    uint64_t clusters = div_round_up(walk->image->info.size, walk->header.cluster_size);
+    uint64_t cluster = check_counts_next(walk->hidden, 0, clusters);
+
+    if (cluster < clusters) {
+        begin_phase(walk, "looking at what is kept and not shown", NULL);
+    }
+    while (cluster < clusters) {
+        uint64_t next = cluster + 1;
+
+        while (next < clusters && check_counts_get(walk->hidden, next) != 0) {
+            next++;
+        }
+        read_range(walk, cluster << bits, next << bits, judge_hidden);
+        cluster = check_counts_next(walk->hidden, next, clusters);
     }
 }
 
@@ -319,10 +387,18 @@ static void tell_unaccounted(struct walk *walk)
                      "free clusters that still hold data, which was deleted: %" PRIu64,
                      walk->remnants.count);
     }
+    if (walk->kept.count > 0) {
+        audit_add_at(
+            audit, AUDIT_WARNING, "zeroed-data", image, walk->kept.first,
+            "clusters that were set to zeros, or in part, but keep their place and what was "
+            "there before: %" PRIu64,
+            walk->kept.count);
+    }
     if (walk->unreadable.count > 0) {
-        audit_add_at(audit, AUDIT_DANGER, "unreadable", image, walk->unreadable.first,
-                     "pieces of the file that nothing refers to and that cannot be read: %" PRIu64,
-                     walk->unreadable.count);
+        audit_add_at(
+            audit, AUDIT_DANGER, "unreadable", image, walk->unreadable.first,
+            "pieces of the file that the disk does not show and that cannot be read: %" PRIu64,
+            walk->unreadable.count);
     }
 }
 
@@ -359,7 +435,8 @@ static bool open_walk(struct walk *walk)
     walk->block = malloc((size_t)header->cluster_size);
     walk->table = calloc(1, table_size);
     if (walk->piece == NULL || walk->block == NULL || walk->table == NULL ||
-        check_counts_create(clusters + 1, &walk->uses) < 0) {
+        check_counts_create(clusters + 1, &walk->uses) < 0 ||
+        check_counts_create(clusters + 1, &walk->hidden) < 0) {
         walk->audit->incomplete = true;
         return false;
     }
@@ -373,6 +450,7 @@ static bool open_walk(struct walk *walk)
 static void close_walk(struct walk *walk)
 {
     check_counts_destroy(walk->uses);
+    check_counts_destroy(walk->hidden);
     free(walk->piece);
     free(walk->block);
     free(walk->table);
@@ -393,7 +471,8 @@ void audit_clusters(struct audit *audit, const struct inspection *image,
     walk.header = *image->header;
     if (open_walk(&walk) && count_references(&walk)) {
         image_end = audit->clusters.image_end_offset;
-        visit_unused(&walk, image_end);
+        visit_unused(&walk);
+        visit_hidden(&walk);
         tell_unaccounted(&walk);
         tell_behind(&walk, image_end);
     }

@@ -131,7 +131,8 @@ void audit_slack(struct audit *audit, const struct inspection *image)
     if (!inspect_has_geometry(image) || inspect_part_failed(image, HEADER_PART_FIRST_CLUSTER)) {
         return;
     }
-    if (!inspect_part_failed(image, HEADER_PART_STRINGS)) {
+    if (!inspect_part_failed(image, HEADER_PART_STRINGS) &&
+        !inspect_part_failed(image, HEADER_PART_BITMAPS)) {
         look_at_first_cluster(audit, image);
         look_behind(audit, image, "bitmap-directory-slack", "behind the bitmap directory",
                     header->bitmap_directory_offset, header->bitmap_directory_size);

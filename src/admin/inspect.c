@@ -184,6 +184,7 @@ static int examine_bitmaps(struct inspection *inspection)
     int result;
 
     if (inspect_part_failed(inspection, HEADER_PART_STRINGS) ||
+        inspect_part_failed(inspection, HEADER_PART_BITMAPS) ||
         inspection->header->bitmap_count == 0) {
         return 0;
     }
@@ -570,9 +571,10 @@ size_t inspect_problem_count(const struct inspection *inspection)
 const char *inspect_obstacle(const struct inspection *inspection)
 {
     static const enum header_part needed[] = {
-        HEADER_PART_START,   HEADER_PART_CLUSTER_SIZE, HEADER_PART_LENGTH,
-        HEADER_PART_BACKING, HEADER_PART_REFCOUNTS,    HEADER_PART_L1,
-        HEADER_PART_STRINGS, HEADER_PART_SNAPSHOTS,    HEADER_PART_FIRST_CLUSTER,
+        HEADER_PART_START,         HEADER_PART_CLUSTER_SIZE, HEADER_PART_LENGTH,
+        HEADER_PART_BACKING,       HEADER_PART_REFCOUNTS,    HEADER_PART_L1,
+        HEADER_PART_STRINGS,       HEADER_PART_BITMAPS,      HEADER_PART_SNAPSHOTS,
+        HEADER_PART_FIRST_CLUSTER,
     };
     const struct header *header = inspection->header;
 

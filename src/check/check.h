@@ -81,8 +81,12 @@ struct check_options {
     /* One line a finding; millions, for a badly damaged image. */
     void (*report)(void *context, enum check_finding finding, const char *line);
     void (*progress)(void *context, uint64_t done, uint64_t total);
-    /* Each reference that is found to a cluster of the file; again, where refcounts are rebuilt. */
-    void (*reference)(void *context, uint64_t cluster, enum check_use use);
+    /*
+     * Each reference that is found to a cluster of the file; again, where refcounts are rebuilt.
+     * `hidden`: of a data cluster the subclusters (bit n: the n-th; bit 0: a cluster without any)
+     * that the entry keeps, but that read as zeros or as what is behind the image.
+     */
+    void (*reference)(void *context, uint64_t cluster, enum check_use use, uint32_t hidden);
     void *context;
 };
 

@@ -75,6 +75,7 @@ struct check {
      */
     struct check_counts *tables_seen, *tables_again[2];
     uint64_t weight;    /* how many references, or findings, what is being looked at stands for */
+    uint32_t hidden;    /* what is told of the data clusters that are being counted */
     bool sparse;        /* the file has holes: these need not be read */
     uint64_t allocated; /* what the file occupies, bytes */
     uint64_t unasked;   /* so much is looked at before holes are asked for, bytes */

@@ -34,7 +34,7 @@ static void tell_references(const struct check *check, uint64_t first, uint64_t 
                             enum check_use use)
 {
     for (uint64_t i = 0; check->options->reference != NULL && i < length; i++) {
-        check->options->reference(check->options->context, first + i, use);
+        check->options->reference(check->options->context, first + i, use, check->hidden);
     }
 }
 
@@ -227,6 +227,26 @@ static void count_statistics(struct l2_walk *walk, uint64_t host_offset)
     walk->next_host_offset = host_offset + walk->check->header->cluster_size;
 }
 
+/* Which subclusters of its host cluster the entry does not show. */
+static uint32_t hidden_part(const struct header *header, uint64_t entry, uint64_t bitmap)
+{
+    if (header->extended_l2) {
+        return ~bitmap_allocated(bitmap);
+    }
+    return l2_entry_is_zero(entry) ? 1 : 0;
+}
+
+/* References to data clusters, none of which shows these of its subclusters. */
+static int count_data(struct check *check, uint64_t host_offset, uint64_t length, uint32_t hidden)
+{
+    int result;
+
+    check->hidden = hidden;
+    result = check_count(check, host_offset, length, CHECK_USE_DATA);
+    check->hidden = 0;
+    return result;
+}
+
 /* "Standard Cluster Descriptor" of an entry that names a host cluster. */
 static int count_standard(struct l2_walk *walk, uint64_t entry, uint64_t bitmap)
 {
@@ -252,7 +272,7 @@ static int count_standard(struct l2_walk *walk, uint64_t entry, uint64_t bitmap)
     if (header->external_data_file) {
         return 0; /* the data file has no refcounts */
     }
-    return check_count(check, host_offset, header->cluster_size, CHECK_USE_DATA);
+    return count_data(check, host_offset, header->cluster_size, hidden_part(header, entry, bitmap));
 }
 
 static int count_l2_entry(struct l2_walk *walk, uint64_t entry, uint64_t bitmap)
@@ -301,7 +321,9 @@ static size_t plain_run(const struct check *check, const uint8_t *raw, size_t co
     for (run = 0; run < count && load_be64(raw + run * bytes) == entry; run++) {
         uint64_t bitmap = header->extended_l2 ? load_be64(raw + run * bytes + L2_ENTRY_BYTES) : 0;
 
-        if ((bitmap_allocated(bitmap) & bitmap_zero(bitmap)) != 0) {
+        if ((bitmap_allocated(bitmap) & bitmap_zero(bitmap)) != 0 ||
+            (header->extended_l2 && check->options->reference != NULL &&
+             bitmap_allocated(bitmap) != UINT32_MAX)) { /* told one by one */
             break;
         }
         entry += header->cluster_size;
@@ -321,7 +343,8 @@ static int count_plain_run(struct l2_walk *walk, uint64_t entry, size_t run)
         walk->next_host_offset += (run - 1) << header->cluster_bits;
         check->copied_clear |= !l2_entry_is_copied(entry);
     }
-    return count_clusters(check, host_offset >> header->cluster_bits, run, CHECK_USE_DATA);
+    return count_data(check, host_offset, run << header->cluster_bits,
+                      header->extended_l2 ? 0 : hidden_part(header, entry, 0));
 }
 
 static int count_l2_table(struct check *check, uint64_t host_offset, const uint8_t *table,

@@ -7,6 +7,7 @@
 #include "disk/filename.h"
 #include "disk/probe.h"
 #include "disk/resolved.h"
+#include "disk/salvage.h"
 #include "meta/format.h"
 
 #include <errno.h>
@@ -137,17 +138,31 @@ int chain_check_probed(const struct header *header, const char *path, struct err
                      path, named);
 }
 
+static int read_header(struct image *image, const struct salvage *salvage, struct error *error)
+{
+    int result = header_read(image->file, image->file_size, image->path, &image->header, error);
+
+    return result == -EINVAL ? salvage_header(salvage, &image->header, error) : result;
+}
+
 /* The qcow2 side of an image whose file is open. */
 static int open_qcow2(struct image *image, const struct image_request *request,
                       const struct image_options *options, struct error *error)
 {
     struct mapping_source source;
+    const struct salvage salvage = {
+        .file = image->file,
+        .file_size = image->file_size,
+        .path = image->path,
+        .log = image->log,
+        .read_only = options->access != STORE_WRITE, /* of the active image */
+    };
     int result;
 
     result =
         chain_check_qcow2(image->file, image->file_size, image->path, image->number > 0, error);
     if (result == 0) {
-        result = header_read(image->file, image->file_size, image->path, &image->header, error);
+        result = read_header(image, &salvage, error);
     }
     if (result == 0 && request->probed && !options->allow_probed) {
         result = chain_check_probed(image->header, image->path, error);
@@ -162,8 +177,7 @@ static int open_qcow2(struct image *image, const struct image_request *request,
             return result;
         }
     }
-    result = snapshot_table_read(image->file, image->header, image->file_size, image->path,
-                                 &image->snapshots, error);
+    result = salvage_snapshots(&salvage, image->header, &image->snapshots, error);
     if (result < 0) {
         return result;
     }
@@ -177,6 +191,7 @@ static int open_qcow2(struct image *image, const struct image_request *request,
         .file = image->file,
         .data_file = image->data_file,
         .owner = image->number,
+        .partial_l1 = salvage.read_only,
     };
     result = mapping_open(&source, image->path, image->header->l1_offset, image->header->l1_entries,
                           &image->active, error);

@@ -94,6 +94,8 @@ static int open_snapshot_mapping(struct image *image, const struct snapshot *sna
         .data_file = image->data_file,
         .owner = image->number,
         .cached_l1 = true,
+        /* Of a snapshot, too, what is left is shown; of nothing its name would be a lie. */
+        .partial_l1 = range_within(snapshot->l1_offset, L1_ENTRY_BYTES, image->file_size),
     };
     char *name;
     int result;
@@ -102,6 +104,12 @@ static int open_snapshot_mapping(struct image *image, const struct snapshot *sna
         return error_set(error, ENOMEM, "%s: out of memory", image->path);
     }
     result = mapping_open(&source, name, snapshot->l1_offset, snapshot->l1_entries, mapping, error);
+    if (result == 0 && mapping_l1_missing(*mapping) > 0) {
+        log_line(image->log, LOG_LEVEL_WARNING,
+                 "%s was cut off: %" PRIu64 " of the %" PRIu32 " entries of its L1 table lie past "
+                 "the end of the file, and what they map cannot be read",
+                 name, mapping_l1_missing(*mapping), snapshot->l1_entries);
+    }
     free(name);
     return result;
 }

@@ -436,7 +436,6 @@ static int parse_backing_range(struct parse *parse)
 static int parse_strings(struct parse *parse)
 {
     struct header *header = parse->header;
-    int result;
 
     /* A name of nothing but NUL is none, as for QEMU. */
     if (parse->backing_size > 0 && parse->cluster[parse->backing_offset] != '\0') {
@@ -446,11 +445,14 @@ static int parse_strings(struct parse *parse)
             return error_set(parse->error, ENOMEM, "%s: out of memory", parse->name);
         }
     }
-    result = extension_parse_all(parse->cluster, header->header_length, extensions_end(parse),
-                                 parse->name, header, parse->error);
-    if (result < 0) {
-        return result;
-    }
+    return extension_parse_all(parse->cluster, header->header_length, extensions_end(parse),
+                               parse->name, header, parse->error);
+}
+
+static int parse_bitmaps(struct parse *parse)
+{
+    const struct header *header = parse->header;
+
     return check_table(parse, "bitmap directory", "bitmap_directory_offset",
                        header->bitmap_directory_offset, header->bitmap_directory_size,
                        parse->file_size);
@@ -472,6 +474,7 @@ static int (*const steps[HEADER_PARTS])(struct parse *parse) = {
     [HEADER_PART_L1] = parse_l1,
     [HEADER_PART_SNAPSHOTS] = parse_snapshots,
     [HEADER_PART_STRINGS] = parse_strings,
+    [HEADER_PART_BITMAPS] = parse_bitmaps,
     [HEADER_PART_OVERLAPS] = check_overlaps,
 };
 
@@ -479,7 +482,8 @@ static int (*const steps[HEADER_PARTS])(struct parse *parse) = {
 static bool needs_cluster_size(enum header_part part)
 {
     return part == HEADER_PART_REFCOUNTS || part == HEADER_PART_L1 ||
-           part == HEADER_PART_SNAPSHOTS || part == HEADER_PART_OVERLAPS;
+           part == HEADER_PART_SNAPSHOTS || part == HEADER_PART_BITMAPS ||
+           part == HEADER_PART_OVERLAPS;
 }
 
 static int begin(struct parse *parse)

@@ -91,6 +91,7 @@ enum header_part {
     HEADER_PART_L1,
     HEADER_PART_SNAPSHOTS,
     HEADER_PART_STRINGS, /* the extensions, and the names in them */
+    HEADER_PART_BITMAPS, /* where the bitmap directory is */
     HEADER_PART_OVERLAPS,
     HEADER_PARTS, /* how many there are */
 };

@@ -48,12 +48,7 @@ static int fault_set(const struct walk *walk, uint64_t guest_offset, uint64_t ho
     return -EIO;
 }
 
-/*
- * Whether `length` bytes at `offset` are in the image file. What seems to lie
- * past its end is looked at again: with force-share, another program may be
- * writing to the image.
- */
-static bool in_file(struct mapping *mapping, uint64_t offset, uint64_t length)
+bool mapping_in_file(struct mapping *mapping, uint64_t offset, uint64_t length)
 {
     struct store_info info;
 
@@ -118,7 +113,7 @@ static int decode_compressed(const struct walk *walk, uint64_t entry, uint64_t e
                          "with an external data file cannot have",
                          entry);
     }
-    if (!in_file(mapping, offset, 1)) {
+    if (!mapping_in_file(mapping, offset, 1)) {
         return fault_set(walk, walk->position - in_cluster, entry_offset,
                          "L2 entry 0x%016" PRIx64 " names compressed data at 0x%" PRIx64
                          ", past the end of the file",
@@ -159,7 +154,7 @@ static int check_host_cluster(const struct walk *walk, uint64_t entry, uint64_t 
         }
         return 0;
     }
-    if (used && !in_file(mapping, host, 1)) {
+    if (used && !mapping_in_file(mapping, host, 1)) {
         return fault_set(walk, cluster, entry_offset,
                          "L2 entry 0x%016" PRIx64 " names host offset 0x%" PRIx64
                          ", past the end of the file",
@@ -318,7 +313,7 @@ static int pin_slice(const struct walk *walk, uint64_t l1_index, uint64_t table,
                          ", which is not the start of a cluster",
                          l1_index, walk->l1_entry, table);
     }
-    if (!in_file(mapping, table, header->cluster_size)) {
+    if (!mapping_in_file(mapping, table, header->cluster_size)) {
         return fault_set(walk, guest, table,
                          "L1 entry %" PRIu64 " (0x%016" PRIx64 ") names an L2 table at 0x%" PRIx64
                          ", past the end of the file",
@@ -378,6 +373,10 @@ static int find_l1_entry(struct walk *walk, uint64_t index)
     const struct cache_entry *piece;
     int result;
 
+    if (index >= mapping_l1_present(mapping)) {
+        return fault_set(walk, walk->position, mapping->l1_offset + at,
+                         "L1 entry %" PRIu64 " lies past the end of the file", index);
+    }
     if (!mapping->source.cached_l1) {
         walk->l1_entry = mapping_l1(mapping, index);
         return 0;
@@ -535,108 +534,4 @@ int mapping_lookup_exact(struct mapping *mapping, uint64_t guest_offset, uint64_
     };
 
     return walk_all(&walk, length);
-}
-
-/* --- Opening ------------------------------------------------------------------------- */
-
-static int read_l1(struct mapping *mapping, const char *name, uint64_t l1_offset,
-                   struct error *error)
-{
-    uint64_t size = mapping->l1_entries * L1_ENTRY_BYTES, i;
-    int result;
-
-    if (size > 0 && !in_file(mapping, l1_offset, size)) {
-        return error_set(error, EINVAL,
-                         "%s: the L1 table at offset 0x%" PRIx64 " (%" PRIu64
-                         " bytes) runs over the end of the file; the file was cut off, use an "
-                         "intact copy",
-                         name, l1_offset, size);
-    }
-    if (mapping->source.cached_l1) {
-        return 0;
-    }
-    mapping->l1 = malloc(max_u64(size, 1));
-    if (mapping->l1 == NULL) {
-        return error_set(error, ENOMEM, "%s: no memory for the L1 table of %" PRIu64 " bytes", name,
-                         size);
-    }
-    result = store_read(mapping->source.file, l1_offset, (void *)(uintptr_t)mapping->l1, size);
-    if (result < 0) {
-        return error_set(error, -result,
-                         "%s: the L1 table at offset 0x%" PRIx64 " cannot be read: %s", name,
-                         l1_offset, strerror(-result));
-    }
-    for (i = 0; i < mapping->l1_entries; i++) {
-        mapping_set_l1(mapping, i, be64toh(mapping_l1(mapping, i)));
-    }
-    return 0;
-}
-
-int mapping_open(const struct mapping_source *source, const char *name, uint64_t l1_offset,
-                 uint64_t entries, struct mapping **mapping, struct error *error)
-{
-    struct mapping *opened = calloc(1, sizeof(*opened));
-    int result;
-
-    *mapping = NULL;
-    if (opened == NULL) {
-        return error_set(error, ENOMEM, "%s: out of memory", name);
-    }
-    opened->source = *source;
-    opened->l1_entries = entries;
-    opened->l1_offset = l1_offset;
-    result = read_l1(opened, name, l1_offset, error);
-    if (result < 0) {
-        mapping_close(opened);
-        return result;
-    }
-    *mapping = opened;
-    return 0;
-}
-
-void mapping_close(struct mapping *mapping)
-{
-    if (mapping != NULL) {
-        mapping_writer_free(mapping->writer);
-        while (mapping->retired_count > 0) {
-            free((void *)(uintptr_t)mapping->retired_l1[--mapping->retired_count]);
-        }
-        free((void *)(uintptr_t)mapping->l1);
-        free(mapping);
-    }
-}
-
-void mapping_set_cache(struct mapping *mapping, struct cache_pool *l2, uint64_t l2_entry_size)
-{
-    mapping->l2 = l2;
-    mapping->slice_size = min_u64(l2_entry_size, mapping->source.header->cluster_size);
-}
-
-uint64_t mapping_tables(const struct mapping *mapping)
-{
-    uint64_t tables = 0, i;
-
-    for (i = 0; i < mapping->l1_entries; i++) {
-        tables += l1_entry_table(mapping_l1(mapping, i)) != 0;
-    }
-    return tables;
-}
-
-uint64_t mapping_table(const struct mapping *mapping, uint64_t l1_index)
-{
-    return l1_index < mapping->l1_entries ? l1_entry_table(mapping_l1(mapping, l1_index)) : 0;
-}
-
-uint64_t mapping_tables_outside(const struct mapping *mapping, uint64_t file_size)
-{
-    uint64_t cluster_size = mapping->source.header->cluster_size, outside = 0, i;
-
-    for (i = 0; i < mapping->l1_entries; i++) {
-        uint64_t table = l1_entry_table(mapping_l1(mapping, i));
-
-        if (table != 0 && !range_within(table, cluster_size, file_size)) {
-            outside++;
-        }
-    }
-    return outside;
 }

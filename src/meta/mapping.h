@@ -70,6 +70,11 @@ struct mapping_source {
      * 65536 with 32 MiB each, and which is not changed.
      */
     bool cached_l1;
+    /*
+     * A table that does not wholly lie in the file is opened: what the missing entries map cannot
+     * be read. Of an image that is only read.
+     */
+    bool partial_l1;
 };
 
 /*
@@ -109,5 +114,8 @@ uint64_t mapping_table(const struct mapping *mapping, uint64_t l1_index);
 
 /* How many L1 entries name an L2 table that is not inside the file: of a truncated file. */
 uint64_t mapping_tables_outside(const struct mapping *mapping, uint64_t file_size);
+
+/* How many L1 entries are themselves not inside the file; see partial_l1. */
+uint64_t mapping_l1_missing(const struct mapping *mapping);
 
 #endif

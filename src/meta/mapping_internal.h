@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What mapping.c (reading) and mapping_write.c share. */
+/* What mapping.c (reading), mapping_open.c and mapping_write.c share. */
 #ifndef META_MAPPING_INTERNAL_H
 #define META_MAPPING_INTERNAL_H
 
@@ -26,6 +26,7 @@ struct mapping {
     _Atomic uint64_t l1_entries;
     uint64_t l1_offset; /* as it was opened; for source.cached_l1 */
     _Atomic uint64_t *_Atomic l1;
+    uint64_t l1_missing; /* how many of the last entries are not in the file; see partial_l1 */
     _Atomic uint64_t *retired_l1[L1_GROWTHS_MAX];
     unsigned retired_count;
     /* What was last seen of the file's size, in bytes; it grows while others write. */
@@ -44,6 +45,12 @@ struct slice_place {
     uint64_t entry_offset; /* in the slice, bytes */
 };
 
+/* How many L1 entries there are to be looked at: the first ones. */
+static inline uint64_t mapping_l1_present(const struct mapping *mapping)
+{
+    return mapping->l1_entries - mapping->l1_missing;
+}
+
 static inline uint64_t mapping_l1(const struct mapping *mapping, uint64_t index)
 {
     return atomic_load_explicit(&atomic_load(&mapping->l1)[index], memory_order_acquire);
@@ -57,6 +64,13 @@ static inline void mapping_set_l1(struct mapping *mapping, uint64_t index, uint6
 /* The place of the entry of the cluster at guest_offset in the L2 table at host offset `table`. */
 struct slice_place mapping_slice_place(const struct mapping *mapping, uint64_t table,
                                        uint64_t guest_offset);
+
+/*
+ * Whether `length` bytes at `offset` are in the image file. What seems to lie
+ * past its end is looked at again: with force-share, another program may be
+ * writing to the image.
+ */
+bool mapping_in_file(struct mapping *mapping, uint64_t offset, uint64_t length);
 
 /* cache_fill_fn of a slice. */
 int mapping_fill_slice(void *context, void *data, size_t size);

@@ -21,6 +21,7 @@ struct reader {
     const char *name;
     struct error *error;
     uint64_t position; /* host offset of the next entry */
+    bool *cut_off;
 };
 
 /* Reads a part of entry `index`; the table may end neither past the file nor past its limit. */
@@ -35,6 +36,7 @@ static int read_part(const struct reader *reader, size_t index, uint64_t offset,
         limit = reader->file_size;
     }
     if (!range_within(offset, length, limit)) {
+        *reader->cut_off = limit == reader->file_size;
         return error_set(
             reader->error, EINVAL,
             "%s: entry %zu of the snapshot table, at offset 0x%" PRIx64 ", runs over %s; " DAMAGED,
@@ -43,6 +45,7 @@ static int read_part(const struct reader *reader, size_t index, uint64_t offset,
     }
     result = store_read(reader->file, offset, buffer, length);
     if (result < 0) {
+        *reader->cut_off = true;
         return error_set(reader->error, -result,
                          "%s: the snapshot table at offset 0x%" PRIx64 " cannot be read: %s",
                          reader->name, offset, strerror(-result));
@@ -183,6 +186,7 @@ int snapshot_table_examine(struct store *file, const struct header *header, uint
         return error_set(error, ENOMEM, "%s: out of memory", name);
     }
     *table = read;
+    reader.cut_off = &read->cut_off;
     return read_entries(&reader, read);
 }
 

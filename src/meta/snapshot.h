@@ -37,6 +37,7 @@ struct snapshot_table {
     size_t count;
     struct snapshot *snapshots; /* in the order of the table */
     uint64_t size;              /* bytes that the table takes on disk */
+    bool cut_off;               /* the file ends, or cannot be read, before the table does */
 };
 
 /*

@@ -69,6 +69,67 @@ START_TEST(data_that_was_deleted_is_a_warning)
 }
 END_TEST
 
+START_TEST(data_in_zero_clusters_that_keep_their_place_is_a_warning)
+{
+    struct made made = make_plain_image();
+    uint64_t full, host;
+
+    builder_data(made.builder, 0, "abc", 3);
+    host = builder_zero(made.builder, 2 * CLUSTER, true);
+    full = builder_zero(made.builder, 3 * CLUSTER, true);
+    builder_zero(made.builder, 4 * CLUSTER, true);
+    finish(&made);
+    memset(made.bytes + host, 0, CLUSTER);
+    ck_assert_uint_ne(made.bytes[full], 0);
+    write_file(&made, 0);
+    expect_only(AUDIT_WARNING, "zeroed-data", full,
+                "keep their place and what was there before: 2");
+}
+END_TEST
+
+START_TEST(what_a_snapshot_shows_is_not_deleted)
+{
+    struct made made = make_plain_image();
+    uint64_t host = builder_zero(made.builder, 0, true);
+    const struct builder_snapshot snapshot = {.id = "1",
+                                              .name = "one",
+                                              .disk_size = 1 << 20,
+                                              .l1 = builder_add_l1(made.builder, 1),
+                                              .extra_data_size = 16};
+    struct audit *audit;
+
+    builder_data_at(made.builder, 0, host, "abc", 3);
+    builder_snapshot(made.builder, &snapshot);
+    audit = audit_finished(&made);
+    ck_assert_ptr_null(find(audit, "zeroed-data"));
+    ck_assert_ptr_null(find(audit, "overlap"));
+    audit_free(audit);
+}
+END_TEST
+
+START_TEST(data_in_subclusters_that_do_not_show_it_is_a_warning)
+{
+    struct builder_options options = builder_defaults();
+    static uint8_t data[CLUSTER];
+    struct made made;
+    uint64_t host[3];
+
+    options.extended_l2 = true;
+    made = make(&options);
+    memset(data, 0, sizeof(data));
+    data[3 * CLUSTER / 32] = 1;
+    /* Shown; unallocated; zero. */
+    host[0] = builder_subclusters(made.builder, 0, 1U << 3, 0, data, CLUSTER);
+    host[1] = builder_subclusters(made.builder, CLUSTER, 1U << 2, 0, data, CLUSTER);
+    host[2] = builder_subclusters(made.builder, 2 * CLUSTER, 1U << 2, 1U << 3, data, CLUSTER);
+    ck_assert_uint_lt(host[0], host[1]);
+    ck_assert_uint_lt(host[1], host[2]);
+    finish(&made);
+    write_file(&made, 0);
+    expect_only(AUDIT_WARNING, "zeroed-data", host[1], ": 2");
+}
+END_TEST
+
 static void append(const char *path, const char *text)
 {
     FILE *file = fopen(path, "a");
@@ -253,6 +314,9 @@ int main(void)
     tcase_add_test(tcase, leaked_clusters_without_data_are_a_note);
     tcase_add_test(tcase, leaked_clusters_with_data_are_a_warning);
     tcase_add_test(tcase, data_that_was_deleted_is_a_warning);
+    tcase_add_test(tcase, data_in_zero_clusters_that_keep_their_place_is_a_warning);
+    tcase_add_test(tcase, what_a_snapshot_shows_is_not_deleted);
+    tcase_add_test(tcase, data_in_subclusters_that_do_not_show_it_is_a_warning);
     tcase_add_test(tcase, data_behind_the_last_cluster_is_a_warning);
     tcase_add_test(tcase, data_right_behind_the_last_cluster_is_behind_it);
     tcase_add_test(tcase, a_file_that_ends_within_its_last_cluster_is_no_finding);

@@ -127,11 +127,12 @@ START_TEST(an_l1_table_past_the_end_is_an_error_and_nothing_is_freed)
 }
 END_TEST
 
-static void count_data(void *context, uint64_t cluster, enum check_use use)
+static void count_data(void *context, uint64_t cluster, enum check_use use, uint32_t hidden)
 {
     uint64_t *counted = context;
 
     (void)cluster;
+    (void)hidden;
     *counted += use == CHECK_USE_DATA;
 }
 

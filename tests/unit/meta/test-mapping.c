@@ -542,6 +542,38 @@ START_TEST(an_l1_table_that_cannot_be_read_is_not_opened)
 }
 END_TEST
 
+START_TEST(of_an_l1_table_that_was_cut_off_what_is_there_is_followed)
+{
+    struct mapping_case mapping_case;
+    struct mapping_source source = {.partial_l1 = true};
+    struct mapping_fault fault;
+    struct mapping *mapping;
+    struct extent extent;
+    struct error error;
+    uint64_t size;
+
+    mapping_case_open(&mapping_case, make(3, 16, 4), 4096);
+    source.header = mapping_case.header;
+    source.file = mapping_case.file;
+    source.data_file = mapping_case.data_file;
+    size = memory_store_size(mapping_case.file);
+    /* One entry and a half are in the file, and zeros; the disk would need all that are possible.
+     */
+    ck_assert_int_eq(mapping_open(&source, "a.qcow2", size - 12, 4 * 1024 * 1024, &mapping, &error),
+                     0);
+    ck_assert_uint_eq(mapping_l1_missing(mapping), 4 * 1024 * 1024 - 1);
+    ck_assert_uint_eq(mapping_tables(mapping), 0);
+    ck_assert_uint_eq(mapping_table(mapping, 1), 0);
+    mapping_set_cache(mapping, mapping_case.l2, 4096);
+    ck_assert_int_eq(mapping_lookup(mapping, 0, 1 << 30, &extent, &fault), 0);
+    ck_assert_uint_eq(extent.length, UINT64_C(64) * K * 64 * K / 8);
+    ck_assert_int_eq(mapping_lookup(mapping, extent.length, 1, &extent, &fault), -EIO);
+    ck_assert_msg(strstr(fault.text, "past the end of the file") != NULL, "%s", fault.text);
+    mapping_close(mapping);
+    mapping_case_close(&mapping_case);
+}
+END_TEST
+
 static void add_extents(TCase *tcase)
 {
     tcase_add_loop_test(tcase, each_kind_is_found_in_every_cluster_size, 9, 22);
@@ -575,6 +607,7 @@ static void add_faults(TCase *tcase)
     tcase_add_test(tcase, a_fault_behind_the_asked_for_range_is_not_met);
     tcase_add_test(tcase, another_offset_of_an_external_file_or_compressed_data_is_a_fault);
     tcase_add_test(tcase, an_l1_table_that_cannot_be_read_is_not_opened);
+    tcase_add_test(tcase, of_an_l1_table_that_was_cut_off_what_is_there_is_followed);
 }
 
 int main(void)
