@@ -1,8 +1,8 @@
 # shellcheck shell=sh
 # SPDX-License-Identifier: MIT
 #
-# Sourced by contrib/quickstart and tests/run: which packages they need, and how a source tree
-# is made ready to be built. The functions speak on stderr and return 0 or 1.
+# Sourced by contrib/quickstart and tests/run: which packages they need, and how a
+# source tree is made ready to be built. The functions speak on stderr and return 0 or 1.
 
 # An ordinary user's PATH often lacks the place of mkfs.ext4, debugfs, losetup and blkid.
 PATH=$PATH:/usr/sbin:/sbin
@@ -39,8 +39,8 @@ tests   bash-completion file    /usr/share/bash-completion/bash_completion
 tests   strace          command strace
 tests   libxml2-utils   command xmllint
 fuzz    clang           command clang
-fuzz    libclang-rt-14-dev fuzzer clang
-lint    clang-format    command clang-format
+fuzz    libclang-rt-dev fuzzer clang
+lint    clang-format    format  14
 lint    mandoc          command mandoc
 lint    shellcheck      command shellcheck
 '
@@ -51,6 +51,8 @@ setup_has() {
     command) command -v "$2" >/dev/null 2>&1 ;;
     module) pkg-config --exists "$2" 2>/dev/null ;;
     file) [ -e "$2" ] ;;
+    # Another Debian has another version, which is of no use.
+    format) setup_formatter >/dev/null 2>&1 || ! setup_has_formatter ;;
     fuzzer) "$2" -fsanitize=fuzzer -x c -o /dev/null - >/dev/null 2>&1 <<END ;;
 int LLVMFuzzerTestOneInput(const unsigned char *data, unsigned long size);
 int LLVMFuzzerTestOneInput(const unsigned char *data, unsigned long size)
@@ -60,6 +62,24 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, unsigned long size)
 END
     esac
 }
+
+# setup_formatter: prints the clang-format that the sources are formatted with. Others break lines in
+# other places, so no other is asked.
+setup_formatter() {
+    for setup_name in clang-format-14 clang-format; do
+        case $("$setup_name" --version 2>/dev/null) in
+        *' version 14.'*) echo "$setup_name" && return 0 ;;
+        esac
+    done
+    echo "The sources are formatted with clang-format 14, which is not here" >&2
+    return 1
+}
+
+# setup_has_formatter: whether this is the Debian whose clang-format that is.
+setup_has_formatter() (
+    # shellcheck source=/dev/null
+    [ -r /etc/os-release ] && . /etc/os-release && [ "${ID-}:${VERSION_ID-}" = debian:12 ]
+)
 
 # setup_missing GROUP...: the packages of these groups that are not there, on one line.
 setup_missing() {

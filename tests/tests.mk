@@ -164,6 +164,7 @@ E2E_HELPERS = \
 	tests/e2e/lib/matrix.py \
 	tests/e2e/lib/model.py \
 	tests/e2e/lib/mount.py \
+	tests/e2e/lib/private.py \
 	tests/e2e/lib/qcow2.py \
 	tests/e2e/lib/races.py \
 	tests/e2e/lib/run.py \

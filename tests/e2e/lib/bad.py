@@ -6,7 +6,6 @@ who holds an image, a user without rights.
 """
 
 import contextlib
-import ctypes
 import errno
 import mmap
 import json
@@ -19,14 +18,13 @@ import subprocess
 import tempfile
 import time
 
-from . import compare, image, mount, qcow2, run, tools
+from . import compare, image, mount, private, qcow2, run, tools
 from .image import KiB, MiB
 from .mount import REPORTS
 from .tap import check, check_equal
 
 REFUSAL_SECONDS = 20
 NOBODY = "65534"
-CLONE_NEWNS = 0x00020000
 
 # --- images to be spoilt -------------------------------------------------------------
 
@@ -409,10 +407,7 @@ def private_mounts():
     On some hosts only root may. To be called by root, before anything is mounted. Nothing of
     it is seen outside, and all of it goes with the process.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(CLONE_NEWNS) != 0:
-        raise OSError(ctypes.get_errno(), "unshare")
-    tools.run("mount", "--make-rprivate", "/")
+    private.enter()
     if os.stat("/dev/fuse").st_mode & 0o6 == 0o6:
         return
     place = tempfile.mkdtemp(prefix="qcow2fs-test-")

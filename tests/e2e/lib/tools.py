@@ -102,6 +102,14 @@ def loop():
     return tool("losetup", "mount", "umount")()
 
 
+def user_namespaces():
+    """The need for namespaces of users, which the kernel makes in no chroot."""
+    if not have("unshare"):
+        return "no unshare here"
+    done = run("unshare", "--user", "--map-root-user", "true", status=None)
+    return None if done.returncode == 0 else "no user namespaces here"
+
+
 def file_system(kind):
     """The need for a kernel that can mount file systems of that kind."""
     def need():

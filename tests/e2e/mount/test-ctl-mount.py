@@ -11,7 +11,7 @@ import struct
 import subprocess
 import zlib
 
-from lib import bad, compare, ctl, files, image, mount, run, tap, tools
+from lib import bad, compare, ctl, files, image, mount, private, run, tap, tools
 from lib.files import qcow2ctl
 from lib.image import MiB
 from lib.tap import check, check_equal
@@ -147,7 +147,7 @@ def _(directory):
         os.symlink(ctl.program(), os.path.join(upper, name))
     # /sbin with two names more, for these commands alone. An overlay wants a file system of its own kind.
     script = """
-        mount --bind "$1" "$1"; mount --make-rprivate / 2>/dev/null || true
+        mount --bind "$1" "$1"
         mkdir "$1/tmp"; mount -t tmpfs none "$1/tmp"; mkdir "$1/tmp/upper" "$1/tmp/work"
         cp -P "$2"/* "$1/tmp/upper"
         sbin=$(readlink -f /sbin)
@@ -160,8 +160,8 @@ def _(directory):
         cat "$4/here"
         umount "$4"
         """
-    done = tools.run("unshare", "-m", "--propagation", "private", "sh", "-euc", script, "sh", work,
-                     upper, path, at, run.program(), raw, env=files.environment())
+    done = tools.run(*private.prefix(), "sh", "-euc", script, "sh", work, upper, path, at,
+                     run.program(), raw, env=files.environment())
     check_equal(done.stdout, "from the image\n", "the file")
     files.check_nothing_left(path)
 
@@ -361,7 +361,7 @@ def _(directory):
 
 
 @suite.test("root of a container, without rights outside, mounts and unmounts",
-            needs=[tools.tool("fuse2fs", "setpriv", "unshare")])
+            needs=[tools.tool("fuse2fs", "setpriv"), tools.user_namespaces])
 def _(directory):
     del directory
     with place_of_user() as (home, program):
@@ -389,7 +389,7 @@ def _(directory):
                 [ ! -e $at ] || mount --bind /dev/null $at; done
             exec "$@"
             """
-        done = tools.run("unshare", "-m", "--propagation", "private", "sh", "-euc", script, "sh",
+        done = tools.run(*private.prefix(), "sh", "-euc", script, "sh",
                          *bad.user_prefix(bad.NOBODY), program, "mount", path, at, status=1,
                          env=files.environment())
         check("fuse2fs" in done.stderr, "it said %s", done.stderr)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A directory of its own for the tests of one case, under $QCOW2FS_TMP or
- * /tmp, that is the current directory while they run: they name files "a",
- * "b". To be used as
+ * A directory of its own for the tests of one case, under $QCOW2FS_TMP (or /tmp,
+ * without that and for root where not everybody can get there), that is the
+ * current directory while they run: they name files "a", "b". To be used as
  *
  *     tcase_add_unchecked_fixture(tcase, scratch_enter, scratch_leave);
  *
