@@ -134,6 +134,7 @@ E2E_TESTS = \
 	tests/e2e/project/test-readme.py \
 	tests/e2e/project/test-release.sh \
 	tests/e2e/read/test-tree.py \
+	tests/e2e/project/test-try-debian.py \
 	tests/e2e/write/test-write-basic.py \
 	tests/e2e/write/test-write-blkdiscard.py \
 	tests/e2e/write/test-write-filesystems.py \
