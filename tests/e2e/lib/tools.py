@@ -102,6 +102,12 @@ def loop():
     return tool("losetup", "mount", "umount")()
 
 
+def root_is_mounted():
+    """The need for a root that is a mount point, as in a chroot it is not."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        return None if any(line.split(" ")[4] == "/" for line in lines) else "/ is no mount point"
+
+
 def user_namespaces():
     """The need for namespaces of users, which the kernel makes in no chroot."""
     if not have("unshare"):

@@ -327,8 +327,9 @@ def _(directory):
             check_equal(mount.page_cache_limits(device), (4096, 5), "with a file open")
 
 
+# By the fusermount3 of libfuse 3.17, which looks at the mounts in a namespace of its own before.
 @suite.test("auto_unmount takes the mount away when the daemon is killed",
-            needs=[tools.tool("fusermount3")])
+            needs=[tools.tool("fusermount3"), tools.root_is_mounted])
 def _(directory):
     path, at = bad.sample("plain", directory), bad.mount_point(directory)
     with mount.mount_that_ends_badly(path, "auto_unmount", at=at) as mounted:
