@@ -38,6 +38,7 @@ tests   fuse2fs         command fuse2fs
 tests   bash-completion file    /usr/share/bash-completion/bash_completion
 tests   strace          command strace
 tests   libxml2-utils   command xmllint
+tests   procps          file    /bin/kill
 fuzz    clang           command clang
 fuzz    libclang-rt-dev fuzzer clang
 lint    clang-format    format  14

@@ -47,5 +47,17 @@ def _(directory):
     check(os.path.getsize(os.path.join(directory, "disk.svg")) > 1000, "no picture")
 
 
+@suite.test("the packages that README.md lists are those that contrib/setup.sh wants")
+def _(_directory):
+    with open(README, encoding="utf-8") as file:
+        found = re.search(r"^    apt-get install ((?:.*\\\n)*.*)$", file.read(), re.MULTILINE)
+    listed = set(found.group(1).replace("\\", " ").split())
+    with open(os.path.join(run.SOURCE, "contrib", "setup.sh"), encoding="utf-8") as file:
+        rows = re.findall(r"^(\w+) +([a-z][\w.+-]+) +\w+ +\S+$", file.read(), re.MULTILINE)
+    wanted = {package for group, package in rows if group not in ("fuzz", "try")}
+    always = {"libc6-dev", "mount", "util-linux"}  # with gcc, and on every Debian
+    check_equal(listed, wanted - always, "the packages")
+
+
 if __name__ == "__main__":
     suite.main()
