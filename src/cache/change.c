@@ -160,11 +160,36 @@ static bool change_in_place(struct cache_pool *pool, struct block *block,
     return alone;
 }
 
+static void change_nothing(void *context, void *data)
+{
+    (void)context;
+    (void)data;
+}
+
+/*
+ * What the file has there is unknown, since a write of it failed: it may be none, a part, or all.
+ * The block is dirty there, as it is.
+ */
+static void rewrite_later(struct cache_pool *pool, struct cache_key key, size_t size,
+                          cache_fill_fn *fill, void *fill_context,
+                          const struct cache_change *failed)
+{
+    const struct cache_change change = {
+        .offset = failed->offset,
+        .length = failed->length,
+        .epoch = failed->epoch,
+        .apply = change_nothing,
+    };
+
+    (void)cache_pool_change(pool, key, size, fill, fill_context, &change);
+}
+
 int cache_pool_change(struct cache_pool *pool, struct cache_key key, size_t size,
                       cache_fill_fn *fill, void *fill_context, const struct cache_change *change)
 {
     const struct cache_entry *entry;
     struct block *old, *copy;
+    bool written = false;
     int result = cache_pool_get(pool, key, size, fill, fill_context, &entry);
 
     if (result < 0) {
@@ -179,6 +204,7 @@ int cache_pool_change(struct cache_pool *pool, struct cache_key key, size_t size
     if (copy == NULL) {
         result = -ENOMEM;
     } else if (change->write_through != NULL) {
+        written = true;
         result = change->write_through(change->write_context, key.host_offset + change->offset,
                                        (const uint8_t *)copy->entry.data + change->offset,
                                        change->length);
@@ -189,6 +215,9 @@ int cache_pool_change(struct cache_pool *pool, struct cache_key key, size_t size
         }
     } else {
         publish(pool, old, copy, change);
+    }
+    if (result < 0 && written) { /* with the old block pinned: it need not be read again */
+        rewrite_later(pool, key, size, fill, fill_context, change);
     }
     cache_pool_unpin(pool, entry);
     return result;

@@ -34,7 +34,8 @@ struct cache_change {
     void *context;
     /*
      * Writes the changed bytes to their place at once, before anybody sees the
-     * change; the block then does not become dirty by it. NULL: the block does.
+     * change; the block then does not become dirty by it. NULL: the block does. Where that fails
+     * the block is as it was, and dirty: the next write-back mends what a part of a write has done.
      */
     int (*write_through)(void *context, uint64_t host_offset, const void *data, size_t length);
     void *write_context;

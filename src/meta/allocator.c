@@ -124,20 +124,13 @@ static int fit_device(const struct allocator *allocator, uint64_t first, uint64_
 }
 
 /*
- * A run at the end that could not be had as a whole: its counts fall again, and
- * the end comes back, or a host that is full for long would move it on and on.
+ * A run at the end that is not to be had: the end comes back, or a host that is full for long would
+ * move it on and on.
  */
-static void uncount(struct allocator *allocator, const struct run *run)
+static void lower_end(struct allocator *allocator, const struct run *run)
 {
     struct refcounts *refcounts = allocator->source.refcounts;
-    uint64_t cluster, count = 1;
 
-    for (cluster = run->first; cluster < run->first + run->length && count > 0; cluster++) {
-        if (refcounts_get(refcounts, cluster, &count) < 0 ||
-            (count > 0 && refcounts_add(refcounts, cluster, 1, -1) < 0)) {
-            break; /* a leak */
-        }
-    }
     if (refcounts_end(refcounts) == run->first + run->length) {
         refcounts_set_end(refcounts, run->first);
     } else { /* there are tables behind it */
@@ -171,9 +164,12 @@ static int count_at_end(struct allocator *allocator, uint64_t want, struct run *
     result = refcounts_add(refcounts, run->first, run->length, 1);
     if (result == 0) {
         result = extend_file(allocator, refcounts_end(refcounts));
+        if (result < 0) {
+            refcounts_release(refcounts, run->first, run->length);
+        }
     }
     if (result < 0) {
-        uncount(allocator, run);
+        lower_end(allocator, run);
     }
     return result;
 }
@@ -209,7 +205,7 @@ static int reserve(struct allocator *allocator, uint64_t want, struct run *run)
         result = count_run(allocator, want, run);
     }
     if (result < 0) {
-        run->length = 0; /* what was counted already, and cannot be uncounted, is a leak */
+        run->length = 0;
         return result;
     }
     if (allocator->cursor < run->first + run->length) {

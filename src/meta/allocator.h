@@ -69,9 +69,10 @@ struct allocation {
 int allocator_create(const struct allocator_source *source, struct allocator **allocator);
 
 /*
- * Gives back what is reserved, and cuts off what was put behind the end of the file since it was
- * opened and is not in use. What the file had then it keeps, whatever the counts say of it: they
- * may be wrong, and a host may have preallocated it.
+ * No request is left, and all that was dropped is stable. Gives back what is reserved, and cuts off
+ * what was put behind the end of the file since it was opened and is not in use. What the file had
+ * then it keeps, whatever the counts say of it: they may be wrong, and a host may have preallocated
+ * it.
  */
 int allocator_close(struct allocator *allocator);
 void allocator_destroy(struct allocator *allocator);
@@ -105,7 +106,8 @@ int allocator_drop(struct allocator *allocator, uint64_t host_offset, uint64_t c
 
 /*
  * All commits up to number `commit` are stable, and no request is left that
- * began before: frees what waited for that (R4).
+ * began before: frees what waited for that (R4). What a host in trouble does not let be freed is
+ * tried again the next time, and when the allocator is closed.
  */
 int allocator_dropped(struct allocator *allocator, uint64_t commit);
 

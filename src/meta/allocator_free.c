@@ -20,51 +20,54 @@ static int check_free(struct allocator *allocator, uint64_t cluster)
                      UINT64_C(1) << allocator_bits(allocator));
 }
 
-/* One reference less. With the mutex held. What is free then can be found again. */
-static int unreference(struct allocator *allocator, uint64_t first, uint64_t length)
+/* Nothing refers to the cluster any more: it can be found again. With the mutex held. */
+static void make_free(struct allocator *allocator, uint64_t cluster)
+{
+    uint64_t host_offset = cluster << allocator_bits(allocator);
+
+    allocator->cursor = min_u64(allocator->cursor, cluster);
+    if (allocator->source.freed != NULL) {
+        allocator->source.freed(allocator->source.freed_context, host_offset);
+    }
+    if (allocator->source.discard) {
+        /* The host may be unable to; the cluster is free all the same. */
+        (void)store_punch(allocator->source.file, host_offset,
+                          UINT64_C(1) << allocator_bits(allocator));
+    }
+}
+
+/*
+ * One reference less to each cluster of the range, which becomes shorter by what is done. With the
+ * mutex held. What a host in trouble does not let be done now is left in it, to be tried again.
+ */
+static int unreference(struct allocator *allocator, struct pending *range)
 {
     struct refcounts *refcounts = allocator->source.refcounts;
+    bool damaged = false;
 
-    allocator->used = allocator->used || length > 0;
-    for (; length > 0; first++, length--) {
+    allocator->used = allocator->used || range->length > 0;
+    for (; range->length > 0; range->first++, range->length--) {
         uint64_t count;
-        int result = check_free(allocator, first);
+        int result = check_free(allocator, range->first);
 
         if (result == 0) {
-            result = refcounts_add(refcounts, first, 1, -1);
+            result = refcounts_get(refcounts, range->first, &count);
+        }
+        if (result == 0 && count == 0) {
+            damaged = true; /* it never had one: trying again would not help */
+            continue;
         }
         if (result == 0) {
-            result = refcounts_get(refcounts, first, &count);
+            result = refcounts_add(refcounts, range->first, 1, -1);
         }
         if (result < 0) {
             return result;
         }
-        if (count > 0) {
-            continue;
-        }
-        allocator->cursor = min_u64(allocator->cursor, first);
-        if (allocator->source.freed != NULL) {
-            allocator->source.freed(allocator->source.freed_context,
-                                    first << allocator_bits(allocator));
-        }
-        if (allocator->source.discard) {
-            /* The host may be unable to; the cluster is free all the same. */
-            (void)store_punch(allocator->source.file, first << allocator_bits(allocator),
-                              UINT64_C(1) << allocator_bits(allocator));
+        if (count == 1) {
+            make_free(allocator, range->first);
         }
     }
-    return 0;
-}
-
-void allocator_return(struct allocator *allocator, uint64_t host_offset, uint64_t clusters)
-{
-    if (atomic_load(&allocator->stopped)) {
-        return;
-    }
-    pthread_mutex_lock(&allocator->mutex);
-    /* An error leaves a leak, which is allowed. */
-    (void)unreference(allocator, host_offset >> allocator_bits(allocator), clusters);
-    pthread_mutex_unlock(&allocator->mutex);
+    return damaged ? -EIO : 0;
 }
 
 /* Lengthens the last pending range where the new one follows it. */
@@ -103,6 +106,24 @@ static int add_pending(struct allocator *allocator, const struct pending *range)
     return 0;
 }
 
+void allocator_return(struct allocator *allocator, uint64_t host_offset, uint64_t clusters)
+{
+    struct pending range = {
+        .first = host_offset >> allocator_bits(allocator),
+        .length = clusters,
+        .commit = 0, /* any: no entry names them */
+    };
+
+    if (atomic_load(&allocator->stopped)) {
+        return;
+    }
+    pthread_mutex_lock(&allocator->mutex);
+    if (unreference(allocator, &range) < 0 && range.length > 0) {
+        (void)add_pending(allocator, &range); /* without memory to remember it, it is a leak */
+    }
+    pthread_mutex_unlock(&allocator->mutex);
+}
+
 int allocator_drop(struct allocator *allocator, uint64_t host_offset, uint64_t clusters,
                    uint64_t commit)
 {
@@ -122,27 +143,37 @@ int allocator_drop(struct allocator *allocator, uint64_t host_offset, uint64_t c
     return result;
 }
 
-int allocator_dropped(struct allocator *allocator, uint64_t commit)
+/* As allocator_dropped(), with the mutex held. */
+static int free_pending(struct allocator *allocator, uint64_t commit)
 {
     size_t kept = 0, i;
     int result = 0;
+
+    for (i = 0; i < allocator->pending_count; i++) {
+        struct pending *range = &allocator->pending[i];
+
+        if (range->commit <= commit) {
+            int each = unreference(allocator, range); /* R4 */
+
+            result = result == 0 ? each : result;
+        }
+        if (range->length > 0) {
+            allocator->pending[kept++] = *range;
+        }
+    }
+    allocator->pending_count = kept;
+    return result;
+}
+
+int allocator_dropped(struct allocator *allocator, uint64_t commit)
+{
+    int result;
 
     if (atomic_load(&allocator->stopped)) {
         return 0;
     }
     pthread_mutex_lock(&allocator->mutex);
-    for (i = 0; i < allocator->pending_count; i++) {
-        const struct pending *range = &allocator->pending[i];
-
-        if (range->commit > commit) {
-            allocator->pending[kept++] = *range;
-        } else {
-            int each = unreference(allocator, range->first, range->length); /* R4 */
-
-            result = result == 0 ? each : result;
-        }
-    }
-    allocator->pending_count = kept;
+    result = free_pending(allocator, commit);
     pthread_mutex_unlock(&allocator->mutex);
     return result;
 }
@@ -223,9 +254,15 @@ int allocator_close(struct allocator *allocator)
         return 0; /* the file is as it was found, or not to be touched */
     }
     pthread_mutex_lock(&allocator->mutex);
-    result = give_back_run(allocator, &allocator->current);
+    result = free_pending(allocator, UINT64_MAX); /* what failed before */
+    if (result == 0) {
+        result = give_back_run(allocator, &allocator->current);
+    }
     if (result == 0) {
         result = give_back_run(allocator, &allocator->next);
+    }
+    if (result == 0) {
+        result = refcounts_settle(allocator->source.refcounts);
     }
     if (result == 0) {
         result = lower_end(allocator, &end);

@@ -24,7 +24,6 @@ static int read_table(struct refcounts *refcounts, const char *name, struct erro
     int result;
 
     refcounts->capacity = size / sizeof(uint64_t);
-    refcounts->disk_capacity = refcounts->capacity;
     refcounts->table = malloc(size);
     if (refcounts->table == NULL) {
         return error_set(error, ENOMEM, "%s: no memory for the refcount table of %" PRIu64 " bytes",
@@ -176,6 +175,9 @@ int refcounts_open(const struct refcounts_source *source, const char *name,
 void refcounts_close(struct refcounts *refcounts)
 {
     if (refcounts != NULL) {
+        free(refcounts->failed.indices);
+        free(refcounts->failed.table);
+        free(refcounts->owed);
         free(refcounts->table);
         free(refcounts);
     }
@@ -281,18 +283,17 @@ static int find_free_in_block(struct refcounts *refcounts, uint64_t from, uint64
 int refcounts_find_free(struct refcounts *refcounts, uint64_t from, uint64_t limit, uint64_t want,
                         uint64_t *first, uint64_t *length)
 {
+    int result = refcounts->unsure ? refcounts_settle(refcounts) : 0;
+
     *length = 0;
-    while (from < limit && *length == 0) {
+    while (result == 0 && from < limit && *length == 0) {
         uint64_t next =
             min_u64(limit, (from / refcounts->block_counts + 1) * refcounts->block_counts);
-        int result = find_free_in_block(refcounts, from, next, want, first, length);
 
-        if (result < 0) {
-            return result;
-        }
+        result = find_free_in_block(refcounts, from, next, want, first, length);
         from = next;
     }
-    return 0;
+    return result;
 }
 
 /* --- Changing counts ------------------------------------------------------------------- */
@@ -316,7 +317,7 @@ static void apply_change(void *context, void *data)
     }
 }
 
-/* Whether each of the counts can change so. */
+/* Whether each of the counts can change so; -ERANGE: one of them is 0. */
 static int check_change(struct refcounts *refcounts, uint64_t block,
                         const struct count_change *change)
 {
@@ -333,7 +334,7 @@ static int check_change(struct refcounts *refcounts, uint64_t block,
         if (change->delta > 0 && count == refcount_max(change->order)) {
             result = -EOVERFLOW;
         } else if (change->delta < 0 && count == 0) {
-            result = -EIO;
+            result = -ERANGE;
         }
     }
     cache_pool_unpin(refcounts->source.pool, entry);
@@ -345,37 +346,33 @@ static int write_counts(void *context, uint64_t host_offset, const void *data, s
     return gate_write(context, GATE_REFCOUNT_BLOCK, host_offset, data, length);
 }
 
-/* Changes counts of one block, which exists. */
-static int change_in_block(struct refcounts *refcounts, uint64_t first, uint64_t length, int delta)
+/* A change of counts of one block, which exists: the part of a range that begins there. */
+static uint64_t part_in_block(const struct refcounts *refcounts, uint64_t first, uint64_t length,
+                              int delta, struct count_change *part)
 {
-    uint64_t block = block_of(refcounts, first);
-    struct count_change counts = {
+    *part = (struct count_change){
         .index = first % refcounts->block_counts,
-        .length = length,
+        .length = min_u64(length, refcounts->block_counts - first % refcounts->block_counts),
         .order = refcounts->order,
         .delta = delta,
     };
+    return part->length;
+}
+
+static int change_in_block(struct refcounts *refcounts, uint64_t block, struct count_change *counts,
+                           bool write_through)
+{
     struct block_source source = {.file = refcounts->source.file, .host_offset = block};
-    uint64_t begin = (counts.index << counts.order) / 8;
-    uint64_t end = div_round_up((counts.index + length) << counts.order, 8);
+    uint64_t begin = (counts->index << counts->order) / 8;
+    uint64_t end = div_round_up((counts->index + counts->length) << counts->order, 8);
     struct cache_change change = {
         .offset = begin,
         .length = end - begin,
         .apply = apply_change,
-        .context = &counts,
+        .context = counts,
     };
-    /* R8: a block that is another table, too, is not even changed in memory. */
-    int result = gate_pass(refcounts->source.gate, GATE_REFCOUNT_BLOCK, block,
-                           refcounts->source.header->cluster_size);
 
-    if (result == 0) {
-        result = check_change(refcounts, block, &counts);
-    }
-    if (result < 0) {
-        return result;
-    }
-    /* R2: a count that rises is on its way to the disk before it is used. */
-    if (delta > 0 && !refcounts->lazy) {
+    if (write_through) {
         change.write_through = write_counts;
         change.write_context = refcounts->source.gate;
     }
@@ -383,31 +380,136 @@ static int change_in_block(struct refcounts *refcounts, uint64_t first, uint64_t
                              refcounts->source.header->cluster_size, fill_block, &source, &change);
 }
 
+/* Whether all of the range can change so. */
+static int check_range(struct refcounts *refcounts, uint64_t first, uint64_t length, int delta)
+{
+    int result = 0;
+
+    while (length > 0 && result == 0) {
+        uint64_t block = block_of(refcounts, first);
+        struct count_change part;
+
+        length -= part_in_block(refcounts, first, length, delta, &part);
+        first += part.length;
+        if (block == 0) {
+            return -ERANGE;
+        }
+        /* R8: a block that is another table, too, is not even changed in memory. */
+        result = gate_pass(refcounts->source.gate, GATE_REFCOUNT_BLOCK, block,
+                           refcounts->source.header->cluster_size);
+        if (result == 0) {
+            result = check_change(refcounts, block, &part);
+        }
+    }
+    return result;
+}
+
+/* Changes the counts of a range; *changed: of how many. */
+static int change_range(struct refcounts *refcounts, uint64_t first, uint64_t length, int delta,
+                        bool write_through, uint64_t *changed)
+{
+    int result = 0;
+
+    *changed = 0;
+    while (*changed < length && result == 0) {
+        struct count_change part;
+
+        (void)part_in_block(refcounts, first + *changed, length - *changed, delta, &part);
+        result =
+            change_in_block(refcounts, block_of(refcounts, first + *changed), &part, write_through);
+        *changed += result == 0 ? part.length : 0;
+    }
+    return result;
+}
+
+int refcount_change(struct refcounts *refcounts, uint64_t first, uint64_t length, int delta)
+{
+    uint64_t changed = 0, back;
+    int result = check_range(refcounts, first, length, delta);
+
+    if (result == 0) {
+        /* R2: a count that rises is on its way to the disk before it is used. */
+        result =
+            change_range(refcounts, first, length, delta, delta > 0 && !refcounts->lazy, &changed);
+    }
+    if (result < 0 && delta > 0) {
+        refcounts_release(refcounts, first, changed);
+    } else if (result < 0) {
+        /* These blocks are dirty, and thus there: nothing can fail. */
+        (void)change_range(refcounts, first, changed, 1, false, &back);
+    }
+    return result;
+}
+
 int refcounts_add(struct refcounts *refcounts, uint64_t first, uint64_t length, int delta)
 {
-    while (length > 0) {
-        uint64_t index = first / refcounts->block_counts;
-        uint64_t part = min_u64(length, refcounts->block_counts - first % refcounts->block_counts);
-        int result = 0;
+    int result = 0;
 
-        if (index >= refcounts->capacity && delta > 0) {
-            result = refcounts->moving ? -EFBIG : refcount_move_table(refcounts, index);
-        }
-        if (result == 0 && delta > 0 && refcounts->table[index] == 0) {
-            result = refcount_make_block(refcounts, index);
-        }
-        if (result == 0) {
-            result = block_of(refcounts, first) == 0
-                         ? -EIO
-                         : change_in_block(refcounts, first, part, delta);
-        }
-        if (result < 0) {
-            return result;
-        }
-        first += part;
-        length -= part;
+    if (length == 0) {
+        return 0;
     }
-    return 0;
+    if (delta > 0) {
+        result = refcount_cover(refcounts, first, length);
+    }
+    if (result == 0) {
+        result = refcount_change(refcounts, first, length, delta);
+    }
+    return result == -ERANGE ? -EIO : result;
+}
+
+/* --- Giving back, whatever the host does ------------------------------------------------- */
+
+/* Without memory to remember it, it is a leak. */
+static void owe(struct refcounts *refcounts, const struct owed *part)
+{
+    if (refcounts->owed_count == refcounts->owed_capacity) {
+        size_t capacity = max_u64(refcounts->owed_capacity * 2, 8);
+        struct owed *owed = realloc(refcounts->owed, capacity * sizeof(*owed));
+
+        if (owed == NULL) {
+            return;
+        }
+        refcounts->owed = owed;
+        refcounts->owed_capacity = capacity;
+    }
+    refcounts->owed[refcounts->owed_count++] = *part;
+}
+
+/* Whether it is done. In a damaged image a count may be 0: then trying again would not help. */
+static bool lower(struct refcounts *refcounts, const struct owed *part)
+{
+    int result = refcount_change(refcounts, part->first, part->length, -1);
+
+    return result == 0 || result == -ERANGE;
+}
+
+void refcounts_release(struct refcounts *refcounts, uint64_t first, uint64_t length)
+{
+    while (length > 0) {
+        struct owed part = {
+            .first = first,
+            .length = min_u64(length, refcounts->block_counts - first % refcounts->block_counts),
+        };
+
+        if (!lower(refcounts, &part)) {
+            owe(refcounts, &part);
+        }
+        first += part.length;
+        length -= part.length;
+    }
+}
+
+bool refcount_pay(struct refcounts *refcounts)
+{
+    size_t kept = 0, i;
+
+    for (i = 0; i < refcounts->owed_count; i++) {
+        if (!lower(refcounts, &refcounts->owed[i])) {
+            refcounts->owed[kept++] = refcounts->owed[i];
+        }
+    }
+    refcounts->owed_count = kept;
+    return kept == 0;
 }
 
 /* Blocks may be written at any time: rising counts are there already, falling ones may wait. */
@@ -435,6 +537,8 @@ static bool too_many_dirty(struct refcounts *refcounts)
 
 int refcounts_write_back(struct refcounts *refcounts)
 {
+    /* What cannot be settled yet makes nothing less true that is written now. */
+    (void)refcounts_settle(refcounts);
     if (refcounts->lazy && !too_many_dirty(refcounts)) {
         return 0; /* R5 */
     }

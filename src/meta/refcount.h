@@ -49,12 +49,25 @@ void refcounts_close(struct refcounts *refcounts);
 int refcounts_get(struct refcounts *refcounts, uint64_t cluster, uint64_t *count);
 
 /*
- * Adds `delta` (+1 or -1) to the counts of `length` clusters. -EOVERFLOW where
- * the width of the counts, -EIO where 0, is in the way: then nothing was
- * changed from that cluster on. Makes the blocks, and grows the table, that
- * are needed; these clusters come from the end (see below).
+ * Adds `delta` (+1 or -1) to the counts of `length` clusters before the end, of all or of none.
+ * -EOVERFLOW where the width of the counts, -EIO where 0, is in the way. Counts that rise get the
+ * blocks, and the larger table, that they need; these clusters come from the end (see below). Where
+ * that fails, all is as it was, the end as well.
  */
 int refcounts_add(struct refcounts *refcounts, uint64_t first, uint64_t length, int delta);
+
+/*
+ * The counts of these clusters, to which nothing refers, fall by one: now, or with a later call of
+ * refcounts_settle(), where the host is in trouble.
+ */
+void refcounts_release(struct refcounts *refcounts, uint64_t first, uint64_t length);
+
+/*
+ * Finishes what a host in trouble did not let be undone, if there is such a thing: until then maybe
+ * no blocks can be made, no free clusters found, and the file not be cut. 0, or why it failed
+ * again.
+ */
+int refcounts_settle(struct refcounts *refcounts);
 
 /*
  * The first run of free clusters at or behind `from`, before `limit`: its

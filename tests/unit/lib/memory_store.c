@@ -32,6 +32,7 @@ struct memory_store {
     unsigned calls[MEMORY_STORE_CALLS];
     struct {
         unsigned countdown; /* the call that takes it to 0 fails; 0: none will */
+        bool lasts;         /* and so do all after it */
         int error;
     } failures[MEMORY_STORE_CALLS];
     struct range failing;
@@ -68,10 +69,13 @@ static int unlock_memory(struct memory_store *memory, int rc)
 static int count_call(struct memory_store *memory, enum memory_store_call call)
 {
     memory->calls[call]++;
-    if (memory->failures[call].countdown > 0 && --memory->failures[call].countdown == 0) {
-        return -memory->failures[call].error;
+    if (memory->failures[call].countdown == 0 || --memory->failures[call].countdown > 0) {
+        return 0;
     }
-    return 0;
+    if (memory->failures[call].lasts) {
+        memory->failures[call].countdown = 1;
+    }
+    return -memory->failures[call].error;
 }
 
 static bool touches(struct range range, uint64_t offset, uint64_t length)
@@ -385,6 +389,17 @@ void memory_store_fail(struct store *store, enum memory_store_call call, unsigne
     struct memory_store *memory = lock_memory(store);
 
     memory->failures[call].countdown = n;
+    memory->failures[call].lasts = false;
+    memory->failures[call].error = error;
+    pthread_mutex_unlock(&memory->mutex);
+}
+
+void memory_store_fail_from(struct store *store, enum memory_store_call call, unsigned n, int error)
+{
+    struct memory_store *memory = lock_memory(store);
+
+    memory->failures[call].countdown = n;
+    memory->failures[call].lasts = true;
     memory->failures[call].error = error;
     pthread_mutex_unlock(&memory->mutex);
 }

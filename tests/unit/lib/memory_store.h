@@ -50,6 +50,10 @@ unsigned memory_store_calls(struct store *store, enum memory_store_call call);
  */
 void memory_store_fail(struct store *store, enum memory_store_call call, unsigned n, int error);
 
+/* The same, and so does every call after the n-th, until it is withdrawn. */
+void memory_store_fail_from(struct store *store, enum memory_store_call call, unsigned n,
+                            int error);
+
 /* Every read that touches the range returns -error; a length of 0 ends that. */
 void memory_store_fail_reads(struct store *store, uint64_t offset, uint64_t length, int error);
 

@@ -5,6 +5,7 @@
 
 #include "check/check.h"
 #include "meta/format.h"
+#include "meta/refcount_block.h"
 #include "util/bytes.h"
 
 #include <check.h>
@@ -194,32 +195,40 @@ uint64_t disk_l2_entry(struct store *file, uint64_t guest_offset)
     return place == 0 ? 0 : disk_u64(file, place);
 }
 
-/* Host offset of the count of a cluster, 0 where no block has it. */
-static uint64_t refcount_place(struct store *file, uint64_t host_offset)
+/* The block that counts a cluster, NULL where there is none; which of its counts, of what width. */
+static void *refcount_block(struct store *file, uint64_t host_offset, uint64_t *index,
+                            uint32_t *order)
 {
-    uint64_t cluster = host_offset >> cluster_bits(file);
-    uint64_t counts = (UINT64_C(1) << cluster_bits(file)) / sizeof(uint16_t);
-    uint64_t table = disk_u64(file, HEADER_REFCOUNT_TABLE_OFFSET), block;
+    uint64_t cluster = host_offset >> cluster_bits(file), counts, block;
+    uint64_t table = disk_u64(file, HEADER_REFCOUNT_TABLE_OFFSET);
 
+    *order = disk_u32(file, HEADER_VERSION) < 3 ? REFCOUNT_ORDER_V2
+                                                : disk_u32(file, HEADER_REFCOUNT_ORDER);
+    counts = (UINT64_C(8) << cluster_bits(file)) >> *order;
+    *index = cluster % counts;
     ck_assert_uint_lt(cluster / counts * 8, (uint64_t)disk_u32(file, HEADER_REFCOUNT_TABLE_CLUSTERS)
                                                 << cluster_bits(file));
     block = disk_u64(file, table + cluster / counts * REFCOUNT_TABLE_ENTRY_BYTES);
-    return block == 0 ? 0 : block + cluster % counts * sizeof(uint16_t);
+    return block == 0 ? NULL : disk_at(file, block, UINT64_C(1) << cluster_bits(file));
 }
 
 unsigned disk_refcount(struct store *file, uint64_t host_offset)
 {
-    uint64_t place = refcount_place(file, host_offset);
+    uint64_t index;
+    uint32_t order;
+    const void *block = refcount_block(file, host_offset, &index, &order);
 
-    return place == 0 ? 0 : load_be16(disk_at(file, place, sizeof(uint16_t)));
+    return block == NULL ? 0 : (unsigned)refcount_load(block, index, order);
 }
 
 void disk_set_refcount(struct store *file, uint64_t host_offset, unsigned count)
 {
-    uint64_t place = refcount_place(file, host_offset);
+    uint64_t index;
+    uint32_t order;
+    void *block = refcount_block(file, host_offset, &index, &order);
 
-    ck_assert_uint_ne(place, 0);
-    store_be16(disk_at(file, place, sizeof(uint16_t)), (uint16_t)count);
+    ck_assert_ptr_nonnull(block);
+    refcount_store(block, index, order, count);
 }
 
 static void report(void *context, enum check_finding finding, const char *line)
