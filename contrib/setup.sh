@@ -37,6 +37,7 @@ tests   fio             command fio
 tests   fuse2fs         command fuse2fs
 tests   bash-completion file    /usr/share/bash-completion/bash_completion
 tests   strace          command strace
+tests   systemd         command systemd-analyze
 tests   libxml2-utils   command xmllint
 tests   procps          file    /bin/kill
 fuzz    clang           command clang

@@ -4,6 +4,7 @@
 
 #include "disk/image.h"
 #include "disk/writer.h"
+#include "fuse/announce.h"
 #include "fuse/listing.h"
 #include "fuse/options.h"
 #include "fuse/session.h"
@@ -16,6 +17,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -44,6 +46,7 @@ struct command_line {
     bool foreground;
     bool debug;
     bool single_threaded;
+    int ready_descriptor; /* or -1 */
     struct mount_options options;
 };
 
@@ -59,6 +62,8 @@ static const char help_text[] =
     "  -f                          stay in the foreground\n"
     "  -d                          the same, and show every request\n"
     "  -s                          serve one request at a time, in one thread\n"
+    "  --ready-fd=N                write a newline to descriptor N, and close it,\n"
+    "                              once the raw disk is there\n"
     "  -o OPT[,OPT...]             mount options, see below\n"
     "  -h, --help                  show this\n"
     "  -V, --version               show the version, and what was built in\n"
@@ -140,6 +145,8 @@ static void log_to_syslog(void *context, enum log_level level, const char *line)
     syslog(priority, "%s", line);
 }
 
+#define OPTION_READY_FD 256 /* getopt_long()'s number: no letter */
+
 /* --- the command line ------------------------------------------------------- */
 
 static int parse_help_topic(const char *topic, struct command_line *line, struct error *error)
@@ -170,6 +177,26 @@ static int take_positional(const char *argument, struct command_line *line, stru
     return 0;
 }
 
+/* It was opened by who started this program, or it is a mistake. */
+static int parse_descriptor(const char *text, struct command_line *line, struct error *error)
+{
+    char *end;
+    long number;
+
+    errno = 0;
+    number = strtol(text, &end, 10);
+    if (end == text || *end != '\0' || errno != 0 || number < 0 || number > INT_MAX ||
+        fcntl((int)number, F_GETFD) < 0) {
+        return error_set(
+            error, EINVAL,
+            "--ready-fd=%s: that is no descriptor that is open; give the number of one "
+            "to be told on, as in 3>ready --ready-fd=3",
+            text);
+    }
+    line->ready_descriptor = (int)number;
+    return 0;
+}
+
 /* What getopt_long() returned. */
 static int take_option(int option, char **arguments, struct command_line *line, struct error *error)
 {
@@ -188,12 +215,17 @@ static int take_option(int option, char **arguments, struct command_line *line, 
         return 0;
     case 'o':
         return options_parse(mount_option_table, &line->options, optarg, error);
+    case OPTION_READY_FD:
+        return parse_descriptor(optarg, line, error);
     case 'h':
         return parse_help_topic(optarg, line, error);
     case 'V':
         line->action = ACTION_VERSION;
         return 0;
     case ':':
+        if (optopt == OPTION_READY_FD) {
+            return error_set(error, EINVAL, "--ready-fd needs the number of a descriptor");
+        }
         return error_set(error, EINVAL, "-%c needs a value; try --help", optopt);
     default:
         break;
@@ -227,6 +259,7 @@ static int parse_command_line(int count, char **arguments, struct command_line *
     static const struct option long_options[] = {
         {"help", optional_argument, NULL, 'h'},
         {"version", no_argument, NULL, 'V'},
+        {"ready-fd", required_argument, NULL, OPTION_READY_FD},
         {NULL, 0, NULL, 0},
     };
     int option, r = 0;
@@ -414,7 +447,8 @@ static char *absolute(const char *path)
 
 /* Mounts, and returns when it is unmounted; or, in the process that was started, not at all. */
 static int mount_and_serve(const struct command_line *line, const struct source *source,
-                           struct log *log, struct registry_entry **entry, struct error *error)
+                           struct log *log, struct announce *announce,
+                           struct registry_entry **entry, struct error *error)
 {
     const struct session_settings settings = {
         .image = source->image,
@@ -423,6 +457,7 @@ static int mount_and_serve(const struct command_line *line, const struct source 
         .background_sink = log_to_syslog,
         .mount_point = line->mount_point,
         .options = &line->options,
+        .announce = announce,
         .debug = line->debug,
         .single_threaded = line->single_threaded,
     };
@@ -451,9 +486,13 @@ static int mount_and_serve(const struct command_line *line, const struct source 
         _exit(r == 0 && process == SESSION_DONE ? EXIT_OK : EXIT_FAILED);
     }
     if (r == 0) {
+        r = announce_pid(announce, error);
+    }
+    if (r == 0) {
         *entry =
             listing_enter(image, mount_point, line->options.mounted_device, source->writer != NULL);
         r = session_serve(session, error);
+        announce_stopping(announce);
     }
     session_close(session);
     free(image);
@@ -465,16 +504,20 @@ static enum exit_status open_and_mount(const struct command_line *line, struct l
                                        struct error *error)
 {
     struct registry_entry *entry = NULL;
+    struct announce announce;
     struct source source;
     int r = open_source(line, log, &source, error);
 
     if (r != 0) {
         return source.options_do_not_fit ? EXIT_USAGE : EXIT_FAILED;
     }
-    r = mount_and_serve(line, &source, log, &entry, error);
+    r = announce_begin(&announce, line->options.pid_file, line->ready_descriptor, line->foreground);
+    r = r == 0 ? mount_and_serve(line, &source, log, &announce, &entry, error)
+               : error_set(error, -r, "pid-file=%s: %s", line->options.pid_file, strerror(-r));
     if (close_source(line, &source, log, error) != 0) {
         r = -EIO;
     }
+    announce_end(&announce);
     registry_leave(entry, r == 0 ? EXIT_OK : EXIT_FAILED, error->text);
     return r == 0 ? EXIT_OK : EXIT_FAILED;
 }
@@ -521,7 +564,7 @@ static enum exit_status run(const struct command_line *line)
 
 int main(int argc, char **argv)
 {
-    struct command_line line = {.action = ACTION_MOUNT};
+    struct command_line line = {.action = ACTION_MOUNT, .ready_descriptor = -1};
     struct error error = {0};
     enum exit_status status;
 

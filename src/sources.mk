@@ -151,8 +151,10 @@ src_qcow2fs_SOURCES = \
 	src/util/process.c src/util/process.h \
 	src/util/progress.c src/util/progress.h \
 	src/qcow2fs.c \
+	src/fuse/announce.c src/fuse/announce.h \
 	src/fuse/copies.c src/fuse/copies.h \
 	src/fuse/files.c src/fuse/files.h \
+	src/fuse/io_uring.c src/fuse/io_uring.h \
 	src/fuse/later.c src/fuse/later.h \
 	src/fuse/listing.c src/fuse/listing.h \
 	src/fuse/lost.c src/fuse/lost.h \

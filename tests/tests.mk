@@ -117,6 +117,7 @@ E2E_TESTS = \
 	tests/e2e/mount/test-mount.py \
 	tests/e2e/mount/test-mount-fstab.py \
 	tests/e2e/mount/test-mount-user.py \
+	tests/e2e/mount/test-service.py \
 	tests/e2e/mount/test-unmount.py \
 	tests/e2e/mount/test-partitions.py \
 	tests/e2e/races/test-races.py \

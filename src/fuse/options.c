@@ -201,6 +201,13 @@ const struct option_spec mount_option_table[] = {
              "them at the same time than there are processors. Needs libfuse 3.18, built with "
              "io_uring, and /sys/module/fuse/parameters/enable_uring set to Y.",
      .default_text = "off"},
+    {.name = "pid-file",
+     .type = OPTION_STRING,
+     .field = FIELD(pid_file),
+     .value_name = "FILE",
+     .help = "Write the number of the daemon's process into FILE; it is taken away when the image "
+             "is final.",
+     .default_text = "none"},
     {.name = "uid",
      .type = OPTION_UINT,
      .field = FIELD(uid),

@@ -5,6 +5,7 @@
 
 #include "fuse/session.h"
 
+#include "fuse/io_uring.h"
 #include "fuse/later.h"
 #include "fuse/messages.h"
 #include "fuse/mount_point.h"
@@ -43,47 +44,6 @@ struct session {
     int null;  /* in the server: /dev/null, or -1 */
     int ready; /* in the server: the pipe to who waits, or -1 */
 };
-
-/* --- requests over io_uring ------------------------------------------------- */
-
-#define IO_URING_LIBFUSE 318 /* as fuse_version() counts: 3.18 */
-#define IO_URING_SWITCH  "/sys/module/fuse/parameters/enable_uring"
-
-static bool kernel_allows_io_uring(void)
-{
-    int fd = open(IO_URING_SWITCH, O_RDONLY | O_CLOEXEC);
-    char allowed = 'N';
-
-    if (fd >= 0) {
-        if (read(fd, &allowed, 1) != 1) {
-            allowed = 'N';
-        }
-        close(fd);
-    }
-    return allowed == 'Y';
-}
-
-/* 0, or -ENOTSUP with what is missing. (A libfuse built without it says so, and goes on without.)
- */
-static int check_io_uring(const struct session *session, struct error *error)
-{
-    if (!session->settings.options->io_uring.value) {
-        return 0;
-    }
-    if (fuse_version() < IO_URING_LIBFUSE) {
-        return error_set(error, ENOTSUP,
-                         "io-uring=on needs libfuse 3.18 or later, and this is libfuse %s; leave "
-                         "the option out",
-                         fuse_pkgversion());
-    }
-    if (!kernel_allows_io_uring()) {
-        return error_set(error, ENOTSUP,
-                         "io-uring=on: the kernel does not allow that, or knows nothing of it; as "
-                         "root, write Y to %s, or leave the option out",
-                         IO_URING_SWITCH);
-    }
-    return 0;
-}
 
 /* --- mounting --------------------------------------------------------------- */
 
@@ -256,7 +216,7 @@ static int open_own_mount(struct session *session, bool is_directory, struct err
 static int open_all(struct session *session, struct error *error)
 {
     bool is_directory = false;
-    int r = check_io_uring(session, error);
+    int r = session->settings.options->io_uring.value ? io_uring_check(error) : 0;
 
     if (r == 0) {
         r = mount_point_find(session->settings.mount_point, session->settings.log,
@@ -335,13 +295,14 @@ void session_close(struct session *session)
 /* --- into the background ---------------------------------------------------- */
 
 /*
- * The kernel talks to us. In the server: lets go of the terminal, and tells who
- * waits for it. Runs in some thread, once.
+ * The kernel talks to us: whoever waits for that is told. In the server: lets go of the terminal,
+ * and tells who waits for it. Runs in some thread, once.
  */
 static void on_ready(void *context)
 {
     struct session *session = context;
 
+    announce_ready(session->settings.announce);
     if (session->ready < 0) {
         return;
     }

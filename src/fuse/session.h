@@ -16,6 +16,7 @@
 
 #include "disk/image.h"
 #include "disk/writer.h"
+#include "fuse/announce.h"
 #include "fuse/options.h"
 #include "util/error.h"
 #include "util/log.h"
@@ -31,7 +32,8 @@ struct session_settings {
     log_sink_fn *background_sink; /* where the log goes once there is no terminal */
     const char *mount_point;      /* a regular file or a directory */
     const struct mount_options *options;
-    bool debug; /* every request is logged */
+    struct announce *announce; /* is told when the raw file answers */
+    bool debug;                /* every request is logged */
     bool single_threaded;
 };
 

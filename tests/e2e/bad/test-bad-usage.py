@@ -66,8 +66,8 @@ def _(directory):
         check(all(len(line) <= 80 for line in done.stdout.splitlines()), "a line over 80 columns")
         texts.append(done.stdout)
     check(len(set(texts)) == 1, "the texts differ")
-    for word in ("-f", "-d", "-s", "-o", "--help", "--version", "ro", "force-share", "data-file=",
-                 "allow-probed-backing", "l2-cache-size=", "l2-cache-entry-size=",
+    for word in ("-f", "-d", "-s", "-o", "--ready-fd=", "--help", "--version", "ro", "force-share",
+                 "data-file=", "allow-probed-backing", "l2-cache-size=", "l2-cache-entry-size=",
                  "refcount-cache-size=", "cache-size=", "cache-clean-interval=", "threads=",
                  "data-cache-size=", "uid=", "gid=", "umask=", "allow_other", "losetup", "umount"):
         check(word in texts[0], "--help does not mention %s", word)
@@ -239,10 +239,10 @@ def _(directory):
         fails(1, "-f", path, device, words=[device, "is a block device"])
 
 
-@suite.test("a dead mount is no mount point, and the sentence says how to get rid of it")
+@suite.test("a dead mount of another type is no mount point, and the sentence says how to get rid of it")
 def _(directory):
     path, at = empty_image(directory), bad.mount_point(directory)
-    process = run.start([run.program(), "-f", "-o", "ro", path, at])
+    process = run.start([run.program(), "-f", "-o", "ro,subtype=other", path, at])
     try:
         bad.wait_for(lambda: mount.is_mounted(at), "mounted")
         os.stat(at)

@@ -191,7 +191,8 @@ def _(directory):
 @suite.test("the flags of qcow2fs are offered, images, then mount points")
 def _(directory):
     keywords = files(directory)
-    expect("qcow2fs -", ["-f", "-d", "-s", "-o", "-h", "--help", "-V", "--version"])
+    expect("qcow2fs -", ["-f", "-d", "-s", "-o", "-h", "--help", "-V", "--version",
+                          "--ready-fd="])
     expect("qcow2fs --v", ["--version"])
     expect("qcow2fs ", ["a.qcow2", "b.QCOW2", "c.img", "with space.qcow2", "folder"], **keywords)
     expect("qcow2fs -f -o ro a.qcow2 f", ["folder"], **keywords)
