@@ -41,6 +41,7 @@ src_libqcow2_a_SOURCES = \
 	src/cache/sizes.c src/cache/sizes.h \
 	src/cache/slab.c src/cache/slab.h \
 	src/guest/gpt.c src/guest/internal.h src/guest/mbr.c \
+	src/guest/label.c src/guest/label.h \
 	src/guest/partitions.c src/guest/partitions.h \
 	src/meta/format.h \
 	src/meta/allocator.c src/meta/allocator.h \

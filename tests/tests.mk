@@ -26,6 +26,7 @@ UNIT_TESTS += \
 	tests/unit/meta/test-extension \
 	tests/unit/meta/test-gate \
 	tests/unit/disk/test-filename \
+	tests/unit/guest/test-label \
 	tests/unit/guest/test-partitions \
 	tests/unit/meta/test-header \
 	tests/unit/meta/test-header-examine \

@@ -28,7 +28,7 @@ struct copies_answer {
 
 /*
  * The active disk was changed: whether the answer must wait, since the kernel may have other
- * copies. To be called after the change. Costs three loads where there are none.
+ * copies. To be called after the change. Costs four loads where there are none.
  */
 bool copies_are_changed(struct filesystem *filesystem, const struct files_change *change);
 

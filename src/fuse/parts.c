@@ -4,8 +4,10 @@
 #include "fuse/parts.h"
 
 #include "disk/view.h"
+#include "guest/label.h"
 #include "guest/partitions.h"
 #include "util/checked.h"
+#include "util/stop.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -13,7 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SNAPSHOTS_KEPT 8 /* whose tables are not read again */
+#define SNAPSHOTS_KEPT     8    /* whose tables are not read again */
+#define LABEL_MILLISECONDS 1000 /* for which labels are looked for on one disk */
 
 /* Those partitions that have a name by one key. */
 struct named {
@@ -29,7 +32,8 @@ struct shelf {
     size_t disk;
     uint64_t disk_size; /* bytes, at that time */
     struct partition_table table;
-    uint64_t *serials; /* of the partitions, by index */
+    uint64_t *serials;          /* of the partitions, by index */
+    struct guest_label *labels; /* likewise; NULL: not read */
     struct named named[PART_KEYS];
 };
 
@@ -57,17 +61,25 @@ int parts_create(struct image *image, struct log *log, struct parts **parts)
     atomic_init(&made->head_end, 0);
     atomic_init(&made->tail_begin, UINT64_MAX);
     atomic_init(&made->is_stale, false);
+    atomic_init(&made->has_labels, false);
     pthread_mutex_init(&made->shelves->mutex, NULL);
     *parts = made;
     return 0;
 }
 
+static void forget_names(struct named *named)
+{
+    names_free(named->names, named->count);
+    free(named->members);
+    *named = (struct named){.is_made = false};
+}
+
 static void clear(struct shelf *shelf)
 {
     for (size_t key = 0; key < PART_KEYS; key++) {
-        names_free(shelf->named[key].names, shelf->named[key].count);
-        free(shelf->named[key].members);
+        forget_names(&shelf->named[key]);
     }
+    free(shelf->labels);
     partitions_free(&shelf->table);
     free(shelf->serials);
     *shelf = (struct shelf){.is_read = false};
@@ -261,23 +273,108 @@ static int get_shelf(struct parts *parts, size_t disk, struct shelf **shelf)
 
 /* --- names ------------------------------------------------------------------ */
 
-/* Where a partition has its name by each key, as a string. */
-static const size_t name_offsets[PART_KEYS] = {
-    [PART_BY_PARTLABEL] = offsetof(struct partition, name),
-    [PART_BY_PARTUUID] = offsetof(struct partition, uuid),
-    [PART_BY_TYPE] = offsetof(struct partition, type),
+static bool is_of_file_system(enum part_key key)
+{
+    return key == PART_BY_LABEL || key == PART_BY_UUID;
+}
+
+struct part_reader {
+    struct view *view;
+    uint64_t start;
 };
+
+static int read_part(void *context, uint64_t offset, void *buffer, size_t length)
+{
+    const struct part_reader *reader = context;
+
+    return view_read(reader->view, reader->start + offset, buffer, length);
+}
+
+/* One that cannot be read has none; what reads it will say why. */
+static void fill_labels(struct parts *parts, struct shelf *shelf, struct view *view)
+{
+    struct stop stop;
+
+    stop_init(&stop, NULL);
+    stop_after(&stop, LABEL_MILLISECONDS);
+    for (size_t i = 0; i < shelf->table.count; i++) {
+        const struct partition *partition = &shelf->table.list[i];
+        struct part_reader reader = {view, partition->start};
+
+        if (stop_requested(&stop)) {
+            log_limited(parts->log, LOG_LEVEL_WARNING,
+                        "%s: labels were looked for in %zu of %zu partitions only: it takes too "
+                        "long",
+                        parts->image->path, i, shelf->table.count);
+            break;
+        }
+        if (!partition->extended) {
+            (void)guest_label_read(read_part, &reader, partition->size, &shelf->labels[i]);
+        }
+    }
+}
+
+/* Reads the labels, unless those that are there still hold. */
+static int get_labels(struct parts *parts, struct shelf *shelf)
+{
+    struct view *view;
+    int r;
+
+    if (shelf->labels != NULL && (shelf->disk != PARTS_ACTIVE || atomic_load(&parts->has_labels))) {
+        return 0;
+    }
+    free(shelf->labels);
+    forget_names(&shelf->named[PART_BY_LABEL]);
+    forget_names(&shelf->named[PART_BY_UUID]);
+    shelf->labels = calloc(shelf->table.count + 1, sizeof(*shelf->labels));
+    if (shelf->labels == NULL) {
+        return -ENOMEM;
+    }
+    if (shelf->disk == PARTS_ACTIVE) {
+        atomic_store(&parts->has_labels, true); /* until something changes, now already */
+    }
+    r = open_view(parts, shelf->disk, &view);
+    if (r != 0) {
+        free(shelf->labels);
+        shelf->labels = NULL;
+        return r;
+    }
+    fill_labels(parts, shelf, view);
+    view_close(view);
+    return 0;
+}
+
+static const char *name_by(const struct shelf *shelf, size_t index, enum part_key key)
+{
+    const struct partition *partition = &shelf->table.list[index];
+
+    switch (key) {
+    case PART_BY_LABEL:
+        return shelf->labels[index].label;
+    case PART_BY_PARTLABEL:
+        return partition->name;
+    case PART_BY_PARTUUID:
+        return partition->uuid;
+    case PART_BY_TYPE:
+        return partition->type;
+    case PART_BY_UUID:
+        break;
+    }
+    return shelf->labels[index].uuid;
+}
 
 struct number_text {
     char text[sizeof("65536")];
 };
 
 /* `ids` and `sources` have room for one more than there are partitions. */
-static int make_names(const struct partition_table *table, enum part_key key,
-                      struct number_text *ids, struct names_source *sources, struct named *named)
+static int make_names(const struct shelf *shelf, enum part_key key, struct number_text *ids,
+                      struct names_source *sources, struct named *named)
 {
+    const struct partition_table *table = &shelf->table;
+
     for (size_t i = 0; i < table->count; i++) {
-        const char *name = (const char *)&table->list[i] + name_offsets[key];
+        const char *name = name_by(shelf, i, key);
         size_t index = named->count;
 
         if (name[0] != '\0') {
@@ -289,23 +386,25 @@ static int make_names(const struct partition_table *table, enum part_key key,
     return names_make_unique(sources, named->count, &named->names);
 }
 
-static int get_named(struct shelf *shelf, enum part_key key, struct named **found)
+static int get_named(struct parts *parts, struct shelf *shelf, enum part_key key,
+                     struct named **found)
 {
     struct named *named = &shelf->named[key];
     size_t room = shelf->table.count + 1;
     struct number_text *ids;
     struct names_source *sources;
-    int r = -ENOMEM;
+    int r = is_of_file_system(key) ? get_labels(parts, shelf) : 0;
 
     *found = named;
-    if (named->is_made) {
-        return 0;
+    if (named->is_made || r != 0) {
+        return r;
     }
+    r = -ENOMEM;
     ids = calloc(room, sizeof(*ids));
     sources = calloc(room, sizeof(*sources));
     named->members = calloc(room, sizeof(*named->members));
     if (ids != NULL && sources != NULL && named->members != NULL) {
-        r = make_names(&shelf->table, key, ids, sources, named);
+        r = make_names(shelf, key, ids, sources, named);
     }
     free(ids);
     free(sources);
@@ -396,7 +495,7 @@ static int look_up(struct parts *parts, size_t disk, enum part_key key, const ch
     pthread_mutex_lock(&parts->shelves->mutex);
     r = get_shelf(parts, disk, &shelf);
     if (r == 0) {
-        r = get_named(shelf, key, &named);
+        r = get_named(parts, shelf, key, &named);
     }
     if (r == 0) {
         index = name != NULL ? find_name(named, name) : index;

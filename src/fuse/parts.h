@@ -6,7 +6,9 @@
  * (The parser is deterministic: as long as no byte that it read has changed, and
  * the disk not its size, it would find the same.) Everything on a disk is hostile:
  * the work is bounded by guest/partitions.h, and of the tables of snapshots, which
- * can always be read again, only a few are kept.
+ * can always be read again, only a few are kept. Labels and UUIDs of the file systems
+ * (guest/label) are read when one of them is asked for, for a second at most: those of
+ * the active disk again after any change.
  *
  * A partition of the active disk has a serial number. It is another one as soon as
  * the partition has another place: what the kernel has cached of an inode then
@@ -42,12 +44,14 @@ struct part {
 
 /* By what else than its number a partition is found. */
 enum part_key {
+    PART_BY_LABEL,     /* of the file system in it */
     PART_BY_PARTLABEL, /* its name in a GPT */
     PART_BY_PARTUUID,
     PART_BY_TYPE, /* the type GUID in capitals, or two hexadecimal digits */
+    PART_BY_UUID, /* of the file system */
 };
 
-#define PART_KEYS 3
+#define PART_KEYS 5
 
 struct parts {
     struct image *image;
@@ -58,7 +62,8 @@ struct parts {
      * of the active disk: bytes. Nothing is before 0.
      */
     _Atomic uint64_t head_end, tail_begin;
-    atomic_bool is_stale; /* there was such a change since the table was read */
+    atomic_bool is_stale;   /* there was such a change since the table was read */
+    atomic_bool has_labels; /* those of the active disk are read, and nothing has changed since */
 };
 
 /* `image` and `log` are borrowed. 0 or -ENOMEM. */
@@ -88,6 +93,9 @@ static inline void parts_changed(struct parts *parts, uint64_t from, uint64_t to
 {
     if (from < atomic_load(&parts->head_end) || to > atomic_load(&parts->tail_begin)) {
         atomic_store(&parts->is_stale, true);
+    }
+    if (atomic_load(&parts->has_labels)) {
+        atomic_store(&parts->has_labels, false);
     }
 }
 

@@ -33,9 +33,9 @@ _Static_assert(PARTS_SNAPSHOT(SNAPSHOTS_MAX) < 1U << DISK_BITS, "disks");
 _Static_assert(SERIAL_SHIFT + SERIAL_BITS == 62, "all bits");
 
 static const char *const key_names[] = {
-    [PART_BY_PARTLABEL] = "by-partlabel",
-    [PART_BY_PARTUUID] = "by-partuuid",
-    [PART_BY_TYPE] = "by-type",
+    [PART_BY_LABEL] = "by-label",       [PART_BY_PARTLABEL] = "by-partlabel",
+    [PART_BY_PARTUUID] = "by-partuuid", [PART_BY_TYPE] = "by-type",
+    [PART_BY_UUID] = "by-uuid",
 };
 
 static uint64_t make_inode(size_t disk, unsigned group, uint64_t serial, unsigned number)

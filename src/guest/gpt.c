@@ -77,18 +77,17 @@ static size_t put_utf8(uint32_t point, char *to)
     return 4;
 }
 
-/* UTF-16LE to UTF-8, up to a NUL; halves of pairs that stand alone, and controls, become '?'. */
-static void load_name(const uint8_t *from, char *name)
+void load_utf16(const uint8_t *from, size_t units, char *name)
 {
     size_t used = 0;
 
-    for (size_t i = 0; i < NAME_UNITS; i++) {
+    for (size_t i = 0; i < units; i++) {
         uint32_t unit = load_le16(from + i * 2);
 
         if (unit == 0) {
             break;
         }
-        if (unit >= 0xd800 && unit < 0xdc00 && i + 1 < NAME_UNITS) {
+        if (unit >= 0xd800 && unit < 0xdc00 && i + 1 < units) {
             uint32_t low = load_le16(from + (i + 1) * 2);
 
             if (low >= 0xdc00 && low < 0xe000) {
@@ -180,7 +179,7 @@ static int add_entry(const struct disk_source *disk, struct partition_table *tab
     partition.bootable = (partition.attributes & ATTRIBUTE_LEGACY_BOOT) != 0;
     format_guid(entry + ENTRY_TYPE, true, partition.type);
     format_guid(entry + ENTRY_GUID, false, partition.uuid);
-    load_name(entry + ENTRY_NAME, partition.name);
+    load_utf16(entry + ENTRY_NAME, NAME_UNITS, partition.name);
     return partition_add(table, disk, &partition);
 }
 

@@ -33,6 +33,12 @@ uint32_t load_le32(const void *from);
 uint64_t load_le64(const void *from);
 
 /*
+ * UTF-16LE to UTF-8, up to a NUL; halves of pairs that stand alone, and controls, become '?'.
+ * `text` has room for 3 * `units` + 1 bytes.
+ */
+void load_utf16(const uint8_t *from, size_t units, char *text);
+
+/*
  * One more, cut off at the end of the disk; what has no byte in it is left out,
  * with the remark. -ENOMEM.
  */

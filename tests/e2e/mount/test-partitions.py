@@ -23,7 +23,7 @@ from lib.tap import check, check_equal
 suite = tap.Suite(needs=[tools.fuse, tools.QEMU, tools.tool("sfdisk")])
 
 SIZE = 64 * MiB
-KEYS = ["by-partlabel", "by-partuuid", "by-type"]
+KEYS = ["by-label", "by-partlabel", "by-partuuid", "by-type", "by-uuid"]
 TWO = "label: gpt\nstart=1MiB,size=20MiB,name=one\nstart=24MiB,size=20MiB,name=two\n"
 LINUX = "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
 
@@ -351,6 +351,103 @@ def _(directory):
     with mounted(path, writable=False) as found:
         check_equal(shown(found), [(1, 4 * MiB)], "the partitions of a disk that is only read")
         fails(errno.EROFS, os.open, part(found, 1), os.O_RDWR)
+
+
+# --- labels and UUIDs of file systems -------------------------------------------------------------
+
+MAKERS = [
+    ("mkfs.ext4", 8, ["-q", "-F", "-L", "an ext4"]), ("mkfs.ext2", 4, ["-q", "-F", "-L", "twin"]),
+    ("mkfs.ext3", 8, ["-q", "-F", "-L", "twin"]), ("mkfs.xfs", 320, ["-q", "-f", "-L", "an xfs"]),
+    ("mkfs.btrfs", 128, ["-q", "-f", "-L", "b/../t r"]), ("mkfs.vfat", 8, ["-F", "12", "-n", "FAT12"]),
+    ("mkfs.vfat", 20, ["-F", "16", "-n", "A FAT16"]), ("mkfs.vfat", 40, ["-F", "32", "-n", "FAT32"]),
+    ("mkfs.vfat", 8, []), ("mkfs.ntfs", 8, ["-q", "-F", "-f", "-L", "an NTFS"]),
+    ("mkfs.exfat", 8, ["-L", "an exfat"]), ("mkfs.f2fs", 64, ["-q", "-f", "-l", "an f2fs"]),
+    ("mkswap", 4, ["-q", "-L", "swap"]),
+]
+
+
+def make_systems(directory):
+    """A raw disk with one of each kind that can be made here; and how many those are."""
+    makers = [maker for maker in MAKERS if tools.have(maker[0])]
+    at, script = 1, "label: gpt\n"
+    for _program, size, _arguments in makers:
+        script += "start=%dMiB,size=%dMiB\n" % (at, size)
+        at += size
+    raw = os.path.join(directory, "systems.raw")
+    with open(raw, "wb") as file:
+        file.truncate((at + 8) * MiB)
+    tools.run("sfdisk", "-q", "--no-tell-kernel", raw, input=script)
+    at = 1
+    for program, size, arguments in makers:
+        made = raw + ".part"
+        with open(made, "wb") as file:
+            file.truncate(size * MiB)
+        tools.run(program, *arguments, made)
+        tools.run("dd", "if=" + made, "of=" + raw, "bs=1M", "seek=%d" % at, "conv=notrunc,sparse",
+                  "status=none")
+        os.unlink(made)
+        at += size
+    return raw, len(makers)
+
+
+def blkid_says(path):
+    done = tools.run("blkid", "-p", "-o", "export", path, status=None)
+    lines = [line.partition("=") for line in done.stdout.splitlines()]
+    return {name: value.replace("\\", "") for name, _equals, value in lines
+            if name in ("LABEL", "UUID")}
+
+
+def links(found, key):
+    place = os.path.join(found.parts, key)
+    return {name: os.readlink(os.path.join(place, name)) for name in os.listdir(place)}
+
+
+@suite.test("labels and UUIDs are those that blkid finds, and follow what is written",
+            needs=[tools.tool("blkid", "mkfs.ext4", "tune2fs")])
+def _(directory):
+    raw, count = make_systems(directory)
+    path = image.convert(raw, os.path.join(directory, "systems.qcow2"))
+    os.unlink(raw)
+    with mounted(path) as found:
+        told = {number: blkid_says(part(found, number)) for number in range(1, count + 1)}
+        check_equal(links(found, "by-uuid"), {values["UUID"]: "../%d.raw" % number
+                                              for number, values in told.items()
+                                              if "UUID" in values}, "by-uuid")
+        labels = [values.get("LABEL") for values in told.values()]
+        check(len(set(labels)) > count // 2, "blkid found no more than %r", labels)
+        expected = {}
+        for number, label in enumerate(labels, 1):
+            if label is not None:
+                name = label.replace("/", "%2F")
+                expected[name if labels.count(label) == 1 else "%s@%d" % (name, number)] = \
+                    "../%d.raw" % number
+        check_equal(links(found, "by-label"), expected, "by-label")
+        tools.run("tune2fs", "-L", "renamed", part(found, 1))
+        check_equal(links(found, "by-label").get("renamed"), "../1.raw", "the new label")
+        check("an ext4" not in links(found, "by-label"), "the old label is still there")
+        # What is two things at once is none.
+        write_at(part(found, 1), b"XFSB", 0)
+        check("../1.raw" not in links(found, "by-label").values(), "an ext4 and an XFS has a label")
+
+
+@suite.test("a file system that lies about itself has no label, and is no danger")
+def _(directory):
+    path = partitioned(directory)
+    fat = bytearray(512)
+    fat[11:13], fat[13], fat[14:16], fat[16] = b"\x00\x02", 128, b"\xff\xff", 255
+    fat[36:40], fat[44:48], fat[82:90], fat[510:] = b"\xff" * 4, b"\xff" * 4, b"FAT32   ", b"\x55\xaa"
+    ntfs = bytearray(512)
+    ntfs[3:11], ntfs[11:13], ntfs[13], ntfs[48:56] = b"NTFS    ", b"\x00\x02", 255, b"\xff" * 8
+    exfat = bytearray(512)
+    exfat[3:11], exfat[88:92], exfat[96:100] = b"EXFAT   ", b"\xff" * 4, b"\xff" * 4
+    exfat[108:110] = b"\x0c\x0d"
+    with mounted(path) as found:
+        for boot in (fat, ntfs, exfat):
+            for _ in range(8):
+                write_at(part(found, 1), bytes(boot), 0)
+                check_equal(links(found, "by-label"), {}, "labels")
+                for number in random.Random(boot[3]).sample(range(11, 80), 3):
+                    boot[number] ^= 0xff if number not in (82, 83, 84, 85, 86) else 0
 
 
 # --- the two never contradict each other ----------------------------------------------------------

@@ -154,7 +154,7 @@ def _(directory):
             check_equal(len(tools.output("ls", "-lU", places).splitlines()), len(expected) + 1,
                         "lines of ls -l")
             check_equal(os.stat(places).st_nlink, len(expected) + 2, "the links of snapshots/")
-            check_equal(os.statvfs(mounted.path).f_files, 5 + 4 + (2 + 4) * len(expected),
+            check_equal(os.statvfs(mounted.path).f_files, 5 + 6 + (2 + 6) * len(expected),
                         "the number of inodes that statvfs tells")
             for name in expected[::97]:
                 check_equal(os.path.getsize(os.path.join(places, name, "disk.raw")), bad.SIZE,
