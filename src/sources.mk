@@ -46,6 +46,7 @@ src_libqcow2_a_SOURCES = \
 	src/meta/format.h \
 	src/meta/allocator.c src/meta/allocator.h \
 	src/meta/allocator_free.c src/meta/allocator_internal.h \
+	src/meta/allocator_share.c \
 	src/meta/bitmap.c src/meta/bitmap.h \
 	src/check/check.c src/check/check.h src/check/internal.h \
 	src/check/bitmaps.c \
@@ -68,6 +69,7 @@ src_libqcow2_a_SOURCES = \
 	src/meta/luks.c src/meta/luks.h \
 	src/meta/mapping.c src/meta/mapping.h src/meta/mapping_internal.h \
 	src/meta/mapping_open.c \
+	src/meta/mapping_share.c \
 	src/meta/mapping_write.c src/meta/mapping_write.h \
 	src/meta/refcount.c src/meta/refcount.h src/meta/refcount_block.h \
 	src/meta/refcount_grow.c src/meta/refcount_internal.h \
@@ -91,11 +93,13 @@ src_libqcow2_a_SOURCES = \
 	src/disk/prefetch.c src/disk/prefetch.h \
 	src/disk/probe.c src/disk/probe.h \
 	src/disk/lookup.h \
+	src/disk/references.c src/disk/references.h \
 	src/disk/repair.c \
 	src/disk/resolved.c src/disk/resolved.h \
 	src/disk/salvage.c src/disk/salvage.h \
 	src/disk/reserve.c \
 	src/disk/resize.c \
+	src/disk/snapshots.c src/disk/snapshots.h \
 	src/disk/ticker.c src/disk/ticker.h \
 	src/disk/view.c src/disk/view.h \
 	src/disk/write.c \
@@ -130,6 +134,7 @@ CTL_SOURCES = \
 	src/ctl/open.c src/ctl/open.h \
 	src/ctl/raw_disk.c src/ctl/raw_disk.h \
 	src/ctl/resize.c src/ctl/resize.h \
+	src/ctl/snapshot.c src/ctl/snapshot.h \
 	src/ctl/run.c src/ctl/run.h \
 	src/ctl/stack.c src/ctl/stack.h \
 	src/ctl/teardown.c src/ctl/teardown.h \

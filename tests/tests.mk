@@ -99,6 +99,7 @@ E2E_TESTS = \
 	tests/e2e/ctl/test-ctl-map.py \
 	tests/e2e/ctl/test-ctl-map-svg.py \
 	tests/e2e/ctl/test-ctl-resize.py \
+	tests/e2e/ctl/test-ctl-snapshot.py \
 	tests/e2e/bad/test-fuzz-differential.py \
 	tests/e2e/project/test-hardening.py \
 	tests/e2e/project/test-harness.py \

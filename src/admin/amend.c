@@ -4,6 +4,7 @@
 #include "admin/amend_internal.h"
 
 #include "check/check.h"
+#include "disk/snapshots.h"
 #include "meta/header_replace.h"
 #include "meta/snapshot_write.h"
 #include "util/checked.h"
@@ -390,46 +391,13 @@ static int write_header(struct amend *amend, const struct header *changed)
 
 /* --- The steps -------------------------------------------------------------------------------- */
 
-/* Writes the table behind all that is in use; *place of it. Stable when it returns 0. */
-static int place_snapshots(struct writer *writer, const uint8_t *bytes, size_t length,
-                           struct allocation *place)
-{
-    uint64_t clusters = div_round_up(length, writer_cluster_size(writer));
-    int result = allocator_take_exactly(writer->allocator, clusters, place);
-
-    if (result < 0) {
-        return result;
-    }
-    result = gate_write(writer->gate, GATE_OTHER, place->host_offset, bytes, length);
-    if (result == 0) {
-        result = barrier_wait(writer->barrier, barrier_epoch(writer->barrier)); /* R2, R3 */
-    }
-    if (result < 0) {
-        allocator_return(writer->allocator, place->host_offset, clusters);
-    }
-    return result;
-}
-
-/* R3: the header names the table. */
-static int switch_snapshots(struct writer *writer, uint64_t host_offset)
-{
-    uint8_t field[sizeof(host_offset)];
-    int result;
-
-    store_be64(field, host_offset);
-    result = gate_write(writer->gate, GATE_HEADER, HEADER_SNAPSHOTS_OFFSET, field, sizeof(field));
-    return result < 0 ? result : barrier_wait(writer->barrier, barrier_epoch(writer->barrier));
-}
-
 static int upgrade_snapshots(struct amend *amend)
 {
     struct image *image = amend->image;
-    struct writer *writer = amend->writer;
-    struct header *header = image->header;
-    uint64_t old = header->snapshots_offset, clusters;
-    struct allocation place;
+    const struct header *header = image->header;
     uint8_t *bytes;
     size_t length;
+    bool begun;
     int result;
 
     result = snapshot_table_upgrade(image->file, header, image->snapshots, image->path, &bytes,
@@ -437,24 +405,12 @@ static int upgrade_snapshots(struct amend *amend)
     if (result < 0 || bytes == NULL) {
         return result;
     }
-    result = place_snapshots(writer, bytes, length, &place);
+    result = writer_replace_snapshot_table(amend->writer, bytes, length, header->snapshot_count,
+                                           &begun, amend->error);
     free(bytes);
-    if (result == 0) {
-        result = switch_snapshots(writer, place.host_offset);
-    }
     if (result < 0) {
         return amend_failed(amend, result, "giving its snapshots what compat=1.1 asks for");
     }
-    header->snapshots_offset = place.host_offset;
-    for (size_t i = 0; i < image->snapshots->count; i++) {
-        image->snapshots->snapshots[i].records_disk_size = true;
-    }
-    clusters = div_round_up(image->snapshots->size, header->cluster_size);
-    for (uint64_t i = 0; i < clusters; i++) {
-        gate_forget(writer->gate, GATE_TABLE_SNAPSHOTS, old + i * header->cluster_size);
-    }
-    (void)allocator_drop(writer->allocator, old, clusters,
-                         atomic_load(&writer->next_commit)); /* R4 */
     return 0;
 }
 

@@ -74,7 +74,7 @@ static struct json *snapshot_json(const struct snapshot *snapshot)
     return object;
 }
 
-static struct json *snapshots_json(const struct snapshot_table *table)
+struct json *info_json_snapshots(const struct snapshot_table *table)
 {
     struct json *list = json_new_array();
 
@@ -381,7 +381,7 @@ static void put_qcow2(const struct inspection *inspection, struct json *object)
         put_backing(inspection, object);
     }
     if (inspection->snapshots != NULL && inspection->snapshots->count > 0) {
-        json_put(object, "snapshots", snapshots_json(inspection->snapshots));
+        json_put(object, "snapshots", info_json_snapshots(inspection->snapshots));
     }
     json_put(object, "format-specific", specific_json(inspection));
 }

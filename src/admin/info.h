@@ -48,6 +48,9 @@ struct json *info_json(const struct inspection *inspection, const struct info_ex
 /* The images of the chain as one array. */
 struct json *info_json_list(const struct inspection *inspection, const struct info_extras *extras);
 
+/* The snapshots alone, as an array. json_free() it. */
+struct json *info_json_snapshots(const struct snapshot_table *table);
+
 /* False where this build has no JSON library (jansson). */
 bool image_info_available(void);
 

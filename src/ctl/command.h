@@ -64,6 +64,7 @@ extern const struct command list_command;
 extern const struct command map_command;
 extern const struct command mount_command;
 extern const struct command resize_command;
+extern const struct command snapshot_command;
 extern const struct command umount_command;
 
 /* Flags that several commands have, under the names of qemu-img. Zero: not given. */

@@ -181,14 +181,12 @@ static void format_clock(uint64_t nsec, char text[32])
              seconds / 60 % 60, seconds % 60, nsec % NSEC_PER_SEC / 1000000);
 }
 
-static void print_snapshots(const struct inspection *inspection, FILE *out)
+void info_text_snapshots(const struct snapshot_table *table, const char *indent, FILE *out)
 {
-    const struct snapshot_table *table = inspection->snapshots;
-
-    if (table == NULL || table->count == 0) {
+    if (table->count == 0) {
         return;
     }
-    fprintf(out, "snapshots:\n    %-6s%-21s%12s%12s  %-15s%s\n", "ID", "DATE", "VM STATE", "DISK",
+    fprintf(out, "%s%-6s%-21s%12s%12s  %-15s%s\n", indent, "ID", "DATE", "VM STATE", "DISK",
             "VM CLOCK", "NAME");
     for (size_t i = 0; i < table->count; i++) {
         const struct snapshot *snapshot = &table->snapshots[i];
@@ -200,9 +198,17 @@ static void print_snapshots(const struct inspection *inspection, FILE *out)
             strftime(date, sizeof(date), "%Y-%m-%d %H:%M:%S", &parts);
         }
         format_clock(snapshot->vm_clock_nsec, clock);
-        printable_line(out, "    %-6s%-21s%12s%12s  %-15s%s", snapshot->id, date,
+        printable_line(out, "%s%-6s%-21s%12s%12s  %-15s%s", indent, snapshot->id, date,
                        size_format(snapshot->vm_state_size, state),
                        size_format(snapshot->disk_size, disk), clock, snapshot->name);
+    }
+}
+
+static void print_snapshots(const struct inspection *inspection, FILE *out)
+{
+    if (inspection->snapshots != NULL && inspection->snapshots->count > 0) {
+        fputs("snapshots:\n", out);
+        info_text_snapshots(inspection->snapshots, "    ", out);
     }
 }
 

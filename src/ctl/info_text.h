@@ -16,4 +16,7 @@
 void info_text(const struct inspection *inspection, const struct info_extras *extras, bool is_top,
                FILE *out);
 
+/* A table of the snapshots, each line behind `indent`; nothing where there are none. */
+void info_text_snapshots(const struct snapshot_table *table, const char *indent, FILE *out);
+
 #endif

@@ -9,6 +9,7 @@
 #include "ctl/map_svg.h"
 #include "ctl/map_walk.h"
 #include "ctl/open.h"
+#include "ctl/snapshot.h"
 #include "util/checked.h"
 #include "util/progress.h"
 
@@ -38,43 +39,6 @@ struct subject {
 
 /* --- which disk, and which part of it ------------------------------------------------ */
 
-static int no_snapshot(const struct subject *subject)
-{
-    const struct image *image = subject->image;
-
-    return error_set(&subject->ctl->error, ENOENT,
-                     "%s: it has no snapshot '%s' among its %zu; qcow2ctl info lists them",
-                     image->path, subject->options->snapshot, image->snapshots->count);
-}
-
-/* By ID, or by name where only one has it. 0, or a negative errno with a sentence. */
-static int find_snapshot(const struct subject *subject, size_t *index)
-{
-    const struct snapshot_table *table = subject->image->snapshots;
-    const char *wanted = subject->options->snapshot;
-    size_t named = 0;
-
-    for (size_t i = 0; i < table->count; i++) {
-        if (strcmp(table->snapshots[i].id, wanted) == 0) {
-            *index = i;
-            return 0;
-        }
-    }
-    for (size_t i = 0; i < table->count; i++) {
-        if (strcmp(table->snapshots[i].name, wanted) == 0) {
-            *index = i;
-            named++;
-        }
-    }
-    if (named > 1) {
-        return error_set(&subject->ctl->error, EINVAL,
-                         "%s: %zu of its snapshots are called '%s'; give the ID of one, qcow2ctl "
-                         "info lists them",
-                         subject->image->path, named, wanted);
-    }
-    return named == 1 ? 0 : no_snapshot(subject);
-}
-
 static int open_view(struct subject *subject)
 {
     struct error *error = &subject->ctl->error;
@@ -85,7 +49,7 @@ static int open_view(struct subject *subject)
         r = view_open_active(subject->image, &subject->view);
         return r == 0 ? 0 : error_set(error, -r, "%s: out of memory", subject->image->path);
     }
-    r = find_snapshot(subject, &index);
+    r = snapshot_find(subject->image, subject->options->snapshot, false, &index, error);
     if (r == 0) {
         subject->snapshot = &subject->image->snapshots->snapshots[index];
         r = view_open_snapshot(subject->image, index, &subject->view, error);

@@ -98,6 +98,35 @@ static int clear_dirty(struct writer *writer)
     return result;
 }
 
+int writer_mark_dirty(struct writer *writer)
+{
+    struct header *header = writer->image->header;
+    uint64_t dirty = header->incompatible_features | INCOMPATIBLE_DIRTY;
+    int result = 0;
+
+    pthread_mutex_lock(&writer->prepare_mutex);
+    if (header->version >= 3 && dirty != header->incompatible_features) {
+        result = write_features(writer, HEADER_INCOMPATIBLE_FEATURES, dirty);
+        if (result == 0) {
+            header->incompatible_features = dirty;
+        }
+    }
+    pthread_mutex_unlock(&writer->prepare_mutex);
+    return result;
+}
+
+int writer_mark_clean(struct writer *writer)
+{
+    int result = 0;
+
+    pthread_mutex_lock(&writer->prepare_mutex);
+    if (!atomic_load(&writer->lazy_prepared) && !atomic_load(&writer->corrupt)) { /* R5 */
+        result = clear_dirty(writer);
+    }
+    pthread_mutex_unlock(&writer->prepare_mutex);
+    return result;
+}
+
 void writer_stop(struct writer *writer)
 {
     if (!atomic_exchange(&writer->corrupt, true)) {
@@ -153,9 +182,66 @@ void writer_fault(struct writer *writer, int result, const struct mapping_fault 
     }
 }
 
+static void leave(struct writer *writer, unsigned generation)
+{
+    inflight_leave(&writer->inflight, generation);
+    if (atomic_fetch_sub(&writer->changing, 1) == 1 && atomic_load(&writer->paused)) {
+        pthread_mutex_lock(&writer->paused_mutex);
+        pthread_cond_broadcast(&writer->paused_changed);
+        pthread_mutex_unlock(&writer->paused_mutex);
+    }
+}
+
+/* Counts as under way, when that is allowed. */
+static unsigned enter(struct writer *writer)
+{
+    for (;;) {
+        unsigned generation;
+
+        atomic_fetch_add(&writer->changing, 1);
+        generation = inflight_enter(&writer->inflight);
+        if (!atomic_load(&writer->paused)) {
+            return generation;
+        }
+        leave(writer, generation);
+        pthread_mutex_lock(&writer->paused_mutex);
+        while (atomic_load(&writer->paused)) {
+            pthread_cond_wait(&writer->paused_changed, &writer->paused_mutex);
+        }
+        pthread_mutex_unlock(&writer->paused_mutex);
+    }
+}
+
+int writer_pause(struct writer *writer)
+{
+    unsigned generation;
+    int result = writer_begin(writer, &generation); /* R6, and whether it may be changed at all */
+
+    leave(writer, generation);
+    pthread_mutex_lock(&writer->pause_mutex);
+    pthread_mutex_lock(&writer->paused_mutex);
+    atomic_store(&writer->paused, true);
+    while (atomic_load(&writer->changing) > 0) {
+        pthread_cond_wait(&writer->paused_changed, &writer->paused_mutex);
+    }
+    pthread_mutex_unlock(&writer->paused_mutex);
+    return result == 0 ? commit_flush(writer->commit) : result;
+}
+
+void writer_resume(struct writer *writer)
+{
+    atomic_store(&writer->changed, true);
+    pthread_mutex_lock(&writer->paused_mutex);
+    atomic_store(&writer->paused, false);
+    pthread_cond_broadcast(&writer->paused_changed);
+    pthread_mutex_unlock(&writer->paused_mutex);
+    pthread_mutex_unlock(&writer->pause_mutex);
+    mark_corrupt(writer);
+}
+
 int writer_begin(struct writer *writer, unsigned *generation)
 {
-    *generation = inflight_enter(&writer->inflight);
+    *generation = enter(writer);
     if (writer->refused) {
         return -EROFS;
     }
@@ -181,7 +267,7 @@ int writer_end(struct writer *writer, unsigned generation, int result)
 
     /* Not before: a flush in the midst of the request would take this for its own doing. */
     atomic_store(&writer->changed, true);
-    inflight_leave(&writer->inflight, generation);
+    leave(writer, generation);
     mark_corrupt(writer);
     if (!writer->options.write_through && !cache_is_full(writer)) {
         return result;
@@ -409,6 +495,9 @@ static void destroy(struct writer *writer)
     range_locks_destroy(&writer->ranges);
     pthread_mutex_destroy(&writer->prepare_mutex);
     pthread_mutex_destroy(&writer->resize_mutex);
+    pthread_mutex_destroy(&writer->pause_mutex);
+    pthread_mutex_destroy(&writer->paused_mutex);
+    pthread_cond_destroy(&writer->paused_changed);
     free(writer);
 }
 
@@ -429,6 +518,9 @@ static struct writer *create(struct image *image, const struct writer_options *o
     range_locks_init(&writer->ranges);
     pthread_mutex_init(&writer->prepare_mutex, NULL);
     pthread_mutex_init(&writer->resize_mutex, NULL);
+    pthread_mutex_init(&writer->pause_mutex, NULL);
+    pthread_mutex_init(&writer->paused_mutex, NULL);
+    pthread_cond_init(&writer->paused_changed, NULL);
     return writer;
 }
 

@@ -45,6 +45,13 @@ struct writer {
      */
     pthread_mutex_t resize_mutex;
 
+    /* Who changes the image as a whole waits for all requests to end, and keeps new ones out. */
+    pthread_mutex_t pause_mutex; /* one pause at a time; outside all other locks */
+    pthread_mutex_t paused_mutex;
+    pthread_cond_t paused_changed;
+    atomic_bool paused;
+    atomic_uint changing; /* requests between the brackets */
+
     /* The thread that flushes each options.interval, where something has changed, and fills runs.
      */
     struct ticker *ticker; /* NULL until writer_start() */
@@ -94,6 +101,22 @@ void writer_stop(struct writer *writer);
  */
 int writer_begin(struct writer *writer, unsigned *generation);
 int writer_end(struct writer *writer, unsigned generation, int result);
+
+/*
+ * Keeps every request that changes something from beginning, and waits until none is under way and
+ * all that they did is stable. Reading goes on. To be ended with writer_resume(), also after an
+ * error.
+ */
+int writer_pause(struct writer *writer);
+void writer_resume(struct writer *writer);
+
+/*
+ * The dirty bit, stably, for as long as counts, references and COPIED bits do not agree; and away
+ * again, once they do on the disk, where R5 does not ask for it. Nothing in version 2, which has
+ * none.
+ */
+int writer_mark_dirty(struct writer *writer);
+int writer_mark_clean(struct writer *writer);
 
 /* R5: to be called before a count rises. */
 int writer_prepare_allocation(struct writer *writer);

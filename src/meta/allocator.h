@@ -93,7 +93,10 @@ void allocator_fill(struct allocator *allocator);
 int allocator_take_exactly(struct allocator *allocator, uint64_t clusters,
                            struct allocation *allocation);
 
-/* Clusters that were taken, and that nothing has ever referred to. */
+/*
+ * One reference less to clusters that nothing refers to by it any more: they were taken and never
+ * named, or what named them is gone from the disk, and nobody reads it (R4).
+ */
 void allocator_return(struct allocator *allocator, uint64_t host_offset, uint64_t clusters);
 
 /*
@@ -103,6 +106,25 @@ void allocator_return(struct allocator *allocator, uint64_t host_offset, uint64_
  */
 int allocator_drop(struct allocator *allocator, uint64_t host_offset, uint64_t clusters,
                    uint64_t commit);
+
+/*
+ * One more reference to each of `clusters` clusters that are in use, made by a snapshot: *done of
+ * them. The counts are in the cache, and stable (R2) with a sync after allocator_write_back().
+ * -EOVERFLOW where the width of the counts is in the way, -EUCLEAN where one is 0.
+ */
+int allocator_share(struct allocator *allocator, uint64_t host_offset, uint64_t clusters,
+                    uint64_t *done);
+
+/*
+ * One reference less to each of `clusters` clusters: what made it is gone from the disk, stably,
+ * and nobody reads it any more (R4). What has none left is free. 0, or the first error, after which
+ * what remains is a leak.
+ */
+int allocator_unshare(struct allocator *allocator, uint64_t host_offset, uint64_t clusters);
+
+/* Of `clusters` clusters: ones[i] is whether each has one reference alone. */
+int allocator_are_one(struct allocator *allocator, uint64_t host_offset, uint64_t clusters,
+                      bool *ones);
 
 /*
  * All commits up to number `commit` are stable, and no request is left that

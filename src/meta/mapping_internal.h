@@ -3,6 +3,7 @@
 #ifndef META_MAPPING_INTERNAL_H
 #define META_MAPPING_INTERNAL_H
 
+#include "meta/gate.h"
 #include "meta/mapping.h"
 
 #include <stdatomic.h>
@@ -74,6 +75,9 @@ bool mapping_in_file(struct mapping *mapping, uint64_t offset, uint64_t length);
 
 /* cache_fill_fn of a slice. */
 int mapping_fill_slice(void *context, void *data, size_t size);
+
+/* The gate of a mapping that can be changed. */
+struct gate *mapping_gate(const struct mapping *mapping);
 
 /* `writer` may be NULL. */
 void mapping_writer_free(struct mapping_writer *writer);

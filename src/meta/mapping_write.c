@@ -49,6 +49,11 @@ struct mapping_writer {
     struct l1_changes changed;
 };
 
+struct gate *mapping_gate(const struct mapping *mapping)
+{
+    return mapping->writer->gate;
+}
+
 /* Tells the gate of the L2 tables. */
 static int know_tables(const struct mapping *mapping, struct gate *gate)
 {

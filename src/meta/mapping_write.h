@@ -74,6 +74,19 @@ int mapping_set(struct mapping *mapping, uint64_t guest_offset, const struct l2_
 int mapping_grow(struct mapping *mapping, struct header *header, uint64_t needed);
 
 /*
+ * For who changes L2 tables where they lie, while nobody else changes the mapping and nothing of it
+ * is unwritten: the table that an L1 entry names is (not) shared from here on; and the L1 table
+ * goes to the disk as a whole. mapping_forget_table() has what is cached of a changed table read
+ * again.
+ */
+void mapping_set_copied(struct mapping *mapping, uint64_t l1_index, bool copied);
+int mapping_write_l1(struct mapping *mapping);
+
+/* The L1 table as it is on the disk, for a copy of it: entries in host byte order, for free(). NULL
+ * when memory ran out. */
+uint64_t *mapping_copy_l1(const struct mapping *mapping, uint64_t *entries);
+
+/*
  * The cluster at host_offset is free: forgets what the cache may have of an L2
  * table that was there. `mapping` is a struct mapping *; for allocator_source.freed.
  */

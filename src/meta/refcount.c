@@ -457,6 +457,64 @@ int refcounts_add(struct refcounts *refcounts, uint64_t first, uint64_t length, 
     return result == -ERANGE ? -EIO : result;
 }
 
+/* --- Sharing ----------------------------------------------------------------------------- */
+
+/* Shows the counts of a range to `look`, which may end it. */
+static int look_at_counts(struct refcounts *refcounts, uint64_t first, uint64_t length,
+                          int (*look)(void *context, uint64_t count), void *context)
+{
+    int result = 0;
+
+    while (length > 0 && result == 0) {
+        uint64_t index = first % refcounts->block_counts, block = block_of(refcounts, first);
+        uint64_t part = min_u64(length, refcounts->block_counts - index);
+        const struct cache_entry *entry = NULL;
+
+        result = block == 0 ? 0 : pin_block(refcounts, block, &entry);
+        for (uint64_t i = 0; i < part && result == 0; i++) {
+            result =
+                look(context,
+                     entry == NULL ? 0 : refcount_load(entry->data, index + i, refcounts->order));
+        }
+        if (entry != NULL) {
+            cache_pool_unpin(refcounts->source.pool, entry);
+        }
+        first += part;
+        length -= part;
+    }
+    return result;
+}
+
+static int is_counted(void *context, uint64_t count)
+{
+    (void)context;
+    return count > 0 ? 0 : -EUCLEAN;
+}
+
+int refcounts_share(struct refcounts *refcounts, uint64_t first, uint64_t length, uint64_t *done)
+{
+    int result = look_at_counts(refcounts, first, length, is_counted, NULL);
+
+    *done = 0;
+    if (result == 0) {
+        result = check_range(refcounts, first, length, 1);
+    }
+    return result == 0 ? change_range(refcounts, first, length, 1, false, done) : result;
+}
+
+static int note_one(void *context, uint64_t count)
+{
+    bool **next = context;
+
+    *(*next)++ = count == 1;
+    return 0;
+}
+
+int refcounts_are_one(struct refcounts *refcounts, uint64_t first, uint64_t length, bool *ones)
+{
+    return look_at_counts(refcounts, first, length, note_one, &ones);
+}
+
 /* --- Giving back, whatever the host does ------------------------------------------------- */
 
 /* Without memory to remember it, it is a leak. */

@@ -70,6 +70,16 @@ void refcounts_release(struct refcounts *refcounts, uint64_t first, uint64_t len
 int refcounts_settle(struct refcounts *refcounts);
 
 /*
+ * Adds 1 to the counts of `length` clusters that are in use already: *done of them, all or an error.
+ * It stays in the cache until refcounts_write_back(). -EOVERFLOW where the width of the counts is in
+ * the way, -EUCLEAN where one is 0.
+ */
+int refcounts_share(struct refcounts *refcounts, uint64_t first, uint64_t length, uint64_t *done);
+
+/* Of `length` clusters from `first` on: ones[i] is whether the count of each is 1. */
+int refcounts_are_one(struct refcounts *refcounts, uint64_t first, uint64_t length, bool *ones);
+
+/*
  * The first run of free clusters at or behind `from`, before `limit`: its
  * beginning, and its length, at most `want`. *length is 0 where there is none.
  */

@@ -39,4 +39,23 @@ int snapshot_table_upgrade(struct store *file, const struct header *header,
                            const struct snapshot_table *table, const char *name, uint8_t **bytes,
                            size_t *length, struct error *error);
 
+/* What is to become of a table: one change. */
+struct snapshot_edit {
+    const struct snapshot *added; /* behind all others; or NULL */
+    size_t removed;               /* index; SNAPSHOT_NONE */
+    size_t renamed;               /* index; SNAPSHOT_NONE */
+    const char *name;             /* its new one */
+};
+
+#define SNAPSHOT_NONE SIZE_MAX
+
+/*
+ * The bytes of the table after the change, *bytes for the caller to free; every other entry stays
+ * byte for byte. Errors as above; -EMLINK where there are SNAPSHOTS_MAX already.
+ */
+int snapshot_table_edit(struct store *file, const struct header *header,
+                        const struct snapshot_table *table, const char *name,
+                        const struct snapshot_edit *edit, uint8_t **bytes, size_t *length,
+                        struct error *error);
+
 #endif

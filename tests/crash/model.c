@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define NEVER SIZE_MAX
 #define MAGIC UINT32_C(0x5354414d)
 
 static const uint8_t zeros[SECTOR];
@@ -92,6 +91,9 @@ void model_release(struct model *model)
 
     for (i = 0; i < model->version_count; i++) {
         free(model->versions[i].content);
+    }
+    for (i = 0; i < model->snapshot_count; i++) {
+        free(model->snapshots[i].bytes);
     }
     free(model->versions);
     free(model->sizes);
@@ -188,6 +190,62 @@ struct model_request model_resize(struct model *model, uint64_t old, uint64_t si
     request.count = model->version_count - request.first;
     pthread_mutex_unlock(&model->mutex);
     return request;
+}
+
+struct model_request model_replace(struct model *model, const uint8_t *bytes, uint64_t size)
+{
+    struct model_request request = {0};
+    size_t born = crash_log_mark(model->log, "replace");
+
+    pthread_mutex_lock(&model->mutex);
+    request.first = model->version_count;
+    for (uint64_t sector = 0; sector < size / SECTOR; sector++) {
+        struct version *version = add_version(model, sector, born);
+
+        version->content = grab(SECTOR);
+        memcpy(version->content, bytes + sector * SECTOR, SECTOR);
+    }
+    request.count = model->version_count - request.first;
+    pthread_mutex_unlock(&model->mutex);
+    return request;
+}
+
+size_t model_snapshot(struct model *model, uint8_t *bytes, uint64_t size)
+{
+    struct model_snapshot *snapshot = &model->snapshots[model->snapshot_count];
+
+    if (model->snapshot_count == MODEL_SNAPSHOTS) {
+        die("the model has no room for a further snapshot");
+    }
+    *snapshot = (struct model_snapshot){
+        .bytes = bytes,
+        .size = size,
+        .born = crash_log_mark(model->log, "snapshot"),
+        .made = NEVER,
+        .dying = NEVER,
+        .removed = NEVER,
+    };
+    snprintf(snapshot->name, sizeof(snapshot->name), "run-%zu", model->snapshot_count);
+    return model->snapshot_count++;
+}
+
+void model_snapshot_made(struct model *model, size_t index, int result)
+{
+    size_t now = crash_log_mark(model->log, result == 0 ? "done" : "failed");
+
+    model->snapshots[index].made = result == 0 ? now : NEVER;
+}
+
+void model_snapshot_dies(struct model *model, size_t index)
+{
+    model->snapshots[index].dying = crash_log_mark(model->log, "remove snapshot");
+}
+
+void model_snapshot_removed(struct model *model, size_t index, int result)
+{
+    size_t now = crash_log_mark(model->log, result == 0 ? "done" : "failed");
+
+    model->snapshots[index].removed = result == 0 ? now : NEVER;
 }
 
 struct model_request model_flush(struct model *model)

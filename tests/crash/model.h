@@ -38,6 +38,17 @@ struct flush {
     size_t begun, done;
 };
 
+/* A snapshot that was made, or asked for. */
+struct model_snapshot {
+    char name[16];
+    uint8_t *bytes; /* what the disk was */
+    uint64_t size;
+    size_t born, made;     /* when it was asked for, and when that returned; NEVER: it failed */
+    size_t dying, removed; /* the same of its end; NEVER: it was not asked for */
+};
+
+#define MODEL_SNAPSHOTS 32
+
 struct model {
     pthread_mutex_t mutex; /* guards all below */
     struct crash_log *log;
@@ -51,7 +62,11 @@ struct model {
     struct flush *flushes;
     size_t flush_count, flush_capacity;
     uint32_t generation;
+    struct model_snapshot snapshots[MODEL_SNAPSHOTS];
+    size_t snapshot_count;
 };
+
+#define NEVER SIZE_MAX
 
 /* `base` holds `size` bytes; the disk will have at most `most`. */
 void model_init(struct model *model, struct crash_log *log, const uint8_t *base, uint64_t size,
@@ -75,6 +90,16 @@ struct model_request model_write(struct model *model, uint64_t offset, uint64_t 
 /* `old`: the size that it has now. */
 struct model_request model_resize(struct model *model, uint64_t old, uint64_t size);
 struct model_request model_flush(struct model *model);
+/* The disk becomes `bytes`, as many as it has. */
+struct model_request model_replace(struct model *model, const uint8_t *bytes, uint64_t size);
+
+/* Before a snapshot is made of a disk that is `bytes`, the model's from here on; its index. */
+size_t model_snapshot(struct model *model, uint8_t *bytes, uint64_t size);
+/* After that; before and after it is removed. */
+void model_snapshot_made(struct model *model, size_t index, int result);
+void model_snapshot_dies(struct model *model, size_t index);
+void model_snapshot_removed(struct model *model, size_t index, int result);
+
 void model_done(struct model *model, const struct model_request *request, int result);
 
 /* What was done since the last flush may be lost: the image could not be closed. */

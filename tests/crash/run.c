@@ -3,6 +3,7 @@
 
 #include "run.h"
 
+#include "disk/snapshots.h"
 #include "meta/format.h"
 #include "util/checked.h"
 
@@ -173,6 +174,81 @@ void run_flush(struct run *run)
     }
     if (lie && result == 0) {
         run->flush_lied = true;
+    }
+}
+
+/* --- Snapshots ----------------------------------------------------------------------------- */
+
+void run_snapshot(struct run *run)
+{
+    struct error error = {0};
+    uint64_t size = run_size(run);
+    uint8_t *bytes;
+    size_t index;
+    int result;
+
+    if (!run->open || run->model.snapshot_count == MODEL_SNAPSHOTS) {
+        return;
+    }
+    bytes = grab(size);
+    if (view_read(run->session.view, 0, bytes, size) < 0) {
+        free(bytes); /* the host fails just now */
+        return;
+    }
+    index = model_snapshot(&run->model, bytes, size);
+    result = writer_snapshot_make(run->session.writer, run->model.snapshots[index].name, &error);
+    model_snapshot_made(&run->model, index, result);
+    failed(run, result, "making a snapshot");
+}
+
+/* The index in the image of the model's snapshot; SIZE_MAX where it has none such. */
+static size_t find_snapshot(const struct run *run, size_t index)
+{
+    const struct snapshot_table *table = run->session.image->snapshots;
+
+    for (size_t i = 0; i < table->count; i++) {
+        if (strcmp(table->snapshots[i].name, run->model.snapshots[index].name) == 0) {
+            return i;
+        }
+    }
+    return SIZE_MAX;
+}
+
+void run_remove_snapshot(struct run *run)
+{
+    for (size_t i = 0; i < run->model.snapshot_count && run->open; i++) {
+        size_t found = find_snapshot(run, i);
+        struct error error = {0};
+        int result;
+
+        if (found == SIZE_MAX) {
+            continue;
+        }
+        model_snapshot_dies(&run->model, i);
+        result = writer_snapshot_remove(run->session.writer, found, &error);
+        model_snapshot_removed(&run->model, i, result);
+        failed(run, result, "removing a snapshot");
+        return;
+    }
+}
+
+void run_go_back(struct run *run)
+{
+    for (size_t i = run->model.snapshot_count; i > 0 && run->open; i--) {
+        const struct model_snapshot *snapshot = &run->model.snapshots[i - 1];
+        size_t found = find_snapshot(run, i - 1);
+        struct error error = {0};
+        struct model_request request;
+        int result;
+
+        if (found == SIZE_MAX) {
+            continue;
+        }
+        request = model_replace(&run->model, snapshot->bytes, snapshot->size);
+        result = writer_snapshot_apply(run->session.writer, found, &error);
+        model_done(&run->model, &request, result);
+        failed(run, result, "going back to a snapshot");
+        return;
     }
 }
 

@@ -68,6 +68,11 @@ void run_preallocate(struct run *run, uint64_t offset, uint64_t length);
 void run_resize(struct run *run, uint64_t size);
 void run_flush(struct run *run);
 
+/* Snapshots: one more; the oldest that was made goes; the disk becomes what the newest has. */
+void run_snapshot(struct run *run);
+void run_remove_snapshot(struct run *run);
+void run_go_back(struct run *run);
+
 /* A clean end, and a new beginning. */
 void run_close(struct run *run);
 void run_reopen(struct run *run);

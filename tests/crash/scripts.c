@@ -368,3 +368,45 @@ void script_threads_grow(struct run *run)
     script_threads(run);
     pthread_join(grower.thread, NULL);
 }
+
+/* Made and removed among writes, some of them not flushed. */
+void script_snapshots(struct run *run)
+{
+    unsigned i;
+
+    for (i = 0; i < 8; i++) {
+        write_some(run, 4, 3 * K);
+        if (i % 3 == 0) {
+            run_flush(run);
+        }
+        run_snapshot(run);
+        zero_some(run, 1, 4 * K, i % 2 == 0);
+        write_some(run, 2, 2 * K);
+        if (i % 2 == 1) {
+            run_remove_snapshot(run);
+        }
+    }
+    run_reopen(run);
+    run_remove_snapshot(run);
+    run_snapshot(run);
+    write_some(run, 2, 2 * K);
+    run_flush(run);
+}
+
+void script_snapshots_back(struct run *run)
+{
+    unsigned i;
+
+    for (i = 0; i < 4; i++) {
+        write_some(run, 4, 3 * K);
+        run_snapshot(run);
+        write_some(run, 3, 3 * K);
+        zero_some(run, 1, 4 * K, true);
+        run_go_back(run);
+        write_some(run, 2, 2 * K);
+        if (i % 2 == 0) {
+            run_remove_snapshot(run);
+        }
+    }
+    run_flush(run);
+}

@@ -96,8 +96,9 @@ static int attach_cache(struct session *session, const struct session_options *o
 int session_open(struct session *session, struct stack *stack,
                  const struct session_options *options, struct error *error)
 {
-    const struct image_options image = {
-        .access = STORE_READ, .data_file = stack->has_data_file ? stack->data_path : NULL};
+    const struct image_options image = {.access = options->writable ? STORE_WRITE : STORE_READ,
+                                        .data_file =
+                                            stack->has_data_file ? stack->data_path : NULL};
     const struct image_request request = {
         .path = stack->path,
         .what = "image",

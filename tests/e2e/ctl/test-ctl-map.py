@@ -105,10 +105,10 @@ def _(directory):
     check(first != second, "the snapshots are alike")
     tools.run("qemu-img", "snapshot", "-c", "1", path)
     check_equal(maps.json_map(path, "--snapshot=1"), first, "the map of ID 1")
-    ctl.refused("map", "--snapshot=fourth", path, words=[path, "'fourth'", "4", "info"],
+    ctl.refused("map", "--snapshot=fourth", path, words=[path, "'fourth'", "4", "snapshot -l"],
                 unchanged=[path])
     tools.run("qemu-img", "snapshot", "-c", "second", path)
-    ctl.refused("map", "--snapshot=second", path, words=[path, "2", "'second'", "ID"],
+    ctl.refused("map", "--snapshot=second", path, words=[path, "'second'", "several", "ID"],
                 unchanged=[path])
 
 

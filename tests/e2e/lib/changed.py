@@ -66,7 +66,7 @@ def check_shown(path, expected, but=None):
                   "the disk" if name is None else "snapshot " + name)
 
 
-def _traced(call, number, arguments, cwd):
+def traced(call, number, arguments, cwd):
     """Runs qcow2ctl, killed at that call; whether it was."""
     log = os.path.join(run.directory, "strace.log")
     done = tools.run("strace", "-f", "-o", log, "-e", "trace=" + call, "-e",
@@ -101,7 +101,7 @@ def cut_off(directory, make, command, judge):
             place = os.path.join(directory, "cut")
             shutil.copytree(kept, place)
             path = os.path.join(place, name)
-            killed = _traced(call, number, command(path), place)
+            killed = traced(call, number, command(path), place)
             write.check_clean(path, leaks=True)
             judge(path)
             ctl.ctl(*command(path))
