@@ -73,7 +73,8 @@ UNIT_TESTS += \
 	tests/unit/disk/test-writer-faults \
 	tests/unit/disk/test-writer-order \
 	tests/unit/disk/test-writer-races \
-	tests/unit/disk/test-writer-rules
+	tests/unit/disk/test-writer-rules \
+	tests/unit/disk/test-writer-damage
 endif
 
 E2E_TESTS = \

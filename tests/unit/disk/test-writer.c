@@ -25,18 +25,6 @@ static struct builder *empty_builder(bool extended_l2)
     return builder_create(&options);
 }
 
-/* A cluster of data at guest offset 0, made of builder_pattern() with seed 1; its host offset. */
-static uint64_t add_pattern(struct builder *builder, uint64_t guest_offset, uint32_t seed)
-{
-    uint64_t size = builder_cluster_size(builder), host_offset;
-    uint8_t *bytes = malloc(size);
-
-    builder_pattern(bytes, size, seed);
-    host_offset = builder_data(builder, guest_offset, bytes, size);
-    free(bytes);
-    return host_offset;
-}
-
 /* --- Opening --------------------------------------------------------------------------------- */
 
 START_TEST(an_image_that_is_only_read_is_not_written)
@@ -45,7 +33,7 @@ START_TEST(an_image_that_is_only_read_is_not_written)
     struct writer_case subject;
     struct store *before, *after;
 
-    add_pattern(builder, 0, 1);
+    writer_case_pattern(builder, 0, 1);
     before = builder_store(builder);
     writer_case_open(&subject,
                      memory_store_from(memory_store_data(before), memory_store_size(before)), NULL);
@@ -238,8 +226,8 @@ static struct store *shared_image(uint64_t host_offsets[2], uint64_t *table)
         .id = "1", .name = "one", .disk_size = 4 * M, .extra_data_size = 16};
     struct store *file;
 
-    host_offsets[0] = add_pattern(builder, 0, 1);
-    host_offsets[1] = add_pattern(builder, CLUSTER, 2);
+    host_offsets[0] = writer_case_pattern(builder, 0, 1);
+    host_offsets[1] = writer_case_pattern(builder, CLUSTER, 2);
     *table = builder_l2_table(builder, 0);
     builder_set_l2_entry(builder, 0, host_offsets[0], 0);
     builder_set_l2_entry(builder, CLUSTER, host_offsets[1], 0);
@@ -361,10 +349,10 @@ START_TEST(zeros_over_a_cluster_keep_its_place_unless_it_is_to_be_unmapped)
 {
     struct builder *builder = empty_builder(false);
     struct writer_case subject;
-    uint64_t host = add_pattern(builder, 0, 1);
+    uint64_t host = writer_case_pattern(builder, 0, 1);
     struct store *file;
 
-    add_pattern(builder, CLUSTER, 2);
+    writer_case_pattern(builder, CLUSTER, 2);
     writer_case_build(&subject, builder, NULL);
     expect_zero(&subject, 0, CLUSTER, false);
     expect_zero(&subject, CLUSTER, CLUSTER, true);

@@ -258,3 +258,27 @@ void expect_sound(struct store *file, bool leaks)
     ck_assert_msg(leaks || found.leaks == 0, "%s", text);
     header_free(header);
 }
+
+struct builder_options writer_case_large_disk(void)
+{
+    struct builder_options options = builder_defaults();
+
+    options.virtual_size = UINT64_C(256) << 20;
+    return options;
+}
+
+uint64_t writer_case_pattern(struct builder *builder, uint64_t guest_offset, uint32_t seed)
+{
+    uint64_t size = builder_cluster_size(builder), host_offset;
+    uint8_t *bytes = malloc(size);
+
+    builder_pattern(bytes, size, seed);
+    host_offset = builder_data(builder, guest_offset, bytes, size);
+    free(bytes);
+    return host_offset;
+}
+
+uint64_t disk_refcount_block(struct store *file)
+{
+    return disk_u64(file, disk_u64(file, HEADER_REFCOUNT_TABLE_OFFSET));
+}

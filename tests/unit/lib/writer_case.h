@@ -42,6 +42,12 @@ struct store *writer_case_end(struct writer_case *subject, int *result);
 /* The same where nobody wants to know. */
 void writer_case_close(struct writer_case *subject);
 
+/* For images to open: a disk of 256 MiB. */
+struct builder_options writer_case_large_disk(void);
+
+/* A cluster of builder_pattern() at guest_offset; its host offset. */
+uint64_t writer_case_pattern(struct builder *builder, uint64_t guest_offset, uint32_t seed);
+
 /* Requests that must succeed: whole patterns of builder_pattern(), zeros. */
 void expect_write(struct writer_case *subject, uint64_t guest_offset, size_t length, uint32_t seed);
 void expect_zero(struct writer_case *subject, uint64_t guest_offset, uint64_t length, bool unmap);
@@ -63,6 +69,9 @@ uint64_t disk_l2_place(struct store *file, uint64_t guest_offset);
 /* The entry, 0 where there is no table; and the L1 entry that leads there. */
 uint64_t disk_l2_entry(struct store *file, uint64_t guest_offset);
 uint64_t disk_l1_entry(struct store *file, uint64_t guest_offset);
+
+/* Host offset of the first refcount block. */
+uint64_t disk_refcount_block(struct store *file);
 
 unsigned disk_refcount(struct store *file, uint64_t host_offset);
 void disk_set_refcount(struct store *file, uint64_t host_offset, unsigned count);
