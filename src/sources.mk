@@ -89,6 +89,7 @@ src_libqcow2_a_SOURCES = \
 	src/disk/inflight.h \
 	src/admin/info.c src/admin/info.h \
 	src/admin/inspect.c src/admin/inspect.h \
+	src/admin/inspect_problems.c \
 	src/admin/preallocated.c src/admin/preallocated.h \
 	src/disk/prefetch.c src/disk/prefetch.h \
 	src/disk/probe.c src/disk/probe.h \

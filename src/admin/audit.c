@@ -292,6 +292,7 @@ static void find_snapshots(struct audit *audit, const struct inspection *image)
     for (size_t i = 0; i < count && i < AUDIT_LIST_MAX; i++) {
         find_snapshot(audit, image, &image->snapshots->snapshots[i]);
     }
+    count += image->snapshots_unlisted;
     if (count > AUDIT_LIST_MAX) {
         audit_add(audit, AUDIT_NOTE, "snapshot", image, "has %zu snapshots in all", count);
     }
@@ -312,6 +313,7 @@ static void find_bitmaps(struct audit *audit, const struct inspection *image)
                             : "bitmap '%s' records which parts of the disk were written",
                      bitmap->name);
     }
+    count += image->bitmaps_unlisted;
     if (count > AUDIT_LIST_MAX) {
         audit_add(audit, AUDIT_NOTE, "bitmap", image, "has %zu bitmaps in all", count);
     }

@@ -360,6 +360,12 @@ static struct json *details_json(const struct inspection *inspection,
     if (extras != NULL && extras->fragmentation != NULL) {
         json_put(details, "fragmentation", fragmentation_json(extras->fragmentation));
     }
+    if (inspection->snapshots_unlisted > 0) {
+        json_put_number(details, "snapshots-unlisted", inspection->snapshots_unlisted);
+    }
+    if (inspection->bitmaps_unlisted > 0) {
+        json_put_number(details, "bitmaps-unlisted", inspection->bitmaps_unlisted);
+    }
     json_put(details, "problems", problems_json(inspection));
     return details;
 }

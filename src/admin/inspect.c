@@ -359,6 +359,48 @@ static int refuse_cycle(const struct inspection *active, const struct inspection
     return 0;
 }
 
+/* --- One budget for what is behind ---------------------------------------------------- */
+
+/* Takes what an entry with these names costs; false where there is no room for it. */
+static bool take(uint64_t *room, const char *name, const char *other)
+{
+    uint64_t cost = INSPECT_ENTRY_COST + 2 * (strlen(name) + strlen(other));
+
+    if (cost > *room) {
+        *room = 0;
+        return false;
+    }
+    *room -= cost;
+    return true;
+}
+
+/* Forgets what there is no room for in the lists of one more image. */
+static void shorten_lists(struct inspection *behind, uint64_t *room)
+{
+    struct snapshot_table *snapshots = behind->snapshots;
+    struct bitmap_directory *bitmaps = behind->bitmaps;
+    size_t kept = 0;
+
+    while (kept < behind->extension_count && take(room, "", "")) {
+        kept++;
+    }
+    behind->extension_count = kept;
+    for (kept = 0; snapshots != NULL && kept < snapshots->count; kept++) {
+        if (!take(room, snapshots->snapshots[kept].id, snapshots->snapshots[kept].name)) {
+            behind->snapshots_unlisted = snapshots->count - kept;
+            snapshot_table_shorten(snapshots, kept);
+        }
+    }
+    for (kept = 0; bitmaps != NULL && kept < bitmaps->count; kept++) {
+        if (!take(room, bitmaps->bitmaps[kept].name, "")) {
+            behind->bitmaps_unlisted = bitmaps->count - kept;
+            bitmap_directory_shorten(bitmaps, kept);
+        }
+    }
+}
+
+/* --- The chain ----------------------------------------------------------------------- */
+
 /* Opens and describes what is behind `overlay`. */
 static int examine_behind(struct inspection *active, struct inspection *overlay,
                           const struct inspect_options *options, struct error *error)
@@ -423,6 +465,7 @@ static int find_backing(struct inspection *overlay, bool probed, unsigned depth,
 static int follow_chain(struct inspection *active, const struct inspect_options *options)
 {
     struct inspection *overlay = active;
+    uint64_t room = INSPECT_LISTS_MAX;
     bool probed = false;
     unsigned depth = 0;
 
@@ -438,6 +481,7 @@ static int follow_chain(struct inspection *active, const struct inspect_options 
             return result;
         }
         if (overlay->backing != NULL) {
+            shorten_lists(overlay->backing, &room);
             store_close(overlay->backing->file); /* of a long chain not all at once */
             overlay->backing->file = NULL;
         }
@@ -499,12 +543,16 @@ static int examine_open_image(const struct image *image, struct inspection **ins
 int inspect_image(const struct image *image, struct inspection **inspection)
 {
     struct inspection **link = inspection;
+    uint64_t room = INSPECT_LISTS_MAX;
     int result = 0;
 
     *inspection = NULL;
     for (; image != NULL && result == 0; image = image->backing) {
         result = examine_open_image(image, link);
         if (*link != NULL) {
+            if (link != inspection) {
+                shorten_lists(*link, &room);
+            }
             link = &(*link)->backing;
         }
     }
@@ -546,48 +594,4 @@ void inspect_close(struct inspection *inspection)
         close_one(inspection);
         inspection = backing;
     }
-}
-
-const char *inspect_problem(const struct inspection *inspection)
-{
-    for (; inspection != NULL; inspection = inspection->backing) {
-        if (inspection->problem_count > 0) {
-            return inspection->problems[0].text;
-        }
-    }
-    return NULL;
-}
-
-size_t inspect_problem_count(const struct inspection *inspection)
-{
-    size_t count = 0;
-
-    for (; inspection != NULL; inspection = inspection->backing) {
-        count += inspection->problem_count;
-    }
-    return count;
-}
-
-const char *inspect_obstacle(const struct inspection *inspection)
-{
-    static const enum header_part needed[] = {
-        HEADER_PART_START,         HEADER_PART_CLUSTER_SIZE, HEADER_PART_LENGTH,
-        HEADER_PART_BACKING,       HEADER_PART_REFCOUNTS,    HEADER_PART_L1,
-        HEADER_PART_STRINGS,       HEADER_PART_BITMAPS,      HEADER_PART_SNAPSHOTS,
-        HEADER_PART_FIRST_CLUSTER,
-    };
-    const struct header *header = inspection->header;
-
-    for (size_t i = 0; i < sizeof(needed) / sizeof(needed[0]); i++) {
-        if (inspect_part_failed(inspection, needed[i])) {
-            return "its header is damaged";
-        }
-    }
-    if ((header->incompatible_features & ~INCOMPATIBLE_KNOWN) != 0) {
-        return "with features that are not known, its tables may mean something else";
-    }
-    if (header->extended_l2 && header->cluster_bits < CLUSTER_BITS_MIN_EXTENDED_L2) {
-        return "its clusters are too small for subclusters";
-    }
-    return NULL;
 }

@@ -6,8 +6,8 @@
  * that is what image_open() is for. What it would refuse is told as a problem,
  * with its sentence.
  *
- * Memory is bounded by the limits of the format (names, snapshots, bitmaps) for
- * each image; no table of clusters is read.
+ * Memory is bounded by the limits of the format (names, snapshots, bitmaps) for the active image,
+ * and by INSPECT_LISTS_MAX for all that are behind it together; no table of clusters is read.
  */
 #ifndef IMAGE_INSPECT_H
 #define IMAGE_INSPECT_H
@@ -26,6 +26,14 @@
 #include <stdint.h>
 
 #define INSPECT_EXTENSIONS_MAX 256 /* header extensions that are listed */
+
+/*
+ * What the lists (of snapshots, bitmaps and header extensions) of all images behind the active one
+ * may take together, in bytes, by a rough estimate of what an entry costs once it is JSON. An entry
+ * that does not fit is counted and not listed, and so is what is behind it.
+ */
+#define INSPECT_LISTS_MAX  (UINT64_C(64) << 20)
+#define INSPECT_ENTRY_COST 1024 /* and its names, twice */
 
 /* A feature bit that is set. */
 struct inspect_feature {
@@ -90,7 +98,9 @@ struct inspection {
     struct snapshot_table *snapshots; /* NULL where none can be read */
     bool snapshots_whole;
     struct bitmap_directory *bitmaps; /* the same */
-    struct luks *luks;                /* NULL without, or where it cannot be read */
+    /* How many more there are, which are not listed here: see INSPECT_LISTS_MAX. */
+    size_t snapshots_unlisted, bitmaps_unlisted;
+    struct luks *luks; /* NULL without, or where it cannot be read */
 
     char *data_file_path; /* NULL without an external data file, or where it has no path */
     bool data_file_found;

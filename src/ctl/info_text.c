@@ -181,6 +181,16 @@ static void format_clock(uint64_t nsec, char text[32])
              seconds / 60 % 60, seconds % 60, nsec % NSEC_PER_SEC / 1000000);
 }
 
+/* Of a long chain not all is listed. */
+static void print_unlisted(const struct inspection *inspection, const char *what, size_t count,
+                           FILE *out)
+{
+    if (count > 0) {
+        printable_line(out, "%s: %zu more, which are not listed here; see qcow2ctl info %s", what,
+                       count, inspection->path);
+    }
+}
+
 void info_text_snapshots(const struct snapshot_table *table, const char *indent, FILE *out)
 {
     if (table->count == 0) {
@@ -337,7 +347,9 @@ static void print_qcow2(const struct inspection *inspection, FILE *out)
     print_features(inspection, out);
     print_extensions(inspection, out);
     print_snapshots(inspection, out);
+    print_unlisted(inspection, "snapshots", inspection->snapshots_unlisted, out);
     print_bitmaps(inspection, out);
+    print_unlisted(inspection, "bitmaps", inspection->bitmaps_unlisted, out);
     print_cache(inspection, out);
 }
 

@@ -24,6 +24,8 @@ struct image_request {
     bool probed;
     uint64_t number;
     enum store_access access;
+    uint64_t l1_room; /* of an image behind another: bytes of memory for its L1 table; a larger one
+                         is read in pieces */
     struct store *file; /* already open: belongs to the image from then on, or is closed */
 };
 

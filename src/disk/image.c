@@ -181,6 +181,10 @@ static int open_qcow2(struct image *image, const struct image_request *request,
     if (result < 0) {
         return result;
     }
+    if (image->number > 0) { /* they have to be in order, but nobody asks for them */
+        snapshot_table_free(image->snapshots);
+        image->snapshots = NULL;
+    }
     result = codec_create(image->header->compression_type, options->codec, &image->codec);
     if (result < 0) {
         return error_set(error, -result, "%s: cannot prepare to decompress: %s", image->path,
@@ -191,6 +195,8 @@ static int open_qcow2(struct image *image, const struct image_request *request,
         .file = image->file,
         .data_file = image->data_file,
         .owner = image->number,
+        .cached_l1 = image->number > 0 &&
+                     (uint64_t)image->header->l1_entries * L1_ENTRY_BYTES > request->l1_room,
         .partial_l1 = salvage.read_only,
     };
     result = mapping_open(&source, image->path, image->header->l1_offset, image->header->l1_entries,

@@ -72,10 +72,10 @@ struct image {
 
     /* qcow2 only */
     struct header *header;
-    struct snapshot_table *snapshots;
-    struct mapping *active; /* of the active L1 table */
-    struct codec *codec;    /* NULL where this build cannot read the compression type */
-    struct cache *cache;    /* the daemon's, set by image_attach_cache() */
+    struct snapshot_table *snapshots; /* of the active image; NULL in those behind it */
+    struct mapping *active;           /* of the active L1 table */
+    struct codec *codec;              /* NULL where this build cannot read the compression type */
+    struct cache *cache;              /* the daemon's, set by image_attach_cache() */
     /* R4: where reads count as under way while there is a writer; else NULL */
     struct inflight *inflight;
     /* Of the active image: nothing forks any more, so reading may start threads of its own. */

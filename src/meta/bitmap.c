@@ -106,6 +106,19 @@ int bitmap_directory_read(struct store *file, const struct header *header, const
     return result;
 }
 
+void bitmap_directory_shorten(struct bitmap_directory *directory, size_t count)
+{
+    struct bitmap *shorter;
+
+    while (directory->count > count) {
+        free(directory->bitmaps[--directory->count].name);
+    }
+    shorter = reallocarray(directory->bitmaps, count + 1, sizeof(*shorter));
+    if (shorter != NULL) {
+        directory->bitmaps = shorter;
+    }
+}
+
 void bitmap_directory_free(struct bitmap_directory *directory)
 {
     size_t i;

@@ -34,6 +34,9 @@ int bitmap_directory_read(struct store *file, const struct header *header, const
                           struct bitmap_directory **directory, struct error *error);
 void bitmap_directory_free(struct bitmap_directory *directory);
 
+/* Forgets all entries but the first `count`. */
+void bitmap_directory_shorten(struct bitmap_directory *directory, size_t count);
+
 /*
  * The same, for those who describe a damaged image: after a failure *directory
  * holds the entries before the one that is wrong, or is NULL.

@@ -67,7 +67,7 @@ struct mapping_source {
     uint64_t owner;          /* in cache keys */
     /*
      * The L1 table, too, is read in pieces through `l2`: of a snapshot, of which there may be
-     * 65536 with 32 MiB each, and which is not changed.
+     * 65536 with 32 MiB each, or of one of many images of a chain. It is not changed.
      */
     bool cached_l1;
     /*
@@ -108,12 +108,18 @@ int mapping_lookup(struct mapping *mapping, uint64_t guest_offset, uint64_t leng
 int mapping_lookup_exact(struct mapping *mapping, uint64_t guest_offset, uint64_t length,
                          struct extent *extent, struct mapping_fault *fault);
 
-/* How many L2 tables the L1 table names; and the host offset of that one, 0 where there is none. */
+/*
+ * How many L2 tables the L1 table names; and the host offset of that one, 0 where there is none.
+ * Of a table that is in memory.
+ */
 uint64_t mapping_tables(const struct mapping *mapping);
 uint64_t mapping_table(const struct mapping *mapping, uint64_t l1_index);
 
 /* How many L1 entries name an L2 table that is not inside the file: of a truncated file. */
 uint64_t mapping_tables_outside(const struct mapping *mapping, uint64_t file_size);
+
+/* Bytes of memory that the L1 table takes. */
+uint64_t mapping_l1_memory(const struct mapping *mapping);
 
 /* How many L1 entries are themselves not inside the file; see partial_l1. */
 uint64_t mapping_l1_missing(const struct mapping *mapping);

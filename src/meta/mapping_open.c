@@ -14,6 +14,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Entries of an L1 table that are looked at in one go. */
+#define L1_PIECE UINT64_C(512)
+
 /* Whether a table that was cut off can do with what is there. */
 static bool keep_present(struct mapping *mapping)
 {
@@ -117,18 +120,43 @@ uint64_t mapping_table(const struct mapping *mapping, uint64_t l1_index)
                                                   : 0;
 }
 
+/* The entry of a table that is in memory or, without going through the cache, in the file. */
+static uint64_t peek_l1(const struct mapping *mapping, uint64_t index, uint64_t *piece)
+{
+    uint64_t in_piece = index % L1_PIECE;
+
+    if (!mapping->source.cached_l1) {
+        return mapping_l1(mapping, index);
+    }
+    if (in_piece == 0) {
+        uint64_t count = min_u64(L1_PIECE, mapping_l1_present(mapping) - index);
+
+        if (store_read(mapping->source.file, mapping->l1_offset + index * L1_ENTRY_BYTES, piece,
+                       count * L1_ENTRY_BYTES) < 0) {
+            memset(piece, 0, count * L1_ENTRY_BYTES); /* who looks it up hears of it */
+        }
+    }
+    return be64toh(piece[in_piece]);
+}
+
 uint64_t mapping_tables_outside(const struct mapping *mapping, uint64_t file_size)
 {
     uint64_t cluster_size = mapping->source.header->cluster_size, outside = 0, i;
+    uint64_t piece[L1_PIECE];
 
     for (i = 0; i < mapping_l1_present(mapping); i++) {
-        uint64_t table = l1_entry_table(mapping_l1(mapping, i));
+        uint64_t table = l1_entry_table(peek_l1(mapping, i, piece));
 
         if (table != 0 && !range_within(table, cluster_size, file_size)) {
             outside++;
         }
     }
     return outside;
+}
+
+uint64_t mapping_l1_memory(const struct mapping *mapping)
+{
+    return mapping->source.cached_l1 ? 0 : mapping_l1_present(mapping) * L1_ENTRY_BYTES;
 }
 
 uint64_t mapping_l1_missing(const struct mapping *mapping)

@@ -13,6 +13,8 @@
 
 #define DAMAGED "the snapshot table is damaged, use an intact copy of the image"
 
+#define PIECE ((size_t)128 << 10) /* bytes that are read at once; no part of an entry is longer */
+
 /* The table while it is being read. */
 struct reader {
     struct store *file;
@@ -22,10 +24,35 @@ struct reader {
     struct error *error;
     uint64_t position; /* host offset of the next entry */
     bool *cut_off;
+    char string[UINT16_MAX]; /* the one that is being read */
+    /* What was read of the file last, since entries are small: [piece_offset, + piece_length). */
+    uint64_t piece_offset;
+    size_t piece_length;
+    uint8_t piece[PIECE];
 };
 
+/* Reads from the file ahead up to `limit`, but only what is asked for must be there. */
+static int read_ahead(struct reader *reader, uint64_t offset, void *buffer, size_t length,
+                      uint64_t limit)
+{
+    uint64_t begin = reader->piece_offset;
+
+    if (!range_within(offset, length, begin + reader->piece_length) || offset < begin) {
+        size_t ahead = (size_t)min_u64(PIECE, limit - offset);
+
+        reader->piece_length = 0;
+        if (store_read(reader->file, offset, reader->piece, ahead) < 0) {
+            return store_read(reader->file, offset, buffer, length);
+        }
+        reader->piece_offset = begin = offset;
+        reader->piece_length = ahead;
+    }
+    memcpy(buffer, reader->piece + (offset - begin), length);
+    return 0;
+}
+
 /* Reads a part of entry `index`; the table may end neither past the file nor past its limit. */
-static int read_part(const struct reader *reader, size_t index, uint64_t offset, void *buffer,
+static int read_part(struct reader *reader, size_t index, uint64_t offset, void *buffer,
                      size_t length)
 {
     uint64_t limit;
@@ -43,7 +70,7 @@ static int read_part(const struct reader *reader, size_t index, uint64_t offset,
             reader->name, index + 1, reader->position,
             limit == reader->file_size ? "the end of the file" : "the table's limit of 64 MiB");
     }
-    result = store_read(reader->file, offset, buffer, length);
+    result = read_ahead(reader, offset, buffer, length, limit);
     if (result < 0) {
         *reader->cut_off = true;
         return error_set(reader->error, -result,
@@ -80,14 +107,18 @@ static void decode_fields(const uint8_t *entry, uint32_t extra_size, const struc
 }
 
 /* Reads `length` bytes as a string; what follows a NUL in them is not seen by anybody. */
-static int read_string(const struct reader *reader, size_t index, uint64_t offset, uint16_t length,
+static int read_string(struct reader *reader, size_t index, uint64_t offset, uint16_t length,
                        char **string)
 {
-    *string = calloc(1, (size_t)length + 1);
-    if (*string == NULL) {
-        return error_set(reader->error, ENOMEM, "%s: out of memory", reader->name);
+    int result = read_part(reader, index, offset, reader->string, length);
+
+    if (result < 0) {
+        return result;
     }
-    return read_part(reader, index, offset, *string, length);
+    /* No longer than it is: a hole of the file would be many strings of 64 KiB. */
+    *string = strndup(reader->string, length);
+    return *string == NULL ? error_set(reader->error, ENOMEM, "%s: out of memory", reader->name)
+                           : 0;
 }
 
 /* "Snapshot table entry" */
@@ -160,14 +191,9 @@ static int read_entries(struct reader *reader, struct snapshot_table *table)
 int snapshot_table_examine(struct store *file, const struct header *header, uint64_t file_size,
                            const char *name, struct snapshot_table **table, struct error *error)
 {
-    struct reader reader = {
-        .file = file,
-        .header = header,
-        .file_size = file_size,
-        .name = name,
-        .error = error,
-    };
+    struct reader *reader;
     struct snapshot_table *read;
+    int result;
 
     *table = NULL;
     if (header->snapshot_count > SNAPSHOTS_MAX) {
@@ -177,17 +203,28 @@ int snapshot_table_examine(struct store *file, const struct header *header, uint
                          "of the image",
                          name, header->snapshot_count, SNAPSHOTS_MAX);
     }
+    reader = malloc(sizeof(*reader));
     read = calloc(1, sizeof(*read));
     if (read != NULL) {
         read->snapshots = calloc((size_t)header->snapshot_count + 1, sizeof(*read->snapshots));
     }
-    if (read == NULL || read->snapshots == NULL) {
-        free(read);
+    if (reader == NULL || read == NULL || read->snapshots == NULL) {
+        free(reader);
+        snapshot_table_free(read);
         return error_set(error, ENOMEM, "%s: out of memory", name);
     }
+    reader->file = file;
+    reader->header = header;
+    reader->file_size = file_size;
+    reader->name = name;
+    reader->error = error;
+    reader->cut_off = &read->cut_off;
+    reader->piece_length = 0;
+    reader->piece_offset = 0;
     *table = read;
-    reader.cut_off = &read->cut_off;
-    return read_entries(&reader, read);
+    result = read_entries(reader, read);
+    free(reader);
+    return result;
 }
 
 int snapshot_table_read(struct store *file, const struct header *header, uint64_t file_size,
@@ -202,14 +239,27 @@ int snapshot_table_read(struct store *file, const struct header *header, uint64_
     return result;
 }
 
+void snapshot_table_shorten(struct snapshot_table *table, size_t count)
+{
+    struct snapshot *shorter;
+
+    while (table->count > count) {
+        table->count--;
+        free(table->snapshots[table->count].id);
+        free(table->snapshots[table->count].name);
+    }
+    shorter = reallocarray(table->snapshots, count + 1, sizeof(*shorter));
+    if (shorter != NULL) {
+        table->snapshots = shorter;
+    }
+}
+
 void snapshot_table_free(struct snapshot_table *table)
 {
-    size_t i;
-
     if (table == NULL) {
         return;
     }
-    for (i = 0; i < table->count; i++) {
+    for (size_t i = 0; i < table->count; i++) {
         free(table->snapshots[i].id);
         free(table->snapshots[i].name);
     }

@@ -50,6 +50,9 @@ int snapshot_table_read(struct store *file, const struct header *header, uint64_
                         const char *name, struct snapshot_table **table, struct error *error);
 void snapshot_table_free(struct snapshot_table *table);
 
+/* Forgets all entries but the first `count`. */
+void snapshot_table_shorten(struct snapshot_table *table, size_t count);
+
 /*
  * The same, but where an entry has a problem *table has those before it: the
  * caller frees it also after a failure. NULL where there is nothing to be had.

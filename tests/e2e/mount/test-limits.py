@@ -3,6 +3,7 @@
 """The largest that the format allows: opened, read and written with bounded memory, or refused
 with the limit named."""
 
+import contextlib
 import json
 import os
 import resource
@@ -243,6 +244,84 @@ def _(directory):
 def _(directory):
     path = chain(directory, CHAIN + 1)
     bad.check_sentence(mount.mount_fails(path).stderr, "1000")
+
+
+# --- what small files can ask for -------------------------------------------------------------------
+
+def ask_for_much(path, lengths, snapshots, l1_size=L1_MOST // 8):
+    """Gives an image, behind its end, a snapshot table in a hole, of entries whose ID and name are
+    as long as that, and, in the same hole, an L1 table of 32 MiB for the disk and one for all
+    snapshots."""
+    with qcow2.Qcow2(path) as opened:
+        table = -(-opened.end() // MiB) * MiB
+        size = (40 + 16 + 2 * lengths + 7) // 8 * 8
+        l1_table = table + -(-size * snapshots // MiB) * MiB
+        for number in range(snapshots if lengths > 0 else 0):
+            opened.write(table + number * size, struct.pack(
+                ">QIHHIIQII", l1_table + L1_MOST, l1_size, lengths, lengths, 0, 0, 0, 0, 16))
+        opened["snapshots_offset"], opened["nb_snapshots"] = table, snapshots
+        opened["l1_table_offset"], opened["l1_size"] = l1_table, l1_size
+    os.truncate(path, l1_table + 2 * L1_MOST)
+
+
+def greedy_chain(directory, lengths, snapshots, count):
+    """Such images upon each other; the path of the last, which takes a few MiB of its own at most."""
+    template = image.create(os.path.join(directory, "template.qcow2"), MiB, backing="x.qcow2",
+                            backing_format="qcow2")
+    for number in range(count):
+        path = os.path.join(directory, "%d.qcow2" % number)
+        shutil.copyfile(template, path)
+        with qcow2.Qcow2(path) as opened:
+            opened.set_backing_file(b"%d.qcow2" % (number - 1) if number > 0 else None)
+        ask_for_much(path, lengths, snapshots)
+        check(os.stat(path).st_blocks * 512 < 4 * MiB, "%s is large", path)
+    return path
+
+
+@suite.test("16 images of 2 MB, each with 64 MiB of names in a hole and an L1 table of 32 MiB")
+def _(directory):
+    path = greedy_chain(directory, 65535, 510, 16)
+    told = json.loads(bounded(128 * MiB, "info", "--backing-chain", "--json", path))
+    check_equal([len(each["snapshots"]) for each in told], [510] * 16, "the snapshots")
+    bounded(128 * MiB, "map", path)
+    with mount.mount(path, directory=True) as mounted:
+        compare.check_bytes(open(mounted.disk, "rb").read(), bytes(MiB), 0)
+        check_memory(mounted, 128 * MiB)
+
+
+@suite.test("40 images of many snapshots: one budget for all that are behind the first")
+def _(directory):
+    snapshots = 8192
+    path = greedy_chain(directory, 0, snapshots, 40)
+    told = json.loads(bounded(160 * MiB, "info", "--backing-chain", "--json", path))
+    listed = [len(each.get("snapshots", [])) for each in told]
+    check_equal(listed[0], snapshots, "the snapshots of the first")
+    check(SNAPSHOTS // 2 < sum(listed[1:]) <= SNAPSHOTS, "%d of the others", sum(listed[1:]))
+    for each, count in zip(told, listed):
+        check_equal(count + each["details"].get("snapshots-unlisted", 0), snapshots, "all of them")
+    text = bounded(64 * MiB, "info", "--backing-chain", path)
+    check("snapshots: 8192 more, which are not listed here" in text, "not a word of the rest")
+    with mount.mount(path, directory=True) as mounted:
+        with open(os.path.join(mounted.path, "info.json"), "rb") as file:
+            check_equal(len(json.load(file)["snapshots"]), snapshots, "the snapshots of info.json")
+        check_memory(mounted, 160 * MiB)
+
+
+@suite.test("200 snapshots that share an L1 table of 32 MiB, all hole, are read")
+def _(directory):
+    path = image.create(os.path.join(directory, "image.qcow2"), MiB)
+    ask_for_much(path, 3, 200)
+    with qcow2.Qcow2(path) as opened:
+        for number, snapshot in enumerate(opened.snapshots()):
+            opened.write(snapshot.position + 40 + 16, b"%03d%03d" % (number, number))
+            opened.write(snapshot.position + 40 + 8, struct.pack(">Q", MiB))
+    with mount.mount(path, directory=True) as mounted, contextlib.ExitStack() as kept:
+        top = os.path.join(mounted.path, "snapshots")
+        check_equal(len(os.listdir(top)), 200, "the snapshots")
+        for name in os.listdir(top):
+            file = kept.enter_context(open(os.path.join(top, name, "disk.raw"), "rb"))
+            compare.check_bytes(file.read(4 * KiB), bytes(4 * KiB), 0)
+        check_memory(mounted, 96 * MiB)
 
 
 # --- a disk whose metadata is all there ------------------------------------------------------------
