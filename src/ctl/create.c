@@ -32,7 +32,8 @@ struct create_options {
     struct option_bool force, unchecked;
     char *backing_flag, *backing_format_flag; /* -b, -F */
     struct option_number size, compat, cluster_size, refcount_bits, compression_type, preallocation;
-    struct option_bool lazy_refcounts, extended_l2, data_file_raw, encryption;
+    struct option_bool lazy_refcounts, extended_l2, data_file_raw, encryption, nocow;
+    struct option_number extent_size_hint;
     char *backing_file, *backing_format, *data_file;
     char *encrypt[8];
 };
@@ -259,6 +260,22 @@ static int open_data(struct creation *creation)
     return result;
 }
 
+/* Without them a file is as good. */
+static void give_hints(const struct creation *creation, const char *path, struct new_file *file)
+{
+    const struct new_file_hints hints = {
+        .nocow = creation->options->nocow.value,
+        .extent_size_hint = (uint32_t)creation->options->extent_size_hint.value,
+    };
+    int result = new_file_hint(file, &hints);
+
+    if (result < 0) {
+        log_line(creation->ctl->log, LOG_LEVEL_WARNING,
+                 "%s: is made without %s: the host's file system says: %s", path,
+                 hints.nocow ? "nocow" : "extent_size_hint", strerror(-result));
+    }
+}
+
 static int open_files(struct creation *creation)
 {
     int result = new_file_begin(creation->path, "image", creation->options->force.value,
@@ -268,7 +285,14 @@ static int open_files(struct creation *creation)
         result = check_device(creation, creation->path, new_file_store(creation->image),
                               creation->plan.file_size);
     }
-    return result == 0 ? open_data(creation) : result;
+    if (result == 0) {
+        give_hints(creation, creation->path, creation->image);
+        result = open_data(creation);
+    }
+    if (result == 0 && creation->data != NULL) {
+        give_hints(creation, creation->parameters.data_file, creation->data);
+    }
+    return result;
 }
 
 /* --- Writing ---------------------------------------------------------------------------------- */
@@ -502,6 +526,19 @@ static const struct option_spec create_values[] = {
      .default_text = "off",
      .help = "metadata gives each cluster its place in the file, falloc reserves the host's space, "
              "full writes it; with a backing file only together with extended_l2"},
+    {.name = "nocow",
+     .type = OPTION_BOOL,
+     .field = FIELD(nocow),
+     .value_name = "on|off",
+     .default_text = "off",
+     .help = "on btrfs, write the file in place: faster, but without checksums"},
+    {.name = "extent_size_hint",
+     .type = OPTION_SIZE,
+     .field = FIELD(extent_size_hint),
+     .max = UINT32_MAX,
+     .value_name = "SIZE",
+     .default_text = "0: what the file system does",
+     .help = "on xfs, give the file space in pieces of this size"},
     {.name = "data_file",
      .type = OPTION_STRING,
      .field = FIELD(data_file),

@@ -9,9 +9,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/fs.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -240,6 +242,54 @@ int new_file_begin(const char *path, const char *what, bool replace, struct new_
 struct store *new_file_store(struct new_file *file)
 {
     return file->store != NULL ? file->store : file->old;
+}
+
+static int host_result(int r)
+{
+    if (r >= 0) {
+        return 0;
+    }
+    return errno == ENOTTY || errno == ENOSYS ? -EOPNOTSUPP : -errno;
+}
+
+static int set_nocow(int fd)
+{
+    int flags = 0, r = ioctl(fd, FS_IOC_GETFLAGS, &flags);
+
+    if (r == 0) {
+        flags |= FS_NOCOW_FL;
+        r = ioctl(fd, FS_IOC_SETFLAGS, &flags);
+    }
+    return host_result(r);
+}
+
+static int set_extent_size(int fd, uint32_t size)
+{
+    struct fsxattr attributes = {0};
+    int r = ioctl(fd, FS_IOC_FSGETXATTR, &attributes);
+
+    if (r == 0) {
+        attributes.fsx_xflags |= FS_XFLAG_EXTSIZE;
+        attributes.fsx_extsize = size;
+        r = ioctl(fd, FS_IOC_FSSETXATTR, &attributes);
+    }
+    return host_result(r);
+}
+
+int new_file_hint(struct new_file *file, const struct new_file_hints *hints)
+{
+    int result = 0, second = 0;
+
+    if (new_file_is_device(file)) {
+        return 0;
+    }
+    if (hints->nocow) {
+        result = set_nocow(file->fd);
+    }
+    if (hints->extent_size_hint > 0) {
+        second = set_extent_size(file->fd, hints->extent_size_hint);
+    }
+    return result < 0 ? result : second;
 }
 
 bool new_file_is_device(const struct new_file *file)

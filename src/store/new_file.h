@@ -23,6 +23,7 @@
 #include "util/error.h"
 
 #include <stdbool.h>
+#include <stdint.h>
 
 struct new_file;
 
@@ -36,6 +37,18 @@ int new_file_begin(const char *path, const char *what, bool replace, struct new_
 
 /* What is to be written; it belongs to the file. */
 struct store *new_file_store(struct new_file *file);
+
+/* What the host's file system is asked for, in QEMU's words; zeros: nothing. */
+struct new_file_hints {
+    bool nocow;                /* write in place, where it would copy (btrfs): no checksums then */
+    uint32_t extent_size_hint; /* bytes: how much is to be allocated at once (xfs) */
+};
+
+/*
+ * Asks for them; before anything is written. 0, also of a device, or a negative errno where the
+ * file system does not know that (-EOPNOTSUPP) or does not want it; the file is as good without.
+ */
+int new_file_hint(struct new_file *file, const struct new_file_hints *hints);
 
 /* Whether it is a block device, of a given size and full of other bytes. */
 bool new_file_is_device(const struct new_file *file);

@@ -2,9 +2,11 @@
 # SPDX-License-Identifier: MIT
 """What `qcow2ctl create` makes, beside what qemu-img makes of the same words."""
 
+import fcntl
 import json
 import os
 import random
+import struct
 
 from lib import compare, ctl, image, mount, tap, tools
 from lib.image import KiB, MiB
@@ -471,6 +473,53 @@ def _(directory):
                 os.path.join(directory, "a.qcow2"), "8M")
         ctl.refused("create", "-o", "data_file=%s,data_file_raw=on" % device,
                     os.path.join(directory, "b.qcow2"), "9M", words=("this device has 8 MiB",))
+
+
+FS_IOC_GETFLAGS, FS_NOCOW = 0x80086601, 0x00800000
+FS_IOC_FSGETXATTR, FS_XFLAG_EXTSIZE = 0x801C581F, 0x800
+
+
+def flags_of(path):
+    with open(path, "rb") as file:
+        return struct.unpack("@l", fcntl.ioctl(file, FS_IOC_GETFLAGS, bytes(8)))[0]
+
+
+def extent_size_of(path):
+    with open(path, "rb") as file:
+        told = fcntl.ioctl(file, FS_IOC_FSGETXATTR, bytes(28))
+    flags, size = struct.unpack("=II", told[:8])
+    return size if flags & FS_XFLAG_EXTSIZE else 0
+
+
+@suite.test("nocow and extent_size_hint are told to the file systems that know them",
+            needs=[tools.root, tools.tool("mkfs.xfs", "mkfs.btrfs")])
+def _(directory):
+    for kind, options, look, wanted in (
+            ("xfs", "extent_size_hint=2M", extent_size_of, lambda size: size == 2 * MiB),
+            ("btrfs", "nocow=on", flags_of, lambda flags: flags & FS_NOCOW != 0)):
+        host = os.path.join(directory, kind)
+        with open(host, "wb") as file:
+            file.truncate(512 * MiB)
+        tools.run("mkfs." + kind, "-q", host)
+        with mount.loop_device(host, writable=True) as device, \
+                mount.file_system(device, kind, "rw") as place:
+            plain, path = os.path.join(place, "plain"), os.path.join(place, "a.qcow2")
+            ctl.ctl("create", "-q", plain, "1G")
+            done = ctl.ctl("create", "-q", "-o", options, path, "1G")
+            check_equal(done.stderr, "", "what it said")
+            check(wanted(look(path)) and not wanted(look(plain)), "%s: %r", kind, look(path))
+            tools.run("qemu-img", "check", "-q", path)
+        os.unlink(host)
+
+
+@suite.test("where the file system does not know them the image is made without, and a line says so")
+def _(directory):
+    path = os.path.join(directory, "a.qcow2")
+    done = ctl.ctl("create", "-q", "-o", "nocow=on,extent_size_hint=1M", path, "1G")
+    check(done.stderr == "" or "is made without" in done.stderr, "it said %r", done.stderr)
+    tools.run("qemu-img", "check", "-q", path)
+    ctl.refused("create", "-o", "extent_size_hint=5G", os.path.join(directory, "b.qcow2"), "1G",
+                words=["extent_size_hint"], status=64)
 
 
 if __name__ == "__main__":
