@@ -197,6 +197,39 @@ static int parse_descriptor(const char *text, struct command_line *line, struct 
     return 0;
 }
 
+/* Flags of other programs: what is written here. */
+static int refuse_flag(const char *flag, struct error *error)
+{
+    static const struct {
+        const char *flags; /* separated by spaces */
+        const char *hint;
+    } hints[] = {
+        {"-r --read-only --readonly", "to only read, write -o ro"},
+        {"-w --rw --read-write", "it mounts for writing anyway, where it can"},
+        {"-u --unmount --umount",
+         "to unmount, use qcow2ctl umount MOUNTPOINT, umount or fusermount3 -u"},
+        {"-p --partition --offset",
+         "for a partition, use qcow2ctl mount -p NUMBER IMAGE DIRECTORY"},
+        {"--snapshot",
+         "mount on a directory: each snapshot is a file in it, snapshots/NAME/disk.raw"},
+    };
+    size_t length = strcspn(flag, "=");
+
+    for (size_t i = 0; i < sizeof(hints) / sizeof(hints[0]); i++) {
+        const char *at = hints[i].flags;
+
+        while (*at != '\0') {
+            size_t each = strcspn(at, " ");
+
+            if (each == length && strncmp(at, flag, length) == 0) {
+                return error_set(error, EINVAL, "unknown option %s; %s", flag, hints[i].hint);
+            }
+            at += each + strspn(at + each, " ");
+        }
+    }
+    return error_set(error, EINVAL, "unknown option %s; try --help", flag);
+}
+
 /* What getopt_long() returned. */
 static int take_option(int option, char **arguments, struct command_line *line, struct error *error)
 {
@@ -231,9 +264,9 @@ static int take_option(int option, char **arguments, struct command_line *line, 
         break;
     }
     if (strncmp(arguments[optind - 1], "--", 2) == 0) {
-        return error_set(error, EINVAL, "unknown option %s; try --help", arguments[optind - 1]);
+        return refuse_flag(arguments[optind - 1], error);
     }
-    return error_set(error, EINVAL, "unknown option -%c; try --help", optopt);
+    return refuse_flag((char[]){'-', (char)optopt, '\0'}, error);
 }
 
 static int check_command_line(const struct command_line *line, struct error *error)

@@ -9,7 +9,10 @@ src_libqcow2_a_CFLAGS = $(PROJECT_CFLAGS) $(ZLIB_CFLAGS) $(ZSTD_CFLAGS) $(LIBDEF
 	$(JANSSON_CFLAGS)
 src_libqcow2_a_SOURCES = \
 	src/util/bytes.h src/util/checked.h \
+	src/util/directory.c src/util/directory.h \
 	src/util/error.c src/util/error.h \
+	src/util/fuse_device.c src/util/fuse_device.h \
+	src/util/id_map.c src/util/id_map.h \
 	src/util/json.c src/util/json.h \
 	src/util/log.c src/util/log.h \
 	src/util/dead_mount.c src/util/dead_mount.h \

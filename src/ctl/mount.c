@@ -7,8 +7,8 @@
 #include "ctl/mount_image.h"
 #include "ctl/raw_disk.h"
 #include "util/dead_mount.h"
+#include "util/directory.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,21 +28,17 @@ struct mount_options {
 static int check_directory(const struct mount_options *options, const char *path,
                            struct error *error)
 {
-    struct dirent *item;
     bool empty = true;
-    DIR *stream = opendir(path);
+    int result = directory_is_empty(path, &empty);
 
-    if (stream == NULL) {
-        return errno == ENOTDIR
+    if (result < 0) {
+        return result == -ENOTDIR
                    ? error_set(error, ENOTDIR,
                                "%s: is no directory; the files of a disk need one, an empty one",
                                path)
-                   : error_set(error, errno, "%s: cannot be mounted on: %s", path, strerror(errno));
+                   : error_set(error, -result, "%s: cannot be mounted on: %s", path,
+                               strerror(-result));
     }
-    while ((item = readdir(stream)) != NULL) {
-        empty &= strcmp(item->d_name, ".") == 0 || strcmp(item->d_name, "..") == 0;
-    }
-    closedir(stream);
     if (!empty && !options->nonempty.value) {
         return error_set(error, ENOTEMPTY,
                          "%s: is not empty, and what it holds would be hidden; choose another "

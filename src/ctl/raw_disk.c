@@ -4,6 +4,7 @@
 #include "ctl/raw_disk.h"
 
 #include "ctl/run.h"
+#include "util/fuse_device.h"
 #include "util/registry.h"
 
 #include <errno.h>
@@ -222,11 +223,9 @@ int raw_disk_open(const struct raw_disk_settings *settings, struct log *log, str
     int result;
 
     *disk = (struct raw_disk){.mount = -1, .file = -1};
-    if (access("/dev/fuse", F_OK) != 0) {
-        return error_set(error, errno,
-                         "/dev/fuse: cannot be used: %s; load the kernel's module fuse (modprobe "
-                         "fuse), or start the container with --device /dev/fuse",
-                         strerror(errno));
+    result = fuse_device_check(error);
+    if (result < 0) {
+        return result;
     }
     result = connect_detached(settings->image, settings->read_only, &connection);
     result = result == 0 ? open_detached(settings, &connection, log, disk, error)

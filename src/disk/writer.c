@@ -542,6 +542,10 @@ int writer_open(struct image *image, const struct writer_options *options, struc
     result = open_all(opened, error);
     if (result < 0) {
         destroy(opened);
+        if (result == -EINVAL) { /* damage, then: the options were looked at before */
+            result = -EUCLEAN;
+            error->code = EUCLEAN;
+        }
         return result == -ENOMEM ? error_set(error, ENOMEM, "%s: out of memory", image->path)
                                  : result;
     }

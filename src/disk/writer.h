@@ -52,7 +52,7 @@ struct writer_options {
  * Prepares `image`, which was opened with STORE_WRITE and has its cache, for
  * writing. An image that is marked dirty is repaired; nothing else is changed
  * before the first request. -EROFS with a sentence for an image that must not
- * be written, -EINVAL for options that do not fit it.
+ * be written, -EINVAL for options that do not fit it, -EUCLEAN for damage.
  */
 int writer_open(struct image *image, const struct writer_options *options, struct writer **writer,
                 struct error *error);

@@ -4,6 +4,7 @@
 #include "fuse/mount_point.h"
 
 #include "util/dead_mount.h"
+#include "util/directory.h"
 #include "util/mounts.h"
 
 #include <errno.h>
@@ -82,6 +83,20 @@ int mount_point_find(const char *path, struct log *log, char **absolute, bool *i
     }
     *is_directory = S_ISDIR(status.stx_mode);
     return 0;
+}
+
+int mount_point_require_empty(const char *absolute, struct error *error)
+{
+    bool empty;
+
+    if (directory_is_empty(absolute, &empty) != 0 || empty) {
+        return 0; /* what we may not read, we may be allowed to mount on */
+    }
+    return error_set(
+        error, ENOTEMPTY,
+        "the mount point %s is not empty, and what it holds would be hidden; choose an "
+        "empty directory, or add -o nonempty",
+        absolute);
 }
 
 /* --- after ------------------------------------------------------------------- */

@@ -21,6 +21,12 @@ int mount_point_find(const char *path, struct log *log, char **absolute, bool *i
                      struct error *error);
 
 /*
+ * What a directory holds a mount on it would hide, and somebody may be in need of it: 0, or
+ * -ENOTEMPTY with a sentence.
+ */
+int mount_point_require_empty(const char *absolute, struct error *error);
+
+/*
  * Whether the connection of that device was aborted, and not unmounted: the kernel says the same to
  * who reads requests, but the mount is still there. False where `device` is 0 (unknown).
  */

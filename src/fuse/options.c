@@ -17,6 +17,12 @@ static_assert(STORE_CACHE_WRITEBACK == 0 && STORE_CACHE_NONE == 1 &&
 /* A flag that libfuse hands to mount(2). */
 #define KERNEL_FLAG .type = OPTION_PASS, .field = FIELD(kernel)
 
+/* A label of SELinux, for the kernel. */
+#define LABEL .type = OPTION_KERNEL, .field = FIELD(kernel), .value_name = "LABEL"
+
+/* What is called otherwise here. */
+#define HINT(what) .type = OPTION_REFUSE, .default_text = what
+
 /* What mount(8), fstab and other FUSE programs know, and what changes nothing here. */
 #define IGNORED .type = OPTION_IGNORE
 
@@ -253,6 +259,10 @@ const struct option_spec mount_option_table[] = {
      .type = OPTION_BOOL,
      .field = FIELD(auto_unmount),
      .help = "Unmount even if the daemon is killed."},
+    {.name = "nonempty",
+     .type = OPTION_BOOL,
+     .field = FIELD(nonempty),
+     .help = "Mount on a directory that is not empty, and hide what is in it."},
     {.name = "fsname",
      .type = OPTION_STRING,
      .field = FIELD(fsname),
@@ -277,6 +287,19 @@ const struct option_spec mount_option_table[] = {
     {.name = "sync", KERNEL_FLAG},
     {.name = "async", KERNEL_FLAG},
     {.name = "dirsync", KERNEL_FLAG},
+    {.name = "context", LABEL},
+    {.name = "fscontext", LABEL},
+    {.name = "defcontext", LABEL},
+    {.name = "rootcontext", LABEL},
+
+    {.name = "snapshot",
+     HINT("mount on a directory: each snapshot is a file in it, snapshots/NAME/disk.raw")},
+    {.name = "offset",
+     HINT("the whole disk is shown; for a partition of it: qcow2ctl mount -p NUMBER IMAGE DIR, or "
+          "losetup --offset on the raw disk")},
+    {.name = "partition",
+     HINT("the whole disk is shown; for a partition of it: qcow2ctl mount -p NUMBER IMAGE DIR")},
+    {.name = "format", HINT("the image is qcow2, nothing else; leave it out")},
 
     {.name = "default_permissions", IGNORED}, /* always asked for */
     {.name = "defaults", IGNORED},
@@ -316,14 +339,9 @@ const struct option_spec mount_option_table[] = {
     {.name = "loud", IGNORED},
     {.name = "symfollow", IGNORED},
     {.name = "nosymfollow", IGNORED},
-    {.name = "context", IGNORED},
-    {.name = "fscontext", IGNORED},
-    {.name = "defcontext", IGNORED},
-    {.name = "rootcontext", IGNORED},
     {.name = "seclabel", IGNORED},
     {.name = "blkdev", IGNORED},
     {.name = "loop", IGNORED},
-    {.name = "nonempty", IGNORED},
     {.name = "big_writes", IGNORED},
     {.name = "max_read", IGNORED},
     {.name = NULL},

@@ -54,11 +54,12 @@ struct mount_options {
     struct option_bool allow_other;
     struct option_bool allow_root;
     struct option_bool auto_unmount;
+    struct option_bool nonempty; /* a directory that is not empty may be mounted on */
     char *fsname;         /* what stands in the mount table in place of the image's path, or NULL */
     char *subtype;        /* in place of qcow2fs, or NULL */
     char *pid_file;       /* gets the number of the daemon's process; or NULL */
     char *mounted_device; /* MAJOR:MINOR of a mount that has no name, from who made it; or NULL */
-    char *kernel;         /* mount flags for the kernel, comma-separated, as they came; or NULL */
+    char *kernel;         /* mount flags and labels for the kernel, comma-separated; or NULL */
 };
 
 extern const struct option_spec mount_option_table[];

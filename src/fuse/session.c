@@ -12,6 +12,7 @@
 #include "fuse/ops.h"
 #include "fuse/own_mount.h"
 #include "fuse/signals.h"
+#include "util/fuse_device.h"
 #include "util/mounts.h"
 #include "util/process.h"
 
@@ -188,9 +189,15 @@ static int mount_image(struct session *session, struct error *error)
     r = mount_quietly(session);
     messages_release(&messages);
     if (r != 0) {
-        return error_set(error, -r, "%s cannot be mounted on %s: %s", session->settings.image->path,
-                         session->settings.mount_point,
-                         messages.text[0] != '\0' ? messages.text : strerror(-r));
+        const char *kernel = session->settings.options->kernel;
+
+        return error_set(error, -r, "%s cannot be mounted on %s: %s%s",
+                         session->settings.image->path, session->settings.mount_point,
+                         messages.text[0] != '\0' ? messages.text : strerror(-r),
+                         kernel != NULL && strstr(kernel, "context=") != NULL
+                             ? "; context= and its like need a kernel that runs SELinux, and a "
+                               "label that it knows"
+                             : "");
     }
     if (messages.text[0] != '\0') {
         log_line(session->settings.log, LOG_LEVEL_WARNING, "%s", messages.text);
@@ -213,6 +220,15 @@ static int open_own_mount(struct session *session, bool is_directory, struct err
     return r == 0 ? 0 : error_set(error, -r, "out of memory for the mount");
 }
 
+static int check_place(const struct session *session, bool is_directory, struct error *error)
+{
+    int r = fuse_device_check(error);
+
+    return r == 0 && is_directory && !session->settings.options->nonempty.value
+               ? mount_point_require_empty(session->mount_point, error)
+               : r;
+}
+
 static int open_all(struct session *session, struct error *error)
 {
     bool is_directory = false;
@@ -221,6 +237,10 @@ static int open_all(struct session *session, struct error *error)
     if (r == 0) {
         r = mount_point_find(session->settings.mount_point, session->settings.log,
                              &session->mount_point, &is_directory, error);
+    }
+    /* A descriptor is that of a mount which is made already. */
+    if (r == 0 && strncmp(session->mount_point, "/dev/fd/", 8) != 0) {
+        r = check_place(session, is_directory, error);
     }
     if (r == 0) {
         r = filesystem_create(session->settings.image, session->settings.writer,

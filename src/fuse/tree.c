@@ -8,6 +8,7 @@
 #include "fuse/stats.h"
 #include "fuse/tree_internal.h"
 #include "util/checked.h"
+#include "util/id_map.h"
 
 #include <errno.h>
 #include <malloc.h>
@@ -101,13 +102,15 @@ static int set_permissions(struct tree *tree, const struct store_info *file,
     bool is_root = geteuid() == 0;
     mode_t write_bits = tree->is_writable ? WRITE_BITS : 0;
     mode_t mode = (file->mode & (READ_BITS | write_bits)) | S_IRUSR;
-    int r = narrow_to_chain(tree->image, is_root ? file->gid : getegid(), &mode);
+    bool knows_group = is_root && id_map_knows_group(file->gid);
+    int r = narrow_to_chain(tree->image, knows_group ? file->gid : getegid(), &mode);
 
     if (!is_root && tree->is_writable) {
         mode |= S_IWUSR; /* who mounts has opened it for writing, if only as one of its group */
     }
-    tree->uid = is_root ? file->uid : geteuid();
-    tree->gid = is_root ? file->gid : getegid();
+    /* Who is root in a user namespace alone may not know them: then they are his. */
+    tree->uid = is_root && id_map_knows_user(file->uid) ? file->uid : geteuid();
+    tree->gid = knows_group ? file->gid : getegid();
     if (options->uid.set) {
         tree->uid = (uid_t)options->uid.value;
     }

@@ -309,6 +309,47 @@ static int add_passed(const struct option_spec *spec, void *target, const struct
     return 0;
 }
 
+/* The value without the quotes around it; its length. */
+static const char *unquoted(const char *value, size_t *length)
+{
+    *length = strlen(value);
+    if (*length >= 2 && value[0] == '"' && value[*length - 1] == '"') {
+        *length -= 2;
+        return value + 1;
+    }
+    return value;
+}
+
+/* Passes NAME="VALUE" on, the commas escaped for who splits the list next. */
+static int add_quoted(const struct option_spec *spec, void *target, const struct item *item,
+                      struct error *error)
+{
+    size_t length, to;
+    const char *value = unquoted(item->value, &length);
+    struct item passed = {.name = item->name};
+    int status;
+
+    if (memchr(value, '"', length) != NULL) {
+        return reject(item, error, "there is a quote within its value");
+    }
+    passed.raw = malloc(strlen(item->name) + 2 * length + 4);
+    if (passed.raw == NULL) {
+        return out_of_memory(error);
+    }
+    to = (size_t)sprintf(passed.raw, "%s=\"", item->name);
+    for (size_t i = 0; i < length; i++) {
+        if (value[i] == ',' || value[i] == '\\') {
+            passed.raw[to++] = '\\';
+        }
+        passed.raw[to++] = value[i];
+    }
+    passed.raw[to++] = '"';
+    passed.raw[to] = '\0';
+    status = add_passed(spec, target, &passed, error);
+    free(passed.raw);
+    return status;
+}
+
 /* --- the list --------------------------------------------------------------- */
 
 bool option_needs_value(const struct option_spec *spec)
@@ -316,7 +357,7 @@ bool option_needs_value(const struct option_spec *spec)
     enum option_type type = spec->type;
 
     return type == OPTION_SIZE || type == OPTION_UINT || type == OPTION_OCTAL ||
-           type == OPTION_CHOICE || type == OPTION_STRING;
+           type == OPTION_CHOICE || type == OPTION_STRING || type == OPTION_KERNEL;
 }
 
 /* 0 when the value suits the type, as far as there has to be one. */
@@ -342,6 +383,10 @@ static int set_field(const struct option_spec *spec, void *target, const struct 
         return add_passed(spec, target, item, error);
     case OPTION_PRESET:
         return set_preset(spec, target, item, error);
+    case OPTION_KERNEL:
+        return add_quoted(spec, target, item, error);
+    case OPTION_REFUSE:
+        return reject(item, error, "%s", spec->default_text);
     case OPTION_IGNORE:
         break;
     }
@@ -391,10 +436,30 @@ static bool is_escape(const char *text)
     return text[0] == '\\' && (text[1] == ',' || text[1] == '\\');
 }
 
-/* Bytes up to the comma that ends the item, or to the end of the list. */
-static size_t item_length(const char *list)
+/* Bytes of a value in quotes at the beginning of the list, if it may be so, with NAME= before it.
+ */
+static size_t quoted_length(const struct option_spec *table, const char *list)
 {
-    size_t length = 0;
+    size_t name_length = strcspn(list, "=,");
+    const struct option_spec *spec;
+    const char *end;
+    char name[32];
+
+    if (strncmp(list + name_length, "=\"", 2) != 0 || name_length >= sizeof(name)) {
+        return 0;
+    }
+    memcpy(name, list, name_length);
+    name[name_length] = '\0';
+    spec = options_find(table, name);
+    end = strchr(list + name_length + 2, '"');
+    return spec != NULL && spec->type == OPTION_KERNEL && end != NULL ? (size_t)(end + 1 - list)
+                                                                      : 0;
+}
+
+/* Bytes up to the comma that ends the item, or to the end of the list. */
+static size_t item_length(const struct option_spec *table, const char *list)
+{
+    size_t length = quoted_length(table, list);
 
     while (list[length] != '\0' && list[length] != ',') {
         length += is_escape(list + length) ? 2 : 1;
@@ -440,7 +505,7 @@ int options_parse(const struct option_spec *table, void *target, const char *lis
                   struct error *error)
 {
     while (*list != '\0') {
-        size_t length = item_length(list);
+        size_t length = item_length(table, list);
         int status = length > 0 ? apply_raw(table, target, list, length, error) : 0;
 
         if (status != 0) {
@@ -455,7 +520,8 @@ int options_parse(const struct option_spec *table, void *target, const char *lis
 void options_release(const struct option_spec *table, void *target)
 {
     for (const struct option_spec *spec = table; spec->name != NULL; spec++) {
-        if (spec->type == OPTION_STRING || spec->type == OPTION_PASS) {
+        if (spec->type == OPTION_STRING || spec->type == OPTION_PASS ||
+            spec->type == OPTION_KERNEL) {
             char **field = field_of(spec, target);
 
             /* Several options may pass into one field. */

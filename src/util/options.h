@@ -6,7 +6,8 @@
  * shell completion come from it. A name may be written with dashes or with
  * underscores (QEMU's and libvirt's spelling): the two count as the same
  * letter. A comma, or a backslash, inside a value is written with a backslash
- * before it. Empty items are passed over, as mount(8) may leave them.
+ * before it, or the value, where it is one of OPTION_KERNEL, in double quotes. Empty items are
+ * passed over, as mount(8) may leave them.
  */
 #ifndef UTIL_OPTIONS_H
 #define UTIL_OPTIONS_H
@@ -28,6 +29,9 @@ enum option_type {
     OPTION_PASS,   /* char *: collects name[=value] items, comma-separated, escaped as they came */
     OPTION_PRESET, /* struct option_number; without a value: `min` is what it stands for */
     OPTION_IGNORE, /* accepted with or without a value, no field; the name may end in * */
+    OPTION_KERNEL, /* as OPTION_PASS, of a value that is quoted in the list where it has commas, and
+                      handed on so: a label of SELinux */
+    OPTION_REFUSE, /* what others call it: `default_text` says what is meant here */
 };
 
 struct option_bool {

@@ -157,8 +157,8 @@ const char *options_nearest(const struct option_spec *table, const char *name)
     for (const struct option_spec *spec = table; spec->name != NULL; spec++) {
         size_t off = distance_to(spec, name, length);
 
-        /* An alias of a prefix has no name that could be shown. */
-        if (off < least && strchr(spec->name, '*') == NULL) {
+        /* An alias of a prefix has no name that could be shown; what is refused helps nobody. */
+        if (off < least && strchr(spec->name, '*') == NULL && spec->type != OPTION_REFUSE) {
             least = off;
             nearest = spec->name;
         }

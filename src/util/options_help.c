@@ -31,6 +31,7 @@ static bool takes_value(const struct option_spec *spec, struct value_marks *mark
     case OPTION_OCTAL:
     case OPTION_CHOICE:
     case OPTION_STRING:
+    case OPTION_KERNEL:
         return true;
     case OPTION_BOOL:
         *marks = (struct value_marks){"[=", "]"};
@@ -38,6 +39,7 @@ static bool takes_value(const struct option_spec *spec, struct value_marks *mark
     case OPTION_PASS:
     case OPTION_PRESET:
     case OPTION_IGNORE:
+    case OPTION_REFUSE:
         break;
     }
     return spec->value_name != NULL;

@@ -6,10 +6,12 @@ A mistake in the command line ends with status 2, anything else that goes wrong 
 one sentence on standard error and nothing on standard output.
 """
 
+import hashlib
 import json
 import os
 import re
 import socket
+import subprocess
 
 from lib import bad, compare, image, mount, qcow2, run, tap, tools
 from lib.image import KiB, MiB
@@ -123,6 +125,92 @@ def _(directory):
 
 
 # --- options --------------------------------------------------------------------------------------
+
+
+@suite.test("who writes what other programs call it is told what is meant here")
+def _(directory):
+    path, at = empty_image(directory), bad.mount_point(directory)
+    for arguments, word in ((["-r"], "-o ro"), (["--read-only"], "-o ro"), (["-w"], "for writing"),
+                            (["-u"], "qcow2ctl umount"), (["-p"], "qcow2ctl mount -p"),
+                            (["--snapshot=one"], "snapshots/NAME/disk.raw"),
+                            (["-o", "snapshot=one"], "snapshots/NAME/disk.raw"),
+                            (["-o", "offset=1048576"], "losetup --offset"),
+                            (["-o", "ro,partition=1"], "qcow2ctl mount -p")):
+        fails(2, *arguments, path, at, words=[word])
+
+
+@suite.test("a label of SELinux reaches the kernel, in quotes, with its commas",
+            needs=[tools.tool("strace")])
+def _(directory):
+    path, at = empty_image(directory), bad.mount_point(directory)
+    log = os.path.join(directory, "log")
+    for given in ('context="system_u:object_r:tmp_t:s0:c1,c2",nosuid',
+                  'nosuid,context=system_u:object_r:tmp_t:s0:c1\\,c2'):
+        process = run.start(["strace", "-f", "-s", "500", "-o", log, "-e", "trace=mount",
+                             run.program(), "-f", "-o", "ro," + given, path, at],
+                            stderr=subprocess.PIPE)
+        try:
+            told = process.communicate(timeout=bad.REFUSAL_SECONDS)[1].decode()
+            check("SELinux" in told, "it said %r", told)  # which this kernel does not run
+        except subprocess.TimeoutExpired:
+            check(run.unmount(at), "it cannot be unmounted")
+            process.communicate()
+        with open(log, encoding="utf-8") as file:
+            calls = file.read()
+        check('context=\\"system_u:object_r:tmp_t:s0:c1,c2\\"' in calls, "the kernel got %s", calls)
+    fails(2, "-o", 'context="a"b"', path, at, words=["quote"])
+
+
+@suite.test("a directory that is not empty is mounted on with nonempty alone")
+def _(directory):
+    path, at = empty_image(directory), os.path.join(directory, "full")
+    os.mkdir(at)
+    with open(os.path.join(at, "mine"), "wb"):
+        pass
+    fails(1, "-o", "ro", path, at, words=[at, "not empty", "-o nonempty"])
+    check_equal(os.listdir(at), ["mine"], "what is in it")
+    with mount.mount(path, "nonempty", at=at, directory=True):
+        check("disk.raw" in os.listdir(at), "the disk is not there")
+    check_equal(os.listdir(at), ["mine"], "what is in it afterwards")
+
+
+@suite.test("without /dev/fuse the remedy is that of a container where this is one",
+            needs=[tools.tool("unshare")])
+def _(directory):
+    path, at = empty_image(directory), bad.mount_point(directory)
+    script = 'mount -t tmpfs none /dev && exec env "$@"'
+    for variable, words in (("container=", ["modprobe fuse"]),
+                            ("container=podman", ["--device /dev/fuse", "start the container"])):
+        unset = ["-u", "container"] if variable == "container=" else [variable]
+        done = tools.run("unshare", "-m", "--propagation", "private", "sh", "-c", script, "sh",
+                         *unset, run.program(), "-f", "-o", "ro", path, at, status=1)
+        if not os.path.exists("/.dockerenv") and not os.path.exists("/run/.containerenv"):
+            bad.check_sentence(done.stderr, "/dev/fuse", *words)
+
+
+@suite.test("damage that is met when the image is to be written has exit status 1, not that of usage")
+def _(directory):
+    path = bad.sample("bitmaps", directory)
+    with qcow2.Qcow2(path) as opened:
+        opened["incompatible_features"] |= 1  # dirty: it is checked, and repaired
+        opened.set_bitmap_field(0, "name_size", 0)
+    fails(1, "-f", path, bad.mount_point(directory), words=["bitmap"])
+
+
+@suite.test("in a user namespace that does not know the image's group the disk is read and written",
+            needs=[tools.tool("unshare")])
+def _(directory):
+    path, at = bad.sample("plain", directory), os.path.join(directory, "at")
+    expected = bytes(64 * KiB) + bad.contents(path)[64 * KiB:]
+    os.mkdir(at)
+    if os.geteuid() == 0:
+        os.chown(path, 0, 12345)
+    script = """"$0" "$1" "$2"
+        dd if=/dev/zero of="$2/disk.raw" bs=64k count=1 conv=notrunc,fsync status=none
+        sha256sum < "$2/disk.raw"; umount "$2" """
+    done = tools.run("unshare", "-U", "-r", "-m", "sh", "-ec", script, run.program(), path, at,
+                     env={run.MARK: run.directory})
+    check_equal(done.stdout.split()[0], hashlib.sha256(expected).hexdigest(), "the disk")
 
 
 @suite.test("an unknown option is named, with the nearest one")

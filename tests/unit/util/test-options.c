@@ -70,6 +70,8 @@ static const struct option_spec table[] = {
      .field = FIELD(passed),
      .value_name = "NAME",
      .help = "name in the table of mounts"},
+    {.name = "label", .type = OPTION_KERNEL, .field = FIELD(passed), .value_name = "LABEL"},
+    {.name = "snapshot", .type = OPTION_REFUSE, .default_text = "look into the directory"},
     {0},
 };
 
@@ -213,6 +215,28 @@ START_TEST(passed_items_are_collected_as_they_came)
     ck_assert_str_eq(target.passed, "allow_other,fsname=a\\,b\\\\");
     accept("fsname=c");
     ck_assert_str_eq(target.passed, "allow_other,fsname=a\\,b\\\\,fsname=c");
+}
+END_TEST
+
+START_TEST(a_label_may_be_quoted_for_its_commas_and_is_passed_on_so)
+{
+    accept("label=\"a:s0:c1,c2\",threads=2,label=b\\,c,label=d\\\\");
+    ck_assert_str_eq(target.passed, "label=\"a:s0:c1\\,c2\",label=\"b\\,c\",label=\"d\\\\\"");
+    ck_assert_uint_eq(target.threads.value, 2);
+    ck_assert_int_eq(options_parse(table, &target, "label=\"a\"b\"", &error), -EINVAL);
+    ck_assert_int_eq(options_parse(table, &target, "label", &error), -EINVAL);
+    /* Of others a quote is a letter like any. */
+    accept("data-file=\"x,threads=3");
+    ck_assert_str_eq(target.data_file, "\"x");
+    ck_assert_uint_eq(target.threads.value, 3);
+}
+END_TEST
+
+START_TEST(what_others_call_it_is_refused_with_what_is_meant)
+{
+    ck_assert_int_eq(options_parse(table, &target, "snapshot=1", &error), -EINVAL);
+    ck_assert_msg(strstr(error.text, "look into the directory") != NULL, "%s", error.text);
+    ck_assert_ptr_null(options_nearest(table, "snapshots"));
 }
 END_TEST
 
@@ -553,6 +577,8 @@ static void add_parsing(TCase *tests)
     tcase_add_loop_test(tests, a_backslash_takes_the_meaning_of_comma_and_backslash_only, 0,
                         COUNT(escapes));
     tcase_add_test(tests, passed_items_are_collected_as_they_came);
+    tcase_add_test(tests, a_label_may_be_quoted_for_its_commas_and_is_passed_on_so);
+    tcase_add_test(tests, what_others_call_it_is_refused_with_what_is_meant);
     tcase_add_test(tests, ignored_names_and_prefixes_are_accepted_with_and_without_value);
     tcase_add_test(tests, a_whole_name_goes_before_a_prefix_that_stands_earlier);
     tcase_add_test(tests, strings_are_freed_and_forgotten);
