@@ -58,13 +58,40 @@ well_formed() {
     fi
 }
 
+# named_options PAGE SCRIPT: each option that SCRIPT --help begins a line with is in PAGE.
+named_options() {
+    status=0
+    python3 "$source_dir/$2" --help >"$work/help" 2>"$work/missing" || status=$?
+    sed -n 's/^  \(-[-a-z]*\)[ ,].*/\1/p' "$work/help" >"$work/options"
+    [ -s "$work/options" ] || status=1
+    while read -r option; do
+        grep -qF -- "$(printf %s "$option" | sed 's/-/\\-/g')" "$source_dir/docs/$1" || {
+            echo "docs/$1 does not name $option" >>"$work/missing"
+            status=1
+        }
+    done <"$work/options"
+    report $status "docs/$1 names each option of $2" "$work/missing"
+}
+
+# installed PAGE...: make install would install each.
+installed() {
+    status=0
+    for page; do
+        grep -q "^dist_man_MANS = .*docs/$page" "$source_dir/Makefile.am" || status=1
+    done
+    report $status "the man pages are installed: $*" /dev/null
+}
+
 commands=$("$qcow2ctl" --help=names | grep -v '^-')
 # shellcheck disable=SC2086 # a list of words
 set -- $commands
-echo "1..$(($# + 3))"
+echo "1..$(($# + 6))"
 same_options qcow2fs.1 '(from qcow2fs --help=man)' "$qcow2fs"
 for command; do
     same_options qcow2ctl.1 "$command" "$qcow2ctl" "$command"
 done
 well_formed qcow2fs.1
 well_formed qcow2ctl.1
+well_formed qcow2fs-domain.1
+named_options qcow2fs-domain.1 contrib/libvirt/qcow2fs-domain
+installed qcow2fs.1 qcow2ctl.1 qcow2fs-domain.1
