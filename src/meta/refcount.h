@@ -70,9 +70,9 @@ void refcounts_release(struct refcounts *refcounts, uint64_t first, uint64_t len
 int refcounts_settle(struct refcounts *refcounts);
 
 /*
- * Adds 1 to the counts of `length` clusters that are in use already: *done of them, all or an error.
- * It stays in the cache until refcounts_write_back(). -EOVERFLOW where the width of the counts is in
- * the way, -EUCLEAN where one is 0.
+ * Adds 1 to the counts of `length` clusters that are in use already: *done of them, all or an
+ * error. It stays in the cache until refcounts_write_back(). -EOVERFLOW where the width of the
+ * counts is in the way, -EUCLEAN where one is 0.
  */
 int refcounts_share(struct refcounts *refcounts, uint64_t first, uint64_t length, uint64_t *done);
 
