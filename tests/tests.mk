@@ -55,6 +55,7 @@ UNIT_TESTS += \
 	tests/unit/disk/test-probe \
 	tests/unit/meta/test-refcount \
 	tests/unit/disk/test-resize \
+	tests/unit/util/test-registry \
 	tests/unit/util/test-size \
 	tests/unit/util/test-stop \
 	tests/unit/cache/test-sizes \
@@ -117,6 +118,7 @@ E2E_TESTS = \
 	tests/e2e/mount/test-ctl-attach.py \
 	tests/e2e/mount/test-ctl-mount.py \
 	tests/e2e/mount/test-ctl-mount-kill.py \
+	tests/e2e/mount/test-ctl-mount-missing.py \
 	tests/e2e/mount/test-mount.py \
 	tests/e2e/mount/test-mount-fstab.py \
 	tests/e2e/mount/test-mount-user.py \

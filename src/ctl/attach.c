@@ -152,7 +152,7 @@ static int attach(struct ctl *ctl, const struct raw_disk *disk)
     const struct loop_settings settings = {
         .sector_size = (unsigned)options->sector_size.value,
         .read_only = !disk->writable,
-        .direct_io = options->direct_io.value == DIRECT_IO_ON,
+        .direct_io = options->direct_io.value != DIRECT_IO_OFF,
         .partitions = true,
     };
     bool as_json = options->common.output.value == CTL_OUTPUT_JSON;
@@ -223,8 +223,10 @@ static const struct option_spec attach_flags[] = {
         .choices = "auto on off",
         .value_name = "MODE",
         .default_text = "auto",
-        .help = "on: the device's requests go past the page cache of the raw file, which holds "
-                "nothing twice then",
+        .help =
+            "on: the device's requests go past the page cache of the raw file, which holds "
+            "nothing twice then; auto: where the kernel can do that, which is faster by far for "
+            "what is read or written in order",
     },
     {
         .name = "sector-size",

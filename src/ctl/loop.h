@@ -19,7 +19,7 @@ struct loop_settings {
     uint64_t offset, size; /* bytes of the file; size 0: to its end */
     unsigned sector_size;  /* bytes; 0: the kernel's choice */
     bool read_only;
-    bool direct_io;
+    bool direct_io;  /* where the kernel can do it */
     bool partitions; /* the kernel looks for them, and makes their nodes */
     bool autoclear;
 };

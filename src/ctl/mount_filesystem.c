@@ -74,6 +74,7 @@ static int mount_by_kernel(const struct filesystem_mount *wanted, const char *ty
         .size = wanted->place->size,
         .read_only = wanted->read_only,
         .autoclear = true,
+        .direct_io = true, /* the file system has a page cache, and that is enough */
     };
     char device[LOOP_NAME_MAX];
     int descriptor = loop_attach(wanted->disk->file, &settings, device, error);

@@ -349,17 +349,22 @@ int registry_wait(int descriptor, int milliseconds, struct registry_record *reco
 {
     int result = load(descriptor, record);
 
-    if (result == 0 && !has_ended(descriptor)) {
+    if (result != 0) {
+        return result;
+    }
+    if (!has_ended(descriptor)) {
         result = wait_for_process(record->pid, milliseconds);
         if (result == 0 && !has_ended(descriptor) && milliseconds >= 0) {
             result = -ETIMEDOUT;
         }
-        registry_release(record);
-        if (result == 0) {
-            while (flock(descriptor, LOCK_SH) != 0 && errno == EINTR) {
-            }
-            result = load(descriptor, record);
+    }
+    registry_release(record);
+    if (result == 0) {
+        while (flock(descriptor, LOCK_SH) != 0 && errno == EINTR) {
         }
+        /* What it added it may have added since the first look, even if it had ended at the second.
+         */
+        result = load(descriptor, record);
     }
     return result;
 }

@@ -78,6 +78,10 @@ def _(directory):
         check_equal(tools.output("losetup", "-nO", "DIO", device).strip(), "1", "direct I/O")
         tools.run("dd", "if=/dev/urandom", "of=" + device, "bs=1M", "count=4", "status=none")
     files.check_in_order(path)
+    for arguments, expected in (([], "1"), (["--direct-io=auto"], "1"), (["--direct-io=off"], "0")):
+        with files.attached(path, *arguments) as device:
+            check_equal(tools.output("losetup", "-nO", "DIO", device).strip(), expected,
+                        "direct I/O with %s" % arguments)
 
 
 @suite.test("losetup -d ends the daemon, too")

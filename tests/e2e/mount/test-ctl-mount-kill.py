@@ -22,14 +22,12 @@ def killed_at(number, *arguments):
     return done.returncode
 
 
-def numbers():
+def numbers(first=40, step=5):
     """Each of the calls with QCOW2FS_LONG; otherwise all of the first, then some."""
-    number, step = 1, 1
+    number = 1
     while True:
         yield number
-        if not os.environ.get("QCOW2FS_LONG") and number > 40:
-            step = 5
-        number += step
+        number += 1 if os.environ.get("QCOW2FS_LONG") or number <= first else step
 
 
 def check_whole_or_nothing(path, at):
@@ -75,6 +73,19 @@ def _(directory):
                  "the loop device is free")
     tools.run("qemu-img", "check", "-r", "all", path, status=None)
     files.check_in_order(path)
+
+
+@suite.test("umount that is killed at any system call leaves the mount as it was, or nothing")
+def _(directory):
+    path = files.whole(directory, size=16 * MiB)
+    at = os.path.join(directory, "at")
+    os.mkdir(at)
+    for number in numbers(first=0, step=11):
+        files.qcow2ctl("mount", "-r", path, at)
+        status = killed_at(number, "umount", at)
+        check_whole_or_nothing(path, at)
+        if status == 0:
+            break
 
 
 @suite.test("attach that is killed at any system call leaves a device that is listed, or nothing")
