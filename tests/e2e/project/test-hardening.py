@@ -116,7 +116,8 @@ exec cc "$@"
     build = os.path.join(directory, "build")
     os.mkdir(build)
     tools.run(os.path.join(run.SOURCE, "configure"), "--disable-dependency-tracking",
-              "CC=%s" % compiler, "CFLAGS=-O2 -fno-stack-protector", "LDFLAGS=-no-pie", cwd=build)
+              "CC=%s" % compiler, "CFLAGS=-O2 -fno-stack-protector", "LDFLAGS=-no-pie", cwd=build,
+              timeout=5 * tools.TIMEOUT)
     program = os.path.join("tests", "races", "fsx")  # small, and with no library
     tools.run("make", "V=1", program, cwd=build)
     told = Told(os.path.join(build, program), os.path.join(build, program))

@@ -310,14 +310,15 @@ END_TEST
 
 START_TEST(bitmaps_that_another_program_did_not_keep_up_to_date_are_kept_as_they_are)
 {
-    static const char bitmaps[BITMAPS_EXTENSION_LENGTH] =
+    static const char bitmaps[BITMAPS_EXTENSION_LENGTH + 1] =
         "\0\0\0\1\0\0\0\0\0\0\0\0\0\0\0\x20whatever";
-    struct store *store = make_extended(EXTENSION_BITMAPS, bitmaps, sizeof(bitmaps));
+    struct store *store = make_extended(EXTENSION_BITMAPS, bitmaps, BITMAPS_EXTENSION_LENGTH);
     struct header *header = read_header(store);
 
     ck_assert_uint_eq(header->bitmap_count, 0); /* the autoclear bit is not set */
     rewrite(store, header);
-    ck_assert_ptr_nonnull(memmem(memory_store_data(store), 65536, bitmaps, sizeof(bitmaps)));
+    ck_assert_ptr_nonnull(
+        memmem(memory_store_data(store), 65536, bitmaps, BITMAPS_EXTENSION_LENGTH));
     header_free(header);
     store_close(store);
 }
