@@ -96,6 +96,7 @@ src_libqcow2_a_SOURCES = \
 	src/admin/preallocated.c src/admin/preallocated.h \
 	src/disk/prefetch.c src/disk/prefetch.h \
 	src/disk/probe.c src/disk/probe.h \
+	src/disk/look.h \
 	src/disk/lookup.h \
 	src/disk/references.c src/disk/references.h \
 	src/disk/repair.c \

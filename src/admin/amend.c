@@ -481,7 +481,7 @@ static int change_disk(struct amend *amend)
         return result;
     }
     if (changes_size(amend->image, change)) {
-        result = writer_resize(amend->writer, change->size.value);
+        result = writer_resize(amend->writer, change->size.value, NULL);
         if (result < 0) {
             amend_failed(amend, result, "giving the disk another size");
         }

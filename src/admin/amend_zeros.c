@@ -56,7 +56,7 @@ static int expand_cluster(struct amend *amend, uint64_t guest_offset)
 
     if (guest_offset < size && backing_shows(amend, guest_offset)) {
         return writer_preallocate(writer, guest_offset,
-                                  min_u64(writer_cluster_size(writer), size - guest_offset));
+                                  min_u64(writer_cluster_size(writer), size - guest_offset), NULL);
     }
     result = writer_begin(writer, &generation);
     if (result == 0) {

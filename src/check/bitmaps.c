@@ -35,8 +35,11 @@ static int count_piece(struct check *check, const struct bitmap *bitmap, uint64_
 {
     uint64_t bytes = entries * BITMAP_TABLE_ENTRY_BYTES;
     size_t i;
-    int result;
+    int result = check_go_on(check);
 
+    if (result < 0) {
+        return result;
+    }
     if (check_hole(check, offset, bytes) == bytes) {
         return 0;
     }

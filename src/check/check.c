@@ -51,6 +51,13 @@ int check_failed(const struct check *check, int result, const char *what)
                                       : strerror(-result));
 }
 
+int check_go_on(const struct check *check)
+{
+    return stop_requested(check->options->stop)
+               ? error_set(check->error, EINTR, "%s: checking was interrupted", check->name)
+               : 0;
+}
+
 void check_progress(struct check *check)
 {
     uint64_t done = min_u64(check->work_done, check->work_total);

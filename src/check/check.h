@@ -45,6 +45,7 @@
 #include "meta/header.h"
 #include "store/store.h"
 #include "util/error.h"
+#include "util/stop.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -88,6 +89,8 @@ struct check_options {
      */
     void (*reference)(void *context, uint64_t cluster, enum check_use use, uint32_t hidden);
     void *context;
+    /* Ends it, with -EINTR; a repair that is half done then is what it is after a crash. */
+    const struct stop *stop;
 };
 
 /* Findings are counted as by qemu-img check. */
@@ -126,8 +129,8 @@ int check_read_header(struct store *file, uint64_t file_size, const char *name,
  * the sentences. 0 when all was checked, and repaired as far as it can be,
  * whatever was found. Otherwise a negative errno with a sentence: -EINVAL when
  * the snapshot table or the bitmap directory cannot be understood, -ENOMEM,
- * errors of the host; a repair may then be half done, which a further one
- * completes.
+ * errors of the host, -EINTR; a repair may then be half done, which a further
+ * one completes.
  */
 int check_image(struct header *header, struct store *file, const char *name,
                 const struct check_options *options, struct check_result *result,

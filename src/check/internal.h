@@ -110,6 +110,9 @@ void check_found(struct check *check, enum check_finding finding, const char *fo
 /* Sets the error for a call of the host that failed while `what` was done. */
 int check_failed(const struct check *check, int result, const char *what);
 
+/* 0, or -EINTR and the error: whether it is to go on. Asked for each MiB that is read, at least. */
+int check_go_on(const struct check *check);
+
 /* Tells who wants to know how far it is. */
 void check_progress(struct check *check);
 

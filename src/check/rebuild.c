@@ -206,7 +206,8 @@ static int write_layout(struct check *check, struct layout *layout)
         result = place_blocks(check, layout);
     }
     for (i = 0; i < layout->blocks_needed && result == 0; i++) {
-        if (layout->table[i] != 0) {
+        result = stop_requested(check->options->stop) ? -EINTR : 0;
+        if (result == 0 && layout->table[i] != 0) {
             result = write_block(check, layout, i);
         }
     }

@@ -139,8 +139,13 @@ typedef int block_fn(struct check *check, uint64_t index, uint8_t *block);
 static int visit_run(struct check *check, uint64_t index, size_t *read, block_fn *visit)
 {
     size_t i;
-    int result = check_read_run(check, check->blocks + index, check->table_entries - index, read);
+    int result = check_go_on(check);
 
+    *read = 1;
+    if (result < 0) {
+        return result;
+    }
+    result = check_read_run(check, check->blocks + index, check->table_entries - index, read);
     if (result == -ENOMEM) {
         return check_failed(check, result, "reading refcount blocks");
     }
@@ -366,7 +371,8 @@ static int compare_missing_blocks(struct check *check)
     while (cluster < check->limit && result == 0) {
         uint64_t index = cluster / check->block_counts;
 
-        if (index >= check->table_entries || check->blocks[index] == 0) {
+        result = check_go_on(check);
+        if (result == 0 && (index >= check->table_entries || check->blocks[index] == 0)) {
             result = compare_block(check, index, NULL);
         }
         cluster = check_counts_next(check->counts, (index + 1) * check->block_counts, check->limit);

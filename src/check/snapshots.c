@@ -160,8 +160,11 @@ int check_open_snapshots(struct check *check)
         return check_failed(check, -ENOMEM, "reading the snapshot table");
     }
     for (i = 0; i < header->snapshot_count; i++) {
-        int result = read_entry(check, i, position, &check->snapshots[i]);
+        int result = check_go_on(check);
 
+        if (result == 0) {
+            result = read_entry(check, i, position, &check->snapshots[i]);
+        }
         if (result < 0) {
             return result;
         }

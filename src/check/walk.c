@@ -102,8 +102,12 @@ static int visit_l2_tables(struct check *check, const struct piece *piece,
     size_t done = 0, read, i;
 
     while (done < piece->table_count) {
-        int result = check_read_run(check, piece->tables + done, piece->table_count - done, &read);
+        int result = check_go_on(check);
 
+        if (result < 0) {
+            return result;
+        }
+        result = check_read_run(check, piece->tables + done, piece->table_count - done, &read);
         if (result == -ENOMEM) {
             return check_failed(check, result, "reading L2 tables");
         }
@@ -271,8 +275,11 @@ static int walk_piece(struct check *check, struct piece *piece, const struct che
                       uint64_t *tables_left)
 {
     uint64_t bytes = piece->count * L1_ENTRY_BYTES;
-    int result;
+    int result = check_go_on(check);
 
+    if (result < 0) {
+        return result;
+    }
     if (check_hole(check, piece->host_offset, bytes) == bytes) {
         return 0;
     }

@@ -214,7 +214,7 @@ static int preallocate(struct writer *writer, enum preallocation how, uint64_t f
     while (at < to && r == 0) {
         uint64_t length = min_u64(STEP, to - at);
 
-        r = writer_preallocate(writer, at, length);
+        r = writer_preallocate(writer, at, length, NULL);
         if (r == 0 && how != PREALLOCATION_METADATA) {
             r = writer_reserve(writer, at, length, how == PREALLOCATION_FULL);
         }
@@ -232,11 +232,11 @@ static int resize(struct ctl *ctl, struct image *image, struct writer *writer, u
     uint64_t old = image->virtual_size;
     int r;
 
-    r = writer_resize(writer, size);
+    r = writer_resize(writer, size, NULL);
     if (r == 0 && size > old && how != PREALLOCATION_OFF) {
         r = preallocate(writer, how, old, size);
         if (r < 0) {
-            (void)writer_resize(writer, old); /* it gained nothing but zeros */
+            (void)writer_resize(writer, old, NULL); /* it gained nothing but zeros */
         }
     }
     return r < 0 ? resize_failed(ctl, image, size, r) : 0;

@@ -17,6 +17,12 @@
  */
 #define AUTO_BYTES (UINT64_C(192) << 20)
 
+/*
+ * A host whose disk is slow, or busy, may take much longer: a mount does not wait for more than
+ * this, and goes on as with an image that has more tables.
+ */
+#define AUTO_MILLISECONDS 3000
+
 /* Otherwise tables are looked at for so long. */
 #define TABLES_NANOSECONDS UINT64_C(50000000)
 
@@ -54,7 +60,7 @@ static int repair(struct writer *writer, const char *why, struct check_result *r
                          image->path, why,
                          result->errors - result->fixed_errors + result->unreadable);
     }
-    writer->repaired = true;
+    writer->compared = true;
     /* COPIED bits may have been corrected. */
     return mapping_reload(image->active, image->path, error);
 }
@@ -151,16 +157,17 @@ static int repair_low(struct writer *writer, struct error *error)
 
 int writer_check(struct writer *writer, struct error *error)
 {
-    const struct check_options options = {.context = NULL};
+    struct check_options options = {.context = NULL};
     enum writer_check how = writer->options.check;
     struct image *image = writer->image;
     struct error own = {0};
     struct check_result result;
     char what[96];
+    struct stop stop;
     uint64_t bytes;
     int status;
 
-    if (how == WRITER_CHECK_OFF || writer->repaired) {
+    if (how == WRITER_CHECK_OFF || writer->compared) {
         return 0;
     }
     status = tables_bytes(image, &bytes);
@@ -171,6 +178,11 @@ int writer_check(struct writer *writer, struct error *error)
     if (how == WRITER_CHECK_AUTO && bytes > AUTO_BYTES) {
         return 0; /* see writer_check_tables() */
     }
+    stop_init(&stop, NULL);
+    if (how == WRITER_CHECK_AUTO) {
+        stop_after(&stop, AUTO_MILLISECONDS);
+        options.stop = &stop;
+    }
     status = check_image(image->header, image->file, image->path, &options, &result, &own);
     if (status < 0 && how == WRITER_CHECK_AUTO && status != -ENOMEM) {
         log_line(image->log, LOG_LEVEL_WARNING, "%s", own.text);
@@ -180,6 +192,7 @@ int writer_check(struct writer *writer, struct error *error)
         *error = own;
         return status;
     }
+    writer->compared = true;
     if (result.too_low == 0) {
         return 0;
     }
@@ -249,7 +262,7 @@ int writer_check_tables(struct writer *writer, struct error *error)
 {
     const struct header *header = writer->header;
     const char *table;
-    uint64_t host_offset, bytes;
+    uint64_t host_offset;
     char what[96];
     int result;
 
@@ -261,9 +274,8 @@ int writer_check_tables(struct writer *writer, struct error *error)
                  host_offset, table);
         return refuse_low(writer, what, error);
     }
-    if (tables_bytes(writer->image, &bytes) < 0 || bytes <= AUTO_BYTES || writer->repaired ||
-        writer->options.check == WRITER_CHECK_ON) {
-        return 0; /* all of it was compared */
+    if (writer->compared) {
+        return 0;
     }
     result = check_counted(writer, 0, 1, "header", error);
     if (result == 0) {

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 #include "config.h"
 
+#include "disk/look.h"
 #include "disk/writer_internal.h"
 
 #include "util/checked.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 
 /* A disk is made of whole sectors; QEMU would not see the rest of one. */
@@ -64,37 +66,51 @@ static int resize_data_file(struct writer *writer, uint64_t old_size, uint64_t s
 
 /* --- What lies behind the end of the disk ------------------------------------------------- */
 
-/* Unmaps the clusters [from, to), which lie behind the end of the disk. */
-static int drop_clusters(struct writer *writer, uint64_t from, uint64_t to)
+/* The cluster at `from`, or as much from there on as has nothing; *next: where it ends. */
+static int drop_next(struct writer *writer, struct look *look, uint64_t from, uint64_t to,
+                     uint64_t *next, struct mapping_fault *fault)
 {
     struct mapping *mapping = writer->image->active;
     uint64_t cluster = writer_cluster_size(writer);
     const struct l2_value none = {0};
+    struct extent extent;
+    struct l2_value old;
+    int result = mapping_lookup(mapping, from, look_begin(look, to - from), &extent, fault);
+
+    *next = from + cluster;
+    if (result == 0) {
+        look_end(look, extent.length);
+        result = mapping_get(mapping, from, &old, fault);
+    }
+    if (result == 0 && old.entry == 0 && old.bitmap == 0) {
+        if (extent.kind == EXTENT_UNALLOCATED) { /* whole L2 tables may be passed over at once */
+            *next = max_u64(*next, from + round_down(extent.length, cluster));
+        }
+        return 0;
+    }
+    if (result == 0) {
+        result = mapping_set(mapping, from, &none, 1, 0, fault);
+    }
+    if (result == 0) {
+        writer_drop_old(writer, &old);
+        result = writer_relieve(writer);
+    }
+    return result;
+}
+
+/* Unmaps the clusters [from, to), which lie behind the end of the disk. */
+static int drop_clusters(struct writer *writer, uint64_t from, uint64_t to, const struct stop *stop)
+{
     struct mapping_fault fault = {0};
+    struct look look;
     int result = 0;
 
+    look_init(&look);
     while (from < to && result == 0) {
-        struct extent extent;
-        struct l2_value old;
-
-        result = mapping_lookup(mapping, from, to - from, &extent, &fault);
-        if (result == 0) {
-            result = mapping_get(mapping, from, &old, &fault);
+        if (stop_requested(stop)) {
+            return -EINTR;
         }
-        if (result == 0 && old.entry == 0 && old.bitmap == 0) {
-            /* Whole L2 tables may be passed over at once. */
-            from += max_u64(cluster, extent.kind == EXTENT_UNALLOCATED
-                                         ? round_down(extent.length, cluster)
-                                         : cluster);
-            continue;
-        }
-        if (result == 0) {
-            result = mapping_set(mapping, from, &none, 1, 0, &fault);
-        }
-        if (result == 0) {
-            writer_drop_old(writer, &old);
-            from += cluster;
-        }
+        result = drop_next(writer, &look, from, to, &from, &fault);
     }
     if (result < 0) {
         writer_fault(writer, result, &fault);
@@ -108,15 +124,16 @@ static int drop_clusters(struct writer *writer, uint64_t from, uint64_t to)
  * What the disk gains reads as zeros: not as what the backing image has there,
  * nor as what an earlier, longer disk left in the last cluster.
  */
-static int hide_old_data(struct writer *writer, uint64_t old_size, uint64_t size)
+static int hide_old_data(struct writer *writer, uint64_t old_size, uint64_t size,
+                         const struct stop *stop)
 {
     uint64_t cluster = writer_cluster_size(writer);
     uint64_t end = min_u64(size, div_round_up(old_size, cluster) * cluster);
     const struct image *backing = writer->image->backing;
-    int result = writer_zero_range(writer, old_size, end, false);
+    int result = writer_zero_range(writer, old_size, end, false, stop);
 
     if (result == 0 && backing != NULL && backing->virtual_size > end) {
-        result = writer_zero_range(writer, end, min_u64(size, backing->virtual_size), true);
+        result = writer_zero_range(writer, end, min_u64(size, backing->virtual_size), true, stop);
     }
     return result;
 }
@@ -139,7 +156,8 @@ static int grow_l1(struct writer *writer, uint64_t size)
 }
 
 /* What must be there before anything behind the old end can have a place. */
-static int make_room(struct writer *writer, uint64_t old_size, uint64_t size)
+static int make_room(struct writer *writer, uint64_t old_size, uint64_t size,
+                     const struct stop *stop)
 {
     uint64_t cluster = writer_cluster_size(writer);
     struct range_lock lock = whole_disk;
@@ -150,7 +168,7 @@ static int make_room(struct writer *writer, uint64_t old_size, uint64_t size)
     if (result == 0) {
         /* Left behind when the disk was made smaller, and that came to no end. */
         result = drop_clusters(writer, div_round_up(old_size, cluster) * cluster,
-                               div_round_up(size, cluster) * cluster);
+                               div_round_up(size, cluster) * cluster, stop);
     }
     if (result == 0) {
         result = resize_data_file(writer, old_size, size);
@@ -188,16 +206,16 @@ static void publish_size(struct writer *writer, uint64_t size)
  * could be acknowledged, and then be zeroed, or lie behind the end again when
  * something fails.
  */
-static int grow(struct writer *writer, uint64_t size)
+static int grow(struct writer *writer, uint64_t size, const struct stop *stop)
 {
     uint64_t old_size = writer->image->virtual_size;
-    int result = make_room(writer, old_size, size);
+    int result = make_room(writer, old_size, size, stop);
 
 #ifdef QCOW2FS_BREAK_GROW
     publish_size(writer, size); /* for tests/races/races-grow alone, which must see it */
 #endif
     if (result == 0) {
-        result = hide_old_data(writer, old_size, size);
+        result = hide_old_data(writer, old_size, size, stop);
     }
     if (result == 0) {
         result = commit_flush(writer->commit); /* before the header's size shows it */
@@ -226,7 +244,7 @@ static bool size_is_fixed(const struct image *image)
     return false;
 }
 
-int writer_grow_to(struct writer *writer, uint64_t size)
+int writer_grow_to(struct writer *writer, uint64_t size, const struct stop *stop)
 {
     int result = 0;
 
@@ -234,27 +252,58 @@ int writer_grow_to(struct writer *writer, uint64_t size)
     if (!checked_round_up(size, SECTOR, &size) || size > INT64_MAX) {
         result = -EFBIG;
     } else if (size > writer->image->virtual_size) {
-        result = size_is_fixed(writer->image) ? -ENOSPC : grow(writer, size);
+        result = size_is_fixed(writer->image) ? -ENOSPC : grow(writer, size, stop);
     }
     pthread_mutex_unlock(&writer->resize_mutex);
     return result;
 }
 
+int writer_grow(struct writer *writer, uint64_t size, const struct stop *stop)
+{
+    unsigned generation;
+    int result = writer_begin(writer, &generation);
+
+    if (result == 0) {
+        result = writer_grow_to(writer, size, stop);
+    }
+    return writer_end(writer, generation, result);
+}
+
 /* --- Shrinking ------------------------------------------------------------------------------ */
 
-static int shrink(struct writer *writer, uint64_t size)
+/*
+ * Drops all that is mapped behind the end, also what an earlier shrink left there.
+ * What is stopped has done what was asked for: only space is not given back yet.
+ */
+static int drop_rest(struct writer *writer, uint64_t size, const struct stop *stop)
 {
-    uint64_t old_size = writer->image->virtual_size, cluster = writer_cluster_size(writer);
+    const struct header *header = writer->header;
+    uint64_t cluster = writer_cluster_size(writer);
+    uint64_t end = (uint64_t)header->l1_entries << header_l1_entry_bits(header);
+    int result = drop_clusters(writer, div_round_up(size, cluster) * cluster, end, stop);
+
+    if (result != -EINTR) {
+        return result;
+    }
+    log_line(writer->image->log, LOG_LEVEL_WARNING,
+             "%s: the disk has %" PRIu64 " bytes now, but freeing what was behind them was "
+             "interrupted: that is done when it next changes its size",
+             writer->image->path, size);
+    return 0;
+}
+
+static int shrink(struct writer *writer, uint64_t size, const struct stop *stop)
+{
+    uint64_t old_size = writer->image->virtual_size;
     struct range_lock lock = whole_disk;
     int result;
 
     range_lock_take(&writer->ranges, &lock);
     /* The size first: after a crash, what lies behind the end is unreachable, and no more. */
-    result = write_size(writer, size);
+    result = stop_requested(stop) ? -EINTR : write_size(writer, size);
     if (result == 0) {
         atomic_store(&writer->image->virtual_size, size);
-        result = drop_clusters(writer, div_round_up(size, cluster) * cluster,
-                               div_round_up(old_size, cluster) * cluster);
+        result = drop_rest(writer, size, stop);
     }
     range_lock_release(&writer->ranges, &lock);
     if (result == 0) {
@@ -263,7 +312,7 @@ static int shrink(struct writer *writer, uint64_t size)
     return result == 0 ? commit_flush(writer->commit) : result;
 }
 
-static int resize(struct writer *writer, uint64_t size)
+static int resize(struct writer *writer, uint64_t size, const struct stop *stop)
 {
     const struct image *image = writer->image;
 
@@ -276,17 +325,17 @@ static int resize(struct writer *writer, uint64_t size)
     if (size_is_fixed(image)) {
         return -ENOTSUP;
     }
-    return size > image->virtual_size ? grow(writer, size) : shrink(writer, size);
+    return size > image->virtual_size ? grow(writer, size, stop) : shrink(writer, size, stop);
 }
 
-int writer_resize(struct writer *writer, uint64_t size)
+int writer_resize(struct writer *writer, uint64_t size, const struct stop *stop)
 {
     unsigned generation;
     int result = writer_begin(writer, &generation);
 
     if (result == 0) {
         pthread_mutex_lock(&writer->resize_mutex);
-        result = resize(writer, size);
+        result = resize(writer, size, stop);
         pthread_mutex_unlock(&writer->resize_mutex);
     }
     return writer_end(writer, generation, result);

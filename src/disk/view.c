@@ -5,6 +5,7 @@
 
 #include "disk/compressed.h"
 #include "disk/inflight.h"
+#include "disk/look.h"
 #include "disk/lookup.h"
 #include "disk/prefetch.h"
 #include "disk/resolved.h"
@@ -446,12 +447,6 @@ static void prefetch_range(void *context, uint64_t guest_offset, uint64_t length
 
 /* --- Data and holes --------------------------------------------------------------------------- */
 
-#define SEEK_WINDOW     (UINT64_C(2) << 20) /* bytes */
-#define SEEK_WINDOW_MAX (UINT64_C(1) << 40)
-
-/* Longer than this no look shall take, so that there is a chance to stop. */
-#define SEEK_LOOK_NANOSECONDS UINT64_C(20000000)
-
 /*
  * Whether the bytes from guest_offset on, a DATA extent, are data or a hole of
  * the host file, and how far that goes. In a qcow2 image a (sub)cluster is a
@@ -514,23 +509,6 @@ static int classify(struct view *view, uint64_t guest_offset, uint64_t window, b
     return result;
 }
 
-/*
- * How far to look next, after a look over `window` bytes. Twice as far each time
- * that all it saw was alike: an empty disk of any size is crossed in a few steps,
- * and a long unallocated range of an overlay is not walked again for each small
- * extent below it. But not so far that a look takes long, where there are tables.
- */
-static uint64_t next_window(uint64_t window, uint64_t length, uint64_t took)
-{
-    if (length < window) {
-        return SEEK_WINDOW;
-    }
-    if (took > SEEK_LOOK_NANOSECONDS) {
-        return max_u64(window / 4, SEEK_WINDOW);
-    }
-    return min_u64(window * 2, SEEK_WINDOW_MAX);
-}
-
 int view_seek(struct view *view, uint64_t guest_offset, bool want_data, const struct stop *stop,
               uint64_t *found)
 {
@@ -540,18 +518,19 @@ int view_seek(struct view *view, uint64_t guest_offset, bool want_data, const st
 int view_seek_within(struct view *view, uint64_t guest_offset, uint64_t end, bool want_data,
                      const struct stop *stop, uint64_t *found)
 {
-    uint64_t window = SEEK_WINDOW, size = min_u64(view_size(view), end), began = stop_clock();
+    uint64_t size = min_u64(view_size(view), end);
+    struct look look;
 
+    look_init(&look);
     if (guest_offset >= size) {
         return -ENXIO;
     }
     while (guest_offset < size) {
-        uint64_t length, now;
+        uint64_t length;
         bool is_data;
-        int result;
+        int result =
+            classify(view, guest_offset, look_begin(&look, size - guest_offset), &is_data, &length);
 
-        window = min_u64(window, size - guest_offset);
-        result = classify(view, guest_offset, window, &is_data, &length);
         if (result < 0) {
             return result;
         }
@@ -559,9 +538,7 @@ int view_seek_within(struct view *view, uint64_t guest_offset, uint64_t end, boo
         if (is_data == want_data) {
             return 0;
         }
-        now = stop_clock();
-        window = next_window(window, length, now - began);
-        began = now;
+        look_end(&look, length);
         guest_offset += length;
         *found = guest_offset;
         if (guest_offset < size && stop_requested(stop)) {

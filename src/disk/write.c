@@ -465,7 +465,7 @@ int writer_write(struct writer *writer, uint64_t guest_offset, const void *data,
     }
     result = writer_begin(writer, &generation);
     if (result == 0 && end > view_size(writer->view)) {
-        result = writer->options.growable ? writer_grow_to(writer, end) : -ENOSPC;
+        result = writer->options.growable ? writer_grow_to(writer, end, NULL) : -ENOSPC;
     }
     if (result == 0) {
         result = writer_write_range(writer, guest_offset, data, length);
@@ -496,25 +496,50 @@ static int preallocate_some(struct writer *writer, uint64_t from, uint64_t to, u
     return result;
 }
 
-int writer_preallocate(struct writer *writer, uint64_t guest_offset, uint64_t length)
+/* The same for all of a range. */
+static int preallocate_range(struct writer *writer, uint64_t from, uint64_t to,
+                             const struct stop *stop)
 {
-    uint64_t end = guest_offset + length, next;
-    struct mapping_fault fault = {0};
+    struct mapping_fault fault;
+    int result = 0;
+
+    while (from < to && result == 0) {
+        uint64_t next = from;
+
+        if (stop_requested(stop)) {
+            return -EINTR;
+        }
+        fault = (struct mapping_fault){.guest_offset = from};
+        result = preallocate_some(writer, from, to, &next, &fault);
+        from = next;
+    }
+    if (result < 0) {
+        writer_fault(writer, result, &fault);
+    }
+    return result;
+}
+
+int writer_preallocate(struct writer *writer, uint64_t guest_offset, uint64_t length,
+                       const struct stop *stop)
+{
+    uint64_t most = writer_cluster_size(writer) * WRITER_PART_CLUSTERS;
     unsigned generation;
     int result;
 
     if (!range_within(guest_offset, length, view_size(writer->view))) {
         return -ENOSPC;
     }
-    result = writer_begin(writer, &generation);
-    while (guest_offset < end && result == 0) {
-        fault = (struct mapping_fault){.guest_offset = guest_offset};
-        result = preallocate_some(writer, guest_offset, end, &next, &fault);
-        if (result < 0) {
-            writer_fault(writer, result, &fault);
-        } else {
-            guest_offset = next;
+    do {
+        /* Parts, as of what is zeroed; the next begins with one, and so with a cluster. */
+        uint64_t part = min_u64(length, most - (guest_offset & (most - 1)));
+
+        result = writer_begin(writer, &generation);
+        if (result == 0) {
+            result = preallocate_range(writer, guest_offset, guest_offset + part, stop);
         }
-    }
-    return writer_end(writer, generation, result);
+        result = writer_end(writer, generation, result);
+        guest_offset += part;
+        length -= part;
+    } while (length > 0 && result == 0);
+    return result;
 }

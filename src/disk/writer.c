@@ -261,6 +261,11 @@ static bool cache_is_full(const struct writer *writer)
            writer->image->cache->sizes.l2_budget / 2;
 }
 
+int writer_relieve(struct writer *writer)
+{
+    return cache_is_full(writer) ? commit_flush(writer->commit) : 0;
+}
+
 int writer_end(struct writer *writer, unsigned generation, int result)
 {
     int flushed;

@@ -16,6 +16,7 @@
 #include "disk/image.h"
 #include "util/error.h"
 #include "util/options.h"
+#include "util/stop.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -73,13 +74,34 @@ int writer_close(struct writer *writer);
 int writer_write(struct writer *writer, uint64_t guest_offset, const void *data, size_t length);
 
 /*
- * Makes a range within the disk read as zeros; with `unmap` its clusters are
- * freed where the format allows that. What a backing image has never shows.
+ * What follows may take long. It ends with -EINTR soon after `stop`, which may be
+ * NULL, says so: any part of it is done then, each cluster as a whole or not at
+ * all. It can be asked for again.
  */
-int writer_zero(struct writer *writer, uint64_t guest_offset, uint64_t length, bool unmap);
+
+/*
+ * Makes a range within the disk read as zeros; with `unmap` its clusters are
+ * freed where the format allows that. What a backing image has never shows. What
+ * reads as zeros already and takes no place is passed over: no tables are made.
+ */
+int writer_zero(struct writer *writer, uint64_t guest_offset, uint64_t length, bool unmap,
+                const struct stop *stop);
 
 /* Gives every cluster of a range a place in the file; what the disk shows does not change. */
-int writer_preallocate(struct writer *writer, uint64_t guest_offset, uint64_t length);
+int writer_preallocate(struct writer *writer, uint64_t guest_offset, uint64_t length,
+                       const struct stop *stop);
+
+/*
+ * Makes the disk `size` bytes long, rounded up to a whole sector; what it gains
+ * reads as zeros. -ENOTSUP where a snapshot does not record its size, as in
+ * version 2. A disk that grows and is stopped has its old size. One that gets
+ * smaller has its new size first, and 0 is returned: only the space of what is
+ * behind it may not be free before it changes its size again.
+ */
+int writer_resize(struct writer *writer, uint64_t size, const struct stop *stop);
+
+/* The same where the disk is smaller, and nothing where it is not. -ENOSPC in place of -ENOTSUP. */
+int writer_grow(struct writer *writer, uint64_t size, const struct stop *stop);
 
 /*
  * Has the host reserve the space of a range that was preallocated and reads as
@@ -87,12 +109,6 @@ int writer_preallocate(struct writer *writer, uint64_t guest_offset, uint64_t le
  * host cannot reserve; any other errno of it.
  */
 int writer_reserve(struct writer *writer, uint64_t guest_offset, uint64_t length, bool written);
-
-/*
- * Makes the disk `size` bytes long, rounded up to a whole sector; what it gains
- * reads as zeros. -ENOTSUP where a snapshot does not record its size, as in version 2.
- */
-int writer_resize(struct writer *writer, uint64_t size);
 
 /*
  * Fills clusters that are reserved, where that is wanted, as the thread does by itself. By one

@@ -10,9 +10,17 @@
 #include "meta/format.h"
 #include "meta/mapping_write.h"
 #include "util/range_lock.h"
+#include "util/stop.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
+
+/*
+ * A request of any length is done in parts of so many clusters: small enough that
+ * it is not long until what waits for their end can go on, and large enough that
+ * what each part costs is nothing. Within a part each cluster asks whether to stop.
+ */
+#define WRITER_PART_CLUSTERS 4096
 
 struct writer {
     struct image *image;
@@ -34,7 +42,7 @@ struct writer {
     atomic_bool prepared, lazy_prepared;
     bool lazy;
     bool refused;                /* counts are too low: it is only read */
-    bool repaired;               /* when it was opened: its counts are right */
+    bool compared;               /* its counts were, with all references, and maybe repaired */
     atomic_bool corrupt;         /* nothing may be written any more */
     atomic_bool corrupt_to_mark; /* and the header does not say so yet */
 
@@ -118,6 +126,9 @@ void writer_resume(struct writer *writer);
 int writer_mark_dirty(struct writer *writer);
 int writer_mark_clean(struct writer *writer);
 
+/* For who changes many entries between the brackets: a flush, where the cache asks for it. */
+int writer_relieve(struct writer *writer);
+
 /* R5: to be called before a count rises. */
 int writer_prepare_allocation(struct writer *writer);
 
@@ -143,10 +154,11 @@ int writer_write_range(struct writer *writer, uint64_t guest_offset, const uint8
  * who makes it larger; one that reaches the end may zero more than it says there,
  * where nobody can have written yet.
  */
-int writer_zero_range(struct writer *writer, uint64_t from, uint64_t to, bool unmap);
+int writer_zero_range(struct writer *writer, uint64_t from, uint64_t to, bool unmap,
+                      const struct stop *stop);
 
 /* Makes the disk at least `size` bytes long, between the brackets. */
-int writer_grow_to(struct writer *writer, uint64_t size);
+int writer_grow_to(struct writer *writer, uint64_t size, const struct stop *stop);
 
 /* Repairs an image that is marked dirty, as the options say. 0 or a negative errno with a sentence.
  */

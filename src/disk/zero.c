@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "config.h"
 
+#include "disk/look.h"
 #include "disk/writer_internal.h"
 
 #include "util/checked.h"
@@ -178,41 +179,165 @@ static int zero_raw_data_file(struct writer *writer, uint64_t from, uint64_t to)
     return result;
 }
 
-int writer_zero_range(struct writer *writer, uint64_t from, uint64_t to, bool unmap)
+/* --- Ranges of any length ------------------------------------------------------------------- */
+
+#define LOOK_STEPS 64 /* what a look at the mapping counts for, which may take long */
+
+/* A range on its way to be zeros. */
+struct zeroing {
+    struct writer *writer;
+    uint64_t from, to; /* guest offsets of what is left */
+    bool unmap;
+    const struct stop *stop;
+    struct look look;
+    uint64_t used_to; /* up to there the disk has something, as far as was looked */
+    bool begun;
+};
+
+/*
+ * Whether the bytes at zeroing->from read as zeros, and keep no place in the file; how many of the
+ * window are alike in that.
+ */
+static bool is_nothing(const struct zeroing *zeroing, uint64_t window, uint64_t *length)
 {
-    uint64_t size = writer_cluster_size(writer);
+    struct writer *writer = zeroing->writer;
+    struct view_extent found;
+    struct mapping_fault fault;
+
+    *length = 1;
+    if (mapping_lookup_exact(writer->image->active, zeroing->from, window, &found.extent, &fault) <
+        0) {
+        return false; /* who changes the entry will say so */
+    }
+    *length = found.extent.length;
+    if (found.extent.preallocated) {
+        return false;
+    }
+    if (found.extent.kind == EXTENT_UNALLOCATED) {
+        if (view_lookup(writer->view, zeroing->from, *length, &found) < 0) {
+            return false;
+        }
+        *length = found.extent.length;
+    }
+    return found.extent.kind == EXTENT_ZERO || found.extent.kind == EXTENT_UNALLOCATED;
+}
+
+/*
+ * Passes over what is nothing already, however long it is, in whole clusters: what comes next can
+ * have its zeros by its entry.
+ */
+static void pass_nothing(struct zeroing *zeroing)
+{
+    uint64_t size = writer_cluster_size(zeroing->writer), length, next;
+    uint64_t window = look_begin(&zeroing->look, zeroing->to - zeroing->from);
+    bool nothing = is_nothing(zeroing, window, &length);
+
+    look_end(&zeroing->look, length);
+    next = zeroing->from + length;
+    if (nothing && next < zeroing->to) {
+        next = round_down(next, size);
+    }
+    if (nothing && next > zeroing->from) {
+        zeroing->from = next;
+    } else {
+        zeroing->used_to = div_round_up(zeroing->from + length, size) * size;
+    }
+}
+
+/* Zeros in the data file, where it has one. */
+static int zero_data_file(struct zeroing *zeroing)
+{
+    struct writer *writer = zeroing->writer;
+    bool raw = (writer->header->autoclear_features & AUTOCLEAR_RAW_EXTERNAL_DATA) != 0;
+    uint64_t from = zeroing->from, to = zeroing->to;
+
+    if (!writer->header->external_data_file) {
+        return 0;
+    }
+    if (raw && writer->image->backing == NULL) {
+        zeroing->from = to; /* no entry is touched */
+        return zero_raw_data_file(writer, from, to);
+    }
+    return raw || zeroing->unmap ? store_punch(writer->image->data_file, from, to - from) : 0;
+}
+
+/* So much of it that it is not long until other things have their turn. */
+static int zero_some(struct zeroing *zeroing)
+{
+    uint64_t size = writer_cluster_size(zeroing->writer);
+    unsigned steps = 0;
     int result = 0;
 
-    if (from < to && writer->header->external_data_file) {
-        bool raw = (writer->header->autoclear_features & AUTOCLEAR_RAW_EXTERNAL_DATA) != 0;
-
-        if (raw && writer->image->backing == NULL) {
-            return zero_raw_data_file(writer, from, to);
-        }
-        if (raw || unmap) {
-            result = store_punch(writer->image->data_file, from, to - from);
-        }
+    if (!zeroing->begun && zeroing->from < zeroing->to) {
+        zeroing->begun = true;
+        result = zero_data_file(zeroing);
     }
-    while (from < to && result == 0) {
-        uint64_t next = min_u64(to, round_down(from, size) + size);
+    while (zeroing->from < zeroing->to && steps < WRITER_PART_CLUSTERS && result == 0) {
+        uint64_t next = min_u64(zeroing->to, round_down(zeroing->from, size) + size);
 
-        result = zero_in_cluster(writer, from, next, unmap);
-        from = next;
+        if (stop_requested(zeroing->stop)) {
+            return -EINTR;
+        }
+        if (zeroing->from >= zeroing->used_to) {
+            pass_nothing(zeroing);
+            steps += LOOK_STEPS;
+            continue;
+        }
+        result = zero_in_cluster(zeroing->writer, zeroing->from, next, zeroing->unmap);
+        zeroing->from = next;
+        steps++;
     }
     return result;
 }
 
-int writer_zero(struct writer *writer, uint64_t guest_offset, uint64_t length, bool unmap)
+static void zeroing_init(struct zeroing *zeroing, struct writer *writer, uint64_t from, uint64_t to,
+                         bool unmap, const struct stop *stop)
 {
+    *zeroing = (struct zeroing){
+        .writer = writer,
+        .from = from,
+        .to = to,
+        .unmap = unmap,
+        .stop = stop,
+    };
+    look_init(&zeroing->look);
+}
+
+int writer_zero_range(struct writer *writer, uint64_t from, uint64_t to, bool unmap,
+                      const struct stop *stop)
+{
+    struct zeroing zeroing;
+    int result = 0;
+
+    zeroing_init(&zeroing, writer, from, to, unmap, stop);
+    while (zeroing.from < to && result == 0) {
+        result = zero_some(&zeroing);
+        if (result == 0) {
+            result = writer_relieve(writer);
+        }
+    }
+    return result;
+}
+
+int writer_zero(struct writer *writer, uint64_t guest_offset, uint64_t length, bool unmap,
+                const struct stop *stop)
+{
+    uint64_t end = guest_offset + length;
+    struct zeroing zeroing;
     unsigned generation;
     int result;
 
     if (!range_within(guest_offset, length, view_size(writer->view))) {
         return -EINVAL;
     }
-    result = writer_begin(writer, &generation);
-    if (result == 0) {
-        result = writer_zero_range(writer, guest_offset, guest_offset + length, unmap);
-    }
-    return writer_end(writer, generation, result);
+    zeroing_init(&zeroing, writer, guest_offset, end, unmap, stop);
+    do {
+        /* A part is a request of its own: what it drops does not wait for all of them (R4). */
+        result = writer_begin(writer, &generation);
+        if (result == 0) {
+            result = zero_some(&zeroing);
+        }
+        result = writer_end(writer, generation, result);
+    } while (zeroing.from < end && result == 0);
+    return result;
 }

@@ -15,6 +15,7 @@ void long_requests_init(struct long_requests *all, unsigned threads)
     stop_init(&all->ending, NULL);
     all->most = threads > 1 ? threads - 1 : 1;
     all->serving = 0;
+    all->alone = threads == 1;
     all->first = NULL;
     all->last = &all->first;
 }
@@ -22,6 +23,11 @@ void long_requests_init(struct long_requests *all, unsigned threads)
 void long_requests_destroy(struct long_requests *all)
 {
     pthread_mutex_destroy(&all->mutex);
+}
+
+void long_requests_set_alone(struct long_requests *all)
+{
+    all->alone = true;
 }
 
 static bool has_ended(const void *context)

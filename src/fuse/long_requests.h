@@ -44,12 +44,16 @@ struct long_requests {
     struct stop ending;    /* of the daemon; `requested` before it takes no more requests */
     unsigned most;         /* that are served at the same time */
     unsigned serving;
+    bool alone; /* one thread takes all requests: it cannot wait for what others would serve */
     struct long_request *first, **last; /* those that wait */
 };
 
 /* Of a session whose requests are taken by `threads` threads, or more than can be occupied: 0. */
 void long_requests_init(struct long_requests *all, unsigned threads);
 void long_requests_destroy(struct long_requests *all);
+
+/* Of a session that has one thread, however many were said. */
+void long_requests_set_alone(struct long_requests *all);
 
 /* From here on the end of the session is that of the requests, too. */
 void long_requests_end_with(struct long_requests *all, struct fuse_session *fuse);

@@ -94,6 +94,25 @@ int ops_check_past_end(fuse_req_t request, const struct fuse_file_info *info)
 
 /* --- writing ---------------------------------------------------------------- */
 
+static bool is_interrupted(const void *request)
+{
+    /* It looks at a flag; that it asks for a request that can change is an oversight. */
+    return fuse_req_interrupted((fuse_req_t)(uintptr_t)request) != 0;
+}
+
+/*
+ * Makes the disk long enough for what ends at `end`. That can take long, where the
+ * backing image has much there: it ends with its request, or with the daemon.
+ */
+static int grow_for(fuse_req_t request, struct filesystem *filesystem, uint64_t end)
+{
+    struct stop stop;
+
+    stop_init(&stop, &filesystem->long_requests.ending);
+    stop_ask(&stop, is_interrupted, request);
+    return writer_grow(filesystem->writer, end, &stop);
+}
+
 static void is_there_now(struct filesystem *filesystem, uint64_t offset, uint64_t length)
 {
     if (lost_result(&filesystem->lost) != 0) {
@@ -127,7 +146,12 @@ void op_write(fuse_req_t request, fuse_ino_t inode, const char *data, size_t siz
         length = (size_t)min_u64(size, end - min_u64((uint64_t)offset, end));
     }
     change.to = start + length;
-    r = length > 0 ? writer_write(filesystem->writer, start, data, length) : 0;
+    if (may_grow(filesystem, file) && change.to > files_end(file)) {
+        r = grow_for(request, filesystem, change.to);
+    }
+    if (r == 0 && length > 0) {
+        r = writer_write(filesystem->writer, start, data, length);
+    }
     if (r != 0) {
         if (info->writepage) {
             lost_add(&filesystem->lost, start, start + length,
@@ -152,76 +176,45 @@ void op_write(fuse_req_t request, fuse_ino_t inode, const char *data, size_t siz
  * Makes room for what reaches past the end, or cuts it off: *length is what
  * lies within the disk then.
  */
-static int fit_range(struct filesystem *filesystem, const struct open_file *file, int mode,
-                     uint64_t offset, uint64_t *length)
+static int fit_range(struct filesystem *filesystem, const struct long_request *asked,
+                     uint64_t *length)
 {
-    uint64_t size = files_end(file), end;
-    bool keeps_size = (mode & FALLOC_FL_KEEP_SIZE) != 0;
+    uint64_t size = files_end(asked->file), end;
+    bool keeps_size = (asked->mode & FALLOC_FL_KEEP_SIZE) != 0;
 
-    if (!checked_add(offset, *length, &end) || end > INT64_MAX) {
+    if (!checked_add(asked->offset, *length, &end) || end > INT64_MAX) {
         return -EFBIG;
     }
     if (end <= size) {
         return 0;
     }
     if (!keeps_size) {
-        /*
-         * Nobody else changes the size meanwhile: the kernel lets one at a time
-         * do that, and caches no write to a disk that grows.
-         */
-        return may_grow(filesystem, file) ? writer_resize(filesystem->writer, end) : -ENOSPC;
+        return may_grow(filesystem, asked->file)
+                   ? writer_grow(filesystem->writer, end, &asked->stop)
+                   : -ENOSPC;
     }
-    if ((mode & ~FALLOC_FL_KEEP_SIZE) == 0 && !may_grow(filesystem, file)) {
+    if ((asked->mode & ~FALLOC_FL_KEEP_SIZE) == 0 && !may_grow(filesystem, asked->file)) {
         return -ENOSPC; /* what was asked for is a place that there will never be */
     }
-    *length = size - min_u64(offset, size);
+    *length = size - min_u64(asked->offset, size);
     return 0;
 }
 
-/*
- * A part of a range, in clusters: small enough that it is not long until it can
- * be stopped, and large enough that what each part costs is nothing.
- */
-#define PART_CLUSTERS 4096
-
-typedef int part_fn(struct filesystem *filesystem, uint64_t offset, uint64_t length, int mode);
-
-static int zero_part(struct filesystem *filesystem, uint64_t offset, uint64_t length, int mode)
+static int zero(struct filesystem *filesystem, struct long_request *asked, uint64_t length)
 {
-    bool unmap = (mode & FALLOC_FL_PUNCH_HOLE) != 0 && filesystem->unmaps;
-    int r = writer_zero(filesystem->writer, offset, length, unmap);
+    bool unmap = (asked->mode & FALLOC_FL_PUNCH_HOLE) != 0 && filesystem->unmaps;
+    uint64_t guest_offset = asked->file->guest_offset + asked->offset;
+    int r = writer_zero(filesystem->writer, guest_offset, length, unmap, &asked->stop);
 
     if (r == 0) {
-        is_there_now(filesystem, offset, length);
-    }
-    return r;
-}
-
-static int preallocate_part(struct filesystem *filesystem, uint64_t offset, uint64_t length,
-                            int mode)
-{
-    (void)mode;
-    return writer_preallocate(filesystem->writer, offset, length);
-}
-
-/* -EINTR when it was stopped: a part is done then. */
-static int in_parts(struct filesystem *filesystem, struct long_request *asked, uint64_t length,
-                    part_fn *do_part)
-{
-    uint64_t most = (uint64_t)filesystem->image->header->cluster_size * PART_CLUSTERS;
-    uint64_t offset = asked->file->guest_offset + asked->offset;
-    int r = 0;
-
-    while (length > 0 && r == 0) {
-        /* The next begins with a part of its own, and so with a cluster. */
-        uint64_t part = min_u64(length, most - (offset & (most - 1)));
-
-        r = do_part(filesystem, offset, part, asked->mode);
-        offset += part;
-        length -= part;
-        if (r == 0 && length > 0 && stop_requested(&asked->stop)) {
-            r = -EINTR;
-        }
+        is_there_now(filesystem, guest_offset, length);
+    } else if (!filesystem->long_requests.alone) {
+        /*
+         * Some of it may be zeros now, and the kernel forgets what it has cached
+         * there only after a success. It may have to write first, to another thread.
+         */
+        (void)fuse_lowlevel_notify_inval_inode(filesystem->fuse, asked->inode, (off_t)asked->offset,
+                                               (off_t)length);
     }
     return r;
 }
@@ -236,17 +229,18 @@ static int allocate(struct filesystem *filesystem, struct long_request *asked)
         r = -EOPNOTSUPP;
     }
     if (r == 0) {
-        r = fit_range(filesystem, asked->file, mode, asked->offset, &length);
+        r = fit_range(filesystem, asked, &length);
     }
     if (r != 0 || length == 0) {
         return r;
     }
     switch (mode & ~FALLOC_FL_KEEP_SIZE) {
     case 0:
-        return in_parts(filesystem, asked, length, preallocate_part);
+        return writer_preallocate(filesystem->writer, asked->file->guest_offset + asked->offset,
+                                  length, &asked->stop);
     case FALLOC_FL_PUNCH_HOLE:
     case FALLOC_FL_ZERO_RANGE:
-        return in_parts(filesystem, asked, length, zero_part);
+        return zero(filesystem, asked, length);
     default:
         return -EOPNOTSUPP;
     }
@@ -279,12 +273,12 @@ void op_fallocate(fuse_req_t request, fuse_ino_t inode, int mode, off_t offset, 
         .request = request,
         .serve = serve_fallocate,
         .file = ops_file(info),
+        .inode = inode,
         .mode = mode,
         .offset = (uint64_t)offset,
         .length = (uint64_t)length,
     };
 
-    (void)inode;
     long_requests_take(&filesystem->long_requests, &asked);
 }
 
@@ -353,12 +347,12 @@ static int check_shrinking(struct filesystem *filesystem, uint64_t size)
     return -EPERM;
 }
 
-static int set_size(struct filesystem *filesystem, const struct stat *attributes)
+static int set_size(struct filesystem *filesystem, const struct long_request *asked)
 {
-    uint64_t size = (uint64_t)attributes->st_size;
+    uint64_t size = (uint64_t)asked->attributes.st_size;
     int r = check_shrinking(filesystem, size);
 
-    return r == 0 ? writer_resize(filesystem->writer, size) : r;
+    return r == 0 ? writer_resize(filesystem->writer, size, &asked->stop) : r;
 }
 
 /* A partition has the size that its table says: to set that again changes nothing. */
@@ -392,7 +386,7 @@ static int set_attributes(struct filesystem *filesystem, const struct node *node
     if (node->kind == NODE_PARTITION) {
         return set_partition_size(now, &asked->attributes);
     }
-    r = set_size(filesystem, &asked->attributes);
+    r = set_size(filesystem, asked);
     return r == 0 ? tree_attributes(filesystem->tree, node, now) : r;
 }
 

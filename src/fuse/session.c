@@ -253,6 +253,9 @@ static int open_all(struct session *session, struct error *error)
     if (r != 0) {
         return r;
     }
+    if (session->settings.single_threaded) {
+        long_requests_set_alone(&session->filesystem->long_requests);
+    }
     session->filesystem->ready = on_ready;
     session->filesystem->ready_context = session;
     return mount_image(session, error);

@@ -129,7 +129,7 @@ void run_zero(struct run *run, uint64_t offset, uint64_t length, bool unmap)
         return;
     }
     request = model_write(&run->model, offset, length, NULL);
-    result = writer_zero(run->session.writer, offset, length, unmap);
+    result = writer_zero(run->session.writer, offset, length, unmap, NULL);
     model_done(&run->model, &request, result);
     failed(run, result, "zeroing");
 }
@@ -137,7 +137,7 @@ void run_zero(struct run *run, uint64_t offset, uint64_t length, bool unmap)
 void run_preallocate(struct run *run, uint64_t offset, uint64_t length)
 {
     if (run->open) {
-        failed(run, writer_preallocate(run->session.writer, offset, length), "preallocating");
+        failed(run, writer_preallocate(run->session.writer, offset, length, NULL), "preallocating");
     }
 }
 
@@ -150,7 +150,7 @@ void run_resize(struct run *run, uint64_t size)
         return;
     }
     request = model_resize(&run->model, run_size(run), size);
-    result = writer_resize(run->session.writer, size);
+    result = writer_resize(run->session.writer, size, NULL);
     model_done(&run->model, &request, result);
     failed(run, result, "resizing");
 }

@@ -246,7 +246,7 @@ static const char *grow(struct verify *verify, struct session *session, struct c
         (image->header->version < 3 && image->snapshots->count > 0)) {
         return NULL;
     }
-    result = writer_resize(session->writer, verify->size + gain);
+    result = writer_resize(session->writer, verify->size + gain, NULL);
     if (result < 0) {
         return FOUND(verify, "made larger after the crash: %s; %s", strerror(-result),
                      session->last_line);
@@ -272,7 +272,7 @@ static const char *write_more(struct verify *verify, struct session *session)
 
         if (chance_below(&chance, 4) == 0) {
             memset(bytes, 0, count * SECTOR);
-            result = writer_zero(session->writer, first * SECTOR, count * SECTOR, i % 2 == 0);
+            result = writer_zero(session->writer, first * SECTOR, count * SECTOR, i % 2 == 0, NULL);
         } else {
             memset(bytes, (int)(chance_below(&chance, 255) + 1), count * SECTOR);
             result = writer_write(session->writer, first * SECTOR, bytes, count * SECTOR);

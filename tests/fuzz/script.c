@@ -311,7 +311,7 @@ static void step_zero(struct script *script, bool unmap)
         length > script->model->disk_size - guest_offset) {
         return; /* not asked for: "a range within the disk" */
     }
-    result = writer_zero(script->writer, guest_offset, length, unmap);
+    result = writer_zero(script->writer, guest_offset, length, unmap, NULL);
     guard_trace("zero 0x%" PRIx64 " +0x%" PRIx64 "%s: %d", guest_offset, length,
                 unmap ? ", unmap" : "", result);
     if (result == 0) {
@@ -331,7 +331,7 @@ static void step_preallocate(struct script *script)
         length > script->model->disk_size - guest_offset) {
         return;
     }
-    result = writer_preallocate(script->writer, guest_offset, length);
+    result = writer_preallocate(script->writer, guest_offset, length, NULL);
     guard_trace("preallocate 0x%" PRIx64 " +0x%" PRIx64 ": %d", guest_offset, length, result);
     if (result < 0) {
         lose_range(script, guest_offset, length);
@@ -350,7 +350,7 @@ static void step_resize(struct script *script)
     } else if (shape % 16 == 0) {
         size = UINT64_C(1) << (20 + shape / 32);
     }
-    result = writer_resize(script->writer, size);
+    result = writer_resize(script->writer, size, NULL);
     guard_trace("resize 0x%" PRIx64 ": %d", size, result);
     if (result == 0) {
         set_size(script->model, round_down(size + BLOCK - 1, BLOCK));

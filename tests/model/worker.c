@@ -180,7 +180,7 @@ static void zero(struct worker *worker, struct range range, bool unmap)
     struct model *model = worker->model;
 
     expect_success(worker, unmap ? "discard" : "zeroing", range,
-                   writer_zero(model->writer, range.offset, range.length, unmap));
+                   writer_zero(model->writer, range.offset, range.length, unmap, NULL));
     memset(model->expected + range.offset, 0, range.length);
 }
 
@@ -192,7 +192,7 @@ static void preallocate(struct worker *worker)
 
     range.length = min_u64(model->size - range.offset, 1 + random_below(worker, LENGTH_MOST));
     expect_success(worker, "preallocation", range,
-                   writer_preallocate(model->writer, range.offset, range.length));
+                   writer_preallocate(model->writer, range.offset, range.length, NULL));
 }
 
 static void flush(struct worker *worker)
@@ -243,7 +243,7 @@ static void set_size(struct worker *worker)
 
     size = min_u64(div_round_up(size, SECTOR) * SECTOR, model->capacity);
     expect_success(worker, "resizing", (struct range){.length = size},
-                   writer_resize(model->writer, size));
+                   writer_resize(model->writer, size, NULL));
     if (size < model->size) {
         memset(model->expected + size, 0, model->size - size);
     }

@@ -162,8 +162,8 @@ static void do_zero(struct worker *worker, bool unmap)
     struct call call = begin(worker, EVENT_ZERO, unmap ? "punch" : "zero", range);
 
     end(worker, &call,
-        writer_zero(worker->run->writer, range.from * GRAIN, (range.to - range.from) * GRAIN,
-                    unmap),
+        writer_zero(worker->run->writer, range.from * GRAIN, (range.to - range.from) * GRAIN, unmap,
+                    NULL),
         true);
 }
 
@@ -173,8 +173,8 @@ static void do_preallocate(struct worker *worker)
     struct call call = begin(worker, EVENT_OTHER, "preallocate", range);
 
     end(worker, &call,
-        writer_preallocate(worker->run->writer, range.from * GRAIN,
-                           (range.to - range.from) * GRAIN),
+        writer_preallocate(worker->run->writer, range.from * GRAIN, (range.to - range.from) * GRAIN,
+                           NULL),
         true);
 }
 
@@ -239,7 +239,7 @@ static void do_resize(struct worker *worker)
     range.from = min_u64(div_round_up(range.from + 1, 2) * 2, round_down(run->plan.grains, 2));
     range.to = run->plan.grains;
     call = begin(worker, EVENT_ZERO, "resize (cuts off at most)", range);
-    end(worker, &call, writer_resize(run->writer, range.from * GRAIN), false);
+    end(worker, &call, writer_resize(run->writer, range.from * GRAIN, NULL), false);
 }
 
 /* A snapshot never changes. */

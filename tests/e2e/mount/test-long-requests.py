@@ -4,6 +4,7 @@
 as can the daemon."""
 
 import contextlib
+import mmap
 import os
 import signal
 import struct
@@ -18,6 +19,7 @@ from lib.tap import check, check_equal
 suite = tap.Suite(needs=[tools.fuse, tools.QEMU])
 PiB = 1 << 50
 CLUSTER = 2 * MiB
+OVERLAY_SIZE = 8 << 40
 SIZE = 2048 * PiB
 ZERO = 1
 SOON = 30  # seconds, on a busy machine; what is stopped would last for hours
@@ -114,26 +116,64 @@ def _(directory):
                 run.unmount(mounted.path, lazy=True)
 
 
+def overlay(directory):
+    """An empty disk on a file that is a hole: each cluster that is discarded needs an entry, and
+    of those there are two thousand million."""
+    raw = os.path.join(directory, "base.raw")
+    with open(raw, "wb") as file:
+        file.truncate(OVERLAY_SIZE)
+    path = os.path.join(directory, "image.qcow2")
+    tools.run("qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=4k", "-b", raw, "-F",
+              "raw", path)
+    return path
+
+
+def read_directly(path, offset):
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    try:
+        buffer = mmap.mmap(-1, 4096)
+        os.preadv(handle, [buffer], offset)
+        return bytes(buffer)
+    finally:
+        os.close(handle)
+
+
 @suite.test("who discards for ever can be killed, and leaves an image in order; what others wrote "
-            "is kept")
+            "is kept, and what was discarded until then is not shown any more")
 def _(directory):
-    path = image.create(os.path.join(directory, "image.qcow2"), SIZE, cluster_size="2M")
+    path = overlay(directory)
     with mount.mount(path, writable=True) as mounted:
         with open(mounted.disk, "r+b", buffering=0) as file:
-            file.seek(SIZE - 4096)
-            file.write(b"kept" * 1024)
-        with doing(PUNCH, mounted.disk, 1024 * PiB) as (puncher,):
+            for offset in (0, OVERLAY_SIZE - 4096):
+                file.seek(offset)
+                file.write(b"kept" * 1024)
+            os.fsync(file.fileno())
+            compare.check_bytes(os.pread(file.fileno(), 4096, 0), b"kept" * 1024, 0)
+        with doing(PUNCH, mounted.disk, OVERLAY_SIZE - MiB) as (puncher,):
             with open(mounted.disk, "rb", buffering=0) as file:
-                compare.check_bytes(os.pread(file.fileno(), 4096, SIZE - 4096), b"kept" * 1024, 0)
-            puncher.kill()
-            gone(puncher)
-        with doing(PUNCH, mounted.disk, 1024 * PiB):
+                compare.check_bytes(os.pread(file.fileno(), 4096, OVERLAY_SIZE - 4096), b"kept" * 1024, 0)
+                bad.wait_for(lambda: read_directly(mounted.disk, 0) == bytes(4096),
+                             "zeros in the first cluster", SOON)
+                puncher.kill()
+                gone(puncher)
+                compare.check_bytes(os.pread(file.fileno(), 4096, 0), bytes(4096), 0)
+        with doing(PUNCH, mounted.disk, OVERLAY_SIZE - MiB):
             began = time.monotonic()
             mounted.signal(signal.SIGTERM)
             check(time.monotonic() - began < SOON, "the daemon took long to end")
             run.unmount(mounted.path, lazy=True)
     tools.run("qemu-img", "check", "-q", path)
-    image.io(path, "read -q -P %d %d 1" % (ord("k"), SIZE - 4096))
+    image.io(path, "read -q -P %d %d 1" % (ord("k"), OVERLAY_SIZE - 4096))
+
+
+@suite.test("an empty disk is discarded at once, however large, and its image stays small")
+def _(directory):
+    path = image.create(os.path.join(directory, "image.qcow2"), SIZE, cluster_size="2M")
+    before = os.path.getsize(path)
+    with mount.mount(path, writable=True) as mounted:
+        with doing(PUNCH, mounted.disk, SIZE - 4096) as (puncher,):
+            gone(puncher)
+    check_equal(os.path.getsize(path), before, "the size of the image")
 
 
 if __name__ == "__main__":

@@ -480,6 +480,41 @@ START_TEST(a_failing_host_leaves_an_image_that_is_no_worse)
 }
 END_TEST
 
+/* For stop_ask(): yes, once it was asked so often. */
+static bool was_asked_often(const void *context)
+{
+    unsigned *left = (unsigned *)(uintptr_t)context;
+
+    return *left == 0 || --*left == 0;
+}
+
+START_TEST(a_repair_that_is_stopped_says_so_and_leaves_an_image_that_is_no_worse)
+{
+    unsigned asked = 0;
+    int status = -EINTR;
+
+    while (status == -EINTR) {
+        struct store *store = make_image_with_data(4);
+        struct check_result before, result;
+        struct check_options options = all;
+        unsigned often = ++asked;
+        struct stop stop;
+
+        damages[_i](store);
+        before = good_check(store, &look);
+        stop_init(&stop, NULL);
+        stop_ask(&stop, was_asked_often, &often);
+        options.stop = &stop;
+        status = check(store, &options, &result);
+        ck_assert(status == 0 || status == -EINTR);
+        ck_assert_uint_le(good_check(store, &look).errors, before.errors);
+        expect_repairable(store);
+        store_close(store);
+    }
+    ck_assert_uint_gt(asked, 5);
+}
+END_TEST
+
 /* --- Orders ------------------------------------------------------------------------ */
 
 START_TEST(counts_rise_before_copied_bits_change_before_counts_fall)
@@ -580,6 +615,8 @@ static Suite *make_suite(void)
     tcase_add_test(tcase, a_cluster_used_twice_is_counted_twice_and_written_in_place_by_nobody);
     tcase_add_loop_test(tcase, a_repair_that_was_cut_off_can_be_done_again, 0, 2);
     tcase_add_loop_test(tcase, a_failing_host_leaves_an_image_that_is_no_worse, 0, 2);
+    tcase_add_loop_test(
+        tcase, a_repair_that_is_stopped_says_so_and_leaves_an_image_that_is_no_worse, 0, 2);
     tcase_add_test(tcase, counts_rise_before_copied_bits_change_before_counts_fall);
     tcase_add_test(tcase, the_header_names_a_new_table_after_that_is_stable);
     tcase_add_test(tcase, the_dirty_bit_alone_is_cleared_between_two_syncs);

@@ -33,7 +33,7 @@ static void open_disk(struct writer_case *subject, uint64_t size)
 
 static void expect_resize(struct writer_case *subject, uint64_t size)
 {
-    ck_assert_int_eq(writer_resize(subject->writer, size), 0);
+    ck_assert_int_eq(writer_resize(subject->writer, size, NULL), 0);
     ck_assert_uint_eq(view_size(subject->view), (size + 511) / 512 * 512);
     ck_assert_uint_eq(disk_u64(subject->file, HEADER_SIZE), view_size(subject->view));
 }
@@ -135,9 +135,9 @@ START_TEST(a_size_that_the_format_cannot_have_is_refused_and_nothing_changes)
 
     open_disk(&subject, M);
     expect_write(&subject, 0, CLUSTER, 1);
-    ck_assert_int_eq(writer_resize(subject.writer, UINT64_MAX), -EFBIG);
-    ck_assert_int_eq(writer_resize(subject.writer, (uint64_t)INT64_MAX + 1), -EFBIG);
-    ck_assert_int_eq(writer_resize(subject.writer, UINT64_C(1) << 62), -EFBIG); /* L1 limit */
+    ck_assert_int_eq(writer_resize(subject.writer, UINT64_MAX, NULL), -EFBIG);
+    ck_assert_int_eq(writer_resize(subject.writer, (uint64_t)INT64_MAX + 1, NULL), -EFBIG);
+    ck_assert_int_eq(writer_resize(subject.writer, UINT64_C(1) << 62, NULL), -EFBIG); /* L1 limit */
     ck_assert_uint_eq(view_size(subject.view), M);
     ck_assert_uint_eq(disk_u64(subject.file, HEADER_SIZE), M);
     expect_pattern(&subject, 0, CLUSTER, 1, 0);
@@ -193,10 +193,10 @@ START_TEST(a_disk_whose_snapshots_do_not_know_its_size_keeps_it)
     struct writer_case subject;
 
     open_with_snapshot(&subject, _i == 0 ? 2 : 3, false);
-    ck_assert_int_eq(writer_resize(subject.writer, 2 * M), -ENOTSUP);
-    ck_assert_int_eq(writer_resize(subject.writer, 512), -ENOTSUP);
+    ck_assert_int_eq(writer_resize(subject.writer, 2 * M, NULL), -ENOTSUP);
+    ck_assert_int_eq(writer_resize(subject.writer, 512, NULL), -ENOTSUP);
     ck_assert_int_eq(writer_write(subject.writer, M - 4, "12345678", 8), -ENOSPC);
-    ck_assert_int_eq(writer_resize(subject.writer, M), 0);
+    ck_assert_int_eq(writer_resize(subject.writer, M, NULL), 0);
     ck_assert_uint_eq(view_size(subject.view), M);
     writer_case_close(&subject); /* to the check, such a snapshot in version 3 is an error */
 }
@@ -219,7 +219,7 @@ START_TEST(a_resize_that_fails_leaves_the_size_as_it_was)
 
     open_disk(&subject, M);
     memory_store_fail(subject.file, MEMORY_STORE_WRITE, 1, ENOSPC);
-    ck_assert_int_eq(writer_resize(subject.writer, 2 * M), -ENOSPC);
+    ck_assert_int_eq(writer_resize(subject.writer, 2 * M, NULL), -ENOSPC);
     ck_assert_uint_eq(view_size(subject.view), M);
     expect_resize(&subject, 2 * M);
     end_sound(&subject);
@@ -240,7 +240,7 @@ START_TEST(what_a_shrink_left_behind_when_it_failed_does_not_come_back)
     writer_case_open(&subject, file, NULL);
     /* The size is written, and then the entries behind it cannot be looked at. */
     memory_store_fail_reads(subject.file, disk_l2_place(subject.file, M / 2) / 512 * 512, 512, EIO);
-    ck_assert_int_eq(writer_resize(subject.writer, 4 * K), -EIO);
+    ck_assert_int_eq(writer_resize(subject.writer, 4 * K, NULL), -EIO);
     ck_assert_uint_eq(disk_u64(subject.file, HEADER_SIZE), 4 * K);
     memory_store_fail_reads(subject.file, 0, 0, 0);
     expect_resize(&subject, M);
@@ -270,7 +270,7 @@ START_TEST(an_l1_table_that_the_header_may_name_keeps_its_clusters)
         if (n > 1) {
             memory_store_fail(subject.file, MEMORY_STORE_SYNC, n - 1, EIO);
         }
-        ck_assert_int_eq(writer_resize(subject.writer, 8 * M), n > 1 ? -EIO : 0);
+        ck_assert_int_eq(writer_resize(subject.writer, 8 * M, NULL), n > 1 ? -EIO : 0);
         if (n == 1) {
             syncs = memory_store_calls(subject.file, MEMORY_STORE_SYNC) - before + 1;
         }
@@ -282,6 +282,156 @@ START_TEST(an_l1_table_that_the_header_may_name_keeps_its_clusters)
         writer_case_close(&subject);
     }
     ck_assert_uint_gt(syncs, 3);
+}
+END_TEST
+
+/* --- What is stopped ---------------------------------------------------------------------- */
+
+/* For stop_ask(): yes, once it was asked so often. */
+static bool was_asked_often(const void *context)
+{
+    unsigned *left = (unsigned *)(uintptr_t)context;
+
+    return *left == 0 || --*left == 0;
+}
+
+static void stop_at(struct stop *stop, unsigned *often)
+{
+    stop_init(stop, NULL);
+    stop_ask(stop, was_asked_often, often);
+}
+
+/* `_i`: by a punch; by zeros. */
+START_TEST(zeroing_that_is_stopped_has_done_whole_clusters_and_goes_on_when_asked_again)
+{
+    struct writer_case subject;
+    unsigned often = 4;
+    struct stop stop;
+
+    open_disk(&subject, 2 * M);
+    expect_write(&subject, 0, 2 * M, 1);
+    stop_at(&stop, &often);
+    ck_assert_int_eq(writer_zero(subject.writer, 0, 2 * M, _i == 0, &stop), -EINTR);
+    expect_zeros(&subject, 0, 2 * CLUSTER);
+    expect_pattern(&subject, M, M, 1, M);
+    ck_assert_int_eq(writer_zero(subject.writer, 0, 2 * M, _i == 0, &stop), -EINTR);
+    expect_pattern(&subject, M, M, 1, M);
+    ck_assert_int_eq(writer_zero(subject.writer, 0, 2 * M, _i == 0, NULL), 0);
+    expect_zeros(&subject, 0, 2 * M);
+    end_sound(&subject);
+}
+END_TEST
+
+START_TEST(a_preallocation_that_is_stopped_goes_on_when_asked_again)
+{
+    struct writer_case subject;
+    unsigned often = 4;
+    struct stop stop;
+
+    open_disk(&subject, 2 * M);
+    stop_at(&stop, &often);
+    ck_assert_int_eq(writer_preallocate(subject.writer, 0, 2 * M, &stop), -EINTR);
+    expect_flush(&subject);
+    ck_assert_uint_ne(disk_l2_entry(subject.file, 0), 0);
+    ck_assert_uint_eq(disk_l2_entry(subject.file, M), 0);
+    ck_assert_int_eq(writer_preallocate(subject.writer, 0, 2 * M, NULL), 0);
+    expect_flush(&subject);
+    ck_assert_uint_ne(disk_l2_entry(subject.file, M), 0);
+    end_sound(&subject);
+}
+END_TEST
+
+/* `_i`: while it looks for what a longer disk left; while it hides what the base has there. */
+START_TEST(growing_that_is_stopped_leaves_the_size_as_it_was)
+{
+    struct builder_options options = disk_of(M);
+    struct builder *builder = builder_create(&options);
+    struct store *file = builder_store(builder), *base;
+    struct writer_case subject;
+    uint8_t *bytes = malloc(4 * M);
+    unsigned often = _i == 0 ? 1 : 9;
+    struct stop stop;
+
+    builder_destroy(builder);
+    builder_pattern(bytes, 4 * M, 9);
+    base = memory_store_from(bytes, 4 * M);
+    writer_case_open_on(&subject, file, assemble_image(base, IMAGE_RAW, 1, NULL), NULL);
+    stop_at(&stop, &often);
+    ck_assert_int_eq(writer_grow(subject.writer, 3 * M, &stop), -EINTR);
+    ck_assert_uint_eq(view_size(subject.view), M);
+    ck_assert_uint_eq(disk_u64(subject.file, HEADER_SIZE), M);
+    expect_resize(&subject, 3 * M);
+    expect_pattern(&subject, 0, M, 9, 0);
+    expect_zeros(&subject, M, 2 * M);
+    end_sound(&subject);
+    free(bytes);
+}
+END_TEST
+
+START_TEST(growing_never_makes_a_disk_smaller)
+{
+    struct writer_case subject;
+
+    open_disk(&subject, 2 * M);
+    expect_write(&subject, 0, 2 * M, 1);
+    ck_assert_int_eq(writer_grow(subject.writer, M, NULL), 0);
+    expect_pattern(&subject, 0, 2 * M, 1, 0);
+    end_sound(&subject);
+}
+END_TEST
+
+START_TEST(a_disk_whose_shrinking_is_stopped_is_smaller_and_frees_the_rest_later)
+{
+    struct writer_case subject;
+    unsigned often = 4;
+    struct stop stop;
+    uint64_t host;
+
+    open_disk(&subject, 4 * M);
+    expect_write(&subject, 0, 4 * M, 1);
+    expect_flush(&subject);
+    host = l2_entry_host_offset(disk_l2_entry(subject.file, 4 * M - CLUSTER));
+    stop_at(&stop, &often);
+    ck_assert_int_eq(writer_resize(subject.writer, 2 * M, &stop), 0);
+    ck_assert_uint_eq(view_size(subject.view), 2 * M);
+    ck_assert_uint_eq(disk_u64(subject.file, HEADER_SIZE), 2 * M);
+    ck_assert_uint_ne(disk_l2_entry(subject.file, 4 * M - CLUSTER), 0);
+    /* Before it begins, nothing has happened. */
+    ck_assert_int_eq(writer_resize(subject.writer, M, &stop), -EINTR);
+    ck_assert_uint_eq(view_size(subject.view), 2 * M);
+    expect_resize(&subject, M);
+    ck_assert_uint_eq(disk_l2_entry(subject.file, 4 * M - CLUSTER), 0);
+    expect_flush(&subject);
+    expect_flush(&subject);
+    ck_assert_uint_eq(disk_refcount(subject.file, host), 0);
+    expect_resize(&subject, 4 * M);
+    expect_pattern(&subject, 0, M, 1, 0);
+    expect_zeros(&subject, M, 3 * M);
+    end_sound(&subject);
+}
+END_TEST
+
+/* `_i`: by a punch; by zeros. Who went cluster by cluster would make 2^21 L2 tables. */
+START_TEST(zeros_where_the_disk_is_empty_make_no_tables)
+{
+    const uint64_t size = UINT64_C(1) << 50;
+    struct builder_options options = disk_of(size);
+    struct writer_case subject;
+    uint64_t length;
+
+    options.cluster_bits = 21;
+    writer_case_build(&subject, builder_create(&options), NULL);
+    expect_write(&subject, size / 2, 4 * M, 1);
+    expect_write(&subject, size - 4 * M, 4 * M, 2);
+    expect_flush(&subject);
+    length = memory_store_size(subject.file);
+    expect_zero(&subject, M, size - 2 * M, _i == 0);
+    expect_flush(&subject);
+    ck_assert_uint_le(memory_store_size(subject.file), length);
+    expect_zeros(&subject, size / 2, 4 * M);
+    expect_zeros(&subject, size - 4 * M, 3 * M);
+    expect_pattern(&subject, size - M, M, 2, 3 * M);
+    end_sound(&subject);
 }
 END_TEST
 
@@ -302,6 +452,13 @@ int main(void)
     tcase_add_test(tcase, a_resize_that_fails_leaves_the_size_as_it_was);
     tcase_add_test(tcase, what_a_shrink_left_behind_when_it_failed_does_not_come_back);
     tcase_add_test(tcase, an_l1_table_that_the_header_may_name_keeps_its_clusters);
+    tcase_add_loop_test(
+        tcase, zeroing_that_is_stopped_has_done_whole_clusters_and_goes_on_when_asked_again, 0, 2);
+    tcase_add_test(tcase, a_preallocation_that_is_stopped_goes_on_when_asked_again);
+    tcase_add_loop_test(tcase, growing_that_is_stopped_leaves_the_size_as_it_was, 0, 2);
+    tcase_add_test(tcase, growing_never_makes_a_disk_smaller);
+    tcase_add_test(tcase, a_disk_whose_shrinking_is_stopped_is_smaller_and_frees_the_rest_later);
+    tcase_add_loop_test(tcase, zeros_where_the_disk_is_empty_make_no_tables, 0, 2);
     suite_add_tcase(suite, tcase);
     return suite_main(suite);
 }

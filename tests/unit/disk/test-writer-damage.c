@@ -81,9 +81,9 @@ static void expect_refused(struct writer_case *subject, uint32_t version, uint64
     }
     writes = memory_store_calls(subject->file, MEMORY_STORE_WRITE);
     ck_assert_int_eq(writer_write(subject->writer, 5, &byte, 1), -EIO);
-    ck_assert_int_eq(writer_zero(subject->writer, 0, CLUSTER, true), -EIO);
-    ck_assert_int_eq(writer_preallocate(subject->writer, 0, CLUSTER), -EIO);
-    ck_assert_int_eq(writer_resize(subject->writer, 512 * M), -EIO);
+    ck_assert_int_eq(writer_zero(subject->writer, 0, CLUSTER, true, NULL), -EIO);
+    ck_assert_int_eq(writer_preallocate(subject->writer, 0, CLUSTER, NULL), -EIO);
+    ck_assert_int_eq(writer_resize(subject->writer, 512 * M, NULL), -EIO);
     ck_assert_uint_eq(memory_store_calls(subject->file, MEMORY_STORE_WRITE), writes);
     expect_pattern(subject, 0, CLUSTER, 1, 0);
     ck_assert_ptr_nonnull(strstr(subject->log.text, "writing stops"));
@@ -163,7 +163,7 @@ START_TEST(a_table_that_an_entry_names_as_shared_data_is_not_freed)
 
     open_damaged(&subject, 3, (enum target)_i, 0);
     host = target_offset(subject.file, (enum target)_i);
-    ck_assert_int_eq(writer_zero(subject.writer, 2 * CLUSTER, CLUSTER, true), 0);
+    ck_assert_int_eq(writer_zero(subject.writer, 2 * CLUSTER, CLUSTER, true, NULL), 0);
     (void)writer_flush(subject.writer);
     ck_assert_uint_eq(disk_u64(subject.file, HEADER_INCOMPATIBLE_FEATURES), INCOMPATIBLE_CORRUPT);
     ck_assert_uint_eq(disk_refcount(subject.file, host), 1);
@@ -266,9 +266,9 @@ START_TEST(counts_that_are_too_low_leave_the_disk_read_only)
     ck_assert_ptr_nonnull(strstr(subject.log.text, "qcow2ctl check --repair"));
     ck_assert_int_eq(writer_write(subject.writer, 0, &byte, 1), -EROFS);
     ck_assert_int_eq(writer_write(subject.writer, 512 * M, &byte, 1), -EROFS);
-    ck_assert_int_eq(writer_zero(subject.writer, 0, CLUSTER, true), -EROFS);
-    ck_assert_int_eq(writer_preallocate(subject.writer, 0, CLUSTER), -EROFS);
-    ck_assert_int_eq(writer_resize(subject.writer, 512 * M), -EROFS);
+    ck_assert_int_eq(writer_zero(subject.writer, 0, CLUSTER, true, NULL), -EROFS);
+    ck_assert_int_eq(writer_preallocate(subject.writer, 0, CLUSTER, NULL), -EROFS);
+    ck_assert_int_eq(writer_resize(subject.writer, 512 * M, NULL), -EROFS);
     ck_assert_int_eq(writer_flush(subject.writer), 0);
     expect_pattern(&subject, 0, CLUSTER, 1, 0);
     ck_assert_uint_eq(memory_store_calls(subject.file, MEMORY_STORE_WRITE), 0);

@@ -102,7 +102,7 @@ static void write_pattern(struct writer_case *subject, struct model *model, uint
 static void make_zero(struct writer_case *subject, struct model *model, uint64_t guest_offset,
                       size_t length, bool unmap, struct outcome *outcome)
 {
-    int result = writer_zero(subject->writer, guest_offset, length, unmap);
+    int result = writer_zero(subject->writer, guest_offset, length, unmap, NULL);
 
     memset(model->other + guest_offset, 0, length);
     if (result == 0) {

@@ -80,7 +80,8 @@ static void *perform(void *context)
     request->result =
         request->fill != 0
             ? writer_write(request->subject->writer, request->guest_offset, bytes, request->length)
-            : writer_preallocate(request->subject->writer, request->guest_offset, request->length);
+            : writer_preallocate(request->subject->writer, request->guest_offset, request->length,
+                                 NULL);
     free(bytes);
     return NULL;
 }
@@ -277,7 +278,7 @@ START_TEST(a_writer_that_ends_while_it_reads_ahead_leaks_nothing)
         subject.image->may_start_threads = true;
         /* What the preallocation replaces it reads in order; a thread goes ahead, and is held. */
         memory_store_block_reads(subject.file, host_offset, 1);
-        ck_assert_int_eq(writer_preallocate(subject.writer, 0, 4 * CLUSTER), 0);
+        ck_assert_int_eq(writer_preallocate(subject.writer, 0, 4 * CLUSTER, NULL), 0);
         memory_store_wait_blocked(subject.file, 1);
         ck_assert_int_eq(pthread_create(&releasing, NULL, release_soon, subject.file), 0);
         file = writer_case_end(&subject, NULL);

@@ -287,7 +287,7 @@ static void *change(void *context)
             write_some(worker, guest_offset, count * CLUSTER);
         } else {
             expect_success(worker->subject, writer_zero(worker->subject->writer, guest_offset,
-                                                        count * CLUSTER, kind < 9));
+                                                        count * CLUSTER, kind < 9, NULL));
         }
     }
     return NULL;

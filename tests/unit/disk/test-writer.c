@@ -396,8 +396,8 @@ START_TEST(a_write_past_the_end_of_the_disk_fails)
     ck_assert_int_eq(writer_write(subject.writer, 4 * M, &byte, 1), -ENOSPC);
     ck_assert_int_eq(writer_write(subject.writer, UINT64_MAX, &byte, 1), -EFBIG);
     ck_assert_int_eq(writer_write(subject.writer, INT64_MAX, &byte, 1), -EFBIG);
-    ck_assert_int_lt(writer_zero(subject.writer, 4 * M - 1, 2, false), 0);
-    ck_assert_int_lt(writer_preallocate(subject.writer, 4 * M - 1, 2), 0);
+    ck_assert_int_lt(writer_zero(subject.writer, 4 * M - 1, 2, false, NULL), 0);
+    ck_assert_int_lt(writer_preallocate(subject.writer, 4 * M - 1, 2, NULL), 0);
     expect_write(&subject, 4 * M - 1, 1, 1);
     writer_case_close(&subject);
 }
@@ -429,7 +429,7 @@ START_TEST(preallocation_gives_each_cluster_a_place_and_changes_nothing_that_sho
 
     open_overlay(&subject, false, &base);
     expect_zero(&subject, 2 * CLUSTER, CLUSTER, true);
-    ck_assert_int_eq(writer_preallocate(subject.writer, 0, 4 * CLUSTER), 0);
+    ck_assert_int_eq(writer_preallocate(subject.writer, 0, 4 * CLUSTER, NULL), 0);
     expect_flush(&subject);
     for (guest = 0; guest < 4 * CLUSTER; guest += CLUSTER) {
         ck_assert_uint_ne(l2_entry_host_offset(disk_l2_entry(subject.file, guest)), 0);

@@ -94,7 +94,7 @@ void expect_write(struct writer_case *subject, uint64_t guest_offset, size_t len
 
 void expect_zero(struct writer_case *subject, uint64_t guest_offset, uint64_t length, bool unmap)
 {
-    ck_assert_int_eq(writer_zero(subject->writer, guest_offset, length, unmap), 0);
+    ck_assert_int_eq(writer_zero(subject->writer, guest_offset, length, unmap, NULL), 0);
 }
 
 void expect_flush(struct writer_case *subject)
