@@ -87,7 +87,10 @@ static int commit_once(struct commit *commit)
     struct l1_changes l1;
     int result;
 
-    result = allocator_write_back(source->allocator);
+    result = mapping_settle(source->mapping);
+    if (result == 0) {
+        result = allocator_write_back(source->allocator);
+    }
     if (result == 0) {
         result = cache_writeback_begin(source->l2, &slices);
     }

@@ -45,6 +45,9 @@ struct mapping_writer {
     atomic_uint_fast64_t *next_commit;
     pthread_mutex_t tables[TABLE_MUTEXES]; /* by L1 index: changes of that table */
 
+    pthread_mutex_t l1_mutex; /* guards where the header says that the L1 table is */
+    struct allocation unsure; /* where it may say so on the disk, and shall not; 0 clusters: none */
+
     pthread_mutex_t mutex; /* guards what follows; a leaf */
     struct l1_changes changed;
 };
@@ -90,6 +93,7 @@ int mapping_set_writer(struct mapping *mapping, struct allocator *allocator,
     for (i = 0; i < TABLE_MUTEXES; i++) {
         pthread_mutex_init(&writer->tables[i], NULL);
     }
+    pthread_mutex_init(&writer->l1_mutex, NULL);
     pthread_mutex_init(&writer->mutex, NULL);
     mapping_writer_free(mapping->writer);
     mapping->writer = writer;
@@ -107,6 +111,7 @@ void mapping_writer_free(struct mapping_writer *writer)
         pthread_mutex_destroy(&writer->tables[i]);
     }
     pthread_mutex_destroy(&writer->mutex);
+    pthread_mutex_destroy(&writer->l1_mutex);
     free_chunks(writer->changed.chunks);
     free(writer);
 }
@@ -268,54 +273,109 @@ static int write_l1(struct mapping *mapping, const _Atomic uint64_t *l1, uint64_
                : barrier_wait(mapping->writer->barrier, barrier_epoch(mapping->writer->barrier));
 }
 
-/* R3: the header names the new table, and that is stable, before the old one is free. */
-static int switch_l1(struct mapping *mapping, struct header *header, uint64_t entries,
-                     uint64_t host_offset)
+static int write_l1_place(struct mapping *mapping, uint64_t entries, uint64_t host_offset)
 {
     uint8_t fields[HEADER_REFCOUNT_TABLE_OFFSET - HEADER_L1_SIZE];
-    int result;
 
     store_be32(fields, (uint32_t)entries);
     store_be64(fields + (HEADER_L1_TABLE_OFFSET - HEADER_L1_SIZE), host_offset);
-    result = gate_write(mapping->writer->gate, GATE_HEADER, HEADER_L1_SIZE, fields, sizeof(fields));
-    if (result == 0) {
-        result = barrier_wait(mapping->writer->barrier, barrier_epoch(mapping->writer->barrier));
+    return gate_write(mapping->writer->gate, GATE_HEADER, HEADER_L1_SIZE, fields, sizeof(fields));
+}
+
+/* As mapping_settle(), with the mutex held. */
+static int settle(struct mapping *mapping)
+{
+    struct mapping_writer *writer = mapping->writer;
+    const struct header *header = mapping->source.header;
+    int result;
+
+    if (writer->unsure.clusters == 0) {
+        return 0;
+    }
+    result = write_l1_place(mapping, header->l1_entries, header->l1_offset);
+    if (result == 0) { /* R4: before its clusters can be anything else */
+        result = barrier_wait(writer->barrier, barrier_epoch(writer->barrier));
     }
     if (result == 0) {
-        header->l1_offset = host_offset; /* before the length: see struct header */
+        allocator_return(writer->allocator, writer->unsure.host_offset, writer->unsure.clusters);
+        writer->unsure.clusters = 0;
+    }
+    return result;
+}
+
+int mapping_settle(struct mapping *mapping)
+{
+    int result;
+
+    pthread_mutex_lock(&mapping->writer->l1_mutex);
+    result = settle(mapping);
+    pthread_mutex_unlock(&mapping->writer->l1_mutex);
+    return result;
+}
+
+/* R3: the header names the new table, and that is stable, before the old one is free. */
+static int switch_l1(struct mapping *mapping, struct header *header, uint64_t entries,
+                     const struct allocation *place)
+{
+    struct mapping_writer *writer = mapping->writer;
+    int result = write_l1_place(mapping, entries, place->host_offset);
+
+    if (result < 0) { /* but the disk may have a part of it */
+        writer->unsure = *place;
+        (void)settle(mapping);
+        return result;
+    }
+    /* Should this fail, the header on the disk may name it for ever: it keeps its clusters (R2). */
+    result = barrier_wait(writer->barrier, barrier_epoch(writer->barrier));
+    if (result == 0) {
+        header->l1_offset = place->host_offset; /* before the length: see struct header */
         header->l1_entries = (uint32_t)entries;
     }
     return result;
 }
 
+/* Makes the new table, and has the header name it. With the mutex held. */
+static int move_l1(struct mapping *mapping, struct header *header, const _Atomic uint64_t *l1,
+                   uint64_t entries)
+{
+    struct mapping_writer *writer = mapping->writer;
+    uint64_t clusters = div_round_up(entries * L1_ENTRY_BYTES, header->cluster_size);
+    struct allocation place;
+    int result = settle(mapping);
+
+    if (result == 0) {
+        result = allocator_take_exactly(writer->allocator, clusters, &place);
+    }
+    if (result < 0) {
+        return result;
+    }
+    result = write_l1(mapping, l1, entries, &place);
+    if (result < 0) {
+        allocator_return(writer->allocator, place.host_offset, clusters);
+        return result;
+    }
+    return switch_l1(mapping, header, entries, &place);
+}
+
 int mapping_grow(struct mapping *mapping, struct header *header, uint64_t needed)
 {
     struct mapping_writer *writer = mapping->writer;
-    uint64_t old_offset = header->l1_offset, old_entries = mapping->l1_entries, entries, clusters;
+    uint64_t old_offset = header->l1_offset, old_entries = mapping->l1_entries, entries;
     uint64_t limit = HEADER_L1_SIZE_MAX / L1_ENTRY_BYTES;
     _Atomic uint64_t *l1;
-    struct allocation place;
     int result;
 
     if (needed > limit || mapping->retired_count == L1_GROWTHS_MAX) {
         return -EFBIG;
     }
     entries = min_u64(limit, max_u64(needed, old_entries + old_entries / 2));
-    clusters = div_round_up(entries * L1_ENTRY_BYTES, header->cluster_size);
     l1 = longer_l1(mapping, entries);
     if (l1 == NULL) {
         return -ENOMEM;
     }
-    result = allocator_take_exactly(writer->allocator, clusters, &place);
-    if (result == 0) {
-        result = write_l1(mapping, l1, entries, &place);
-        if (result < 0) {
-            allocator_return(writer->allocator, place.host_offset, clusters);
-        } else {
-            /* Should this fail, the header on the disk may name it all the same: R2. */
-            result = switch_l1(mapping, header, entries, place.host_offset);
-        }
-    }
+    pthread_mutex_lock(&writer->l1_mutex);
+    result = move_l1(mapping, header, l1, entries);
+    pthread_mutex_unlock(&writer->l1_mutex);
     if (result < 0) {
         free((void *)(uintptr_t)l1);
         return result;

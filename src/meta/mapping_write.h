@@ -4,7 +4,8 @@
  * in memory; a commit (disk/commit.h) brings both to the disk in the order of
  * R1 to R3.
  *
- * Lock order: a table's mutex, then the allocator's mutex, then cache shards.
+ * Lock order: a table's mutex, or that of the L1 table's place, then the allocator's mutex, then
+ * cache shards.
  * The callers see to it that nobody else changes the same guest cluster.
  */
 #ifndef META_MAPPING_WRITE_H
@@ -103,6 +104,13 @@ struct l1_changes {
     struct l1_chunk *chunks;
     uint64_t epoch; /* the tables that they name are stable with this epoch, but for the cache */
 };
+
+/*
+ * A move of the L1 table that failed when the header was written may have left the header's place
+ * of the table unknown: writes it as it was. Nothing is flushed before that has succeeded, since
+ * the disk may name a table that nobody writes to. 0, or why it failed again.
+ */
+int mapping_settle(struct mapping *mapping);
 
 /* Takes all of them; they are the caller's until mapping_release_l1_changes(). */
 void mapping_take_l1_changes(struct mapping *mapping, struct l1_changes *changes);

@@ -285,6 +285,45 @@ START_TEST(an_l1_table_that_the_header_may_name_keeps_its_clusters)
 }
 END_TEST
 
+/* Whichever write of a growing disk fails, it alone or all that follow until the host works again.
+ */
+START_TEST(an_l1_table_that_could_not_move_leaves_nothing_behind)
+{
+    struct builder_options options = disk_of(M);
+    struct store *file;
+    unsigned writes, n;
+
+    options.cluster_bits = 9;
+    for (n = 1, writes = 1; n <= writes; n++) {
+        struct writer_case subject;
+        unsigned before;
+
+        writer_case_build(&subject, builder_create(&options), NULL);
+        expect_write(&subject, 0, 8 * K, 1);
+        expect_flush(&subject);
+        before = memory_store_calls(subject.file, MEMORY_STORE_WRITE);
+        if (n > 1) {
+            (_i == 0 ? memory_store_fail : memory_store_fail_from)(subject.file, MEMORY_STORE_WRITE,
+                                                                   n - 1, EIO);
+        }
+        ck_assert_int_eq(writer_resize(subject.writer, 8 * M, NULL), n > 1 ? -EIO : 0);
+        memory_store_fail(subject.file, MEMORY_STORE_WRITE, 0, 0);
+        if (n == 1) {
+            writes = memory_store_calls(subject.file, MEMORY_STORE_WRITE) - before + 1;
+        }
+        expect_write(&subject, 16 * K, 512, 2);
+        expect_flush(&subject);
+        file = writer_case_end(&subject, NULL);
+        expect_sound(file, false);
+        writer_case_open(&subject, file, NULL);
+        expect_pattern(&subject, 0, 8 * K, 1, 0);
+        expect_pattern(&subject, 16 * K, 512, 2, 0);
+        writer_case_close(&subject);
+    }
+    ck_assert_uint_gt(writes, 3);
+}
+END_TEST
+
 /* --- What is stopped ---------------------------------------------------------------------- */
 
 /* For stop_ask(): yes, once it was asked so often. */
@@ -459,6 +498,7 @@ int main(void)
     tcase_add_test(tcase, growing_never_makes_a_disk_smaller);
     tcase_add_test(tcase, a_disk_whose_shrinking_is_stopped_is_smaller_and_frees_the_rest_later);
     tcase_add_loop_test(tcase, zeros_where_the_disk_is_empty_make_no_tables, 0, 2);
+    tcase_add_loop_test(tcase, an_l1_table_that_could_not_move_leaves_nothing_behind, 0, 2);
     suite_add_tcase(suite, tcase);
     return suite_main(suite);
 }
