@@ -20,52 +20,95 @@ static int check_free(struct allocator *allocator, uint64_t cluster)
                      UINT64_C(1) << allocator_bits(allocator));
 }
 
-/* Nothing refers to the cluster any more: it can be found again. With the mutex held. */
-static void make_free(struct allocator *allocator, uint64_t cluster)
+/*
+ * The count of the first cluster of a range, and in *alike how many there are with it that have a
+ * count of 1, too: they will be free. With the mutex held.
+ */
+static int look_at_counts(struct allocator *allocator, const struct pending *range, uint64_t *count,
+                          uint64_t *alike)
 {
-    uint64_t host_offset = cluster << allocator_bits(allocator);
+    int result;
 
-    allocator->cursor = min_u64(allocator->cursor, cluster);
-    if (allocator->source.freed != NULL) {
-        allocator->source.freed(allocator->source.freed_context, host_offset);
+    for (*alike = 0; *alike < range->length; (*alike)++) {
+        uint64_t each;
+
+        result = check_free(allocator, range->first + *alike);
+        if (result == 0) {
+            result = refcounts_get(allocator->source.refcounts, range->first + *alike, &each);
+        }
+        if (result < 0) {
+            return *alike > 0 ? 0 : result; /* what is in order comes first */
+        }
+        if (*alike == 0) {
+            *count = each;
+        } else if (each != 1) {
+            break;
+        }
+        if (*count != 1) {
+            *alike = 1;
+            break;
+        }
     }
+    return 0;
+}
+
+/*
+ * Gives the host space of clusters back that will be free. With the mutex held, but not meanwhile:
+ * it may take long. As long as they are counted nobody can be given them (R4).
+ */
+static void punch(struct allocator *allocator, uint64_t first, uint64_t length)
+{
     if (allocator->source.discard) {
-        /* The host may be unable to; the cluster is free all the same. */
-        (void)store_punch(allocator->source.file, host_offset,
-                          UINT64_C(1) << allocator_bits(allocator));
+        pthread_mutex_unlock(&allocator->mutex);
+        /* The host may be unable to; they are free all the same. */
+        (void)store_punch(allocator->source.file, first << allocator_bits(allocator),
+                          length << allocator_bits(allocator));
+        pthread_mutex_lock(&allocator->mutex);
+    }
+}
+
+/* Nothing refers to the clusters any more: they can be found again. With the mutex held. */
+static void make_free(struct allocator *allocator, uint64_t first, uint64_t length)
+{
+    uint64_t cluster;
+
+    allocator->cursor = min_u64(allocator->cursor, first);
+    for (cluster = first; cluster < first + length && allocator->source.freed != NULL; cluster++) {
+        allocator->source.freed(allocator->source.freed_context,
+                                cluster << allocator_bits(allocator));
     }
 }
 
 /*
  * One reference less to each cluster of the range, which becomes shorter by what is done. With the
- * mutex held. What a host in trouble does not let be done now is left in it, to be tried again.
+ * mutex held, which is given up here and there. What a host in trouble does not let be done now is
+ * left in it, to be tried again.
  */
 static int unreference(struct allocator *allocator, struct pending *range)
 {
-    struct refcounts *refcounts = allocator->source.refcounts;
     bool damaged = false;
 
     allocator->used = allocator->used || range->length > 0;
-    for (; range->length > 0; range->first++, range->length--) {
-        uint64_t count;
-        int result = check_free(allocator, range->first);
+    while (range->length > 0) {
+        uint64_t count, length;
+        int result = look_at_counts(allocator, range, &count, &length);
 
-        if (result == 0) {
-            result = refcounts_get(refcounts, range->first, &count);
+        if (result == 0 && count == 1) {
+            punch(allocator, range->first, length);
+            result = atomic_load(&allocator->stopped) ? -EIO : 0;
         }
-        if (result == 0 && count == 0) {
-            damaged = true; /* it never had one: trying again would not help */
-            continue;
-        }
-        if (result == 0) {
-            result = refcounts_add(refcounts, range->first, 1, -1);
+        if (result == 0 && count > 0) {
+            result = refcounts_add(allocator->source.refcounts, range->first, length, -1);
         }
         if (result < 0) {
             return result;
         }
         if (count == 1) {
-            make_free(allocator, range->first);
+            make_free(allocator, range->first, length);
         }
+        damaged = damaged || count == 0; /* it never had one: trying again would not help */
+        range->first += length;
+        range->length -= length;
     }
     return damaged ? -EIO : 0;
 }
@@ -143,38 +186,80 @@ int allocator_drop(struct allocator *allocator, uint64_t host_offset, uint64_t c
     return result;
 }
 
-/* As allocator_dropped(), with the mutex held. */
-static int free_pending(struct allocator *allocator, uint64_t commit)
+static int by_first(const void *one, const void *other)
+{
+    uint64_t a = ((const struct pending *)one)->first, b = ((const struct pending *)other)->first;
+
+    return a < b ? -1 : a > b;
+}
+
+/* Neighbours become one range. Of no matter is which commit they waited for. How many are left. */
+static size_t join_neighbours(struct pending *ranges, size_t count)
 {
     size_t kept = 0, i;
-    int result = 0;
 
-    for (i = 0; i < allocator->pending_count; i++) {
-        struct pending *range = &allocator->pending[i];
-
-        if (range->commit <= commit) {
-            int each = unreference(allocator, range); /* R4 */
-
-            result = result == 0 ? each : result;
+    qsort(ranges, count, sizeof(*ranges), by_first);
+    for (i = 1; i < count; i++) {
+        if (ranges[kept].first + ranges[kept].length == ranges[i].first) {
+            ranges[kept].length += ranges[i].length;
+        } else {
+            ranges[++kept] = ranges[i];
         }
-        if (range->length > 0) {
-            allocator->pending[kept++] = *range;
+    }
+    return count > 0 ? kept + 1 : 0;
+}
+
+/* Takes what may be freed out of the list: *due, of the caller. With the mutex held. */
+static int take_due(struct allocator *allocator, uint64_t commit, struct pending **due,
+                    size_t *count)
+{
+    size_t kept = 0, i;
+
+    *count = 0;
+    *due = NULL;
+    if (allocator->pending_count == 0) {
+        return 0;
+    }
+    *due = malloc(allocator->pending_count * sizeof(**due));
+    if (*due == NULL) {
+        return -ENOMEM;
+    }
+    for (i = 0; i < allocator->pending_count; i++) {
+        if (allocator->pending[i].commit > commit) {
+            allocator->pending[kept++] = allocator->pending[i];
+        } else {
+            (*due)[(*count)++] = allocator->pending[i];
         }
     }
     allocator->pending_count = kept;
-    return result;
+    *count = join_neighbours(*due, *count);
+    return 0;
 }
 
 int allocator_dropped(struct allocator *allocator, uint64_t commit)
 {
+    struct pending *due;
+    size_t count, i;
     int result;
 
     if (atomic_load(&allocator->stopped)) {
         return 0;
     }
     pthread_mutex_lock(&allocator->mutex);
-    result = free_pending(allocator, commit);
+    result = take_due(allocator, commit, &due, &count);
+    for (i = 0; i < count; i++) {
+        int each = unreference(allocator, &due[i]); /* R4 */
+
+        if (each < 0 && due[i].length > 0) {
+            (void)add_pending(allocator, &due[i]); /* without memory to remember it, it is a leak */
+        }
+        result = result == 0 ? each : result;
+        /* Who wants clusters does not wait for all of it. */
+        pthread_mutex_unlock(&allocator->mutex);
+        pthread_mutex_lock(&allocator->mutex);
+    }
     pthread_mutex_unlock(&allocator->mutex);
+    free(due);
     return result;
 }
 
@@ -253,11 +338,12 @@ int allocator_close(struct allocator *allocator)
     if (!allocator->used || atomic_load(&allocator->stopped)) {
         return 0; /* the file is as it was found, or not to be touched */
     }
-    pthread_mutex_lock(&allocator->mutex);
-    result = free_pending(allocator, UINT64_MAX); /* what failed before */
-    if (result == 0) {
-        result = give_back_run(allocator, &allocator->current);
+    result = allocator_dropped(allocator, UINT64_MAX); /* what failed before */
+    if (result < 0) {
+        return result;
     }
+    pthread_mutex_lock(&allocator->mutex);
+    result = give_back_run(allocator, &allocator->current);
     if (result == 0) {
         result = give_back_run(allocator, &allocator->next);
     }

@@ -43,6 +43,8 @@ struct memory_store {
     unsigned waiting_syncs;
     bool fills, fills_blocked;
     unsigned waiting_fills;
+    bool punches_blocked;
+    unsigned waiting_punches;
     struct memory_log *log; /* NULL: nothing is noted */
 };
 
@@ -205,6 +207,12 @@ static int memory_punch(struct store *store, uint64_t offset, uint64_t length)
     struct memory_store *memory = lock_memory(store);
     int rc = count_call(memory, MEMORY_STORE_PUNCH);
 
+    memory->waiting_punches++;
+    pthread_cond_broadcast(&memory->changed);
+    while (memory->punches_blocked) {
+        pthread_cond_wait(&memory->changed, &memory->mutex);
+    }
+    memory->waiting_punches--;
     if (rc == 0 && offset < memory->size) {
         memset(memory->data + offset, 0, min_u64(length, memory->size - offset));
     }
@@ -501,6 +509,35 @@ void memory_store_wait_fill(struct store *store)
 void memory_store_release_fills(struct store *store)
 {
     set_fills_blocked(store, false);
+}
+
+static void set_punches_blocked(struct store *store, bool blocked)
+{
+    struct memory_store *memory = lock_memory(store);
+
+    memory->punches_blocked = blocked;
+    pthread_cond_broadcast(&memory->changed);
+    pthread_mutex_unlock(&memory->mutex);
+}
+
+void memory_store_block_punches(struct store *store)
+{
+    set_punches_blocked(store, true);
+}
+
+void memory_store_wait_punch(struct store *store)
+{
+    struct memory_store *memory = lock_memory(store);
+
+    while (memory->waiting_punches == 0) {
+        pthread_cond_wait(&memory->changed, &memory->mutex);
+    }
+    pthread_mutex_unlock(&memory->mutex);
+}
+
+void memory_store_release_punches(struct store *store)
+{
+    set_punches_blocked(store, false);
 }
 
 void memory_store_set_log(struct store *store, struct memory_log *log)

@@ -85,6 +85,11 @@ void memory_store_block_fills(struct store *store);
 void memory_store_wait_fill(struct store *store);
 void memory_store_release_fills(struct store *store);
 
+/* And so does store_punch(). */
+void memory_store_block_punches(struct store *store);
+void memory_store_wait_punch(struct store *store);
+void memory_store_release_punches(struct store *store);
+
 /*
  * A new store is data from end to end, like a file of a host that cannot tell.
  * A sparse one reports as a hole every block of MEMORY_STORE_BLOCK bytes

@@ -7,6 +7,7 @@
 #include "write_case.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -303,6 +304,47 @@ START_TEST(only_the_last_reference_frees_a_cluster_and_its_host_space)
     ck_assert_uint_lt(
         memory_log_find(owner.write_case.log, 0, MEMORY_LOG_PUNCH, a.host_offset, CLUSTER),
         memory_log_count(owner.write_case.log));
+    owner_close(&owner);
+}
+END_TEST
+
+static void *tell_of_commit(void *context)
+{
+    ck_assert_int_eq(allocator_dropped(context, 1), 0);
+    return NULL;
+}
+
+/* R4: nor are they handed out before they are punched, which would take what is written there. */
+START_TEST(neighbours_are_punched_at_once_and_nobody_waits_for_that)
+{
+    struct owner owner;
+    struct allocation a, next;
+    uint64_t first, length = 0;
+    unsigned punches;
+    pthread_t thread;
+
+    owner_open(&owner, true);
+    a = taken(&owner, 30);
+    first = a.host_offset / CLUSTER;
+    for (uint64_t i = 0; i < 30; i += 3) { /* not in order, and not at once */
+        ck_assert_int_eq(
+            allocator_drop(allocator_of(&owner), (first + (i + 15) % 30) * CLUSTER, 3, i % 2), 0);
+    }
+    punches = memory_store_calls(owner.write_case.file, MEMORY_STORE_PUNCH);
+    memory_store_block_punches(owner.write_case.file);
+    ck_assert_int_eq(pthread_create(&thread, NULL, tell_of_commit, allocator_of(&owner)), 0);
+    memory_store_wait_punch(owner.write_case.file);
+    while (length < 5000) {
+        next = taken(&owner, 64);
+        length += next.clusters;
+        ck_assert(next.host_offset >= (first + 30) * CLUSTER ||
+                  next.host_offset + next.clusters * CLUSTER <= a.host_offset);
+    }
+    memory_store_release_punches(owner.write_case.file);
+    pthread_join(thread, NULL);
+    ck_assert_uint_eq(memory_store_calls(owner.write_case.file, MEMORY_STORE_PUNCH), punches + 1);
+    ck_assert_uint_eq(write_case_counted(&owner.write_case, a.host_offset), 0);
+    ck_assert_uint_eq(write_case_counted(&owner.write_case, a.host_offset + 29 * CLUSTER), 0);
     owner_close(&owner);
 }
 END_TEST
@@ -620,6 +662,7 @@ int main(void)
     tcase_add_test(tcase, holes_are_found_and_used_before_the_file_grows);
     tcase_add_test(tcase, what_was_dropped_waits_for_its_commit);
     tcase_add_test(tcase, only_the_last_reference_frees_a_cluster_and_its_host_space);
+    tcase_add_test(tcase, neighbours_are_punched_at_once_and_nobody_waits_for_that);
     tcase_add_test(tcase, what_was_given_back_is_handed_out_again_before_the_file_grows);
     tcase_add_test(tcase, closing_gives_all_of_the_reserve_back_and_cuts_the_file);
     tcase_add_loop_test(tcase, closing_cuts_nothing_that_the_file_had_when_it_was_opened, 0, 2);
