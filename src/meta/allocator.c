@@ -145,7 +145,10 @@ static int check_run(const struct allocator *allocator, const struct run *run)
                      run->length << allocator_bits(allocator));
 }
 
-/* Counts a run behind the end. Tables may be put first. */
+/*
+ * Counts a run behind the end. The file is made as long as the run first: where it cannot be, near
+ * a limit of its size, nothing has to be undone. Tables may come behind the run.
+ */
 static int count_at_end(struct allocator *allocator, uint64_t want, struct run *run)
 {
     struct refcounts *refcounts = allocator->source.refcounts;
@@ -157,17 +160,14 @@ static int count_at_end(struct allocator *allocator, uint64_t want, struct run *
         return -EFBIG;
     }
     result = check_run(allocator, run);
+    if (result == 0) {
+        result = extend_file(allocator, run->first + run->length);
+    }
     if (result < 0) {
         return result;
     }
     refcounts_set_end(refcounts, run->first + run->length);
     result = refcounts_add(refcounts, run->first, run->length, 1);
-    if (result == 0) {
-        result = extend_file(allocator, refcounts_end(refcounts));
-        if (result < 0) {
-            refcounts_release(refcounts, run->first, run->length);
-        }
-    }
     if (result < 0) {
         lower_end(allocator, run);
     }
@@ -192,6 +192,21 @@ static int count_run(struct allocator *allocator, uint64_t want, struct run *run
     return result;
 }
 
+/*
+ * The same; of a run at the end that the file may not become long enough for (a limit of the
+ * process, of the file system, a quota), what fits.
+ */
+static int count_what_fits(struct allocator *allocator, uint64_t want, struct run *run)
+{
+    int result = count_run(allocator, want, run);
+
+    while ((result == -EFBIG || result == -EDQUOT) && run->at_end && want > 1) {
+        want /= 2;
+        result = count_run(allocator, want, run);
+    }
+    return result;
+}
+
 static int reserve(struct allocator *allocator, uint64_t want, struct run *run)
 {
     int result = find_run(allocator, want, run);
@@ -202,7 +217,7 @@ static int reserve(struct allocator *allocator, uint64_t want, struct run *run)
         result = fit_device(allocator, refcounts_end(allocator->source.refcounts), &want);
     }
     if (result == 0) {
-        result = count_run(allocator, want, run);
+        result = count_what_fits(allocator, want, run);
     }
     if (result < 0) {
         run->length = 0;

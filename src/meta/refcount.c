@@ -433,7 +433,7 @@ int refcount_change(struct refcounts *refcounts, uint64_t first, uint64_t length
             change_range(refcounts, first, length, delta, delta > 0 && !refcounts->lazy, &changed);
     }
     if (result < 0 && delta > 0) {
-        refcounts_release(refcounts, first, changed);
+        refcount_release(refcounts, first, changed);
     } else if (result < 0) {
         /* These blocks are dirty, and thus there: nothing can fail. */
         (void)change_range(refcounts, first, changed, 1, false, &back);
@@ -541,7 +541,7 @@ static bool lower(struct refcounts *refcounts, const struct owed *part)
     return result == 0 || result == -ERANGE;
 }
 
-void refcounts_release(struct refcounts *refcounts, uint64_t first, uint64_t length)
+void refcount_release(struct refcounts *refcounts, uint64_t first, uint64_t length)
 {
     while (length > 0) {
         struct owed part = {

@@ -57,12 +57,6 @@ int refcounts_get(struct refcounts *refcounts, uint64_t cluster, uint64_t *count
 int refcounts_add(struct refcounts *refcounts, uint64_t first, uint64_t length, int delta);
 
 /*
- * The counts of these clusters, to which nothing refers, fall by one: now, or with a later call of
- * refcounts_settle(), where the host is in trouble.
- */
-void refcounts_release(struct refcounts *refcounts, uint64_t first, uint64_t length);
-
-/*
  * Finishes what a host in trouble did not let be undone, if there is such a thing: until then maybe
  * no blocks can be made, no free clusters found, and the file not be cut. 0, or why it failed
  * again.

@@ -128,7 +128,7 @@ static void release_in_blocks(struct refcounts *refcounts, uint64_t first, uint6
         uint64_t part = part_of(refcounts, first, end);
 
         if (has_block(refcounts, first / refcounts->block_counts)) {
-            refcounts_release(refcounts, first, part);
+            refcount_release(refcounts, first, part);
         }
         first += part;
     }
@@ -379,7 +379,7 @@ static int name_table(struct refcounts *refcounts, struct growth *growth)
     growth->table = NULL;
     result = sync_now(refcounts); /* R3: the header, before the old table is free */
     if (result == 0) {
-        refcounts_release(refcounts, old_first, old_clusters);
+        refcount_release(refcounts, old_first, old_clusters);
     }
     return result;
 }

@@ -56,7 +56,13 @@ int refcount_cover(struct refcounts *refcounts, uint64_t first, uint64_t length)
 /* Changes counts in blocks that there are: all, or none. Errors as of refcounts_add(). */
 int refcount_change(struct refcounts *refcounts, uint64_t first, uint64_t length, int delta);
 
-/* Tries again what refcounts_release() could not do: true when all is done. */
+/*
+ * The counts of these clusters, to which nothing refers, fall by one: now, or with a later call of
+ * refcounts_settle(), where the host is in trouble.
+ */
+void refcount_release(struct refcounts *refcounts, uint64_t first, uint64_t length);
+
+/* Tries again what refcount_release() could not do: true when all is done. */
 bool refcount_pay(struct refcounts *refcounts);
 
 #endif

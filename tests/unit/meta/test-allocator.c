@@ -649,6 +649,29 @@ START_TEST(a_host_that_is_full_for_long_gives_no_clusters_and_moves_no_end)
 }
 END_TEST
 
+START_TEST(near_a_limit_of_the_file_what_fits_is_taken)
+{
+    struct builder_options options = write_case_options();
+    struct write_case subject;
+    struct allocation taken;
+    uint64_t end;
+
+    options.cluster_bits = 12;
+    write_case_open(&subject, builder_create(&options), false);
+    end = refcounts_end(subject.refcounts);
+    /* A run of 256 clusters does not fit, and one of 128 does. */
+    memory_store_fail(subject.file, MEMORY_STORE_RESIZE, 1, _i == 0 ? EFBIG : EDQUOT);
+    ck_assert_int_eq(allocator_take(subject.allocator, 300, &taken), 0);
+    ck_assert_uint_eq(taken.host_offset, end << 12);
+    ck_assert_uint_eq(taken.clusters, 128);
+    ck_assert_uint_eq(memory_store_size(subject.file), (end + 128) << 12);
+    for (uint64_t cluster = end; cluster < end + 256; cluster++) {
+        ck_assert_uint_eq(write_case_counted(&subject, cluster << 12), cluster < end + 128);
+    }
+    write_case_close(&subject);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("allocator");
@@ -670,6 +693,7 @@ int main(void)
     tcase_add_test(tcase, closing_what_was_never_used_leaves_the_file_alone);
     tcase_add_loop_test(tcase, whatever_a_crash_leaves_counts_every_cluster_that_was_safe_to_use, 0,
                         4);
+    tcase_add_loop_test(tcase, near_a_limit_of_the_file_what_fits_is_taken, 0, 2);
     tcase_add_test(tcase, a_host_that_is_full_for_long_gives_no_clusters_and_moves_no_end);
     tcase_add_loop_test(tcase, a_host_that_fails_once_at_any_call_makes_nothing_wrong, 0, 4);
     suite_add_tcase(suite, tcase);
