@@ -125,6 +125,7 @@ E2E_TESTS = \
 	tests/e2e/mount/test-service.py \
 	tests/e2e/mount/test-unmount.py \
 	tests/e2e/mount/test-partitions.py \
+	tests/e2e/mount/test-partitions-written.py \
 	tests/e2e/races/test-races.py \
 	tests/e2e/races/test-races-mounted.py \
 	tests/e2e/read/test-read-access.py \
@@ -173,6 +174,7 @@ E2E_HELPERS = \
 	tests/e2e/lib/mount.py \
 	tests/e2e/lib/private.py \
 	tests/e2e/lib/qcow2.py \
+	tests/e2e/lib/partitions.py \
 	tests/e2e/lib/races.py \
 	tests/e2e/lib/run.py \
 	tests/e2e/lib/stamps.py \
