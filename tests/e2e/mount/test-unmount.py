@@ -72,7 +72,7 @@ def start(path, at, *options):
     """A daemon that has mounted; to be killed."""
     kind = "other" if "subtype=other" in options else "qcow2fs"
     before = run.mounts().count((at, "fuse.%s" % kind))
-    process = run.start([run.program(), "-f", "-o", ",".join(("ro",) + options), path, at],
+    process = run.start([run.program(), "-f", "-o", ",".join(("ro", "nonempty") + options), path, at],
                         stdin=subprocess.DEVNULL)
     bad.wait_for(lambda: run.mounts().count((at, "fuse.%s" % kind)) > before or
                  process.poll() is not None, "the mount")
@@ -167,7 +167,7 @@ def _(directory):
 def _(directory):
     path, at = made(directory)
     with mount.mount(path, at=at, directory=True):
-        with mount.mount(path, at=at, directory=True, foreground=False) as above:
+        with mount.mount(path, "nonempty", at=at, directory=True, foreground=False) as above:
             check_equal(above.stderr(), "", "what it said")
         check_equal(os.listdir(at).count("disk.raw"), 1, "what is left")
     with dead_mount(path, at, "subtype=other"):
