@@ -155,8 +155,16 @@ static void rewrite_header(struct subject *subject)
     uint8_t *bytes;
     size_t length, size;
     struct store *copy;
-    int result = header_rest_read(subject->image->file, header, SUBJECT_PATH, &rest, &error);
+    int result;
 
+    subject_bytes(subject, &size);
+    result = header_read(subject->image->file, size, SUBJECT_PATH, &again, &error);
+    if (result < 0) { /* the file was cut off, and is only read */
+        expect_sentence(&error, result);
+        return;
+    }
+    header_free(again);
+    result = header_rest_read(subject->image->file, header, SUBJECT_PATH, &rest, &error);
     if (result < 0) {
         expect_sentence(&error, result);
         return;
@@ -168,7 +176,6 @@ static void rewrite_header(struct subject *subject)
         return;
     }
     FUZZ_EXPECT(length <= header->cluster_size);
-    subject_bytes(subject, &size);
     copy = bounded_store_from(subject_bytes(subject, &size), size, SUBJECT_FILE_MOST);
     FUZZ_EXPECT(store_write(copy, 0, bytes, length) == 0);
     result = header_read(copy, max_u64(size, length), SUBJECT_PATH, &again, &error);
