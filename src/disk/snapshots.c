@@ -553,13 +553,49 @@ static int finish(struct writer *writer, int result)
 {
     int last = commit_flush(writer->commit);
 
-    if (last == 0) {
+    if (last == 0 && !writer->refused) { /* else nobody knows which tables the header names */
         last = writer_mark_clean(writer);
     }
     return result == 0 ? last : result;
 }
 
-int writer_snapshot_make(struct writer *writer, const char *name, struct error *error)
+struct request {
+    size_t index;     /* of the snapshot; not of a new one */
+    const char *name; /* of a new one, or a new one */
+};
+
+static int do_make(struct writer *writer, const struct request *request, struct error *error)
+{
+    return make(writer, request->name, error);
+}
+
+static int do_remove(struct writer *writer, const struct request *request, struct error *error)
+{
+    return remove_snapshot(writer, request->index, error);
+}
+
+static int do_rename(struct writer *writer, const struct request *request, struct error *error)
+{
+    const struct snapshot_edit edit = {
+        .removed = SNAPSHOT_NONE,
+        .renamed = request->index,
+        .name = request->name,
+    };
+    bool begun;
+    int result = check_name(writer, request->name, request->index, error);
+
+    return result < 0 ? result : edit_table(writer, &edit, &begun, error);
+}
+
+static int do_apply(struct writer *writer, const struct request *request, struct error *error)
+{
+    return apply(writer, request->index, error);
+}
+
+/* Does it with all other requests kept out. */
+static int alone(struct writer *writer, const struct request *request,
+                 int (*how)(struct writer *, const struct request *, struct error *),
+                 const char *failure, struct error *error)
 {
     int result;
 
@@ -570,61 +606,33 @@ int writer_snapshot_make(struct writer *writer, const char *name, struct error *
     }
     result = writer_pause(writer);
     if (result == 0) {
-        result = finish(writer, make(writer, name, error));
+        result = finish(writer, how(writer, request, error));
     }
     writer_resume(writer);
-    return failed(writer, result, "the snapshot cannot be made", error);
+    return failed(writer, result, failure, error);
+}
+
+int writer_snapshot_make(struct writer *writer, const char *name, struct error *error)
+{
+    return alone(writer, &(struct request){.name = name}, do_make, "the snapshot cannot be made",
+                 error);
 }
 
 int writer_snapshot_remove(struct writer *writer, size_t index, struct error *error)
 {
-    int result;
-
-    error->text[0] = '\0';
-    result = check_no_data_file(writer, error);
-    if (result < 0) {
-        return result;
-    }
-    result = writer_pause(writer);
-    if (result == 0) {
-        result = finish(writer, remove_snapshot(writer, index, error));
-    }
-    writer_resume(writer);
-    return failed(writer, result, "the snapshot cannot be removed", error);
+    return alone(writer, &(struct request){.index = index}, do_remove,
+                 "the snapshot cannot be removed", error);
 }
 
 int writer_snapshot_rename(struct writer *writer, size_t index, const char *name,
                            struct error *error)
 {
-    const struct snapshot_edit edit = {.removed = SNAPSHOT_NONE, .renamed = index, .name = name};
-    bool begun;
-    int result;
-
-    error->text[0] = '\0';
-    result = writer_pause(writer);
-    if (result == 0) {
-        result = check_name(writer, name, index, error);
-    }
-    if (result == 0) {
-        result = finish(writer, edit_table(writer, &edit, &begun, error));
-    }
-    writer_resume(writer);
-    return failed(writer, result, "the snapshot cannot be renamed", error);
+    return alone(writer, &(struct request){.index = index, .name = name}, do_rename,
+                 "the snapshot cannot be renamed", error);
 }
 
 int writer_snapshot_apply(struct writer *writer, size_t index, struct error *error)
 {
-    int result;
-
-    error->text[0] = '\0';
-    result = check_no_data_file(writer, error);
-    if (result < 0) {
-        return result;
-    }
-    result = writer_pause(writer);
-    if (result == 0) {
-        result = finish(writer, apply(writer, index, error));
-    }
-    writer_resume(writer);
-    return failed(writer, result, "the disk cannot be taken back to the snapshot", error);
+    return alone(writer, &(struct request){.index = index}, do_apply,
+                 "the disk cannot be taken back to the snapshot", error);
 }
