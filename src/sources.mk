@@ -24,6 +24,7 @@ src_libqcow2_a_SOURCES = \
 	src/util/registry.c src/util/registry.h \
 	src/util/size.c src/util/size.h \
 	src/util/stop.h \
+	src/util/workers.c src/util/workers.h \
 	src/util/zeros.h \
 	src/store/store.h \
 	src/store/barrier.c src/store/barrier.h \
@@ -120,8 +121,10 @@ CTL_SOURCES = \
 	src/ctl/check.c \
 	src/ctl/command.c src/ctl/command.h \
 	src/ctl/contents.c src/ctl/contents.h \
+	src/ctl/compare.c \
 	src/ctl/create.c \
 	src/ctl/create_print.c src/ctl/create_print.h \
+	src/ctl/disk.c src/ctl/disk.h \
 	src/ctl/helper.c src/ctl/helper.h \
 	src/ctl/info.c \
 	src/ctl/info_text.c src/ctl/info_text.h \

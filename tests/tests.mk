@@ -58,6 +58,7 @@ UNIT_TESTS += \
 	tests/unit/util/test-registry \
 	tests/unit/util/test-size \
 	tests/unit/util/test-stop \
+	tests/unit/util/test-workers \
 	tests/unit/cache/test-sizes \
 	tests/unit/cache/test-slab \
 	tests/unit/meta/test-snapshot \
@@ -94,6 +95,7 @@ E2E_TESTS = \
 	tests/e2e/ctl/test-ctl-amend.py \
 	tests/e2e/ctl/test-ctl-check.py \
 	tests/e2e/ctl/test-ctl-check-mutated.py \
+	tests/e2e/ctl/test-ctl-compare.py \
 	tests/e2e/ctl/test-ctl-create.py \
 	tests/e2e/ctl/test-ctl-create-bad.py \
 	tests/e2e/ctl/test-ctl-hostile-names.py \
@@ -206,7 +208,7 @@ ASAN_NOT = */test-check-qemu
 MINIMAL_PATTERN = tests/unit/* | *bad-behind* | *completion* | *locks* | *test-mount.py | *read-access* | *write-blkdiscard* | \
 	*write-fill* | *write-kill* | *write-lazy* | *write-limits* | *write-space*
 TSAN_PATTERN = */test-allocator-fill | */test-barrier | */test-cache | */test-change* | */test-codec | */test-commit | */test-inflight | */test-pool* | */test-slab | */test-store* | \
-	*/test-view* | *test-crash-states* | *test-model* | */test-races.py | */test-resize | */test-writer* | *readers*
+	*/test-view* | */test-workers | *test-crash-states* | *test-model* | */test-races.py | */test-resize | */test-writer* | *readers*
 
 check_PROGRAMS = $(UNIT_TESTS) tests/bench/decompress tests/crash/explore tests/crash/explore-r4 \
 	tests/crash/faults tests/model/model $(RACES)

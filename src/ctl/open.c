@@ -18,10 +18,11 @@ bool ctl_no_locks(const struct common_flags *flags)
     return flags->locking.value == CTL_LOCKING_OFF;
 }
 
-int ctl_open(struct ctl *ctl, const char *path, const struct common_flags *flags,
-             enum store_access access, struct image **image)
+int ctl_open_format(struct ctl *ctl, const char *path, const struct common_flags *flags,
+                    enum image_format format, enum store_access access, struct image **image)
 {
     const struct image_options options = {
+        .format = format,
         .access = access,
         .cache = STORE_CACHE_WRITEBACK,
         .names = ctl_names(flags),
@@ -41,6 +42,12 @@ int ctl_open(struct ctl *ctl, const char *path, const struct common_flags *flags
         }
     }
     return r;
+}
+
+int ctl_open(struct ctl *ctl, const char *path, const struct common_flags *flags,
+             enum store_access access, struct image **image)
+{
+    return ctl_open_format(ctl, path, flags, IMAGE_QCOW2, access, image);
 }
 
 int ctl_open_writer(struct ctl *ctl, const char *path, const struct common_flags *flags,

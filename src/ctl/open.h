@@ -15,6 +15,10 @@
 int ctl_open(struct ctl *ctl, const char *path, const struct common_flags *flags,
              enum store_access access, struct image **image);
 
+/* The same of either format; a raw one is only read. */
+int ctl_open_format(struct ctl *ctl, const char *path, const struct common_flags *flags,
+                    enum image_format format, enum store_access access, struct image **image);
+
 /* What --trust-names and --locking say. */
 enum image_names ctl_names(const struct common_flags *flags);
 bool ctl_no_locks(const struct common_flags *flags);

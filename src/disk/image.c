@@ -277,7 +277,7 @@ int image_open(const char *path, const struct image_options *options, struct log
     struct image_request request = {
         .path = path,
         .what = "image",
-        .format = IMAGE_QCOW2,
+        .format = options->format,
         .access = options->access,
     };
     const struct store_file_options file = {
@@ -354,6 +354,14 @@ int image_attach_cache(struct image *image, const struct cache_options *options,
     if (geometry == NULL) {
         return error_set(error, ENOMEM, "%s: out of memory", image->path);
     }
+    /* Of a raw image alone there is nothing to cache; the arithmetic wants a geometry. */
+    *geometry = (struct cache_geometry){
+        .virtual_size = image->virtual_size,
+        .file_size = image->file_size,
+        .cluster_size = CACHE_L2_ENTRY_LARGE,
+        .l2_entry_bytes = L2_ENTRY_BYTES,
+        .refcount_bits = UINT32_C(1) << REFCOUNT_ORDER_V2,
+    };
     count = 0;
     for (each = image; each != NULL; each = each->backing) {
         if (each->header != NULL) {

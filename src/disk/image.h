@@ -47,6 +47,7 @@ enum image_names {
 };
 
 struct image_options {
+    enum image_format format; /* of the active image; a raw one is only read, and has no header */
     enum store_access access; /* of the active image; the images behind it are only read */
     enum store_cache cache;   /* of all of them */
     enum image_names names;

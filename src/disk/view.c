@@ -494,8 +494,8 @@ static int classify_found(struct view *view, uint64_t guest_offset, uint64_t win
     return 0;
 }
 
-static int classify(struct view *view, uint64_t guest_offset, uint64_t window, bool *is_data,
-                    uint64_t *length)
+int view_classify(struct view *view, uint64_t guest_offset, uint64_t window, bool *is_data,
+                  uint64_t *length)
 {
     struct inflight *inflight = view->image->inflight;
     /* R4: what was found is still that when the host is asked for its holes. Not for all of a
@@ -528,8 +528,8 @@ int view_seek_within(struct view *view, uint64_t guest_offset, uint64_t end, boo
     while (guest_offset < size) {
         uint64_t length;
         bool is_data;
-        int result =
-            classify(view, guest_offset, look_begin(&look, size - guest_offset), &is_data, &length);
+        int result = view_classify(view, guest_offset, look_begin(&look, size - guest_offset),
+                                   &is_data, &length);
 
         if (result < 0) {
             return result;
@@ -546,4 +546,40 @@ int view_seek_within(struct view *view, uint64_t guest_offset, uint64_t end, boo
         }
     }
     return want_data ? -ENXIO : 0;
+}
+
+/* --- Two views ----------------------------------------------------------------------------------
+ */
+
+static bool is_same_file(struct store *a, struct store *b)
+{
+    struct store_info of_a, of_b;
+
+    return a == b || (store_info(a, &of_a) == 0 && store_info(b, &of_b) == 0 &&
+                      of_a.device == of_b.device && of_a.inode == of_b.inode);
+}
+
+static bool is_same_place(const struct extent *a, const struct extent *b)
+{
+    return a->kind == b->kind && a->host_offset == b->host_offset &&
+           (a->kind == EXTENT_DATA ||
+            (a->kind == EXTENT_COMPRESSED && a->compressed_size == b->compressed_size &&
+             a->offset_in_cluster == b->offset_in_cluster)) &&
+           is_same_file(a->store, b->store);
+}
+
+uint64_t view_shared(struct view *a, struct view *b, uint64_t guest_offset, uint64_t length)
+{
+    struct view_extent of_a, of_b;
+    struct mapping_fault fault;
+
+    if (lookup_in_chain(a, mapping_lookup, a->image->behind, guest_offset, length, &of_a, &fault) <
+            0 ||
+        lookup_in_chain(b, mapping_lookup, b->image->behind, guest_offset, length, &of_b, &fault) <
+            0) {
+        return 0; /* who reads it is told */
+    }
+    return is_same_place(&of_a.extent, &of_b.extent)
+               ? min_u64(of_a.extent.length, of_b.extent.length)
+               : 0;
 }

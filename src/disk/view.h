@@ -72,6 +72,20 @@ int view_lookup_exact(struct view *view, uint64_t guest_offset, uint64_t length,
                       struct view_extent *found, struct mapping_fault *fault);
 
 /*
+ * Whether guest_offset is data or a hole, in the sense of view_seek(), and in *length for how many
+ * bytes from there, at most `window` (> 0, and within the view), that is known to go on. 0 or -EIO.
+ */
+int view_classify(struct view *view, uint64_t guest_offset, uint64_t window, bool *is_data,
+                  uint64_t *length);
+
+/*
+ * For how many bytes from guest_offset on, at most `length`, the two views show the very same bytes
+ * of the same file, as the disks of two images above one base do: 0 where they do not begin with
+ * any, or that is not known. Nobody writes to either.
+ */
+uint64_t view_shared(struct view *a, struct view *b, uint64_t guest_offset, uint64_t length);
+
+/*
  * The first offset >= guest_offset that is data (want_data), or that is a hole;
  * the end of the view counts as a hole. A hole is what reads as zeros without
  * a look at any byte: zero and unallocated (sub)clusters, data (sub)clusters
