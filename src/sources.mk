@@ -170,6 +170,7 @@ src_qcow2fs_SOURCES = \
 	src/fuse/files.c src/fuse/files.h \
 	src/fuse/io_uring.c src/fuse/io_uring.h \
 	src/fuse/later.c src/fuse/later.h \
+	src/fuse/old_end.c src/fuse/old_end.h \
 	src/fuse/listing.c src/fuse/listing.h \
 	src/fuse/lost.c src/fuse/lost.h \
 	src/fuse/long_requests.c src/fuse/long_requests.h \

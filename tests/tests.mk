@@ -146,6 +146,7 @@ E2E_TESTS = \
 	tests/e2e/project/test-try-debian.py \
 	tests/e2e/write/test-write-basic.py \
 	tests/e2e/write/test-write-blkdiscard.py \
+	tests/e2e/write/test-write-end.py \
 	tests/e2e/write/test-write-filesystems.py \
 	tests/e2e/write/test-write-fill.py \
 	tests/e2e/write/test-write-fio.py \

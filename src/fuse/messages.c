@@ -19,6 +19,7 @@
  */
 static struct log *fuse_log_target;
 static struct messages *catching;
+static _Thread_local bool is_quiet;
 
 /* "fusermount3: what is wrong\n" -> "what is wrong"; the first line only. */
 static void keep_reason(char *text)
@@ -42,6 +43,9 @@ static void on_message(enum fuse_log_level level, const char *format, va_list ar
 {
     char text[MESSAGES_TEXT_MAX];
 
+    if (is_quiet) {
+        return;
+    }
     vsnprintf(text, sizeof(text), format, arguments);
     if (catching != NULL) {
         if (level <= FUSE_LOG_WARNING && catching->text[0] == '\0') {
@@ -62,6 +66,11 @@ void messages_to_log(struct log *log)
 {
     fuse_log_target = log;
     fuse_set_log_func(log != NULL ? on_message : NULL);
+}
+
+void messages_quiet(bool quiet)
+{
+    is_quiet = quiet;
 }
 
 void messages_catch(struct messages *messages)

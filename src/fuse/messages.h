@@ -18,6 +18,9 @@
 /* From here on libfuse's lines go to `log`, until it is set to NULL. */
 void messages_to_log(struct log *log);
 
+/* Whether what it says to this thread is dropped, where a failure is expected. */
+void messages_quiet(bool quiet);
+
 struct messages {
     char text[MESSAGES_TEXT_MAX]; /* libfuse's first complaint, without its prefix */
     int caught;                   /* descriptors: a file in memory, or -1, ... */

@@ -75,7 +75,8 @@ int filesystem_create(struct image *image, struct writer *writer,
     if (r == 0) {
         r = files_create(image, made->tree, &made->stats, log, &made->files, error);
     }
-    if (r == 0 && writer != NULL && later_create(&made->later) != 0) {
+    if (r == 0 && writer != NULL &&
+        (later_create(&made->later) != 0 || later_create(&made->old_end) != 0)) {
         r = error_set(error, ENOMEM, "out of memory for the mount");
     }
     if (r != 0) {
@@ -92,6 +93,7 @@ void filesystem_destroy(struct filesystem *filesystem)
         return;
     }
     later_destroy(filesystem->later);
+    later_destroy(filesystem->old_end);
     files_destroy(filesystem->files);
     tree_destroy(filesystem->tree);
     /* Other threads' buffers went with the threads. */

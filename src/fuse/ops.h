@@ -37,6 +37,7 @@ struct filesystem {
     struct fuse_session *fuse; /* the session's, to be set before the first request */
     struct own_mount *own;     /* likewise; with a writer */
     struct later *later;       /* what nobody who takes requests waits for; with a writer */
+    struct later *old_end;     /* fuse/old_end's; with a writer */
     struct page_cache page_cache;
     bool kernel_caches_writes; /* it does not tell us of each at once; known after the start */
     bool is_growable;

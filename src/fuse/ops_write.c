@@ -7,6 +7,7 @@
 #include "fuse/ops_internal.h"
 
 #include "fuse/copies.h"
+#include "fuse/old_end.h"
 #include "fuse/own_mount.h"
 #include "util/checked.h"
 
@@ -101,16 +102,40 @@ static bool is_interrupted(const void *request)
 }
 
 /*
- * Makes the disk long enough for what ends at `end`. That can take long, where the
- * backing image has much there: it ends with its request, or with the daemon.
+ * Before a write at `start` makes the disk longer. What begins in the page where the disk ends may
+ * have it locked: the kernel has not read it then, and nobody has stored anything there.
  */
-static int grow_for(fuse_req_t request, struct filesystem *filesystem, uint64_t end)
+static int clear_old_end(struct filesystem *filesystem, uint64_t inode, uint64_t old_end,
+                         uint64_t start)
 {
+    if (old_end_shares_page(old_end, start)) {
+        int r = old_end_clear(filesystem, inode, old_end, start, OLD_END_PATIENCE_WRITE);
+
+        return r == -EINTR ? 0 : r;
+    }
+    return old_end_clear(filesystem, inode, old_end, start, OLD_END_PATIENCE);
+}
+
+/*
+ * Makes the disk long enough for what is written from `start` to `end`. That can take long, where
+ * the backing image has much there: it ends with its request, or with the daemon.
+ */
+static int grow_for(fuse_req_t request, uint64_t inode, uint64_t start, uint64_t end)
+{
+    struct filesystem *filesystem = fuse_req_userdata(request);
+    uint64_t old_end = filesystem->image->virtual_size;
+    int r = clear_old_end(filesystem, inode, old_end, start);
     struct stop stop;
 
-    stop_init(&stop, &filesystem->long_requests.ending);
-    stop_ask(&stop, is_interrupted, request);
-    return writer_grow(filesystem->writer, end, &stop);
+    if (r == 0) {
+        stop_init(&stop, &filesystem->long_requests.ending);
+        stop_ask(&stop, is_interrupted, request);
+        r = writer_grow(filesystem->writer, end, &stop);
+    }
+    if (r != 0) {
+        old_end_keep(filesystem, old_end, start);
+    }
+    return r;
 }
 
 static void is_there_now(struct filesystem *filesystem, uint64_t offset, uint64_t length)
@@ -136,7 +161,6 @@ void op_write(fuse_req_t request, fuse_ino_t inode, const char *data, size_t siz
     size_t length = size;
     int r = check_writable(filesystem, file);
 
-    (void)inode;
     if (r != 0) {
         return ops_fail(request, r);
     }
@@ -147,7 +171,7 @@ void op_write(fuse_req_t request, fuse_ino_t inode, const char *data, size_t siz
     }
     change.to = start + length;
     if (may_grow(filesystem, file) && change.to > files_end(file)) {
-        r = grow_for(request, filesystem, change.to);
+        r = grow_for(request, inode, start, change.to);
     }
     if (r == 0 && length > 0) {
         r = writer_write(filesystem->writer, start, data, length);
@@ -172,6 +196,23 @@ void op_write(fuse_req_t request, fuse_ino_t inode, const char *data, size_t siz
 
 #define KNOWN_MODES (FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)
 
+/* What was asked for, by its inode: writer_grow() or writer_resize() to `size`. */
+static int change_size(struct filesystem *filesystem, const struct long_request *asked,
+                       uint64_t size,
+                       int (*set)(struct writer *writer, uint64_t size, const struct stop *stop))
+{
+    uint64_t now = filesystem->image->virtual_size;
+    int r = old_end_clear(filesystem, asked->inode, now, size, OLD_END_PATIENCE);
+
+    if (r == 0) {
+        r = set(filesystem->writer, size, &asked->stop);
+    }
+    if (r != 0) {
+        old_end_keep(filesystem, now, size);
+    }
+    return r;
+}
+
 /*
  * Makes room for what reaches past the end, or cuts it off: *length is what
  * lies within the disk then.
@@ -189,9 +230,8 @@ static int fit_range(struct filesystem *filesystem, const struct long_request *a
         return 0;
     }
     if (!keeps_size) {
-        return may_grow(filesystem, asked->file)
-                   ? writer_grow(filesystem->writer, end, &asked->stop)
-                   : -ENOSPC;
+        return may_grow(filesystem, asked->file) ? change_size(filesystem, asked, end, writer_grow)
+                                                 : -ENOSPC;
     }
     if ((asked->mode & ~FALLOC_FL_KEEP_SIZE) == 0 && !may_grow(filesystem, asked->file)) {
         return -ENOSPC; /* what was asked for is a place that there will never be */
@@ -352,7 +392,7 @@ static int set_size(struct filesystem *filesystem, const struct long_request *as
     uint64_t size = (uint64_t)asked->attributes.st_size;
     int r = check_shrinking(filesystem, size);
 
-    return r == 0 ? writer_resize(filesystem->writer, size, &asked->stop) : r;
+    return r == 0 ? change_size(filesystem, asked, size, writer_resize) : r;
 }
 
 /* A partition has the size that its table says: to set that again changes nothing. */

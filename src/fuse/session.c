@@ -295,7 +295,9 @@ void session_close(struct session *session)
         return;
     }
     if (session->filesystem != NULL && session->filesystem->later != NULL) {
-        later_stop(session->filesystem->later); /* while there is a connection for its answers */
+        /* While there is a connection for their answers. */
+        later_stop(session->filesystem->old_end);
+        later_stop(session->filesystem->later);
     }
     if (session->is_mounted) {
         fuse_session_unmount(session->fuse);
@@ -465,6 +467,9 @@ static int start_threads(struct session *session)
     }
     if (r == 0 && session->filesystem->later != NULL) {
         r = later_start(session->filesystem->later);
+    }
+    if (r == 0 && session->filesystem->old_end != NULL) {
+        r = later_start(session->filesystem->old_end);
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return r;
