@@ -2,17 +2,15 @@
 /* qcow2fs: options in, exit code out. */
 #include "config.h"
 
-#include "disk/image.h"
-#include "disk/writer.h"
 #include "fuse/announce.h"
 #include "fuse/listing.h"
 #include "fuse/options.h"
 #include "fuse/session.h"
+#include "fuse/source.h"
 #include "util/error.h"
 #include "util/log.h"
 #include "util/printable.h"
 #include "util/process.h"
-#include "util/progress.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -79,6 +77,9 @@ static const char help_text[] =
     "Examine evidence: every state of the disk, and nothing written to it:\n"
     "  qcow2fs -o ro evidence.qcow2 /mnt/case\n"
     "  sha256sum /mnt/case/disk.raw /mnt/case/snapshots/*/disk.raw\n"
+    "\n"
+    "Give it to a tool that must write, which ends with the mount:\n"
+    "  qcow2fs -o overlay evidence.qcow2 /mnt/case\n"
     "\n"
     "Unmount:\n"
     "  umount MOUNTPOINT           or, as an ordinary user:\n"
@@ -211,7 +212,8 @@ static int refuse_flag(const char *flag, struct error *error)
         {"-p --partition --offset",
          "for a partition, use qcow2ctl mount -p NUMBER IMAGE DIRECTORY"},
         {"--snapshot",
-         "mount on a directory: each snapshot is a file in it, snapshots/NAME/disk.raw"},
+         "to write to no image, write -o overlay; to mount one of its snapshots, -o "
+         "at-snapshot=NAME; on a directory each is a file in it, snapshots/NAME/disk.raw"},
     };
     size_t length = strcspn(flag, "=");
 
@@ -311,118 +313,6 @@ static int parse_command_line(int count, char **arguments, struct command_line *
 
 /* --- mounting --------------------------------------------------------------- */
 
-/* What is mounted: the image, and what writes to it where that is wanted and possible. */
-struct source {
-    struct image *image;
-    struct writer *writer;      /* NULL for a read-only mount */
-    struct error why_read_only; /* where that was not asked for */
-    bool options_do_not_fit;    /* after a failure: neither each other, nor the image */
-};
-
-static int open_image(const struct command_line *line, enum store_access access, struct log *log,
-                      struct source *source, struct error *error)
-{
-    const struct image_options options = {
-        .access = access,
-        .cache = mount_cache_mode(&line->options),
-        .names = mount_names(&line->options),
-        .no_locks = line->options.locking.value == MOUNT_LOCKING_OFF,
-        .allow_probed = line->options.allow_probed_backing.value,
-        .data_file = line->options.data_file,
-        .backing_file = line->options.backing_file,
-        .codec = CODEC_FASTEST,
-    };
-    int r = image_open(line->image, &options, log, &source->image, error);
-
-    if (r != 0) {
-        return r;
-    }
-    r = image_attach_cache(source->image, &line->options.cache, error);
-    if (r != 0) {
-        source->options_do_not_fit = r == -EINVAL;
-        image_close(source->image);
-        source->image = NULL;
-    }
-    return r;
-}
-
-static int open_to_write(const struct command_line *line, struct log *log, struct source *source,
-                         struct error *error)
-{
-    struct writer_options options;
-    struct progress progress;
-    int r = open_image(line, STORE_WRITE, log, source, error);
-
-    if (r != 0) {
-        return r;
-    }
-    mount_writer_options(&line->options, &options);
-    options.progress = progress_show;
-    options.progress_context = &progress;
-    progress_begin(&progress, "qcow2fs", "repairing the image", "L2 tables");
-    r = writer_open(source->image, &options, &source->writer, error);
-    progress_end(&progress);
-    if (r != 0) {
-        source->options_do_not_fit = r == -EINVAL;
-        image_close(source->image);
-        source->image = NULL;
-    }
-    return r;
-}
-
-/* Whether opening for writing fails so where reading may be possible. */
-static bool only_writing_fails(int r)
-{
-    return r == -EACCES || r == -EPERM || r == -EROFS;
-}
-
-/* Opens the image as the options say; read-only where it cannot be written. */
-static int open_source(const struct command_line *line, struct log *log, struct source *source,
-                       struct error *error)
-{
-    const struct mount_options *options = &line->options;
-    enum store_access reading = options->force_share.value ? STORE_READ_SHARED : STORE_READ;
-    int r;
-
-    *source = (struct source){0};
-    if (!options->read_only.value && options->force_share.value) {
-        error_set(&source->why_read_only, EROFS, "with force-share an image is only read");
-    } else if (!options->read_only.value) {
-        r = open_to_write(line, log, source, &source->why_read_only);
-        if (!only_writing_fails(r)) {
-            *error = source->why_read_only;
-            return r;
-        }
-    }
-    return open_image(line, reading, log, source, error);
-}
-
-/*
- * Before the process ends. A failure is the last sentence; the one before it, if there is one, is a
- * line of the log.
- */
-static int close_source(const struct command_line *line, struct source *source, struct log *log,
-                        struct error *error)
-{
-    int r = source->writer != NULL ? writer_close(source->writer) : 0;
-
-    if (r != 0) {
-        if (error->code != 0) {
-            log_line(log, LOG_LEVEL_ERROR, "%s", error->text);
-        }
-        error_set(error, -r,
-                  "%s: what was written last could not be saved: %s; look at the image with "
-                  "qcow2ctl check",
-                  line->image, strerror(-r));
-    }
-    if (process_may_leave_memory()) {
-        image_close_to_exit(source->image);
-    } else {
-        image_close(source->image);
-    }
-    return r;
-}
-
 /* Whoever keeps evidence wants to know that looking at it leaves a trace. */
 static void warn_of_access_times(const struct image *image, struct log *log)
 {
@@ -455,15 +345,17 @@ static void say_what_to_know(const struct command_line *line, const struct sourc
     if (source->why_read_only.code != 0) {
         log_line(log, LOG_LEVEL_WARNING, "mounting read-only: %s", source->why_read_only.text);
     }
-    if (line->options.read_only.value) { /* who wished to write does not mind */
-        warn_of_access_times(source->image, log);
+    if (line->options.read_only.value ||
+        source->image->is_overlay) { /* who wished to write does not mind */
+        warn_of_access_times(image_named(source->image), log);
     }
     if (line->options.locking.value == MOUNT_LOCKING_OFF) {
         log_line(log, LOG_LEVEL_WARNING,
                  "locking=off: nothing keeps another program from writing to the image meanwhile, "
                  "which destroys it");
     }
-    if (source->writer != NULL && mount_cache_mode(&line->options) == STORE_CACHE_UNSAFE) {
+    if (source->writer != NULL && mount_cache_mode(&line->options) == STORE_CACHE_UNSAFE &&
+        !image_is_thrown_away(source->image)) {
         log_line(log, LOG_LEVEL_WARNING,
                  "cache=unsafe: nothing is made stable; after a crash of the host the image may "
                  "be beyond repair");
@@ -479,9 +371,9 @@ static char *absolute(const char *path)
 }
 
 /* Mounts, and returns when it is unmounted; or, in the process that was started, not at all. */
-static int mount_and_serve(const struct command_line *line, const struct source *source,
-                           struct log *log, struct announce *announce,
-                           struct registry_entry **entry, struct error *error)
+static int mount_and_serve(const struct command_line *line, struct source *source, struct log *log,
+                           struct announce *announce, struct registry_entry **entry,
+                           struct error *error)
 {
     const struct session_settings settings = {
         .image = source->image,
@@ -503,6 +395,7 @@ static int mount_and_serve(const struct command_line *line, const struct source 
                 : session_open(&settings, &session, error);
 
     if (r != 0) {
+        source_unmake(source);
         free(image);
         free(mount_point);
         return r;
@@ -539,7 +432,7 @@ static enum exit_status open_and_mount(const struct command_line *line, struct l
     struct registry_entry *entry = NULL;
     struct announce announce;
     struct source source;
-    int r = open_source(line, log, &source, error);
+    int r = source_open(line->image, &line->options, log, &source, error);
 
     if (r != 0) {
         return source.options_do_not_fit ? EXIT_USAGE : EXIT_FAILED;
@@ -547,7 +440,7 @@ static enum exit_status open_and_mount(const struct command_line *line, struct l
     r = announce_begin(&announce, line->options.pid_file, line->ready_descriptor, line->foreground);
     r = r == 0 ? mount_and_serve(line, &source, log, &announce, &entry, error)
                : error_set(error, -r, "pid-file=%s: %s", line->options.pid_file, strerror(-r));
-    if (close_source(line, &source, log, error) != 0) {
+    if (source_close(&source, log, error) != 0) {
         r = -EIO;
     }
     announce_end(&announce);

@@ -32,11 +32,13 @@ src_libqcow2_a_SOURCES = \
 	src/store/file.c src/store/file.h \
 	src/store/holders.c src/store/holders.h \
 	src/store/kernel_files.c src/store/kernel_files.h \
+	src/store/limited.c src/store/limited.h \
 	src/store/lock.c src/store/lock.h \
 	src/store/new_file.c src/store/new_file.h \
 	src/store/open.c src/store/open.h \
 	src/store/place.c src/store/place.h \
 	src/store/rights.c src/store/rights.h \
+	src/store/scratch.c src/store/scratch.h \
 	src/codec/codec.c src/codec/codec.h \
 	src/codec/deflate.c src/codec/zstd.c src/codec/backend.h \
 	src/cache/cache.c src/cache/cache.h \
@@ -83,6 +85,7 @@ src_libqcow2_a_SOURCES = \
 	src/admin/amend_names.c src/admin/amend_zeros.c \
 	src/admin/audit.c src/admin/audit.h src/admin/audit_internal.h \
 	src/admin/audit_clusters.c src/admin/audit_names.c src/admin/audit_slack.c \
+	src/disk/at_snapshot.c src/disk/at_snapshot.h \
 	src/disk/chain.c src/disk/chain.h \
 	src/disk/commit.c src/disk/commit.h \
 	src/disk/compressed.c src/disk/compressed.h \
@@ -94,6 +97,7 @@ src_libqcow2_a_SOURCES = \
 	src/admin/info.c src/admin/info.h \
 	src/admin/inspect.c src/admin/inspect.h \
 	src/admin/inspect_problems.c \
+	src/admin/overlay.c src/admin/overlay.h src/admin/overlay_kept.c src/admin/overlay_internal.h \
 	src/admin/preallocated.c src/admin/preallocated.h \
 	src/disk/prefetch.c src/disk/prefetch.h \
 	src/disk/probe.c src/disk/probe.h \
@@ -142,7 +146,7 @@ CTL_SOURCES = \
 	src/ctl/open.c src/ctl/open.h \
 	src/ctl/raw_disk.c src/ctl/raw_disk.h \
 	src/ctl/resize.c src/ctl/resize.h \
-	src/ctl/snapshot.c src/ctl/snapshot.h \
+	src/ctl/snapshot.c \
 	src/ctl/run.c src/ctl/run.h \
 	src/ctl/stack.c src/ctl/stack.h \
 	src/ctl/teardown.c src/ctl/teardown.h \
@@ -185,6 +189,7 @@ src_qcow2fs_SOURCES = \
 	src/fuse/page_cache.c src/fuse/page_cache.h \
 	src/fuse/parts.c src/fuse/parts.h \
 	src/fuse/session.c src/fuse/session.h \
+	src/fuse/source.c src/fuse/source.h \
 	src/fuse/signals.c src/fuse/signals.h \
 	src/fuse/stats.c src/fuse/stats.h \
 	src/fuse/tree.c src/fuse/tree.h src/fuse/tree_internal.h \

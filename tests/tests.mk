@@ -36,6 +36,7 @@ UNIT_TESTS += \
 	tests/unit/admin/test-info \
 	tests/unit/admin/test-inspect \
 	tests/unit/util/test-json \
+	tests/unit/store/test-limited \
 	tests/unit/util/test-log \
 	tests/unit/meta/test-mapping \
 	tests/unit/meta/test-mapping-exact \
@@ -113,6 +114,8 @@ E2E_TESTS = \
 	tests/e2e/mount/test-limits.py \
 	tests/e2e/mount/test-locks.py \
 	tests/e2e/mount/test-long-requests.py \
+	tests/e2e/mount/test-overlay.py \
+	tests/e2e/mount/test-overlay-kept.py \
 	tests/e2e/project/test-manpage.sh \
 	tests/e2e/write/test-model-chains.py \
 	tests/e2e/write/test-model-plain.py \

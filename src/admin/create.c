@@ -215,9 +215,10 @@ static int plan_size(const struct request *request, struct create_plan *plan)
 {
     struct header *header = &plan->header;
     uint64_t entries_max = HEADER_L1_SIZE_MAX / L1_ENTRY_BYTES;
+    uint64_t unit = request->parameters->exact_size ? 1 : SECTOR;
     uint64_t entries;
 
-    if (!checked_round_up(header->virtual_size, SECTOR, &header->virtual_size) ||
+    if (!checked_round_up(header->virtual_size, unit, &header->virtual_size) ||
         header->virtual_size > INT64_MAX) {
         return error_set(request->error, EFBIG,
                          "%s: a disk of more than 2^63 - 512 bytes is not possible; use a smaller "

@@ -42,6 +42,7 @@ enum preallocation {
 /* Strings are borrowed, NULL where there is none. */
 struct create_parameters {
     uint64_t size;    /* of the disk, bytes; rounded up to a whole sector */
+    bool exact_size;  /* not rounded, which QEMU would not see the end of */
     uint32_t version; /* 2 (compat=0.10) or 3 (compat=1.1) */
     uint64_t cluster_size;
     uint64_t refcount_bits;

@@ -447,16 +447,35 @@ bool image_info_available(void)
     return json_available();
 }
 
+/* What is shown in place of the image's active disk, or beside it. */
+static void put_mounted(const struct image *image, const struct image *named, struct json *object)
+{
+    if (named->at_snapshot != NULL) {
+        json_put(object, "at-snapshot", snapshot_json(named->at_snapshot));
+    }
+    if (image->is_overlay) {
+        struct json *overlay = json_new_object();
+
+        json_put_bool(overlay, "kept", image->is_kept);
+        if (image->is_kept) {
+            json_put_text(overlay, "filename", image->path);
+        }
+        json_put(object, "overlay", overlay);
+    }
+}
+
 char *image_info_json(const struct image *image)
 {
+    const struct image *named = image->is_overlay ? image->backing : image;
     struct inspection *inspection;
     struct json *json;
     char *text;
 
-    if (!json_available() || inspect_image(image, &inspection) < 0) {
+    if (!json_available() || inspect_image(named, &inspection) < 0) {
         return NULL;
     }
     json = info_json(inspection, NULL);
+    put_mounted(image, named, json);
     text = json_text(json);
     json_free(json);
     inspect_close(inspection);

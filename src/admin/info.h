@@ -55,8 +55,8 @@ struct json *info_json_snapshots(const struct snapshot_table *table);
 bool image_info_available(void);
 
 /*
- * info_json() of a chain that is open: a string for the caller to free, ending
- * in a newline; NULL when memory ran out.
+ * info_json() of a chain that is open, without an overlay, which is told of beside it: a string for
+ * the caller to free, ending in a newline; NULL when memory ran out.
  */
 char *image_info_json(const struct image *image);
 

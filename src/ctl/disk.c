@@ -4,7 +4,7 @@
 #include "ctl/disk.h"
 
 #include "ctl/open.h"
-#include "ctl/snapshot.h"
+#include "disk/at_snapshot.h"
 #include "disk/probe.h"
 #include "store/file.h"
 
@@ -66,7 +66,7 @@ static int open_view(struct ctl *ctl, const char *snapshot, struct ctl_disk *dis
                          "%s: is a raw disk, which has no snapshots; leave out '%s'", image->path,
                          snapshot);
     }
-    r = snapshot_find(image, snapshot, false, &index, &ctl->error);
+    r = snapshot_choose(image->snapshots, image->path, snapshot, false, &index, &ctl->error);
     return r == 0 ? view_open_snapshot(disk->image, index, &disk->view, &ctl->error) : r;
 }
 

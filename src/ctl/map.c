@@ -9,7 +9,7 @@
 #include "ctl/map_svg.h"
 #include "ctl/map_walk.h"
 #include "ctl/open.h"
-#include "ctl/snapshot.h"
+#include "disk/at_snapshot.h"
 #include "util/checked.h"
 #include "util/progress.h"
 
@@ -49,7 +49,8 @@ static int open_view(struct subject *subject)
         r = view_open_active(subject->image, &subject->view);
         return r == 0 ? 0 : error_set(error, -r, "%s: out of memory", subject->image->path);
     }
-    r = snapshot_find(subject->image, subject->options->snapshot, false, &index, error);
+    r = snapshot_choose(subject->image->snapshots, subject->image->path, subject->options->snapshot,
+                        false, &index, error);
     if (r == 0) {
         subject->snapshot = &subject->image->snapshots->snapshots[index];
         r = view_open_snapshot(subject->image, index, &subject->view, error);

@@ -2,11 +2,11 @@
 /* qcow2ctl snapshot: internal snapshots of an image that is not mounted. */
 #include "config.h"
 
-#include "ctl/snapshot.h"
-
 #include "admin/info.h"
+#include "ctl/command.h"
 #include "ctl/info_text.h"
 #include "ctl/open.h"
+#include "disk/at_snapshot.h"
 #include "disk/snapshots.h"
 #include "util/json.h"
 #include "util/printable.h"
@@ -22,49 +22,6 @@ struct snapshot_options {
     char *apply;
     char *rename;
 };
-
-/* --- Which one ------------------------------------------------------------------------------- */
-
-static int ambiguous(const struct image *image, const char *wanted, const char *why,
-                     struct error *error)
-{
-    return error_set(error, EINVAL, "%s: '%s' %s; qcow2ctl snapshot -l lists them", image->path,
-                     wanted, why);
-}
-
-int snapshot_find(const struct image *image, const char *wanted, bool strict, size_t *index,
-                  struct error *error)
-{
-    const struct snapshot_table *table = image->snapshots;
-    size_t by_id = SIZE_MAX, by_name = SIZE_MAX, named = 0;
-
-    for (size_t i = 0; i < table->count; i++) {
-        if (by_id == SIZE_MAX && strcmp(table->snapshots[i].id, wanted) == 0) {
-            by_id = i;
-        }
-        if (strcmp(table->snapshots[i].name, wanted) == 0) {
-            by_name = i;
-            named++;
-        }
-    }
-    if (by_id == SIZE_MAX && named == 0) {
-        return error_set(error, ENOENT,
-                         "%s: it has no snapshot '%s' among its %zu; qcow2ctl snapshot -l lists "
-                         "them",
-                         image->path, wanted, table->count);
-    }
-    if (by_id == SIZE_MAX && named > 1) {
-        return ambiguous(image, wanted,
-                         "is the name of several of its snapshots; give the ID of one", error);
-    }
-    if (strict && by_id != SIZE_MAX && named > 0 && (named > 1 || by_id != by_name)) {
-        return ambiguous(
-            image, wanted,
-            "is the ID of one snapshot and the name of another; rename that, by its ID", error);
-    }
-    *index = by_id != SIZE_MAX ? by_id : by_name;
-    return 0;
-}
 
 /* --- What was done --------------------------------------------------------------------------- */
 
@@ -117,7 +74,7 @@ static int change(struct ctl *ctl, struct image *image, struct writer *writer)
                                                   : options->rename;
     char id[64], name[256];
     size_t index;
-    int r = snapshot_find(image, wanted, true, &index, &ctl->error);
+    int r = snapshot_choose(image->snapshots, image->path, wanted, true, &index, &ctl->error);
 
     if (r < 0) {
         return r;

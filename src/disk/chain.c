@@ -190,8 +190,8 @@ static int open_behind(struct image *active, struct image *overlay, const char *
         .of = overlay->file,
         .path = path,
         .what = request.what,
-        .given = overlay->number == 0 && options->backing_file != NULL,
-        .active = overlay->number == 0,
+        .given = overlay->number == options->first_number && options->backing_file != NULL,
+        .active = overlay->number == options->first_number,
     };
     bool known;
     int result;
@@ -228,7 +228,7 @@ static int open_behind(struct image *active, struct image *overlay, const char *
 static int find_backing(const struct image *overlay, const struct image_options *options,
                         char **path, struct error *error)
 {
-    if (overlay->number == 0 && options->backing_file != NULL) {
+    if (overlay->number == options->first_number && options->backing_file != NULL) {
         *path = strdup(options->backing_file);
         return *path == NULL ? error_set(error, ENOMEM, "%s: out of memory", overlay->path) : 0;
     }

@@ -3,6 +3,7 @@
 
 #include "disk/image.h"
 
+#include "disk/at_snapshot.h"
 #include "disk/chain.h"
 #include "disk/filename.h"
 #include "disk/probe.h"
@@ -94,13 +95,14 @@ static int open_data_file(struct image *image, const struct image_request *reque
         .cache = options->cache,
         .no_locks = options->no_locks,
     };
-    const char *given = request->number == 0 ? options->data_file : NULL;
+    bool active = request->number == options->first_number;
+    const char *given = active ? options->data_file : NULL;
     struct chain_file wanted = {
         .image = image->path,
         .of = image->file,
         .what = "data file",
         .given = given != NULL,
-        .active = request->number == 0,
+        .active = active,
     };
     struct store_info info;
     int result = chain_data_file(image->path, image->header, given, &image->data_file_path, error);
@@ -145,11 +147,32 @@ static int read_header(struct image *image, const struct salvage *salvage, struc
     return result == -EINVAL ? salvage_header(salvage, &image->header, error) : result;
 }
 
+/* The mapping of the disk that it shows. */
+static int open_mapping(struct image *image, const struct image_request *request,
+                        const struct image_options *options, struct error *error)
+{
+    const struct mapping_source source = {
+        .header = image->header,
+        .file = image->file,
+        .data_file = image->data_file,
+        .owner = image->number,
+        .cached_l1 = image->number > options->first_number &&
+                     (uint64_t)image->header->l1_entries * L1_ENTRY_BYTES > request->l1_room,
+        .partial_l1 = options->access != STORE_WRITE, /* of the active image */
+    };
+
+    if (options->at_snapshot != NULL && image->number == options->first_number) {
+        return image_set_snapshot(image, options->at_snapshot, error);
+    }
+    return mapping_open(&source, image->path, image->header->l1_offset, image->header->l1_entries,
+                        &image->active, error);
+}
+
 /* The qcow2 side of an image whose file is open. */
 static int open_qcow2(struct image *image, const struct image_request *request,
                       const struct image_options *options, struct error *error)
 {
-    struct mapping_source source;
+    bool is_behind = image->number > options->first_number;
     const struct salvage salvage = {
         .file = image->file,
         .file_size = image->file_size,
@@ -159,8 +182,7 @@ static int open_qcow2(struct image *image, const struct image_request *request,
     };
     int result;
 
-    result =
-        chain_check_qcow2(image->file, image->file_size, image->path, image->number > 0, error);
+    result = chain_check_qcow2(image->file, image->file_size, image->path, is_behind, error);
     if (result == 0) {
         result = read_header(image, &salvage, error);
     }
@@ -181,7 +203,7 @@ static int open_qcow2(struct image *image, const struct image_request *request,
     if (result < 0) {
         return result;
     }
-    if (image->number > 0) { /* they have to be in order, but nobody asks for them */
+    if (is_behind) { /* they have to be in order, but nobody asks for them */
         snapshot_table_free(image->snapshots);
         image->snapshots = NULL;
     }
@@ -190,17 +212,7 @@ static int open_qcow2(struct image *image, const struct image_request *request,
         return error_set(error, -result, "%s: cannot prepare to decompress: %s", image->path,
                          strerror(-result));
     }
-    source = (struct mapping_source){
-        .header = image->header,
-        .file = image->file,
-        .data_file = image->data_file,
-        .owner = image->number,
-        .cached_l1 = image->number > 0 &&
-                     (uint64_t)image->header->l1_entries * L1_ENTRY_BYTES > request->l1_room,
-        .partial_l1 = salvage.read_only,
-    };
-    result = mapping_open(&source, image->path, image->header->l1_offset, image->header->l1_entries,
-                          &image->active, error);
+    result = open_mapping(image, request, options, error);
     if (result == 0) {
         warn_of_state(image, request->access);
     }
@@ -271,6 +283,33 @@ int image_open_one(const struct image_request *request, const struct image_optio
 
 /* --- The chain ---------------------------------------------------------------------- */
 
+/* The format of the image that the user named; what cannot be qcow2 is told when it is opened. */
+static int find_format(const char *path, struct store *file, const struct image_options *options,
+                       struct log *log, enum image_format *format, struct error *error)
+{
+    struct store_info info;
+    struct probe probe;
+    int result;
+
+    if (!options->recognised) {
+        return 0;
+    }
+    result = store_info(file, &info);
+    if (result == 0) {
+        result = probe_store(file, info.size, &probe);
+    }
+    if (result < 0) {
+        return error_set(error, -result, "%s: cannot be read: %s", path, strerror(-result));
+    }
+    if (probe.class == PROBE_OTHER) {
+        log_line(log, LOG_LEVEL_WARNING,
+                 "%s: looks like %s; it is taken for a raw disk, as with format=raw", path,
+                 probe.description);
+    }
+    *format = probe.class == PROBE_RAW || probe.class == PROBE_OTHER ? IMAGE_RAW : IMAGE_QCOW2;
+    return 0;
+}
+
 int image_open(const char *path, const struct image_options *options, struct log *log,
                struct image **image, struct error *error)
 {
@@ -278,6 +317,7 @@ int image_open(const char *path, const struct image_options *options, struct log
         .path = path,
         .what = "image",
         .format = options->format,
+        .number = options->first_number,
         .access = options->access,
     };
     const struct store_file_options file = {
@@ -290,6 +330,14 @@ int image_open(const char *path, const struct image_options *options, struct log
     *image = NULL;
     result = store_file_open(path, request.what, &file, &request.file, error);
     if (result < 0) {
+        return result;
+    }
+    result = find_format(path, request.file, options, log, &request.format, error);
+    if (result == 0 && request.format == IMAGE_RAW && options->at_snapshot != NULL) {
+        result = error_set(error, EINVAL, "%s: is a raw disk, which has no snapshots", path);
+    }
+    if (result < 0) {
+        store_close(request.file);
         return result;
     }
     result = image_open_one(&request, options, log, image, error);

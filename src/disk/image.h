@@ -48,6 +48,7 @@ enum image_names {
 
 struct image_options {
     enum image_format format; /* of the active image; a raw one is only read, and has no header */
+    bool recognised;          /* it is what the file looks like, in place of that */
     enum store_access access; /* of the active image; the images behind it are only read */
     enum store_cache cache;   /* of all of them */
     enum image_names names;
@@ -55,6 +56,9 @@ struct image_options {
     bool allow_probed;        /* a backing file of unrecorded format may name further files */
     const char *data_file;    /* in place of the active image's recorded name, or NULL */
     const char *backing_file; /* likewise */
+    const char
+        *at_snapshot; /* name or ID of the snapshot that it shows, which is only read; or NULL */
+    uint64_t first_number; /* the active image's: 1 where another is to be put before it */
     enum codec_backend codec;
 };
 
@@ -74,15 +78,34 @@ struct image {
     /* qcow2 only */
     struct header *header;
     struct snapshot_table *snapshots; /* of the active image; NULL in those behind it */
-    struct mapping *active;           /* of the active L1 table */
-    struct codec *codec;              /* NULL where this build cannot read the compression type */
-    struct cache *cache;              /* the daemon's, set by image_attach_cache() */
+    struct mapping *active;           /* of the active L1 table, or of at_snapshot's */
+    const struct snapshot
+        *at_snapshot;    /* of `snapshots`: what is shown in place of the active state */
+    struct codec *codec; /* NULL where this build cannot read the compression type */
+    struct cache *cache; /* the daemon's, set by image_attach_cache() */
     /* R4: where reads count as under way while there is a writer; else NULL */
     struct inflight *inflight;
     /* Of the active image: nothing forks any more, so reading may start threads of its own. */
     _Atomic bool may_start_threads;
     struct resolved *behind; /* of the active image: what is behind it; NULL where that is little */
+    /* Of the active image: made by admin/overlay to be written in place of the one behind it. */
+    bool is_overlay;
+    bool is_kept;         /* the overlay, in the file `path`; else it ends with this process */
+    bool is_new;          /* likewise, and that file was made with this */
+    uint64_t overlay_max; /* bytes of its file; 0: no bound */
 };
+
+/* The image that the user has named: where there is an overlay, the one behind it. */
+static inline struct image *image_named(struct image *image)
+{
+    return image->is_overlay ? image->backing : image;
+}
+
+/* Whether nothing of what is written to it outlives this process. */
+static inline bool image_is_thrown_away(const struct image *image)
+{
+    return image->is_overlay && !image->is_kept;
+}
 
 /*
  * Opens the image at `path` and all that it needs to be read. On failure

@@ -3,6 +3,7 @@
 
 #include "disk/view.h"
 
+#include "disk/at_snapshot.h"
 #include "disk/compressed.h"
 #include "disk/inflight.h"
 #include "disk/look.h"
@@ -85,36 +86,6 @@ int view_open_active(struct image *image, struct view **view)
     return result;
 }
 
-/* The mapping of the snapshot; the name in sentences is the file's and the snapshot's. */
-static int open_snapshot_mapping(struct image *image, const struct snapshot *snapshot,
-                                 struct mapping **mapping, struct error *error)
-{
-    struct mapping_source source = {
-        .header = image->header,
-        .file = image->file,
-        .data_file = image->data_file,
-        .owner = image->number,
-        .cached_l1 = true,
-        /* Of a snapshot, too, what is left is shown; of nothing its name would be a lie. */
-        .partial_l1 = range_within(snapshot->l1_offset, L1_ENTRY_BYTES, image->file_size),
-    };
-    char *name;
-    int result;
-
-    if (asprintf(&name, "%s: snapshot '%s'", image->path, snapshot->name) < 0) {
-        return error_set(error, ENOMEM, "%s: out of memory", image->path);
-    }
-    result = mapping_open(&source, name, snapshot->l1_offset, snapshot->l1_entries, mapping, error);
-    if (result == 0 && mapping_l1_missing(*mapping) > 0) {
-        log_line(image->log, LOG_LEVEL_WARNING,
-                 "%s was cut off: %" PRIu64 " of the %" PRIu32 " entries of its L1 table lie past "
-                 "the end of the file, and what they map cannot be read",
-                 name, mapping_l1_missing(*mapping), snapshot->l1_entries);
-    }
-    free(name);
-    return result;
-}
-
 static int open_snapshot(struct image *image, size_t index, struct view **view, struct error *error)
 {
     const struct snapshot *snapshot = &image->snapshots->snapshots[index];
@@ -130,7 +101,7 @@ static int open_snapshot(struct image *image, size_t index, struct view **view, 
     }
     (*view)->image = image;
     (*view)->owns_mapping = true;
-    result = open_snapshot_mapping(image, snapshot, &(*view)->mapping, error);
+    result = snapshot_mapping_open(image, snapshot, true, &(*view)->mapping, error);
     if (result < 0) {
         view_close(*view);
         *view = NULL;

@@ -436,6 +436,7 @@ static int open_parts(struct writer *writer, struct error *error)
         .fill_context = writer,
         .discard = writer->options.discard,
         .device = image->is_device,
+        .size_max = image->overlay_max,
     };
     struct commit_source commit = {
         .mapping = image->active,
@@ -612,7 +613,7 @@ int writer_close(struct writer *writer)
 
     ticker_stop(writer->ticker);
     view_end_prefetch(writer->view); /* its threads count as requests (R4): close_image() */
-    result = close_image(writer);
+    result = writer->options.thrown_away ? 0 : close_image(writer);
     if (result < 0) {
         log_line(writer->image->log, LOG_LEVEL_ERROR,
                  "%s: could not be closed properly: %s; what was flushed is safe, check the image "

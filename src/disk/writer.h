@@ -35,6 +35,7 @@ enum writer_check {
 
 struct writer_options {
     bool unsafe;        /* flushes sync nothing (cache=unsafe) */
+    bool thrown_away;   /* nobody will ever open the file again: closing writes nothing */
     bool write_through; /* every request is flushed before it returns */
     bool discard;       /* freed clusters give their host space back */
     bool growable;      /* a write past the end makes the disk larger */

@@ -95,9 +95,9 @@ static int open_shared(struct files *files, const struct node *node, struct shar
     int r;
 
     if (node->kind != NODE_SNAPSHOT_VMSTATE) {
-        r = view_open_snapshot(files->image, node->snapshot, &shared->view, &error);
+        r = view_open_snapshot(image_named(files->image), node->snapshot, &shared->view, &error);
     } else {
-        r = view_open_vmstate(files->image, node->snapshot, &shared->view, &error);
+        r = view_open_vmstate(image_named(files->image), node->snapshot, &shared->view, &error);
     }
     if (r != 0) {
         log_limited(files->log, LOG_LEVEL_ERROR, "%s", error.code != 0 ? error.text : strerror(-r));
@@ -144,7 +144,7 @@ static void leave_shared(struct shared_view *shared)
 static int use_text(struct files *files, const struct node *node, struct open_file *file)
 {
     if (node->kind == NODE_STATS) {
-        file->own_text = stats_json(files->stats, files->image->cache);
+        file->own_text = stats_json(files->stats, files->image);
         file->text = file->own_text;
     } else {
         file->text = tree_info(files->tree);

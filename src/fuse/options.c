@@ -3,8 +3,12 @@
 
 #include "fuse/options.h"
 
+#include "admin/overlay.h"
+
 #include <assert.h>
+#include <errno.h>
 #include <stddef.h>
+#include <string.h>
 
 /* The choices of cache= are in the order of the enumeration. */
 static_assert(STORE_CACHE_WRITEBACK == 0 && STORE_CACHE_NONE == 1 &&
@@ -40,13 +44,57 @@ const struct option_spec mount_option_table[] = {
      .opposite = true,
      .help = "Mount for reading and writing. This is the default; of ro and rw the later one "
              "counts."},
+    {.name = "overlay",
+     .type = OPTION_OPTIONAL,
+     .field = FIELD(overlay),
+     .value_name = "FILE",
+     .help =
+         "Write to another image in place of IMAGE, which is opened as for ro: not a byte nor a "
+         "time of it changes. Without FILE all that was written ends with the mount. FILE keeps "
+         "it: a qcow2 image with IMAGE behind it, which is made where it does not exist, and "
+         "gone on with where it does. IMAGE may be a raw disk, too."},
+    {.name = "snapshot",
+     .type = OPTION_BOOL,
+     .field = FIELD(snapshot),
+     .value_name = "on|off",
+     .meant = "for a snapshot of the image: at-snapshot=NAME, or mount on a directory: each is a "
+              "file in it, snapshots/NAME/disk.raw",
+     .help = "overlay without FILE, in QEMU's word."},
+    {.name = "overlay-dir",
+     .type = OPTION_STRING,
+     .field = FIELD(overlay_dir),
+     .value_name = "DIR",
+     .help = "The directory in which overlay without FILE has its file, which has no name.",
+     .default_text = "$TMPDIR, or /var/tmp"},
+    {.name = "overlay-max",
+     .type = OPTION_SIZE,
+     .field = FIELD(overlay_max),
+     .min = OVERLAY_MAX_MIN,
+     .max = INT64_MAX,
+     .value_name = "SIZE",
+     .help = "How long the file of the overlay may become: what needs more fails with ENOSPC.",
+     .default_text = "as the host has room"},
+    {.name = "at-snapshot",
+     .type = OPTION_STRING,
+     .field = FIELD(at_snapshot),
+     .value_name = "NAME|ID",
+     .help = "Show the disk as it is in this internal snapshot, in place of its active state: "
+             "read-only or, with overlay, to be written."},
+    {.name = "format",
+     .type = OPTION_CHOICE,
+     .field = FIELD(format),
+     .choices = "qcow2 raw",
+     .value_name = "qcow2|raw",
+     .help = "What IMAGE is. raw needs overlay, and tells that it is a raw disk whatever its first "
+             "bytes, which a guest could write, look like.",
+     .default_text = "qcow2; with overlay, what it looks like"},
     {.name = "force-share",
      .type = OPTION_BOOL,
      .field = FIELD(force_share),
      .help =
          "Open the image although another program, a running virtual machine for one, has it "
          "open for writing. What is read may then be a mixture of old and new, or fail. The mount "
-         "is read-only."},
+         "is read-only, but with overlay."},
     {.name = "allow-probed-backing",
      .type = OPTION_BOOL,
      .field = FIELD(allow_probed_backing),
@@ -292,14 +340,11 @@ const struct option_spec mount_option_table[] = {
     {.name = "defcontext", LABEL},
     {.name = "rootcontext", LABEL},
 
-    {.name = "snapshot",
-     HINT("mount on a directory: each snapshot is a file in it, snapshots/NAME/disk.raw")},
     {.name = "offset",
      HINT("the whole disk is shown; for a partition of it: qcow2ctl mount -p NUMBER IMAGE DIR, or "
           "losetup --offset on the raw disk")},
     {.name = "partition",
      HINT("the whole disk is shown; for a partition of it: qcow2ctl mount -p NUMBER IMAGE DIR")},
-    {.name = "format", HINT("the image is qcow2, nothing else; leave it out")},
 
     {.name = "default_permissions", IGNORED}, /* always asked for */
     {.name = "defaults", IGNORED},
@@ -364,6 +409,93 @@ enum image_names mount_names(const struct mount_options *options)
         return IMAGE_NAMES_TRUSTED;
     }
     return options->allow_other.value ? IMAGE_NAMES_OF_OWNER : IMAGE_NAMES_PRIVATE;
+}
+
+bool mount_has_overlay(const struct mount_options *options)
+{
+    return options->overlay != NULL || options->snapshot.value;
+}
+
+const char *mount_overlay_file(const struct mount_options *options)
+{
+    return options->overlay != NULL && *options->overlay != '\0' ? options->overlay : NULL;
+}
+
+enum image_format mount_format(const struct mount_options *options)
+{
+    return options->format.set && options->format.value == MOUNT_FORMAT_RAW ? IMAGE_RAW
+                                                                            : IMAGE_QCOW2;
+}
+
+bool mount_recognises_format(const struct mount_options *options)
+{
+    return mount_has_overlay(options) && !options->format.set;
+}
+
+/* What there has to be an overlay for. */
+static int check_without_overlay(const struct mount_options *options, struct error *error)
+{
+    if (options->format.set && options->format.value == MOUNT_FORMAT_RAW) {
+        return error_set(error, EINVAL,
+                         "format=raw: a raw disk needs no qcow2fs, use it as it is; or write to it "
+                         "without changing it: add overlay");
+    }
+    if (options->overlay_dir != NULL || options->overlay_max.set) {
+        return error_set(error, EINVAL, "%s speaks of an overlay, and there is none; add overlay",
+                         options->overlay_dir != NULL ? "overlay-dir" : "overlay-max");
+    }
+    return 0;
+}
+
+/* What does not go with an overlay that is kept. */
+static int check_kept(const struct mount_options *options, struct error *error)
+{
+    if (strcmp(options->overlay, "on") == 0 || strcmp(options->overlay, "off") == 0) {
+        return error_set(
+            error, EINVAL,
+            "overlay=%s would be a file of that name; write overlay alone for one that "
+            "is thrown away, or overlay=./%s",
+            options->overlay, options->overlay);
+    }
+    if (options->snapshot.value) {
+        return error_set(error, EINVAL,
+                         "snapshot=on asks for an overlay that is thrown away, and overlay=%s for "
+                         "one that is kept; leave one of them out",
+                         options->overlay);
+    }
+    if (options->overlay_dir != NULL) {
+        return error_set(error, EINVAL,
+                         "overlay-dir is where an overlay is that has no file; leave it out, or "
+                         "write overlay without =%s",
+                         options->overlay);
+    }
+    if (options->at_snapshot != NULL) {
+        return error_set(error, EINVAL,
+                         "overlay=%s: an image cannot record that a snapshot is behind it, so that "
+                         "other programs would see the active state there; write overlay without a "
+                         "file, or make that snapshot an image: qemu-img convert -l %s",
+                         options->overlay, options->at_snapshot);
+    }
+    if (options->force_share.value) {
+        return error_set(error, EINVAL,
+                         "overlay=%s: what is kept fits no image that changes meanwhile, as with "
+                         "force-share; write overlay without a file, or leave out force-share",
+                         options->overlay);
+    }
+    return 0;
+}
+
+int mount_check_overlay(const struct mount_options *options, struct error *error)
+{
+    if (options->at_snapshot != NULL && options->format.set &&
+        options->format.value == MOUNT_FORMAT_RAW) {
+        return error_set(error, EINVAL,
+                         "at-snapshot: a raw disk has no snapshots; leave out format=raw");
+    }
+    if (!mount_has_overlay(options)) {
+        return check_without_overlay(options, error);
+    }
+    return mount_overlay_file(options) != NULL ? check_kept(options, error) : 0;
 }
 
 void mount_writer_options(const struct mount_options *options, struct writer_options *writer)

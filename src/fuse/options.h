@@ -27,6 +27,11 @@ enum mount_locking {
     MOUNT_LOCKING_OFF,
 };
 
+enum mount_format {
+    MOUNT_FORMAT_QCOW2,
+    MOUNT_FORMAT_RAW,
+};
+
 /* As the user gave them. For options_parse(mount_option_table, ...) and options_release(). */
 struct mount_options {
     struct option_bool read_only; /* what the later one of ro and rw says */
@@ -36,6 +41,12 @@ struct mount_options {
     struct option_number locking; /* enum mount_locking */
     char *data_file;              /* in place of the recorded name, or NULL */
     char *backing_file;           /* likewise */
+    char *at_snapshot;            /* ID or name of the one that is shown, or NULL */
+    struct option_number format;  /* enum mount_format; recognised where it may be */
+    char *overlay;                /* "" for one that is thrown away, its file, or NULL */
+    struct option_bool snapshot;  /* QEMU's word for the former */
+    char *overlay_dir;            /* where the file of one that is thrown away is made, or NULL */
+    struct option_number overlay_max; /* bytes */
     struct cache_options cache;
     struct option_number cache_mode;        /* enum store_cache */
     struct option_number discard;           /* enum mount_discard */
@@ -72,6 +83,17 @@ enum store_cache mount_cache_mode(const struct mount_options *options);
 
 /* With whose rights the files are opened that an image names. */
 enum image_names mount_names(const struct mount_options *options);
+
+/* What the image is said to be; and whether that is seen by looking at it. */
+enum image_format mount_format(const struct mount_options *options);
+bool mount_recognises_format(const struct mount_options *options);
+
+/* Whether something else is written to than the image; the file that is kept, or NULL. */
+bool mount_has_overlay(const struct mount_options *options);
+const char *mount_overlay_file(const struct mount_options *options);
+
+/* Whether what is said of overlays and snapshots fits together. -EINVAL with a sentence. */
+int mount_check_overlay(const struct mount_options *options, struct error *error);
 
 /* What a writer is to do by these options. */
 void mount_writer_options(const struct mount_options *options, struct writer_options *writer);

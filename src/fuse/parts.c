@@ -128,7 +128,7 @@ static int open_view(struct parts *parts, size_t disk, struct view **view)
     if (disk == PARTS_ACTIVE) {
         return view_open_active(parts->image, view);
     }
-    r = view_open_snapshot(parts->image, disk - 1, view, &error);
+    r = view_open_snapshot(image_named(parts->image), disk - 1, view, &error);
     if (r != 0 && r != -ENOMEM) {
         log_limited(parts->log, LOG_LEVEL_ERROR, "%s", error.code != 0 ? error.text : strerror(-r));
         r = -EIO;

@@ -71,7 +71,7 @@ static bool add_if(char **list, bool wanted, const char *option)
 static char *kernel_options(const struct session *session)
 {
     const struct mount_options *options = session->settings.options;
-    const char *image_path = session->settings.image->path;
+    const char *image_path = image_named(session->settings.image)->path;
     char *absolute = realpath(image_path, NULL);
     const char *fsname = absolute != NULL ? absolute : image_path;
     char max_read[32];
@@ -192,7 +192,7 @@ static int mount_image(struct session *session, struct error *error)
         const char *kernel = session->settings.options->kernel;
 
         return error_set(error, -r, "%s cannot be mounted on %s: %s%s",
-                         session->settings.image->path, session->settings.mount_point,
+                         image_named(session->settings.image)->path, session->settings.mount_point,
                          messages.text[0] != '\0' ? messages.text : strerror(-r),
                          kernel != NULL && strstr(kernel, "context=") != NULL
                              ? "; context= and its like need a kernel that runs SELinux, and a "
@@ -456,6 +456,7 @@ static int start_threads(struct session *session)
     }
     process_limit_stacks();
     session->settings.image->may_start_threads = true;
+    image_named(session->settings.image)->may_start_threads = true; /* its snapshots are read */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     r = cache_start_cleaner(session->settings.image->cache);
@@ -501,7 +502,9 @@ static void save_what_the_kernel_holds(void *context)
 
     long_requests_end(&session->filesystem->long_requests);
     session->was_told = true;
-    session->unsaved = own_mount_sync(session->own, SYNC_SECONDS);
+    if (!image_is_thrown_away(session->settings.image)) {
+        session->unsaved = own_mount_sync(session->own, SYNC_SECONDS);
+    }
     /* It waits for the kernel, which may wait for answers to requests. */
     later_stop(session->filesystem->later);
 }
@@ -585,7 +588,7 @@ int session_serve(struct session *session, struct error *error)
         if (r < 0) {
             error_set(error, -r, "%s: requests can no longer be served: %s", session->mount_point,
                       r == -1 ? "no thread could be started" : strerror(-r));
-        } else if (writes) {
+        } else if (writes && !image_is_thrown_away(session->settings.image)) {
             r = check_all_is_saved(session, error);
         }
     }

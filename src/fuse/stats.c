@@ -76,16 +76,36 @@ static json_int_t uptime(const struct stats *stats)
     return now.tv_sec - stats->started.tv_sec - (now.tv_nsec < stats->started.tv_nsec);
 }
 
-char *stats_json(const struct stats *stats, const struct cache *cache)
+/* What the overlay's file occupies on the host, and how long it may become. */
+static json_t *overlay_json(const struct image *image)
+{
+    json_t *object = json_object();
+    uint64_t occupied;
+
+    if (image_allocated(image, &occupied) == 0) {
+        json_object_set_new(object, "occupied", json_integer((json_int_t)occupied));
+    }
+    if (image->overlay_max > 0) {
+        json_object_set_new(object, "max", json_integer((json_int_t)image->overlay_max));
+    }
+    return object;
+}
+
+char *stats_json(const struct stats *stats, const struct image *image)
 {
     json_t *root = json_pack("{s:I, s:o, s:I, s:I, s:I, s:o}", "uptime-seconds", uptime(stats),
                              "requests", requests_json(stats), "bytes-read",
                              load(&stats->bytes_read), "bytes-written", load(&stats->bytes_written),
-                             "errors", load(&stats->errors), "cache", cache_json(cache));
-    char *text = root != NULL ? json_dumps(root, JSON_INDENT(4)) : NULL;
-    size_t length = text != NULL ? strlen(text) : 0;
-    char *longer = text != NULL ? realloc(text, length + 2) : NULL;
+                             "errors", load(&stats->errors), "cache", cache_json(image->cache));
+    char *text, *longer;
+    size_t length;
 
+    if (image->is_overlay) {
+        json_object_set_new(root, "overlay", overlay_json(image));
+    }
+    text = root != NULL ? json_dumps(root, JSON_INDENT(4)) : NULL;
+    length = text != NULL ? strlen(text) : 0;
+    longer = text != NULL ? realloc(text, length + 2) : NULL;
     json_decref(root);
     if (longer == NULL) {
         free(text);
@@ -102,10 +122,10 @@ bool stats_available(void)
     return false;
 }
 
-char *stats_json(const struct stats *stats, const struct cache *cache)
+char *stats_json(const struct stats *stats, const struct image *image)
 {
     (void)stats;
-    (void)cache;
+    (void)image;
     return NULL;
 }
 

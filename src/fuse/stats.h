@@ -7,7 +7,7 @@
 #ifndef FUSE_STATS_H
 #define FUSE_STATS_H
 
-#include "cache/cache.h"
+#include "disk/image.h"
 
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -50,7 +50,10 @@ static inline void stats_add(atomic_uint_fast64_t *counter, uint64_t amount)
 /* False where this build has no JSON library (jansson). */
 bool stats_available(void);
 
-/* A string for the caller to free, ending in a newline; NULL when memory ran out. */
-char *stats_json(const struct stats *stats, const struct cache *cache);
+/*
+ * With the cache of `image` and, where that is one, the overlay. A string for the caller to free,
+ * ending in a newline; NULL when memory ran out.
+ */
+char *stats_json(const struct stats *stats, const struct image *image);
 
 #endif

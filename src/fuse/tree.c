@@ -47,16 +47,24 @@ static int add_times(struct store *part, struct timespec *mtime, struct timespec
     return r;
 }
 
+/* Whether nothing was in the overlay when it was mounted. */
+static bool is_new_overlay(const struct image *image)
+{
+    return image->is_overlay && (image->is_new || !image->is_kept);
+}
+
 /*
  * The disk was changed when any of the files was that hold it: a backup that goes by times must
  * not pass over a disk whose backing image was replaced.
  */
-static int find_times(const struct image *image, struct timespec *mtime, struct timespec *ctime)
+static int find_times(struct image *image, struct timespec *mtime, struct timespec *ctime)
 {
     int r = 0;
 
     *mtime = *ctime = (struct timespec){.tv_sec = 0};
-    for (const struct image *each = image; each != NULL && r == 0; each = each->backing) {
+    /* An overlay that was just made changes nothing yet. */
+    for (const struct image *each = is_new_overlay(image) ? image_named(image) : image;
+         each != NULL && r == 0; each = each->backing) {
         r = add_times(each->file, mtime, ctime);
         if (r == 0) {
             r = add_times(each->data_file, mtime, ctime);
@@ -103,10 +111,12 @@ static int set_permissions(struct tree *tree, const struct store_info *file,
     mode_t write_bits = tree->is_writable ? WRITE_BITS : 0;
     mode_t mode = (file->mode & (READ_BITS | write_bits)) | S_IRUSR;
     bool knows_group = is_root && id_map_knows_group(file->gid);
-    int r = narrow_to_chain(tree->image, knows_group ? file->gid : getegid(), &mode);
+    int r = narrow_to_chain(image_named(tree->image), knows_group ? file->gid : getegid(), &mode);
 
-    if (!is_root && tree->is_writable) {
-        mode |= S_IWUSR; /* who mounts has opened it for writing, if only as one of its group */
+    if (tree->is_writable && (!is_root || tree->image->is_overlay)) {
+        /* Who mounts has opened it for writing, if only as one of its group; or it is not written.
+         */
+        mode |= S_IWUSR;
     }
     /* Who is root in a user namespace alone may not know them: then they are his. */
     tree->uid = is_root && id_map_knows_user(file->uid) ? file->uid : geteuid();
@@ -140,12 +150,16 @@ static void set_block_size(struct tree *tree)
 static int set_attributes(struct tree *tree, const struct mount_options *options,
                           struct error *error)
 {
-    const struct image *image = tree->image;
-    struct store_info file;
+    const struct image *image = image_named(tree->image);
+    struct store_info file, overlay;
     int r = store_info(image->file, &file);
 
+    if (r == 0 && is_new_overlay(tree->image)) {
+        r = store_info(tree->image->file, &overlay);
+        tree->unwritten = overlay.mtime;
+    }
     if (r == 0) {
-        r = find_times(image, &tree->mtime, &tree->ctime);
+        r = find_times(tree->image, &tree->mtime, &tree->ctime);
     }
     if (r == 0) {
         r = set_permissions(tree, &file, options);
@@ -168,7 +182,7 @@ static int compare_names(const void *a, const void *b, void *context)
 
 static int set_names(struct tree *tree, struct error *error)
 {
-    const struct snapshot_table *table = tree->image->snapshots;
+    const struct snapshot_table *table = image_named(tree->image)->snapshots;
     int r;
 
     tree->snapshot_count = table != NULL ? table->count : 0;
@@ -242,7 +256,7 @@ uint64_t snapshot_inode(size_t snapshot, enum node_kind kind)
 
 static bool has_vmstate(const struct tree *tree, size_t snapshot)
 {
-    return tree->image->snapshots->snapshots[snapshot].vm_state_size > 0;
+    return image_named(tree->image)->snapshots->snapshots[snapshot].vm_state_size > 0;
 }
 
 static bool exists(const struct tree *tree, const struct node *node)
@@ -375,7 +389,8 @@ const char *tree_info(struct tree *tree)
 
 uint64_t tree_size(struct tree *tree, const struct node *node)
 {
-    const struct image *image = tree->image;
+    struct image *image = tree->image;
+    const struct snapshot_table *snapshots = image_named(image)->snapshots;
     char target[TREE_TARGET_MAX];
     const char *info;
 
@@ -383,9 +398,9 @@ uint64_t tree_size(struct tree *tree, const struct node *node)
     case NODE_DISK:
         return min_u64(image->virtual_size, INT64_MAX);
     case NODE_SNAPSHOT_DISK:
-        return min_u64(image->snapshots->snapshots[node->snapshot].disk_size, INT64_MAX);
+        return min_u64(snapshots->snapshots[node->snapshot].disk_size, INT64_MAX);
     case NODE_SNAPSHOT_VMSTATE:
-        return min_u64(image->snapshots->snapshots[node->snapshot].vm_state_size, INT64_MAX);
+        return min_u64(snapshots->snapshots[node->snapshot].vm_state_size, INT64_MAX);
     case NODE_INFO:
         info = tree_info(tree);
         return info != NULL ? strlen(info) : 0;
@@ -450,8 +465,16 @@ static nlink_t count_links(const struct tree *tree, const struct node *node)
 /* While the disk is written to, its times go on; those of what is behind it stay as they were. */
 static int current_times(const struct tree *tree, struct stat *attributes)
 {
-    int r = add_times(tree->image->file, &attributes->st_mtim, &attributes->st_ctim);
+    struct store_info info;
+    int r;
 
+    if (is_new_overlay(tree->image)) {
+        r = store_info(tree->image->file, &info);
+        if (r != 0 || !is_later(&info.mtime, &tree->unwritten)) {
+            return r;
+        }
+    }
+    r = add_times(tree->image->file, &attributes->st_mtim, &attributes->st_ctim);
     return r == 0 ? add_times(tree->image->data_file, &attributes->st_mtim, &attributes->st_ctim)
                   : r;
 }

@@ -84,6 +84,7 @@ struct tree {
     mode_t file_mode; /* of the disk; all others less the permissions to write */
     mode_t directory_mode;
     struct timespec atime, mtime, ctime; /* when it was mounted */
+    struct timespec unwritten; /* of a new overlay: its mtime, which says nothing of the disk */
     blksize_t block_size;
     pthread_mutex_t info_mutex;
     char *info; /* text of info.json, NULL until it was asked for; guarded by info_mutex */

@@ -96,20 +96,20 @@ static uint64_t end_limit(const struct allocator *allocator)
 }
 
 /*
- * A block device ends where it ends: the clusters of a run that it has room
- * for behind `first`, with refcount blocks, at most `want`.
+ * A block device ends where it ends, and a file that is bounded there: the clusters of a run that
+ * it has room for behind `first`, with refcount blocks, at most `want`.
  */
-static int fit_device(const struct allocator *allocator, uint64_t first, uint64_t *want)
+static int fit_bound(const struct allocator *allocator, uint64_t first, uint64_t *want)
 {
     const struct header *header = allocator->source.header;
     uint64_t counts = header->cluster_size * 8 >> header->refcount_order, room, blocks;
-    struct store_info info;
+    struct store_info info = {.size = allocator->source.size_max};
     int result;
 
-    if (!allocator->source.device) {
+    if (!allocator->source.device && info.size == 0) {
         return 0;
     }
-    result = store_info(allocator->source.file, &info);
+    result = allocator->source.device ? store_info(allocator->source.file, &info) : 0;
     if (result < 0) {
         return result;
     }
@@ -214,7 +214,7 @@ static int reserve(struct allocator *allocator, uint64_t want, struct run *run)
     allocator->used = true;
 
     if (result == 0 && run->at_end) {
-        result = fit_device(allocator, refcounts_end(allocator->source.refcounts), &want);
+        result = fit_bound(allocator, refcounts_end(allocator->source.refcounts), &want);
     }
     if (result == 0) {
         result = count_what_fits(allocator, want, run);

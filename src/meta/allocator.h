@@ -54,8 +54,9 @@ struct allocator_source {
      */
     void (*fill_wanted)(void *context);
     void *fill_context;
-    bool discard; /* give the host space of freed clusters back */
-    bool device;  /* the file is a block device: its end is fixed, and unused space not zero */
+    bool discard;      /* give the host space of freed clusters back */
+    bool device;       /* the file is a block device: its end is fixed, and unused space not zero */
+    uint64_t size_max; /* bytes that the file may have; 0: as the host has room */
 };
 
 struct allocation {

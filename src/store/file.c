@@ -585,9 +585,9 @@ int store_file_open(const char *path, const char *what, const struct store_file_
     return 0;
 }
 
-int store_file_adopt(int fd, struct store **store)
+int store_file_adopt(int fd, enum store_cache cache, struct store **store)
 {
-    struct file_store *file = file_create(fd, false, STORE_CACHE_WRITEBACK);
+    struct file_store *file = file_create(fd, false, cache);
 
     if (file == NULL) {
         return -ENOMEM;

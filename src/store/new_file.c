@@ -170,7 +170,7 @@ static int open_new(struct new_file *file, struct error *error)
     if (file->fd < 0) {
         return cannot_make(file, -file->fd, error);
     }
-    result = store_file_adopt(file->fd, &file->store);
+    result = store_file_adopt(file->fd, STORE_CACHE_WRITEBACK, &file->store);
     if (result < 0) {
         close(file->fd);
         return out_of_memory(file, error);

@@ -27,8 +27,8 @@ bool host_file_changes_atime(int fd, const struct stat *status);
 
 /*
  * A store of a regular file that is open for reading and writing; it belongs
- * to the store from then on. 0 or -ENOMEM.
+ * to the store from then on. No locks are taken. 0 or -ENOMEM.
  */
-int store_file_adopt(int fd, struct store **store);
+int store_file_adopt(int fd, enum store_cache cache, struct store **store);
 
 #endif

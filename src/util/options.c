@@ -107,6 +107,10 @@ static int set_bool(const struct option_spec *spec, void *target, const struct i
             return 0;
         }
     }
+    if (spec->meant != NULL) {
+        return reject(item, error, "'%s' is neither on nor off; %s", quote(item->value, &value),
+                      spec->meant);
+    }
     return reject(item, error, "'%s' is neither on nor off; write %s, or %s=off",
                   quote(item->value, &value), item->name, item->name);
 }
@@ -280,7 +284,7 @@ static int set_string(const struct option_spec *spec, void *target, const struct
                       struct error *error)
 {
     char **field = field_of(spec, target);
-    char *copy = strdup(item->value);
+    char *copy = strdup(item->value != NULL ? item->value : "");
 
     if (copy == NULL) {
         return out_of_memory(error);
@@ -378,6 +382,7 @@ static int set_field(const struct option_spec *spec, void *target, const struct 
     case OPTION_CHOICE:
         return set_choice(spec, target, item, error);
     case OPTION_STRING:
+    case OPTION_OPTIONAL:
         return set_string(spec, target, item, error);
     case OPTION_PASS:
         return add_passed(spec, target, item, error);
@@ -520,8 +525,8 @@ int options_parse(const struct option_spec *table, void *target, const char *lis
 void options_release(const struct option_spec *table, void *target)
 {
     for (const struct option_spec *spec = table; spec->name != NULL; spec++) {
-        if (spec->type == OPTION_STRING || spec->type == OPTION_PASS ||
-            spec->type == OPTION_KERNEL) {
+        if (spec->type == OPTION_STRING || spec->type == OPTION_OPTIONAL ||
+            spec->type == OPTION_PASS || spec->type == OPTION_KERNEL) {
             char **field = field_of(spec, target);
 
             /* Several options may pass into one field. */

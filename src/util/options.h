@@ -20,12 +20,13 @@
 #include <stdio.h>
 
 enum option_type {
-    OPTION_BOOL,   /* struct option_bool; bare, or =on|off|yes|no|true|false|1|0 */
-    OPTION_SIZE,   /* struct option_number, in bytes; as size_parse() takes it */
-    OPTION_UINT,   /* struct option_number; decimal */
-    OPTION_OCTAL,  /* struct option_number; a file mode */
-    OPTION_CHOICE, /* struct option_number; one of `choices`, as the number of its place */
-    OPTION_STRING, /* char *, owned by the target */
+    OPTION_BOOL,     /* struct option_bool; bare, or =on|off|yes|no|true|false|1|0 */
+    OPTION_SIZE,     /* struct option_number, in bytes; as size_parse() takes it */
+    OPTION_UINT,     /* struct option_number; decimal */
+    OPTION_OCTAL,    /* struct option_number; a file mode */
+    OPTION_CHOICE,   /* struct option_number; one of `choices`, as the number of its place */
+    OPTION_STRING,   /* char *, owned by the target */
+    OPTION_OPTIONAL, /* the same; bare, or empty, it is "" */
     OPTION_PASS,   /* char *: collects name[=value] items, comma-separated, escaped as they came */
     OPTION_PRESET, /* struct option_number; without a value: `min` is what it stands for */
     OPTION_IGNORE, /* accepted with or without a value, no field; the name may end in * */
@@ -54,8 +55,9 @@ struct option_spec {
     bool opposite;            /* of a switch: what is written is the opposite of what is meant */
     const char *value_name;   /* how --help calls the value, or NULL */
     const char *default_text; /* for --help, or NULL */
-    const char *help;         /* one sentence for --help; NULL hides it there */
-    char letter;              /* of a program's flag: -l is short for --name; or 0 */
+    const char *meant; /* of a switch: what another word may have been meant to be, or NULL */
+    const char *help;  /* one sentence for --help; NULL hides it there */
+    char letter;       /* of a program's flag: -l is short for --name; or 0 */
 };
 
 /*

@@ -34,6 +34,7 @@ static bool takes_value(const struct option_spec *spec, struct value_marks *mark
     case OPTION_KERNEL:
         return true;
     case OPTION_BOOL:
+    case OPTION_OPTIONAL:
         *marks = (struct value_marks){"[=", "]"};
         break;
     case OPTION_PASS:
@@ -236,6 +237,9 @@ static void name_lines(const struct option_spec *spec, const char *name, FILE *o
         }
     } else if (takes_value(spec, &marks)) {
         fprintf(out, "%s=<%s>\n", name, value_name(spec));
+        if (spec->type == OPTION_OPTIONAL) {
+            fprintf(out, "%s\n", name);
+        }
     } else {
         fprintf(out, "%s\n", name);
     }

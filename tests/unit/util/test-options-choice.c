@@ -12,6 +12,8 @@ struct target {
     struct option_number cache;
     struct option_number discard;
     struct option_bool read_only;
+    struct option_bool snapshot;
+    char *overlay;
 };
 
 #define FIELD(name) offsetof(struct target, name)
@@ -30,6 +32,15 @@ static const struct option_spec table[] = {
      .choices = "unmap=on=yes ignore=off",
      .value_name = "unmap|ignore"},
     {.name = "ro", .type = OPTION_BOOL, .field = FIELD(read_only)},
+    {.name = "snapshot",
+     .type = OPTION_BOOL,
+     .field = FIELD(snapshot),
+     .meant = "for one of them: at-snapshot=NAME"},
+    {.name = "overlay",
+     .type = OPTION_OPTIONAL,
+     .field = FIELD(overlay),
+     .value_name = "FILE",
+     .help = "the overlay"},
     {.name = "rw", .type = OPTION_BOOL, .field = FIELD(read_only), .opposite = true},
     {0},
 };
@@ -81,6 +92,8 @@ static const struct {
     {"discard=unmap=on", "option discard=unmap=on: 'unmap=on' is not possible; write one of "
                          "unmap, on, yes, ignore, off"},
     {"cache", "option cache: its value is missing; write cache=MODE"},
+    {"snapshot=one", "option snapshot=one: 'one' is neither on nor off; for one of them: "
+                     "at-snapshot=NAME"},
 };
 
 START_TEST(anything_else_is_refused_with_the_words_that_are_possible)
@@ -108,6 +121,30 @@ START_TEST(of_a_switch_and_its_opposite_the_later_one_counts)
 }
 END_TEST
 
+static const struct {
+    const char *list, *value;
+} optional[] = {
+    {"ro", NULL},
+    {"overlay", ""},
+    {"overlay=", ""},
+    {"overlay=a\\,b", "a,b"},
+    {"overlay=x,overlay", ""},
+    {"overlay,overlay=x", "x"},
+};
+
+START_TEST(a_string_that_may_be_left_out_is_empty_then)
+{
+    accept(optional[_i].list);
+    if (optional[_i].value == NULL) {
+        ck_assert_ptr_null(target.overlay);
+    } else {
+        ck_assert_str_eq(target.overlay, optional[_i].value);
+    }
+    options_release(table, &target);
+    ck_assert_ptr_null(target.overlay);
+}
+END_TEST
+
 /* What `write` prints of the table; for the caller to free. */
 static char *printed(void (*write)(const struct option_spec *, FILE *))
 {
@@ -125,10 +162,12 @@ START_TEST(a_choice_is_shown_with_the_name_of_its_value)
 {
     char *text = printed(options_help);
 
-    ck_assert_str_eq(text, "  cache=MODE                    the mode (default: writeback)\n");
+    ck_assert_str_eq(text, "  cache=MODE                    the mode (default: writeback)\n"
+                           "  overlay[=FILE]                the overlay\n");
     free(text);
     text = printed(options_names);
-    ck_assert_str_eq(text, "cache=writeback\ncache=none\ncache=unsafe\n");
+    ck_assert_str_eq(text, "cache=writeback\ncache=none\ncache=unsafe\noverlay=<FILE>\n"
+                           "overlay\n");
     free(text);
 }
 END_TEST
@@ -145,6 +184,7 @@ int main(void)
                         COUNT(choices));
     tcase_add_loop_test(tests, anything_else_is_refused_with_the_words_that_are_possible, 0,
                         COUNT(refused));
+    tcase_add_loop_test(tests, a_string_that_may_be_left_out_is_empty_then, 0, COUNT(optional));
     tcase_add_loop_test(tests, of_a_switch_and_its_opposite_the_later_one_counts, 0,
                         COUNT(opposites));
     tcase_add_test(tests, a_choice_is_shown_with_the_name_of_its_value);

@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "fuse/source.h"
+
+#include "admin/overlay.h"
+#include "util/process.h"
+#include "util/progress.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* What is being opened, for the functions that have a part in it. */
+struct opening {
+    const char *path;
+    const struct mount_options *options;
+    struct log *log;
+};
+
+static int open_overlay(const struct opening *opening, const struct image_options *image,
+                        struct source *source, struct error *error)
+{
+    const struct mount_options *options = opening->options;
+    const struct overlay_options overlay = {
+        .image = image,
+        .file = mount_overlay_file(options),
+        .directory = options->overlay_dir,
+        .max = options->overlay_max.value,
+        .read_only = options->read_only.value,
+    };
+
+    return overlay_open(opening->path, &overlay, opening->log, &source->image, error);
+}
+
+static void close_image(struct source *source)
+{
+    overlay_unmake(source->image);
+    image_close(source->image);
+    source->image = NULL;
+}
+
+static int open_image(const struct opening *opening, enum store_access access,
+                      struct source *source, struct error *error)
+{
+    const struct mount_options *options = opening->options;
+    bool has_overlay = mount_has_overlay(options);
+    const struct image_options image = {
+        .format = mount_format(options),
+        .recognised = mount_recognises_format(options),
+        .access = access,
+        .cache = mount_cache_mode(options),
+        .names = mount_names(options),
+        .no_locks = options->locking.value == MOUNT_LOCKING_OFF,
+        .allow_probed = options->allow_probed_backing.value,
+        .data_file = options->data_file,
+        .backing_file = options->backing_file,
+        .at_snapshot = options->at_snapshot,
+        .codec = CODEC_FASTEST,
+    };
+    int r = has_overlay ? open_overlay(opening, &image, source, error)
+                        : image_open(opening->path, &image, opening->log, &source->image, error);
+
+    if (r != 0) {
+        return r;
+    }
+    r = image_attach_cache(source->image, &options->cache, error);
+    if (r != 0) {
+        source->options_do_not_fit = r == -EINVAL;
+        close_image(source);
+    }
+    return r;
+}
+
+/* What writes to the image that is open. */
+static int open_writer(const struct opening *opening, struct source *source, struct error *error)
+{
+    struct writer_options options;
+    struct progress progress;
+    int r;
+
+    mount_writer_options(opening->options, &options);
+    overlay_writer_options(source->image, &options);
+    options.progress = progress_show;
+    options.progress_context = &progress;
+    progress_begin(&progress, "qcow2fs", "repairing the image", "L2 tables");
+    r = writer_open(source->image, &options, &source->writer, error);
+    progress_end(&progress);
+    if (r != 0) {
+        source->options_do_not_fit = r == -EINVAL;
+        close_image(source);
+    }
+    return r;
+}
+
+static int open_to_write(const struct opening *opening, struct source *source, struct error *error)
+{
+    int r = open_image(opening, STORE_WRITE, source, error);
+
+    return r == 0 ? open_writer(opening, source, error) : r;
+}
+
+/* Whether opening for writing fails so where reading may be possible. */
+static bool only_writing_fails(int r)
+{
+    return r == -EACCES || r == -EPERM || r == -EROFS;
+}
+
+/* Who asks for an overlay is not served by a mount that cannot be written. */
+static int open_with_overlay(const struct opening *opening, enum store_access reading,
+                             struct source *source, struct error *error)
+{
+    int r = open_image(opening, reading, source, error);
+
+    return r == 0 && !opening->options->read_only.value ? open_writer(opening, source, error) : r;
+}
+
+int source_open(const char *path, const struct mount_options *options, struct log *log,
+                struct source *source, struct error *error)
+{
+    const struct opening opening = {.path = path, .options = options, .log = log};
+    enum store_access reading = options->force_share.value ? STORE_READ_SHARED : STORE_READ;
+    int r;
+
+    *source = (struct source){0};
+    r = mount_check_overlay(options, error);
+    if (r != 0) {
+        source->options_do_not_fit = true;
+        return r;
+    }
+    if (mount_has_overlay(options)) {
+        return open_with_overlay(&opening, reading, source, error);
+    }
+    if (!options->read_only.value && options->force_share.value) {
+        error_set(&source->why_read_only, EROFS, "with force-share an image is only read");
+    } else if (!options->read_only.value && options->at_snapshot == NULL) {
+        r = open_to_write(&opening, source, &source->why_read_only);
+        if (!only_writing_fails(r)) {
+            *error = source->why_read_only;
+            return r;
+        }
+    }
+    return open_image(&opening, reading, source, error);
+}
+
+void source_unmake(struct source *source)
+{
+    overlay_unmake(source->image);
+}
+
+int source_close(struct source *source, struct log *log, struct error *error)
+{
+    int r = source->writer != NULL ? writer_close(source->writer) : 0;
+
+    if (r != 0) {
+        if (error->code != 0) {
+            log_line(log, LOG_LEVEL_ERROR, "%s", error->text);
+        }
+        error_set(error, -r,
+                  "%s: what was written last could not be saved: %s; look at the image with "
+                  "qcow2ctl check",
+                  source->image->path, strerror(-r));
+    }
+    if (process_may_leave_memory()) {
+        image_close_to_exit(source->image);
+    } else {
+        image_close(source->image);
+    }
+    return r;
+}
