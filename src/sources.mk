@@ -40,6 +40,7 @@ src_libqcow2_a_SOURCES = \
 	src/store/rights.c src/store/rights.h \
 	src/store/scratch.c src/store/scratch.h \
 	src/codec/codec.c src/codec/codec.h \
+	src/codec/compress.c src/codec/compress.h \
 	src/codec/deflate.c src/codec/zstd.c src/codec/backend.h \
 	src/cache/cache.c src/cache/cache.h \
 	src/cache/change.c src/cache/change.h \
@@ -97,6 +98,8 @@ src_libqcow2_a_SOURCES = \
 	src/admin/info.c src/admin/info.h \
 	src/admin/inspect.c src/admin/inspect.h \
 	src/admin/inspect_problems.c \
+	src/admin/new_image.c src/admin/new_image.h src/admin/new_image_internal.h \
+	src/admin/new_image_refcounts.c \
 	src/admin/overlay.c src/admin/overlay.h src/admin/overlay_kept.c src/admin/overlay_internal.h \
 	src/admin/preallocated.c src/admin/preallocated.h \
 	src/disk/prefetch.c src/disk/prefetch.h \
@@ -126,12 +129,17 @@ CTL_SOURCES = \
 	src/ctl/command.c src/ctl/command.h \
 	src/ctl/contents.c src/ctl/contents.h \
 	src/ctl/compare.c \
+	src/ctl/convert.c \
+	src/ctl/convert_copy.c src/ctl/convert_copy.h \
+	src/ctl/convert_target.c src/ctl/convert_target.h \
 	src/ctl/create.c \
 	src/ctl/create_print.c src/ctl/create_print.h \
+	src/ctl/create_values.c src/ctl/create_values.h \
 	src/ctl/disk.c src/ctl/disk.h \
 	src/ctl/helper.c src/ctl/helper.h \
 	src/ctl/info.c \
 	src/ctl/info_text.c src/ctl/info_text.h \
+	src/ctl/interrupt.c src/ctl/interrupt.h \
 	src/ctl/list.c \
 	src/ctl/loop.c src/ctl/loop.h \
 	src/ctl/map.c \

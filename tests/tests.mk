@@ -20,6 +20,7 @@ UNIT_TESTS += \
 	tests/unit/check/test-check-qemu \
 	tests/unit/check/test-check-tables \
 	tests/unit/codec/test-codec \
+	tests/unit/codec/test-compress \
 	tests/unit/disk/test-commit \
 	tests/unit/admin/test-create \
 	tests/unit/util/test-error \
@@ -97,6 +98,7 @@ E2E_TESTS = \
 	tests/e2e/ctl/test-ctl-check.py \
 	tests/e2e/ctl/test-ctl-check-mutated.py \
 	tests/e2e/ctl/test-ctl-compare.py \
+	tests/e2e/ctl/test-ctl-convert.py \
 	tests/e2e/ctl/test-ctl-create.py \
 	tests/e2e/ctl/test-ctl-create-bad.py \
 	tests/e2e/ctl/test-ctl-hostile-names.py \

@@ -58,6 +58,7 @@ extern const struct command amend_command;
 extern const struct command attach_command;
 extern const struct command check_command;
 extern const struct command compare_command;
+extern const struct command convert_command;
 extern const struct command create_command;
 extern const struct command detach_command;
 extern const struct command info_command;

@@ -10,7 +10,6 @@
 
 #include "ctl/command.h"
 #include "ctl/disk.h"
-#include "disk/look.h"
 #include "disk/prefetch.h"
 #include "util/checked.h"
 #include "util/json.h"
@@ -52,10 +51,7 @@ enum difference {
 struct side {
     struct ctl_disk disk;
     const char *path;
-    uint64_t size; /* bytes */
-    struct look look;
-    uint64_t until; /* what follows is known up to here */
-    bool is_data;
+    struct disk_walk walk;
 };
 
 struct job {
@@ -136,25 +132,13 @@ static void work(void *context, void *argument, unsigned thread)
 /* Finds out what the side has at the position. 0 or a negative errno, with comparison->planned. */
 static int look_at(struct comparison *comparison, struct side *side)
 {
-    uint64_t length, position = comparison->position;
-    int r;
+    int r = disk_walk_at(&side->walk, comparison->position, comparison->end);
 
-    if (position >= side->size) { /* what a disk has not reads as zeros */
-        side->is_data = false;
-        side->until = comparison->end;
-        return 0;
-    }
-    r = view_classify(side->disk.view, position, look_begin(&side->look, side->size - position),
-                      &side->is_data, &length);
-    if (r != 0) {
-        return error_set(&comparison->planned, -r,
-                         "%s: cannot be compared: what it has at offset %" PRIu64
-                         " cannot be found out: %s",
-                         side->path, position, strerror(-r));
-    }
-    look_end(&side->look, length);
-    side->until = position + length;
-    return 0;
+    return r == 0 ? 0
+                  : error_set(&comparison->planned, -r,
+                              "%s: cannot be compared: what it has at offset %" PRIu64
+                              " cannot be found out: %s",
+                              side->path, comparison->position, strerror(-r));
 }
 
 static void found(struct comparison *comparison, enum difference what, uint64_t offset)
@@ -169,14 +153,13 @@ static void found(struct comparison *comparison, enum difference what, uint64_t 
  */
 static int plan(struct comparison *comparison, struct job *job)
 {
-    struct side *a = &comparison->sides[0], *b = &comparison->sides[1];
+    struct disk_walk *a = &comparison->sides[0].walk, *b = &comparison->sides[1].walk;
 
     while (comparison->position < comparison->end) {
         uint64_t position = comparison->position, length, shared;
 
         for (unsigned i = 0; i < 2; i++) {
-            struct side *side = &comparison->sides[i];
-            int r = position >= side->until ? look_at(comparison, side) : 0;
+            int r = look_at(comparison, &comparison->sides[i]);
 
             if (r != 0) {
                 return r;
@@ -192,9 +175,7 @@ static int plan(struct comparison *comparison, struct job *job)
             progress_show(&comparison->progress, comparison->position, comparison->end);
             continue;
         }
-        shared = a->is_data && b->is_data
-                     ? view_shared(a->disk.view, b->disk.view, position, length)
-                     : 0;
+        shared = a->is_data && b->is_data ? view_shared(a->view, b->view, position, length) : 0;
         if (shared > 0) {
             comparison->position += shared;
             continue;
@@ -317,9 +298,9 @@ static int compare_disks(struct comparison *comparison)
     unsigned jobs = 0;
     int r;
 
-    comparison->end = max_u64(a->size, b->size);
-    if (comparison->options->strict.value && a->size != b->size) {
-        found(comparison, DIFFERENCE_SIZE, min_u64(a->size, b->size));
+    comparison->end = max_u64(a->walk.size, b->walk.size);
+    if (comparison->options->strict.value && a->walk.size != b->walk.size) {
+        found(comparison, DIFFERENCE_SIZE, min_u64(a->walk.size, b->walk.size));
         return 0;
     }
     r = start(comparison, &jobs);
@@ -340,7 +321,7 @@ static struct json *describe(const struct side *side)
 
     json_put_text(object, "filename", side->path);
     json_put_text(object, "format", ctl_disk_format(&side->disk));
-    json_put_number(object, "virtual-size", side->size);
+    json_put_number(object, "virtual-size", side->walk.size);
     return object;
 }
 
@@ -374,9 +355,9 @@ static void print_text(const struct comparison *comparison)
 {
     const struct side *a = &comparison->sides[0], *b = &comparison->sides[1];
 
-    if (a->size != b->size && comparison->found != DIFFERENCE_SIZE) {
+    if (a->walk.size != b->walk.size && comparison->found != DIFFERENCE_SIZE) {
         printable_line(stdout, "Warning: Image size mismatch! (%" PRIu64 " and %" PRIu64 " bytes)",
-                       a->size, b->size);
+                       a->walk.size, b->walk.size);
     }
     switch (comparison->found) {
     case DIFFERENCE_BYTES:
@@ -385,13 +366,13 @@ static void print_text(const struct comparison *comparison)
     case DIFFERENCE_SIZE:
         printable_line(stdout,
                        "Strict mode: Image size mismatch! (%" PRIu64 " and %" PRIu64 " bytes)",
-                       a->size, b->size);
+                       a->walk.size, b->walk.size);
         break;
     case DIFFERENCE_ALLOCATION:
         printable_line(stdout,
                        "Strict mode: Allocation mismatch at offset %" PRIu64
                        ": only %s has data there!",
-                       comparison->offset, a->is_data ? a->path : b->path);
+                       comparison->offset, a->walk.is_data ? a->path : b->path);
         break;
     default:
         printable_line(stdout, "Images are identical.");
@@ -425,8 +406,7 @@ static int open_side(struct comparison *comparison, unsigned number)
 
     side->path = request.path;
     if (r == 0) {
-        side->size = view_size(side->disk.view);
-        look_init(&side->look);
+        disk_walk_begin(&side->walk, side->disk.view);
     }
     return r;
 }

@@ -7,6 +7,8 @@
 #include "codec/codec.h"
 #include "ctl/command.h"
 #include "ctl/create_print.h"
+#include "ctl/create_values.h"
+#include "ctl/interrupt.h"
 #include "store/file.h"
 #include "store/new_file.h"
 #include "util/json.h"
@@ -22,20 +24,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum compat {
-    COMPAT_0_10,
-    COMPAT_1_1,
-};
-
 struct create_options {
+    struct create_values values; /* first: create_values[] is of it */
     struct common_flags common;
     struct option_bool force, unchecked;
     char *backing_flag, *backing_format_flag; /* -b, -F */
-    struct option_number size, compat, cluster_size, refcount_bits, compression_type, preallocation;
-    struct option_bool lazy_refcounts, extended_l2, data_file_raw, encryption, nocow;
-    struct option_number extent_size_hint;
-    char *backing_file, *backing_format, *data_file;
-    char *encrypt[8];
 };
 
 /* --- From the options to what is to be made ------------------------------------------------ */
@@ -54,27 +47,6 @@ struct creation {
     struct progress progress;
 };
 
-static int refuse_encryption(struct creation *creation)
-{
-    static const char *const names[] = {
-        "encrypt.format",   "encrypt.key-secret", "encrypt.cipher-alg",     "encrypt.cipher-mode",
-        "encrypt.hash-alg", "encrypt.ivgen-alg",  "encrypt.ivgen-hash-alg", "encrypt.iter-time",
-    };
-    const struct create_options *options = creation->options;
-    const char *given = options->encryption.value ? "encryption" : NULL;
-
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]) && given == NULL; i++) {
-        given = options->encrypt[i] != NULL ? names[i] : NULL;
-    }
-    if (given == NULL) {
-        return 0;
-    }
-    return error_set(&creation->ctl->error, ENOTSUP,
-                     "%s: %s: encryption is not there: qcow2ctl makes images that are not "
-                     "encrypted; leave it out, or make the image with qemu-img create",
-                     creation->path, given);
-}
-
 /* SIZE, or size= of -o; *given is false where it is to be that of the backing file. */
 static int take_size(struct creation *creation, bool *given)
 {
@@ -84,12 +56,12 @@ static int take_size(struct creation *creation, bool *given)
     const char *text = ctl->operand_count > 1 ? ctl->operands[1] : NULL;
     int result;
 
-    *given = options->size.set || text != NULL;
-    creation->parameters.size = options->size.value;
+    *given = options->values.size.set || text != NULL;
+    creation->parameters.size = options->values.size.value;
     if (text == NULL) {
         return 0;
     }
-    if (options->size.set) {
+    if (options->values.size.set) {
         return error_set(error, EINVAL,
                          "%s: the size is given twice, as '%s' and with -o size=; leave one out",
                          creation->path, text);
@@ -113,21 +85,12 @@ static void take_options(struct creation *creation)
     const struct create_options *options = creation->options;
     struct create_parameters *parameters = &creation->parameters;
 
-    parameters->version = options->compat.set && options->compat.value == COMPAT_0_10 ? 2 : 3;
-    parameters->cluster_size =
-        options->cluster_size.set ? options->cluster_size.value : CREATE_CLUSTER_SIZE_DEFAULT;
-    parameters->refcount_bits =
-        options->refcount_bits.set ? options->refcount_bits.value : CREATE_REFCOUNT_BITS_DEFAULT;
-    parameters->lazy_refcounts = options->lazy_refcounts.value;
-    parameters->extended_l2 = options->extended_l2.value;
-    parameters->compression_type = (uint8_t)options->compression_type.value;
-    parameters->preallocation = (enum preallocation)options->preallocation.value;
-    parameters->data_file = options->data_file;
-    parameters->data_file_raw = options->data_file_raw.value;
+    create_values_take(&options->values, parameters);
     parameters->backing_file =
-        options->backing_flag != NULL ? options->backing_flag : options->backing_file;
-    parameters->backing_format = options->backing_format_flag != NULL ? options->backing_format_flag
-                                                                      : options->backing_format;
+        options->backing_flag != NULL ? options->backing_flag : options->values.backing_file;
+    parameters->backing_format = options->backing_format_flag != NULL
+                                     ? options->backing_format_flag
+                                     : options->values.backing_format;
     creation->files = (struct create_files){
         .image = creation->path,
         .backing_file = parameters->backing_file,
@@ -168,8 +131,8 @@ static int look_at_files(struct creation *creation, bool size_given)
 static int check_usage(struct creation *creation, bool *size_given)
 {
     const struct create_options *options = creation->options;
-    bool names_backing = options->backing_flag != NULL || options->backing_file != NULL;
-    int result = refuse_encryption(creation);
+    bool names_backing = options->backing_flag != NULL || options->values.backing_file != NULL;
+    int result = create_values_check(&options->values, creation->path, &creation->ctl->error);
 
     if (result == 0) {
         result = take_size(creation, size_given);
@@ -189,23 +152,6 @@ static int check_usage(struct creation *creation, bool *size_given)
 }
 
 /* --- Opening what will be written ------------------------------------------------------------ */
-
-static int check_device(struct creation *creation, const char *path, struct store *store,
-                        uint64_t needed)
-{
-    char has[SIZE_TEXT_MAX], needs[SIZE_TEXT_MAX];
-    struct store_info info;
-    int result = store_info(store, &info);
-
-    if (result == 0 && info.size >= needed) {
-        return 0;
-    }
-    return error_set(&creation->ctl->error, result < 0 ? -result : ENOSPC,
-                     "%s: this device has %s (%" PRIu64 " bytes), and %s (%" PRIu64 " bytes) are "
-                     "needed; use a larger device, or a smaller size",
-                     path, size_format(result == 0 ? info.size : 0, has),
-                     result == 0 ? info.size : 0, size_format(needed, needs), needed);
-}
 
 /* A raw data file that is there already: its bytes are the disk. */
 static int open_existing_data(struct creation *creation)
@@ -233,9 +179,10 @@ static int open_existing_data(struct creation *creation)
         return error_set(error, -result, "%s: its size cannot be found out: %s", path,
                          strerror(-result));
     }
-    return S_ISBLK(info.mode) ? check_device(creation, path, creation->existing_data,
-                                             creation->plan.header.virtual_size)
-                              : 0;
+    return S_ISBLK(info.mode)
+               ? create_check_device(path, creation->existing_data,
+                                     creation->plan.header.virtual_size, &creation->ctl->error)
+               : 0;
 }
 
 static int open_data(struct creation *creation)
@@ -254,26 +201,10 @@ static int open_data(struct creation *creation)
     }
     result = new_file_begin(path, "data file", force, &creation->data, &creation->ctl->error);
     if (result == 0 && new_file_is_device(creation->data)) {
-        result = check_device(creation, path, new_file_store(creation->data),
-                              creation->plan.header.virtual_size);
+        result = create_check_device(path, new_file_store(creation->data),
+                                     creation->plan.header.virtual_size, &creation->ctl->error);
     }
     return result;
-}
-
-/* Without them a file is as good. */
-static void give_hints(const struct creation *creation, const char *path, struct new_file *file)
-{
-    const struct new_file_hints hints = {
-        .nocow = creation->options->nocow.value,
-        .extent_size_hint = (uint32_t)creation->options->extent_size_hint.value,
-    };
-    int result = new_file_hint(file, &hints);
-
-    if (result < 0) {
-        log_line(creation->ctl->log, LOG_LEVEL_WARNING,
-                 "%s: is made without %s: the host's file system says: %s", path,
-                 hints.nocow ? "nocow" : "extent_size_hint", strerror(-result));
-    }
 }
 
 static int open_files(struct creation *creation)
@@ -282,47 +213,22 @@ static int open_files(struct creation *creation)
                                 &creation->image, &creation->ctl->error);
 
     if (result == 0 && new_file_is_device(creation->image)) {
-        result = check_device(creation, creation->path, new_file_store(creation->image),
-                              creation->plan.file_size);
+        result = create_check_device(creation->path, new_file_store(creation->image),
+                                     creation->plan.file_size, &creation->ctl->error);
     }
     if (result == 0) {
-        give_hints(creation, creation->path, creation->image);
+        create_values_hint(&creation->options->values, creation->path, creation->image,
+                           creation->ctl->log);
         result = open_data(creation);
     }
     if (result == 0 && creation->data != NULL) {
-        give_hints(creation, creation->parameters.data_file, creation->data);
+        create_values_hint(&creation->options->values, creation->parameters.data_file,
+                           creation->data, creation->ctl->log);
     }
     return result;
 }
 
 /* --- Writing ---------------------------------------------------------------------------------- */
-
-/* A signal that would end us waits, so that nothing half made is left; here it is noticed. */
-static bool is_interrupted(void *context)
-{
-    sigset_t pending;
-
-    (void)context;
-    return sigpending(&pending) == 0 &&
-           (sigismember(&pending, SIGINT) == 1 || sigismember(&pending, SIGTERM) == 1 ||
-            sigismember(&pending, SIGHUP) == 1);
-}
-
-static void hold_signals(sigset_t *before)
-{
-    static const int ending[] = {SIGINT, SIGTERM, SIGHUP};
-    struct sigaction action;
-    sigset_t held;
-
-    sigemptyset(&held);
-    for (size_t i = 0; i < sizeof(ending) / sizeof(ending[0]); i++) {
-        /* One that is ignored (nohup) would wait, too, if it were held. */
-        if (sigaction(ending[i], NULL, &action) == 0 && action.sa_handler != SIG_IGN) {
-            sigaddset(&held, ending[i]);
-        }
-    }
-    sigprocmask(SIG_BLOCK, &held, before);
-}
 
 static int write_files(struct creation *creation)
 {
@@ -334,7 +240,7 @@ static int write_files(struct creation *creation)
         .keep_data = creation->existing_data != NULL,
         .is_device = new_file_is_device(creation->image),
         .progress = progress_show,
-        .stop = is_interrupted,
+        .stop = interrupt_pending,
         .context = &creation->progress,
     };
     struct store_info before = {0};
@@ -385,7 +291,7 @@ static int make_files(struct creation *creation)
     sigset_t before;
     int result;
 
-    hold_signals(&before);
+    interrupt_hold(&before);
     result = open_files(creation);
     if (result == 0) {
         result = write_files(creation);
@@ -396,7 +302,7 @@ static int make_files(struct creation *creation)
     new_file_abandon(creation->data);
     new_file_abandon(creation->image);
     store_close(creation->existing_data);
-    sigprocmask(SIG_SETMASK, &before, NULL); /* one that waited ends us here */
+    interrupt_release(&before);
     return result != -EINTR ? result
                             : error_set(&creation->ctl->error, EINTR,
                                         "%s: was interrupted, and is not made", creation->path);
@@ -468,114 +374,6 @@ static const struct option_spec create_flags[] = {
     FLAG_QUIET(struct create_options),
     FLAG_JSON(struct create_options),
     FLAG_OUTPUT(struct create_options),
-    {.name = NULL},
-};
-
-#define ENCRYPT(option, number)                                                           \
-    {                                                                                     \
-        .name = "encrypt." option, .type = OPTION_STRING, .field = FIELD(encrypt[number]) \
-    }
-
-static const struct option_spec create_values[] = {
-    {.name = "compat",
-     .type = OPTION_CHOICE,
-     .field = FIELD(compat),
-     .choices = "0.10=v2 1.1=v3",
-     .value_name = "LEVEL",
-     .default_text = "1.1",
-     .help = "version of the format: 0.10 (also v2) for programs before QEMU 1.1, 1.1 (also v3) "
-             "for all that is below"},
-    {.name = "cluster_size",
-     .type = OPTION_SIZE,
-     .field = FIELD(cluster_size),
-     .max = INT64_MAX,
-     .value_name = "SIZE",
-     .default_text = "64k",
-     .help = "size of a cluster, a power of two from 512 to 2M"},
-    {.name = "refcount_bits",
-     .type = OPTION_UINT,
-     .field = FIELD(refcount_bits),
-     .max = UINT32_MAX,
-     .value_name = "N",
-     .default_text = "16",
-     .help = "width of a cluster's reference count: 1, 2, 4, 8, 16, 32 or 64"},
-    {.name = "lazy_refcounts",
-     .type = OPTION_BOOL,
-     .field = FIELD(lazy_refcounts),
-     .value_name = "on|off",
-     .default_text = "off",
-     .help = "write reference counts late; after a crash they must be repaired"},
-    {.name = "extended_l2",
-     .type = OPTION_BOOL,
-     .field = FIELD(extended_l2),
-     .value_name = "on|off",
-     .default_text = "off",
-     .help = "allocate subclusters, 32 in a cluster, which has 16k at least"},
-    {.name = "compression_type",
-     .type = OPTION_CHOICE,
-     .field = FIELD(compression_type),
-     .choices = "zlib zstd",
-     .value_name = "TYPE",
-     .default_text = "zlib",
-     .help = "how clusters are compressed that a program compresses: zlib or zstd"},
-    {.name = "preallocation",
-     .type = OPTION_CHOICE,
-     .field = FIELD(preallocation),
-     .choices = "off metadata falloc full",
-     .value_name = "MODE",
-     .default_text = "off",
-     .help = "metadata gives each cluster its place in the file, falloc reserves the host's space, "
-             "full writes it; with a backing file only together with extended_l2"},
-    {.name = "nocow",
-     .type = OPTION_BOOL,
-     .field = FIELD(nocow),
-     .value_name = "on|off",
-     .default_text = "off",
-     .help = "on btrfs, write the file in place: faster, but without checksums"},
-    {.name = "extent_size_hint",
-     .type = OPTION_SIZE,
-     .field = FIELD(extent_size_hint),
-     .max = UINT32_MAX,
-     .value_name = "SIZE",
-     .default_text = "0: what the file system does",
-     .help = "on xfs, give the file space in pieces of this size"},
-    {.name = "data_file",
-     .type = OPTION_STRING,
-     .field = FIELD(data_file),
-     .value_name = "FILE",
-     .help = "keep the guest's data in this file, and only the tables in IMAGE; it is made"},
-    {.name = "data_file_raw",
-     .type = OPTION_BOOL,
-     .field = FIELD(data_file_raw),
-     .value_name = "on|off",
-     .default_text = "off",
-     .help = "keep the data file valid as a raw image of the disk; one that exists is taken with "
-             "what it holds, unless --force"},
-    {.name = "backing_file",
-     .type = OPTION_STRING,
-     .field = FIELD(backing_file),
-     .value_name = "FILE",
-     .help = "the same as -b"},
-    {.name = "backing_fmt",
-     .type = OPTION_STRING,
-     .field = FIELD(backing_format),
-     .value_name = "FMT",
-     .help = "the same as -F"},
-    {.name = "size",
-     .type = OPTION_SIZE,
-     .field = FIELD(size),
-     .max = INT64_MAX,
-     .value_name = "SIZE",
-     .help = "the same as SIZE behind IMAGE"},
-    {.name = "encryption", .type = OPTION_BOOL, .field = FIELD(encryption)},
-    ENCRYPT("format", 0),
-    ENCRYPT("key-secret", 1),
-    ENCRYPT("cipher-alg", 2),
-    ENCRYPT("cipher-mode", 3),
-    ENCRYPT("hash-alg", 4),
-    ENCRYPT("ivgen-alg", 5),
-    ENCRYPT("ivgen-hash-alg", 6),
-    ENCRYPT("iter-time", 7),
     {.name = NULL},
 };
 

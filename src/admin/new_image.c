@@ -1,0 +1,393 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "admin/new_image.h"
+
+#include "admin/new_image_internal.h"
+#include "meta/format.h"
+#include "meta/header_write.h"
+#include "util/checked.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PENDING_BYTES UINT64_C(1048576) /* collected before they are written */
+#define SECTOR        UINT64_C(512)
+
+/* --- Writing in order ---------------------------------------------------------------------- */
+
+int new_image_flush(struct new_image *image)
+{
+    int result = 0;
+
+    if (image->pending_length > 0) {
+        result =
+            store_write(image->file, image->pending_offset, image->pending, image->pending_length);
+    }
+    image->pending_length = 0;
+    return result;
+}
+
+int new_image_put(struct new_image *image, uint64_t host_offset, const void *bytes, uint64_t length)
+{
+    int result = 0;
+
+    if (image->pending_length > 0 &&
+        (host_offset != image->pending_offset + image->pending_length ||
+         length > PENDING_BYTES - image->pending_length)) {
+        result = new_image_flush(image);
+    }
+    if (result < 0 || length >= PENDING_BYTES / 2) {
+        result = result == 0 ? new_image_flush(image) : result;
+        return result == 0 ? store_write(image->file, host_offset, bytes, length) : result;
+    }
+    if (image->pending_length == 0) {
+        image->pending_offset = host_offset;
+    }
+    memcpy(image->pending + image->pending_length, bytes, length);
+    image->pending_length += length;
+    return 0;
+}
+
+int new_image_pad(struct new_image *image, uint64_t host_offset, uint64_t length)
+{
+    uint64_t rest = -length & (image->header->cluster_size - 1);
+
+    return rest > 0 ? new_image_put(image, host_offset + length, image->zeros, rest) : 0;
+}
+
+/* --- L2 tables ------------------------------------------------------------------------------ */
+
+static uint64_t l2_table_of(const struct new_image *image, uint64_t guest_offset)
+{
+    return guest_offset >> header_l1_entry_bits(image->header);
+}
+
+/* With a raw data file every cluster of the disk is at its place there. */
+static void fill_raw(struct new_image *image)
+{
+    const struct header *header = image->header;
+    uint64_t guest_offset = image->l2_index << header_l1_entry_bits(header);
+    uint8_t *entry = image->l2;
+
+    for (uint64_t i = 0; i < UINT64_C(1) << header->l2_bits; i++) {
+        if (guest_offset >= header->virtual_size) {
+            return;
+        }
+        store_be64(entry, guest_offset | ENTRY_COPIED);
+        if (header->extended_l2) {
+            store_be64(entry + L2_ENTRY_BYTES, SUBCLUSTERS_ALL);
+        }
+        entry += header->l2_entry_bytes;
+        guest_offset += header->cluster_size;
+        image->l2_used = true;
+    }
+}
+
+static void begin_l2(struct new_image *image, uint64_t index)
+{
+    memset(image->l2, 0, image->header->cluster_size);
+    image->l2_index = index;
+    image->l2_used = false;
+    if (image->is_raw) {
+        fill_raw(image);
+    }
+}
+
+static int end_l2(struct new_image *image)
+{
+    uint64_t host_offset;
+    int result;
+
+    if (!image->l2_used) {
+        return 0;
+    }
+    result = new_image_take(image, 1, &host_offset);
+    if (result == 0) {
+        store_be64(image->l1 + image->l2_index * L1_ENTRY_BYTES, host_offset | ENTRY_COPIED);
+        result = new_image_put(image, host_offset, image->l2, image->header->cluster_size);
+    }
+    return result < 0 ? result : new_image_retire(image);
+}
+
+/* From the table that is being filled to number `index`, or behind the last. */
+static int go_to_l2(struct new_image *image, uint64_t index)
+{
+    int result = 0;
+
+    while (image->l2_index < index && result == 0) {
+        result = end_l2(image);
+        if (result == 0) {
+            begin_l2(image, image->is_raw ? image->l2_index + 1 : index);
+        }
+    }
+    return result;
+}
+
+/* Sets the entry of a cluster; `bitmap` counts with extended L2 entries. */
+static int set_entry(struct new_image *image, uint64_t guest_offset, uint64_t entry,
+                     uint64_t bitmap)
+{
+    const struct header *header = image->header;
+    uint64_t number = guest_offset >> header->cluster_bits;
+    uint8_t *at;
+    int result = go_to_l2(image, l2_table_of(image, guest_offset));
+
+    if (result < 0) {
+        return result;
+    }
+    at = image->l2 + (number & ((UINT64_C(1) << header->l2_bits) - 1)) * header->l2_entry_bytes;
+    store_be64(at, entry);
+    if (header->extended_l2) {
+        store_be64(at + L2_ENTRY_BYTES, bitmap);
+    }
+    image->l2_used = true;
+    return 0;
+}
+
+/* --- What is on the disk --------------------------------------------------------------------- */
+
+/* Host clusters for `length` bytes at guest_offset, or their place in the data file. */
+static int take_data(struct new_image *image, uint64_t guest_offset, uint64_t length,
+                     uint64_t *host_offset)
+{
+    if (image->data_file == NULL) {
+        return new_image_take(image, div_round_up(length, image->header->cluster_size),
+                              host_offset);
+    }
+    *host_offset = guest_offset;
+    return 0;
+}
+
+static int write_data(struct new_image *image, uint64_t host_offset, const void *bytes,
+                      uint64_t length)
+{
+    return image->data_file != NULL ? store_write(image->data_file, host_offset, bytes, length)
+                                    : new_image_put(image, host_offset, bytes, length);
+}
+
+/* Within one L2 table. */
+static int put_data(struct new_image *image, uint64_t guest_offset, const void *bytes,
+                    uint64_t length)
+{
+    uint64_t cluster_size = image->header->cluster_size, host_offset, at;
+    /* The table before it first, so that its clusters come first, too. */
+    int result = go_to_l2(image, l2_table_of(image, guest_offset));
+
+    if (result == 0) {
+        result = take_data(image, guest_offset, length, &host_offset);
+    }
+    if (result == 0) {
+        result = write_data(image, host_offset, bytes, length);
+    }
+    if (result == 0) {
+        /* What of the last cluster is behind the end of the disk: zeros, also on a device. */
+        result = image->data_file == NULL ? new_image_pad(image, host_offset, length) : 0;
+    }
+    for (at = 0; at < length && result == 0; at += cluster_size) {
+        result =
+            set_entry(image, guest_offset + at, (host_offset + at) | ENTRY_COPIED, SUBCLUSTERS_ALL);
+    }
+    return result;
+}
+
+int new_image_data(struct new_image *image, uint64_t guest_offset, const void *bytes,
+                   uint64_t length)
+{
+    uint64_t covered = UINT64_C(1) << header_l1_entry_bits(image->header);
+    const uint8_t *from = bytes;
+    int result = 0;
+
+    while (length > 0 && result == 0) {
+        uint64_t part = min_u64(length, covered - guest_offset % covered);
+
+        result = put_data(image, guest_offset, from, part);
+        guest_offset += part;
+        from += part;
+        length -= part;
+    }
+    return result;
+}
+
+int new_image_compressed(struct new_image *image, uint64_t guest_offset, const void *bytes,
+                         uint64_t length)
+{
+    uint32_t cluster_bits = image->header->cluster_bits;
+    uint64_t host_offset, whole;
+    int result = go_to_l2(image, l2_table_of(image, guest_offset));
+
+    if (result == 0) {
+        result = new_image_take_bytes(image, length, &host_offset);
+    }
+    if (result == 0) {
+        result = new_image_put(image, host_offset, bytes, length);
+    }
+    if (result < 0) {
+        return result;
+    }
+    /* The entry says how many sectors hold it. */
+    whole = div_round_up(host_offset % SECTOR + length, SECTOR) * SECTOR - host_offset % SECTOR;
+    return set_entry(
+        image, guest_offset,
+        L2_ENTRY_COMPRESSED | l2_entry_compressed_place(host_offset, whole, cluster_bits), 0);
+}
+
+int new_image_zeros(struct new_image *image, uint64_t guest_offset, uint64_t length)
+{
+    const struct header *header = image->header;
+    bool extended = header->extended_l2;
+    int result = 0;
+
+    if (image->is_raw) {
+        return 0; /* the data file has a hole there */
+    }
+    for (uint64_t at = 0; at < length && result == 0; at += header->cluster_size) {
+        result = set_entry(image, guest_offset + at, extended ? 0 : L2_ENTRY_ZERO,
+                           SUBCLUSTERS_ALL << 32);
+    }
+    return result;
+}
+
+int new_image_subclusters(struct new_image *image, uint64_t guest_offset, const void *bytes,
+                          uint64_t length, uint32_t data, uint32_t zeros)
+{
+    uint64_t size = UINT64_C(1) << image->header->subcluster_bits, host_offset = 0;
+    const uint8_t *from = bytes;
+    int result = go_to_l2(image, l2_table_of(image, guest_offset));
+
+    if (result == 0 && data != 0) {
+        result = take_data(image, guest_offset, image->header->cluster_size, &host_offset);
+    }
+    for (unsigned i = 0; i < SUBCLUSTERS_EXTENDED && result == 0; i++) {
+        uint64_t at = i * size;
+
+        if ((data >> i & 1) != 0 && at < length) {
+            result = write_data(image, host_offset + at, from + at, min_u64(size, length - at));
+        }
+    }
+    return result < 0 ? result
+                      : set_entry(image, guest_offset, data != 0 ? host_offset | ENTRY_COPIED : 0,
+                                  (uint64_t)zeros << 32 | data);
+}
+
+/* --- The beginning and the end -----------------------------------------------------------------
+ */
+
+int new_image_begin(const struct create_plan *plan, const struct create_target *target,
+                    struct new_image **image)
+{
+    const struct header *header = &plan->header;
+    struct new_image *begun = calloc(1, sizeof(*begun));
+    int result;
+
+    *image = NULL;
+    if (begun == NULL) {
+        return -ENOMEM;
+    }
+    begun->plan = plan;
+    begun->header = header;
+    begun->file = target->file;
+    begun->data_file = target->data_file;
+    begun->is_raw = (header->autoclear_features & AUTOCLEAR_RAW_EXTERNAL_DATA) != 0;
+    begun->counts_per_block = (header->cluster_size * 8) >> header->refcount_order;
+    begun->pending = malloc(PENDING_BYTES);
+    begun->zeros = calloc(1, header->cluster_size);
+    begun->l2 = malloc(header->cluster_size);
+    begun->l1 = calloc(header->l1_entries + 1, L1_ENTRY_BYTES);
+    if (begun->pending == NULL || begun->zeros == NULL || begun->l2 == NULL || begun->l1 == NULL) {
+        new_image_free(begun);
+        return -ENOMEM;
+    }
+    begin_l2(begun, 0);
+    result = new_image_take(begun, 1, &begun->header_offset);
+    if (result == 0 && target->is_device) { /* neither an old image nor a new one from here on */
+        result = store_write(begun->file, 0, begun->zeros, header->cluster_size);
+        result = result == 0 ? store_sync(begun->file) : result;
+    }
+    if (result < 0) {
+        new_image_free(begun);
+        return result;
+    }
+    *image = begun;
+    return 0;
+}
+
+static int write_l1(struct new_image *image, uint64_t *host_offset)
+{
+    const struct header *header = image->header;
+    uint64_t length = (uint64_t)header->l1_entries * L1_ENTRY_BYTES;
+    int result = 0;
+
+    *host_offset = 0;
+    if (length > 0) {
+        result = new_image_take(image, div_round_up(length, header->cluster_size), host_offset);
+    }
+    if (result == 0 && length > 0) {
+        result = new_image_put(image, *host_offset, image->l1, length);
+    }
+    return result < 0 || length == 0 ? result : new_image_pad(image, *host_offset, length);
+}
+
+/* The header that says where all is, and which makes the file an image. */
+static int write_header(struct new_image *image, uint64_t l1_offset)
+{
+    struct header header = *image->header; /* shallow */
+    struct error ignored;
+    uint8_t *bytes;
+    size_t length;
+    int result;
+
+    header.l1_offset = l1_offset;
+    header.refcount_table_offset = image->refcount_table_offset;
+    header.refcount_table_clusters = (uint32_t)image->refcount_table_clusters;
+    /* It did fit when the plan was made. */
+    result = header_encode(&header, NULL, "", &bytes, &length, &ignored);
+    if (result == 0) {
+        result = store_write(image->file, 0, bytes, length);
+        free(bytes);
+    }
+    return result == 0 ? store_sync(image->file) : result;
+}
+
+int new_image_finish(struct new_image *image)
+{
+    const struct create_plan *plan = image->plan;
+    struct store_info info;
+    uint64_t l1_offset;
+    int result = go_to_l2(image, image->header->l1_entries);
+
+    if (result == 0) {
+        result = write_l1(image, &l1_offset);
+    }
+    if (result == 0) {
+        result = new_image_write_refcounts(image);
+    }
+    if (result == 0) {
+        result = new_image_flush(image);
+    }
+    if (result == 0 && image->data_file != NULL) {
+        result = store_info(image->data_file, &info);
+        if (result == 0 && info.size < plan->header.virtual_size) {
+            result = store_resize(image->data_file, plan->header.virtual_size);
+        }
+        result = result == 0 ? store_sync(image->data_file) : result;
+    }
+    if (result == 0) {
+        result = store_sync(image->file); /* R3 */
+    }
+    return result == 0 ? write_header(image, l1_offset) : result;
+}
+
+void new_image_free(struct new_image *image)
+{
+    if (image == NULL) {
+        return;
+    }
+    new_image_free_refcounts(image);
+    free(image->pending);
+    free(image->zeros);
+    free(image->l2);
+    free(image->l1);
+    free(image);
+}

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A new image together with what is on its disk, written from one end to the other.
+ *
+ * The caller goes through the disk once, from its beginning, and says what is there; clusters are
+ * appended to the file in that order. An L2 table follows the data that it maps, a refcount block
+ * the clusters that it counts, each as soon as it is complete, so that little is kept in memory.
+ * What comes last:
+ *
+ *     | (header) | data, L2 tables, refcount blocks ... | L1 table | refcount table | last blocks |
+ *     sync (R3)
+ *     header
+ *     sync
+ *
+ * Until then the file is no image: no crash leaves a part of one.
+ *
+ * Compressed clusters are packed to the byte, one behind the other: a cluster of the file may hold
+ * the ends and beginnings of many, and counts as many references.
+ *
+ * With an external data file the data is written there, where it is on the disk. Of one thread.
+ */
+#ifndef IMAGE_NEW_IMAGE_H
+#define IMAGE_NEW_IMAGE_H
+
+#include "admin/create.h"
+
+struct new_image;
+
+/*
+ * `plan` is of an image without preallocation (but that of a raw data file); both outlive the new
+ * image. Of the target count the stores and is_device alone: the file is empty, or a device;
+ * the data file is empty, or a device that reads as zeros. 0; a negative errno of writing; -ENOMEM.
+ */
+int new_image_begin(const struct create_plan *plan, const struct create_target *target,
+                    struct new_image **image);
+
+/*
+ * What is at `guest_offset`, a multiple of the cluster size, behind all that was said before; what
+ * nothing is said of is not allocated. 0, or a negative errno of writing; -ENOMEM; -EFBIG for a
+ * file of which the format cannot name all clusters.
+ *
+ * Bytes: whole clusters, but at the end of the disk.
+ */
+int new_image_data(struct new_image *image, uint64_t guest_offset, const void *bytes,
+                   uint64_t length);
+
+/* One cluster, compressed: fewer bytes than a cluster has. Not with an external data file. */
+int new_image_compressed(struct new_image *image, uint64_t guest_offset, const void *bytes,
+                         uint64_t length);
+
+/* Clusters that read as zeros whatever is behind them. Not in version 2, which cannot say that. */
+int new_image_zeros(struct new_image *image, uint64_t guest_offset, uint64_t length);
+
+/*
+ * One cluster with extended L2 entries: of its subclusters, those of the bits `data` hold what is
+ * at their place in `bytes` (`length` of them: of the last cluster fewer), those of `zeros` zeros;
+ * the others are not allocated.
+ */
+int new_image_subclusters(struct new_image *image, uint64_t guest_offset, const void *bytes,
+                          uint64_t length, uint32_t data, uint32_t zeros);
+
+/* Writes the rest. Stable when it returns 0; the image is to be freed in any case. */
+int new_image_finish(struct new_image *image);
+
+/* `image` may be NULL. What was written stays as it is. */
+void new_image_free(struct new_image *image);
+
+#endif

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Between new_image.c, which knows what is on the disk, and new_image_refcounts.c, which knows
+ * which clusters of the file are taken: one module in two files.
+ */
+#ifndef IMAGE_NEW_IMAGE_INTERNAL_H
+#define IMAGE_NEW_IMAGE_INTERNAL_H
+
+#include "admin/new_image.h"
+
+#define SUBCLUSTERS_ALL UINT64_C(0x00000000ffffffff)
+
+struct new_image {
+    const struct create_plan *plan;
+    const struct header *header; /* the plan's */
+    struct store *file;
+    struct store *data_file; /* NULL without one */
+    bool is_raw;             /* the data file is a raw image of the disk */
+    uint64_t header_offset;  /* 0 */
+
+    uint8_t *pending; /* what is to be written next, in one piece */
+    uint64_t pending_offset, pending_length;
+    uint8_t *zeros; /* a cluster of them */
+
+    uint8_t *l1;       /* the table */
+    uint8_t *l2;       /* table number l2_index */
+    uint64_t l2_index; /* which is being filled */
+    bool l2_used;
+
+    uint64_t next;             /* the number of the first cluster of the file that is not taken */
+    uint64_t tail;             /* where the next compressed data may begin; at a cluster: nowhere */
+    uint64_t counts_per_block; /* of a refcount block */
+    uint8_t **blocks;          /* the refcount blocks, NULL where they have been written */
+    uint64_t *places;          /* their host offsets, 0 where they have none yet */
+    uint64_t block_count, block_room; /* of both */
+    uint64_t retired;                 /* blocks written, the first ones */
+    uint64_t refcount_table_offset, refcount_table_clusters;
+};
+
+/* Writes to the file, in pieces of some size where they follow each other. */
+int new_image_put(struct new_image *image, uint64_t host_offset, const void *bytes,
+                  uint64_t length);
+int new_image_flush(struct new_image *image);
+
+/* Takes that many clusters, one behind the other, each counted once. 0; -ENOMEM; -EFBIG. */
+int new_image_take(struct new_image *image, uint64_t clusters, uint64_t *host_offset);
+
+/* Takes `length` bytes, fewer than a cluster has, for compressed data. */
+int new_image_take_bytes(struct new_image *image, uint64_t length, uint64_t *host_offset);
+
+/* Writes the refcount blocks whose counts are final. */
+int new_image_retire(struct new_image *image);
+
+/* Writes zeros from the end of a table of `length` bytes to that of its last cluster. */
+int new_image_pad(struct new_image *image, uint64_t host_offset, uint64_t length);
+
+/* Writes all blocks that are left, and the table. No cluster is taken behind that. */
+int new_image_write_refcounts(struct new_image *image);
+
+void new_image_free_refcounts(struct new_image *image);
+
+#endif
