@@ -6,6 +6,7 @@ UNIT_TESTS =
 if HAVE_CHECK
 UNIT_TESTS += \
 	tests/unit/meta/test-allocator \
+	tests/unit/meta/test-allocator-bound \
 	tests/unit/meta/test-allocator-fill \
 	tests/unit/admin/test-amend \
 	tests/unit/admin/test-audit \

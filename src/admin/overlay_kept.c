@@ -298,17 +298,24 @@ static bool is_later(const struct timespec *a, const struct timespec *b)
     return a->tv_sec != b->tv_sec ? a->tv_sec > b->tv_sec : a->tv_nsec > b->tv_nsec;
 }
 
+/* Whether the file was written to after `own`; the times of a device's node say nothing of it. */
+static bool is_newer(struct store *file, const struct store_info *own)
+{
+    struct store_info info;
+
+    return store_info(file, &info) == 0 && S_ISREG(info.mode) && is_later(&info.mtime, &own->mtime);
+}
+
 /* Nobody can prove that the image is as it was; but who wrote to it afterwards gave it a time. */
 static void warn_of_change(const struct overlay *overlay)
 {
-    struct store_info own, info;
+    struct store_info own;
 
     if (store_info(overlay->request.file, &own) < 0) {
         return;
     }
     for (const struct image *image = overlay->behind; image != NULL; image = image->backing) {
-        if ((store_info(image->file, &info) == 0 && is_later(&info.mtime, &own.mtime)) ||
-            (store_info(image->data_file, &info) == 0 && is_later(&info.mtime, &own.mtime))) {
+        if (is_newer(image->file, &own) || is_newer(image->data_file, &own)) {
             log_line(overlay->log, LOG_LEVEL_WARNING,
                      "%s: was written to after its overlay %s: what that keeps may not fit it any "
                      "more",

@@ -185,10 +185,12 @@ const struct command mount_command = {
         "\n"
         "A disk with several file systems needs -p; without it they are listed.\n"
         "A file system is attacked through its bytes: images of strangers are better\n"
-        "looked at with -r, and without root.\n",
+        "looked at with -r, and without root. With -o overlay what is written (a journal is\n"
+        "replayed) goes to a file that ends with the mount, and IMAGE is only read.\n",
     .examples = "  qcow2ctl mount disk.qcow2 /mnt && ls /mnt && umount /mnt\n"
                 "  qcow2ctl mount --list disk.qcow2\n"
                 "  qcow2ctl mount -r -p 2 disk.qcow2 /mnt\n"
+                "  qcow2ctl mount -o overlay evidence.qcow2 /mnt\n"
                 "  qcow2ctl mount -p LABEL=root --fs-options noatime disk.qcow2 /mnt\n",
     .options_size = sizeof(struct mount_options),
     .flags = mount_flags,

@@ -13,7 +13,7 @@ import re
 import socket
 import subprocess
 
-from lib import bad, compare, image, mount, private, qcow2, run, tap, tools
+from lib import bad, compare, image, mount, qcow2, run, tap, tools
 from lib.image import KiB, MiB
 from lib.tap import check, check_equal
 
@@ -175,15 +175,15 @@ def _(directory):
 
 
 @suite.test("without /dev/fuse the remedy is that of a container where this is one",
-            needs=[tools.root])
+            needs=[tools.tool("unshare")])
 def _(directory):
     path, at = empty_image(directory), bad.mount_point(directory)
     script = 'mount -t tmpfs none /dev && exec env "$@"'
     for variable, words in (("container=", ["modprobe fuse"]),
                             ("container=podman", ["--device /dev/fuse", "start the container"])):
         unset = ["-u", "container"] if variable == "container=" else [variable]
-        done = tools.run(*private.prefix(), "sh", "-c", script, "sh", *unset, run.program(),
-                         "-f", "-o", "ro", path, at, status=1)
+        done = tools.run("unshare", "-m", "--propagation", "private", "sh", "-c", script, "sh",
+                         *unset, run.program(), "-f", "-o", "ro", path, at, status=1)
         if not os.path.exists("/.dockerenv") and not os.path.exists("/run/.containerenv"):
             bad.check_sentence(done.stderr, "/dev/fuse", *words)
 
@@ -198,7 +198,7 @@ def _(directory):
 
 
 @suite.test("in a user namespace that does not know the image's group the disk is read and written",
-            needs=[tools.user_namespaces])
+            needs=[tools.tool("unshare")])
 def _(directory):
     path, at = bad.sample("plain", directory), os.path.join(directory, "at")
     expected = bytes(64 * KiB) + bad.contents(path)[64 * KiB:]

@@ -293,6 +293,7 @@ def _(directory):
         node = os.path.join(run.directory, "node")
         os.mknod(node, 0o600 | 0o060000, os.stat(device).st_rdev)
         with overlay(node, kept) as mounted:  # the same device by another node
+            check_equal(mounted.stderr(), "", "what it said")
             compare.check_files(mounted.disk, model)
 
 
