@@ -148,6 +148,7 @@ CTL_SOURCES = \
 	src/ctl/map_picture.c src/ctl/map_picture.h \
 	src/ctl/map_svg.c src/ctl/map_svg.h \
 	src/ctl/map_walk.c src/ctl/map_walk.h \
+	src/ctl/measure.c \
 	src/ctl/mount.c \
 	src/ctl/mount_filesystem.c src/ctl/mount_filesystem.h \
 	src/ctl/mount_image.c src/ctl/mount_image.h \

@@ -106,6 +106,7 @@ E2E_TESTS = \
 	tests/e2e/ctl/test-ctl-info.py \
 	tests/e2e/ctl/test-ctl-map.py \
 	tests/e2e/ctl/test-ctl-map-svg.py \
+	tests/e2e/ctl/test-ctl-measure.py \
 	tests/e2e/ctl/test-ctl-resize.py \
 	tests/e2e/ctl/test-ctl-snapshot.py \
 	tests/e2e/bad/test-fuzz-differential.py \

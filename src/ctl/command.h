@@ -64,6 +64,7 @@ extern const struct command detach_command;
 extern const struct command info_command;
 extern const struct command list_command;
 extern const struct command map_command;
+extern const struct command measure_command;
 extern const struct command mount_command;
 extern const struct command resize_command;
 extern const struct command snapshot_command;
