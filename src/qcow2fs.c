@@ -415,8 +415,8 @@ static int mount_and_serve(const struct command_line *line, struct source *sourc
         r = announce_pid(announce, error);
     }
     if (r == 0) {
-        *entry =
-            listing_enter(image, mount_point, line->options.mounted_device, source->writer != NULL);
+        *entry = listing_enter(image, mount_point, line->options.mounted_device,
+                               source->writer != NULL, source->image->is_overlay);
         r = session_serve(session, error);
         announce_stopping(announce);
     }

@@ -37,6 +37,7 @@ static struct json *stack_json(const struct stack *stack)
     format_time(stack->daemon.since, since);
     json_put_text(object, "image", stack->daemon.image);
     json_put_text(object, "mode", stack->daemon.writable ? "rw" : "ro");
+    json_put_bool(object, "overlay", stack->daemon.overlay);
     json_put_text(object, "mount-point", stack->daemon.mount_point);
     json_put_number(object, "pid", (uint64_t)stack->daemon.pid);
     json_put_number(object, "uid", stack->daemon.user);
@@ -65,14 +66,22 @@ static int print_json(const struct stacks *stacks)
     return result;
 }
 
+/* What may be written. */
+static const char *mode_text(const struct registry_record *daemon)
+{
+    if (!daemon->writable) {
+        return "read-only";
+    }
+    return daemon->overlay ? "read-only, with an overlay that is written" : "read-write";
+}
+
 static void print_text(const struct stack *stack)
 {
     char since[32];
 
     format_time(stack->daemon.since, since);
     printable_line(stdout, "%s  (%s, process %ld, since %s)", stack->daemon.image,
-                   stack->daemon.writable ? "read-write" : "read-only", (long)stack->daemon.pid,
-                   since);
+                   mode_text(&stack->daemon), (long)stack->daemon.pid, since);
     if (stack->daemon.mount_point[0] != '\0') {
         printable_line(stdout, "    raw disk at    %s", stack->daemon.mount_point);
     }

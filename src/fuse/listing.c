@@ -12,11 +12,12 @@
 #include <unistd.h>
 
 struct registry_entry *listing_enter(const char *image, const char *mount_point, const char *device,
-                                     bool writable)
+                                     bool writable, bool overlay)
 {
     struct registry_record record = {
         .pid = getpid(),
         .writable = writable,
+        .overlay = overlay,
         .since = (int64_t)time(NULL),
     };
     unsigned major_number, minor_number;

@@ -92,6 +92,8 @@ static void take_pair(struct registry_record *record, const char *name, const ch
         record->mount_point = strdup(value);
     } else if (strcmp(name, "writable") == 0) {
         record->writable = *value == '1';
+    } else if (strcmp(name, "overlay") == 0) {
+        record->overlay = *value == '1';
     } else if (strcmp(name, "since") == 0) {
         record->since = strtoll(value, NULL, 10);
     } else if (strcmp(name, "major") == 0) {
@@ -161,10 +163,11 @@ void registry_release(struct registry_record *record)
 static bool write_record(int descriptor, const struct registry_record *record)
 {
     return dprintf(descriptor,
-                   "writable=%d%csince=%" PRId64 "%cmajor=%" PRIu64 "%cminor=%" PRIu64
+                   "writable=%d%coverlay=%d%csince=%" PRId64 "%cmajor=%" PRIu64 "%cminor=%" PRIu64
                    "%cimage=%s%cmount-point=%s%cpid=%ld%c",
-                   record->writable, 0, record->since, 0, record->major, 0, record->minor, 0,
-                   record->image, 0, record->mount_point, 0, (long)record->pid, 0) > 0;
+                   record->writable, 0, record->overlay, 0, record->since, 0, record->major, 0,
+                   record->minor, 0, record->image, 0, record->mount_point, 0, (long)record->pid,
+                   0) > 0;
 }
 
 struct registry_entry *registry_enter(const struct registry_record *record)

@@ -25,9 +25,10 @@ struct registry_record {
     uid_t user;
     char *image;       /* an absolute path */
     char *mount_point; /* an absolute path; empty for a mount that has no name */
-    bool writable;
-    int64_t since;  /* seconds, CLOCK_REALTIME */
-    uint64_t major; /* of the file system's device, st_dev of its files; both 0: unknown */
+    bool writable;     /* the disk is; ... */
+    bool overlay;      /* ... but that is written to an overlay, and the image is not */
+    int64_t since;     /* seconds, CLOCK_REALTIME */
+    uint64_t major;    /* of the file system's device, st_dev of its files; both 0: unknown */
     uint64_t minor;
 
     /* What the daemon added before it ended; a killed one adds nothing. */

@@ -109,6 +109,9 @@ def _(directory):
     with files.mounted(path, at, "-o", "overlay,overlay-dir=" + scratch):
         check_equal(bad.mount_table(at)[1], "ext4", "the type")
         check_equal(os.path.getsize(os.path.join(at, "unfinished")), MiB, "what the journal had")
+        told = files.listed(path)[0]
+        check_equal((told["mode"], told["overlay"]), ("rw", True), "what qcow2ctl list says")
+        check("read-only, with an overlay" in qcow2ctl("list").stdout, "it is not in the list")
         with open(os.path.join(at, "new"), "wb") as file:
             file.write(b"z" * 2 * MiB)
         os.unlink(os.path.join(at, "here"))
