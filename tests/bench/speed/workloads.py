@@ -257,6 +257,27 @@ def check(context, line, workload):
     return time.perf_counter() - began
 
 
+def convert(*arguments):
+    """Seconds to make an image of a raw file, in memory, where no sync counts."""
+    def run(context, line, workload):
+        disk = workload.disk_for(context, line)
+        copy = os.path.join(disk.directory, "copy.qcow2")
+        program = "qemu-img" if line.label == "qemu-img" else _beside("make", "qcow2ctl")
+        began = time.perf_counter()
+        tools.run(program, "convert", "-f", "raw", "-O", "qcow2", *arguments, disk.raw, copy,
+                  timeout=600)
+        seconds = time.perf_counter() - began
+        os.unlink(copy)
+        return seconds
+    return run
+
+
+def _convert(name, title, goal, image, *arguments):
+    return Workload(name, title, "s", (Line("qemu-img", "qemu-img"), Line("qcow2fs", "qcow2fs")),
+                    (Versus(("qemu-img",), goal),), convert(*arguments), image,
+                    less_is_better=True)
+
+
 # --- the rows --------------------------------------------------------------------------------
 
 FLOOR_AND_QSD = (Versus(("floor",), 0.95), Versus(("qsd",), 2))
@@ -343,6 +364,10 @@ def all_workloads():
         Workload("check", "check, 1 TiB preallocated", "s",
                  (Line("qemu-img", "qemu-img"), Line("qcow2fs", "qcow2fs")),
                  (Versus(("qemu-img",), 4),), check, HUGE, less_is_better=True),
+        _convert("convert", "convert from raw", 1, "plain"),
+        _convert("convert-zlib", "convert from raw, compressed, zlib", 1.5, "compressed-zlib", "-c"),
+        _convert("convert-zstd", "convert from raw, compressed, zstd", 1.2, "compressed-zstd", "-c",
+                 "-o", "compression_type=zstd"),
         Workload("memory-idle", "private memory, idle, 1 TiB", "MiB",
                  (Line("qsd", "qsd"), Line("qcow2fs", "qcow2fs")), (Limit(1.5),), idle_memory,
                  HUGE, less_is_better=True, rounds=1),
