@@ -35,6 +35,15 @@ tests   xfsprogs        command mkfs.xfs
 tests   btrfs-progs     command mkfs.btrfs
 tests   fio             command fio
 tests   fuse2fs         command fuse2fs
+tests   dosfstools      command mkfs.vfat
+tests   mtools          command mcopy
+tests   fusefat         command fusefat
+tests   ntfs-3g         command ntfs-3g
+tests   squashfs-tools  command mksquashfs
+tests   squashfuse      command squashfuse
+tests   genisoimage     command genisoimage
+tests   fuseiso         command fuseiso
+tests   erofs-utils     command mkfs.erofs
 tests   bash-completion file    /usr/share/bash-completion/bash_completion
 tests   strace          command strace
 tests   systemd         command systemd-analyze

@@ -153,6 +153,7 @@ CTL_SOURCES = \
 	src/ctl/mount_filesystem.c src/ctl/mount_filesystem.h \
 	src/ctl/mount_image.c src/ctl/mount_image.h \
 	src/ctl/open.c src/ctl/open.h \
+	src/ctl/passing_mount.c src/ctl/passing_mount.h \
 	src/ctl/raw_disk.c src/ctl/raw_disk.h \
 	src/ctl/resize.c src/ctl/resize.h \
 	src/ctl/snapshot.c \

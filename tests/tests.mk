@@ -127,6 +127,7 @@ E2E_TESTS = \
 	tests/e2e/mount/test-ctl-attach.py \
 	tests/e2e/mount/test-ctl-mount.py \
 	tests/e2e/mount/test-ctl-mount-kill.py \
+	tests/e2e/mount/test-ctl-mount-kinds.py \
 	tests/e2e/mount/test-ctl-mount-missing.py \
 	tests/e2e/mount/test-mount.py \
 	tests/e2e/mount/test-mount-fstab.py \

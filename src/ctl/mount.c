@@ -82,10 +82,26 @@ static int list(struct ctl *ctl, const struct raw_disk_settings *settings)
     return result;
 }
 
+/* A FUSE program keeps the name that it was given, from wherever it was. */
+static int mount_at(struct mount_request *request, struct log *log, struct error *error)
+{
+    char *absolute = realpath(request->directory, NULL);
+    int result;
+
+    if (absolute == NULL) {
+        return error_set(error, errno, "%s: cannot be mounted on: %s", request->directory,
+                         strerror(errno));
+    }
+    request->directory = absolute;
+    result = mount_image(request, log, error);
+    free(absolute);
+    return result;
+}
+
 static int run_mount(struct ctl *ctl)
 {
     const struct mount_options *options = ctl->options;
-    const struct mount_request request = {
+    struct mount_request request = {
         .disk =
             {
                 .image = ctl->operands[0],
@@ -111,7 +127,7 @@ static int run_mount(struct ctl *ctl)
     if (check_directory(options, request.directory, &ctl->error) != 0) {
         return CTL_FAILED;
     }
-    return mount_image(&request, ctl->log, &ctl->error) == 0 ? CTL_OK : CTL_FAILED;
+    return mount_at(&request, ctl->log, &ctl->error) == 0 ? CTL_OK : CTL_FAILED;
 }
 
 static const struct option_spec mount_flags[] = {

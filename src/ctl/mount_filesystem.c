@@ -92,23 +92,37 @@ static int mount_by_kernel(const struct filesystem_mount *wanted, const char *ty
 
 struct fuse_program {
     const char *type, *program, *package;
-    bool can_write;
+    const char *flag;      /* before the file; or NULL */
     const char *options;   /* always; or NULL */
     const char *read_only; /* options for that */
-    bool takes_fsname;     /* and shows it as what is mounted */
-    bool takes_offset;     /* so that a partition can be told within the file of the disk */
+    bool can_write;
+    bool takes_fsname; /* and shows it as what is mounted */
+    bool takes_offset; /* so that a partition can be told within the file of the disk */
+    bool resolves;     /* opens the name that the file has, not the one that it is given */
+    bool chatters;     /* says what nobody wants to know */
+    const char *hint;  /* where it failed without root; or NULL */
 };
 
 static const struct fuse_program programs[] = {
-    {"ext2", "fuse2fs", "fuse2fs", true, NULL, "ro", true, true},
-    {"ext3", "fuse2fs", "fuse2fs", true, NULL, "ro,norecovery", true, true},
-    {"ext4", "fuse2fs", "fuse2fs", true, NULL, "ro,norecovery", true, true},
-    {"ntfs", "ntfs-3g", "ntfs-3g", true, NULL, "ro,norecover", false, false},
-    {"vfat", "fusefat", "fusefat", true, "rw+", "ro", false, true},
-    {"exfat", "mount.exfat-fuse", "exfat-fuse", true, NULL, "ro", false, false},
-    {"squashfs", "squashfuse", "squashfuse", false, NULL, "ro", false, true},
-    {"erofs", "erofsfuse", "erofsfuse", false, NULL, "ro", false, false},
-    {"iso9660", "fuseiso", "fuseiso", false, NULL, "ro", false, false},
+    {"ext2", "fuse2fs", "fuse2fs", .read_only = "ro", .can_write = true, .takes_fsname = true,
+     .takes_offset = true},
+    {"ext3", "fuse2fs", "fuse2fs", .read_only = "ro,norecovery", .can_write = true,
+     .takes_fsname = true, .takes_offset = true},
+    {"ext4", "fuse2fs", "fuse2fs", .read_only = "ro,norecovery", .can_write = true,
+     .takes_fsname = true, .takes_offset = true},
+    {"ntfs", "ntfs-3g", "ntfs-3g", .read_only = "ro,norecover", .can_write = true, .resolves = true,
+     .chatters = true,
+     .hint = "if it runs with root's rights, it needs -o allow_other to get there, and that needs "
+             "user_allow_other in /etc/fuse.conf"},
+    {"vfat", "fusefat", "fusefat", .options = "rw+", .read_only = "ro", .can_write = true,
+     .takes_offset = true, .chatters = true},
+    {"exfat", "mount.exfat-fuse", "exfat-fuse", .read_only = "ro", .can_write = true,
+     .chatters = true},
+    {"squashfs", "squashfuse", "squashfuse", .read_only = "ro", .takes_offset = true},
+    {"erofs", "erofsfuse", "erofsfuse", .read_only = "ro"},
+    /* It would keep a list of its mounts in the user's home. */
+    {"iso9660", "fuseiso", "fuseiso", .flag = "-n", .read_only = "ro", .resolves = true,
+     .chatters = true},
 };
 
 static const struct fuse_program *find_program(const char *type)
@@ -161,23 +175,58 @@ static char *program_options(const struct filesystem_mount *wanted,
     return list;
 }
 
+/* What it is to open; free() it. */
+static char *name_for(const struct filesystem_mount *wanted, const struct fuse_program *program,
+                      struct log *log, struct error *error)
+{
+    char *path;
+
+    if (program->resolves) {
+        return raw_disk_path(wanted->disk, log, error);
+    }
+    if (asprintf(&path, "/proc/self/fd/%d", wanted->disk->file) < 0) {
+        error_set(error, ENOMEM, "out of memory for the mount");
+        return NULL;
+    }
+    return path;
+}
+
+static int with_hint(const struct fuse_program *program, struct error *error)
+{
+    struct error said = *error;
+
+    return error_set(error, said.code, "%s: %s; %s", program->program, said.text, program->hint);
+}
+
 static int run_fuse_program(const struct filesystem_mount *wanted,
-                            const struct fuse_program *program, int file, struct log *log,
+                            const struct fuse_program *program, struct log *log,
                             struct error *error)
 {
-    char path[32], *options = program_options(wanted, program);
+    char *path = name_for(wanted, program, log, error), *options = program_options(wanted, program);
     bool has_options = options != NULL && options[0] != '\0';
-    const char *const argv[] = {
-        program->program, path, wanted->directory, has_options ? "-o" : NULL, options, NULL,
+    const char *const words[] = {
+        program->program,          program->flag, path, wanted->directory,
+        has_options ? "-o" : NULL, options,
     };
-    const int keep[] = {file, -1};
+    const char *argv[sizeof(words) / sizeof(words[0]) + 1] = {NULL};
+    const int keep[] = {wanted->disk->file, -1};
+    size_t count = 0;
     int result;
 
-    snprintf(path, sizeof(path), "/proc/self/fd/%d", file);
-    if (options == NULL) {
-        return error_set(error, ENOMEM, "out of memory for the mount");
+    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+        if (words[i] != NULL && words[i][0] != '\0') {
+            argv[count++] = words[i];
+        }
     }
-    result = run_program(argv, keep, log, error);
+
+    if (path == NULL) {
+        result = -error->code;
+    } else if (options == NULL) {
+        result = error_set(error, ENOMEM, "out of memory for the mount");
+    } else {
+        result = run_program(argv, keep, program->chatters ? NULL : log, error);
+    }
+    free(path);
     free(options);
     if (result == -ENOENT) {
         return error_set(error, ENOENT,
@@ -185,7 +234,8 @@ static int run_fuse_program(const struct filesystem_mount *wanted,
                          "(Debian: apt-get install %s)",
                          wanted->image, program->type, program->program, program->package);
     }
-    return result;
+    return result == -EIO && program->hint != NULL && geteuid() != 0 ? with_hint(program, error)
+                                                                     : result;
 }
 
 static int mount_by_program(const struct filesystem_mount *wanted, const char *type,
@@ -207,7 +257,7 @@ static int mount_by_program(const struct filesystem_mount *wanted, const char *t
                          wanted->image, program->program);
     }
     as_can_be.read_only |= !program->can_write;
-    return run_fuse_program(&as_can_be, program, wanted->disk->file, log, error);
+    return run_fuse_program(&as_can_be, program, log, error);
 }
 
 /* --- which of the two, and what is neither ------------------------------------------------- */
@@ -297,13 +347,15 @@ int mount_filesystem(const struct filesystem_mount *wanted, struct log *log, str
         return refuse(wanted, error);
     }
     if (is_root_of_the_host() && access("/dev/loop-control", W_OK) == 0) {
-        int result = mount_by_kernel(wanted, type, log, error);
+        /* A kernel without that file system, and without a module for it, may have a program. */
+        const struct fuse_program *other = kernel_knows(type) ? NULL : find_program(type);
+        bool has_other = other != NULL && run_find(other->program) == 0;
+        int result = mount_by_kernel(wanted, type, has_other ? NULL : log, error);
 
-        /* A kernel without that file system may still have a program for it. */
-        return result == -EIO && !kernel_knows(type) && find_program(type) != NULL &&
-                       run_find(find_program(type)->program) == 0
-                   ? mount_by_program(wanted, type, log, error)
-                   : result;
+        if (result != -EIO || !has_other || kernel_knows(type)) {
+            return result;
+        }
+        *error = (struct error){0};
     }
     return mount_by_program(wanted, type, log, error);
 }

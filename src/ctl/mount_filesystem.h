@@ -11,7 +11,7 @@
 #include "ctl/raw_disk.h"
 
 struct filesystem_mount {
-    const struct raw_disk *disk;
+    struct raw_disk *disk;
     const struct contents_place *place;
     const char *image;     /* for sentences, and as what is mounted */
     const char *directory; /* where to */

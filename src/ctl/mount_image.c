@@ -8,7 +8,7 @@
 
 #include <errno.h>
 
-static int mount_place(const struct mount_request *request, const struct raw_disk *disk,
+static int mount_place(const struct mount_request *request, struct raw_disk *disk,
                        const struct contents *contents, struct log *log, struct error *error)
 {
     struct contents_place place;

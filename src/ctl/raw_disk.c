@@ -155,65 +155,44 @@ static int open_detached(const struct raw_disk_settings *settings, struct connec
     return result == 0 ? open_file(settings, disk, error) : result;
 }
 
-/* --- with a name, for as short as can be ---------------------------------------------------- */
-
-/* Nobody else may enter it. NULL with a sentence. */
-static char *make_directory(struct error *error)
-{
-    const char *runtime = getenv("XDG_RUNTIME_DIR");
-    char *path;
-
-    if (runtime == NULL || runtime[0] != '/' || access(runtime, W_OK) != 0) {
-        runtime = "/tmp";
-    }
-    if (asprintf(&path, "%s/qcow2fs-mount.%ld.XXXXXX", runtime, (long)getpid()) < 0) {
-        error_set(error, ENOMEM, "out of memory for the mount");
-        return NULL;
-    }
-    if (mkdtemp(path) == NULL) {
-        error_set(error, errno,
-                  "%s: cannot be made: %s; set XDG_RUNTIME_DIR to a directory of "
-                  "your own",
-                  path, strerror(errno));
-        free(path);
-        return NULL;
-    }
-    return path;
-}
-
-static void detach(char *path, struct log *log)
-{
-    const char *const argv[] = {"fusermount3", "-u", "-z", path, NULL};
-    struct error error = {0};
-
-    if (umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW) != 0 &&
-        run_program(argv, NULL, log, &error) != 0) {
-        log_line(log, LOG_LEVEL_WARNING, "%s: cannot be unmounted: %s", path, error.text);
-    }
-}
+/* --- with a name, until it is let go -------------------------------------------------------- */
 
 static int open_named(const struct raw_disk_settings *settings, struct log *log,
                       struct raw_disk *disk, struct error *error)
 {
-    char *path = make_directory(error);
-    int result;
+    int result = passing_mount_begin(&disk->name, log, error);
 
-    if (path == NULL) {
-        return -error->code;
-    }
-    result = serve(settings, 0, path, -1, log, error);
     if (result == 0) {
-        disk->mount = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        if (disk->mount < 0) {
-            result = error_set(error, errno, "%s: cannot be opened: %s", path, strerror(errno));
-        } else {
-            result = open_file(settings, disk, error);
-        }
-        detach(path, log);
+        result = serve(settings, 0, disk->name.path, -1, log, error);
     }
-    (void)rmdir(path);
-    free(path);
-    return result;
+    if (result != 0) {
+        return result;
+    }
+    disk->mount = open(disk->name.path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return disk->mount < 0 ? error_set(error, errno, "%s: cannot be opened: %s", disk->name.path,
+                                       strerror(errno))
+                           : open_file(settings, disk, error);
+}
+
+char *raw_disk_path(struct raw_disk *disk, struct log *log, struct error *error)
+{
+    char *path;
+
+    if (disk->name.path == NULL) {
+        if (passing_mount_begin(&disk->name, log, error) != 0) {
+            return NULL;
+        }
+        if (move_mount(disk->mount, "", AT_FDCWD, disk->name.path, MOVE_MOUNT_F_EMPTY_PATH) != 0) {
+            error_set(error, errno, "%s: the raw disk cannot be mounted there: %s", disk->name.path,
+                      strerror(errno));
+            return NULL;
+        }
+    }
+    if (asprintf(&path, "%s/" DISK_NAME, disk->name.path) < 0) {
+        error_set(error, ENOMEM, "out of memory for the mount");
+        return NULL;
+    }
+    return path;
 }
 
 int raw_disk_open(const struct raw_disk_settings *settings, struct log *log, struct raw_disk *disk,
@@ -222,7 +201,7 @@ int raw_disk_open(const struct raw_disk_settings *settings, struct log *log, str
     struct connection connection;
     int result;
 
-    *disk = (struct raw_disk){.mount = -1, .file = -1};
+    *disk = (struct raw_disk){.mount = -1, .file = -1, .log = log};
     result = fuse_device_check(error);
     if (result < 0) {
         return result;
@@ -238,6 +217,7 @@ int raw_disk_open(const struct raw_disk_settings *settings, struct log *log, str
 
 void raw_disk_let_go(struct raw_disk *disk)
 {
+    passing_mount_end(&disk->name, disk->log);
     if (disk->file >= 0) {
         close(disk->file);
     }

@@ -7,11 +7,12 @@
  *
  * Where the kernel lets us, the mount is never attached anywhere (fsmount(2));
  * an ordinary user's is made by fusermount3 in a directory of mode 0700, and detached
- * as soon as its files are open.
+ * when it is let go.
  */
 #ifndef CTL_RAW_DISK_H
 #define CTL_RAW_DISK_H
 
+#include "ctl/passing_mount.h"
 #include "util/error.h"
 #include "util/log.h"
 
@@ -26,16 +27,24 @@ struct raw_disk_settings {
 };
 
 struct raw_disk {
-    int mount;     /* its root directory; raw_disk_let_go() closes it */
-    int file;      /* disk.raw; likewise */
-    bool writable; /* as it was opened in the end */
-    uint64_t size; /* bytes */
-    dev_t device;  /* st_dev of its files */
+    int mount;                 /* its root directory; raw_disk_let_go() closes it */
+    int file;                  /* disk.raw; likewise */
+    bool writable;             /* as it was opened in the end */
+    uint64_t size;             /* bytes */
+    dev_t device;              /* st_dev of its files */
+    struct passing_mount name; /* where it has one */
+    struct log *log;
 };
 
 /* 0, or a negative errno with a sentence, qcow2fs's own where it has said one. */
 int raw_disk_open(const struct raw_disk_settings *settings, struct log *log, struct raw_disk *disk,
                   struct error *error);
+
+/*
+ * The path of its file until it is let go, for who opens what a name resolves to, not what it was
+ * given; free() it. NULL with a sentence.
+ */
+char *raw_disk_path(struct raw_disk *disk, struct log *log, struct error *error);
 
 /* Closes the descriptors: what is on top of the disk keeps it alive, or nothing does. */
 void raw_disk_let_go(struct raw_disk *disk);

@@ -99,6 +99,7 @@ int run_find(const char *name)
 static void become(const char *const argv[], const int *keep, int output)
 {
     sigset_t none;
+    int nowhere;
 
     for (; keep != NULL && *keep >= 0; keep++) {
         (void)fcntl(*keep, F_SETFD, 0);
@@ -106,10 +107,12 @@ static void become(const char *const argv[], const int *keep, int output)
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     signal(SIGPIPE, SIG_DFL);
-    dup2(output, STDOUT_FILENO);
+    nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    dup2(nowhere >= 0 ? nowhere : output, STDOUT_FILENO);
     dup2(output, STDERR_FILENO);
     execute(argv);
-    _exit(errno == ENOENT ? 127 : 126);
+    /* A directory of PATH that must not be entered makes execvp() say EACCES. */
+    _exit(errno == ENOENT || run_find(argv[0]) == -ENOENT ? 127 : 126);
 }
 
 /* Up to the end, or what fits; the rest is read, too, so that nobody gets SIGPIPE. */
@@ -144,19 +147,27 @@ static const char *without_name(const char *line, const char *program)
                : line;
 }
 
+static void pass_on(struct log *log, const char *line, const char *program)
+{
+    if (log != NULL) {
+        log_line(log, LOG_LEVEL_WARNING, "%s", without_name(line, program));
+    }
+}
+
 static void log_lines(struct log *log, char *text, const char *program)
 {
     char *state = NULL;
 
     for (char *line = strtok_r(text, "\n", &state); line != NULL;
          line = strtok_r(NULL, "\n", &state)) {
-        log_line(log, LOG_LEVEL_WARNING, "%s", without_name(line, program));
+        pass_on(log, line, program);
     }
 }
 
 /*
  * The last line that is no continuation of another (mount(8) indents these) is why; the
- * others are lines of the log.
+ * others are lines of the log. Where there is no log, the first one is, which no usage text
+ * follows.
  */
 static int explain(char *text, const char *program, int status, struct log *log,
                    struct error *error)
@@ -169,12 +180,12 @@ static int explain(char *text, const char *program, int status, struct log *log,
     }
     for (char *line = strtok_r(text, "\n", &state); line != NULL;
          line = strtok_r(NULL, "\n", &state)) {
-        if (why != NULL && line[0] == ' ') {
-            log_line(log, LOG_LEVEL_WARNING, "%s", without_name(line, program));
+        if (why != NULL && (line[0] == ' ' || log == NULL)) {
+            pass_on(log, line, program);
             continue;
         }
         if (why != NULL) {
-            log_line(log, LOG_LEVEL_WARNING, "%s", without_name(why, program));
+            pass_on(log, why, program);
         }
         why = line;
     }

@@ -10,8 +10,9 @@
  * Runs argv[0], found beside this program or in PATH, with the descriptors of
  * `keep` (ends with -1; may be NULL) besides the standard ones, and waits until it has
  * ended, and whatever it left behind has let go of standard error. 0 when it ended
- * with status 0: what it said is then a line of `log` each. Otherwise -ENOENT
- * where there is no such program, or -EIO: `error` has what it said, or how it ended.
+ * with status 0: what it said is then a line of `log` each, or nobody's where that is NULL.
+ * Otherwise -ENOENT where there is no such program, or -EIO: `error` has what it said (the last
+ * line; the first where `log` is NULL), or how it ended. Its standard output is nobody's.
  */
 int run_program(const char *const argv[], const int *keep, struct log *log, struct error *error);
 

@@ -29,18 +29,31 @@ static void *append(void **list, size_t *count, size_t size)
     return memset(more + (*count)++ * size, 0, size);
 }
 
+/* As the directory is in which `qcow2ctl mount` made it. The server is not asked: it may be busy.
+ */
+static bool is_gone(const char *mount_point)
+{
+    struct statx status;
+
+    return statx(AT_FDCWD, mount_point, AT_STATX_DONT_SYNC, 0, &status) != 0 && errno == ENOENT;
+}
+
 static int add_daemon(void *context, const struct registry_record *record, int descriptor)
 {
     struct stacks *stacks = context;
     struct stack *stack = append((void **)&stacks->list, &stacks->count, sizeof(*stack));
+    const char *mount_point = record->mount_point;
 
     if (stack == NULL) {
         return -ENOMEM;
     }
     stack->daemon = *record;
     stack->daemon.image = strdup(record->image);
-    stack->daemon.mount_point = strdup(record->mount_point);
     stack->daemon.message = NULL;
+    if (is_gone(record->mount_point)) {
+        mount_point = "";
+    }
+    stack->daemon.mount_point = strdup(mount_point);
     stack->descriptor = fcntl(descriptor, F_DUPFD_CLOEXEC, 3);
     return stack->daemon.image == NULL || stack->daemon.mount_point == NULL ? -ENOMEM : 0;
 }

@@ -4,6 +4,7 @@
 import contextlib
 import json
 import os
+import shutil
 
 from . import bad, ctl, image, mount, run, tools
 from .image import MiB
@@ -138,3 +139,15 @@ def _serves(pid, path):
 def check_in_order(path):
     done = tools.run("qemu-img", "check", "-q", path, status=None)
     check(done.returncode == 0, "qemu-img check of %s: %s", path, done.stdout + done.stderr)
+
+
+@contextlib.contextmanager
+def place_of_user():
+    """(home, qcow2ctl) of somebody without rights, who may open /dev/fuse."""
+    with bad.public_directory() as public:
+        program = os.path.join(public.path, "qcow2ctl")
+        shutil.copy2(ctl.program(), program)
+        os.chmod(program, 0o755)
+        home = os.path.join(public.path, "home")
+        os.mkdir(home)
+        yield home, program

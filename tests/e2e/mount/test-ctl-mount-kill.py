@@ -13,10 +13,11 @@ suite = tap.Suite(needs=[tools.fuse, tools.root, tools.loop, tools.QEMU,
                          tools.tool("strace", "debugfs"), tools.file_system("ext4")])
 
 
-def killed_at(number, *arguments):
+def killed_at(number, *arguments, program=None, user="root"):
     """The status of qcow2ctl, killed as it makes its `number`th system call; 0: it made fewer."""
-    done = subprocess.run(["strace", "-o", "/dev/null", "-e",
-                           "inject=all:signal=KILL:when=%d" % number, ctl.program(), *arguments],
+    done = subprocess.run(["strace", "-u", user, "-o", "/dev/null", "-e",
+                           "inject=all:signal=KILL:when=%d" % number, program or ctl.program(),
+                           *arguments],
                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60,
                           check=False, env=tools.environment(**files.environment()))
     return done.returncode
@@ -30,14 +31,14 @@ def numbers(first=40, step=5):
         number += 1 if os.environ.get("QCOW2FS_LONG") or number <= first else step
 
 
-def check_whole_or_nothing(path, at):
+def check_whole_or_nothing(path, at, prefix=()):
     """What a plain umount ends, or nothing at all; a child may still be on its way there."""
     def settled():
         return mount.is_mounted(at) or not files.listed(path)
     bad.wait_for(settled, "a mount, or no daemon")
     if mount.is_mounted(at):
-        with open(os.path.join(at, "here"), "rb") as file:
-            check_equal(file.read(), b"from the image\n", "a file")
+        check_equal(tools.run(*prefix, "cat", os.path.join(at, "here")).stdout, "from the image\n",
+                    "a file")
         tools.run("umount", at)
     files.check_nothing_left(path)
 
@@ -56,6 +57,24 @@ def _(directory):
         tried += 1
     check(tried > 40, "only %d calls were made", tried)
     files.check_in_order(path)
+
+
+@suite.test("a user's mount that is killed at any system call leaves a whole mount or nothing",
+            needs=[tools.tool("fuse2fs", "fusermount3")])
+def _(directory):
+    del directory
+    with files.place_of_user() as (home, program):
+        path, at = files.whole(home, size=16 * MiB), os.path.join(home, "at")
+        os.mkdir(at)
+        for name in (home, path, at):
+            os.chown(name, 65534, 65534)
+        for number in numbers(first=0, step=3):
+            status = killed_at(number, "mount", path, at, program=program, user="nobody")
+            check_whole_or_nothing(path, at, bad.user_prefix(bad.NOBODY))
+            if status == 0:
+                break
+        check(number > 40, "only %d calls were made", number)
+        files.check_in_order(path)
 
 
 @suite.test("each process that is killed while the files are mounted leaves no loop device")

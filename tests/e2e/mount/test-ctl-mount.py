@@ -317,18 +317,6 @@ def _(directory):
 # --- without root ---------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def place_of_user():
-    """(home, qcow2ctl) of somebody without rights, who may open /dev/fuse."""
-    with bad.public_directory() as public:
-        program = os.path.join(public.path, "qcow2ctl")
-        shutil.copy2(ctl.program(), program)
-        os.chmod(program, 0o755)
-        home = os.path.join(public.path, "home")
-        os.mkdir(home)
-        yield home, program
-
-
 def as_user(*argv, user=bad.NOBODY, **keywords):
     return tools.run(*bad.user_prefix(user), *argv, env=files.environment(), **keywords)
 
@@ -337,7 +325,7 @@ def as_user(*argv, user=bad.NOBODY, **keywords):
             needs=[tools.tool("fuse2fs", "setpriv", "fusermount3")])
 def _(directory):
     del directory
-    with place_of_user() as (home, program):
+    with files.place_of_user() as (home, program):
         at = directory_in(home)
         for path, arguments, expected in (
                 (files.whole(home), [], b"from the image\n"),
@@ -365,7 +353,7 @@ def _(directory):
             needs=[tools.tool("fuse2fs", "setpriv"), tools.user_namespaces])
 def _(directory):
     del directory
-    with place_of_user() as (home, program):
+    with files.place_of_user() as (home, program):
         path, at = files.whole(home), directory_in(home)
         for name in (home, path, at):
             os.chown(name, 65534, 65534)
@@ -379,7 +367,7 @@ def _(directory):
             needs=[tools.tool("setpriv")])
 def _(directory):
     del directory
-    with place_of_user() as (home, program):
+    with files.place_of_user() as (home, program):
         path, at = files.whole(home), directory_in(home)
         for name in (home, path, at):
             os.chown(name, 65534, 65534)
