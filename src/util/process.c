@@ -13,15 +13,15 @@
 
 int process_hold_standard_descriptors(void)
 {
-    int descriptor;
-
-    do {
-        descriptor = open("/dev/null", O_RDWR);
-    } while (descriptor >= 0 && descriptor <= STDERR_FILENO);
-    if (descriptor < 0) {
-        return -errno;
+    for (int wanted = STDIN_FILENO; wanted <= STDERR_FILENO; wanted++) {
+        if (fcntl(wanted, F_GETFD) >= 0) {
+            continue;
+        }
+        /* Where even that is missing, something that cannot be read or written. */
+        if (open("/dev/null", O_RDWR) < 0 && open("/", O_PATH) < 0) {
+            return -errno;
+        }
     }
-    close(descriptor);
     return 0;
 }
 
