@@ -155,6 +155,22 @@ def _(directory):
     check("at offset %d!" % (64 * KiB) in done.stdout, "said: %s", done.stdout)
 
 
+@suite.test("a map that is damaged is told, unless there is a difference before it")
+def _(directory):
+    path = bad.sample("small", directory)
+    copy = os.path.join(directory, "copy.qcow2")
+    shutil.copyfile(path, copy)
+    with qcow2.Qcow2(copy) as opened:
+        opened.set_l2_entry(bad.SIZE // 4 + 64 * KiB, (1 << 63) | 12345 << 20 | 512)
+    for arguments in ((path, copy), (copy, path)):
+        done = compare(*arguments, status=2)
+        check(copy in done.stderr.splitlines()[-1], "said: %s", done.stderr)
+        check_equal(done.stdout, "", "standard output")
+    image.io(path, image.write(4096, 512, 5))
+    done = compare(path, copy, status=1)
+    check("at offset %d!" % 4096 in done.stdout, "said: %s", done.stdout)
+
+
 @suite.test("the format is what it looks like, or what is said, and no other is taken for raw")
 def _(directory):
     path = bad.sample("plain", directory)
