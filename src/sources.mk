@@ -193,6 +193,7 @@ src_qcow2fs_SOURCES = \
 	src/fuse/names.c src/fuse/names.h \
 	src/fuse/ops.c src/fuse/ops.h src/fuse/ops_internal.h \
 	src/fuse/ops_open.c \
+	src/fuse/ops_snapshots.c \
 	src/fuse/ops_write.c \
 	src/fuse/options.c src/fuse/options.h \
 	src/fuse/own_mount.c src/fuse/own_mount.h \
@@ -200,8 +201,10 @@ src_qcow2fs_SOURCES = \
 	src/fuse/parts.c src/fuse/parts.h \
 	src/fuse/session.c src/fuse/session.h \
 	src/fuse/source.c src/fuse/source.h \
+	src/fuse/shown.c src/fuse/shown.h \
 	src/fuse/signals.c src/fuse/signals.h \
+	src/fuse/snapshots.c src/fuse/snapshots.h \
 	src/fuse/stats.c src/fuse/stats.h \
 	src/fuse/tree.c src/fuse/tree.h src/fuse/tree_internal.h \
-	src/fuse/tree_names.c src/fuse/tree_partitions.c
+	src/fuse/tree_info.c src/fuse/tree_names.c src/fuse/tree_partitions.c
 src_qcow2fs_LDADD = $(LIBQCOW2_LIBS) $(FUSE3_LIBS)

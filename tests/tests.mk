@@ -71,6 +71,7 @@ UNIT_TESTS += \
 	tests/unit/store/test-store-lock \
 	tests/unit/store/test-store-lock-qemu \
 	tests/unit/store/test-store-open \
+	tests/unit/disk/test-snapshots \
 	tests/unit/disk/test-view \
 	tests/unit/disk/test-view-seek \
 	tests/unit/disk/test-view-threads \
@@ -152,6 +153,7 @@ E2E_TESTS = \
 	tests/e2e/project/test-release.sh \
 	tests/e2e/read/test-tree.py \
 	tests/e2e/project/test-try-debian.py \
+	tests/e2e/write/test-snapshots-mounted.py \
 	tests/e2e/write/test-write-basic.py \
 	tests/e2e/write/test-write-blkdiscard.py \
 	tests/e2e/write/test-write-end.py \

@@ -307,13 +307,25 @@ static int share(struct writer *writer, const uint64_t *l1, uint64_t entries,
     return result;
 }
 
+/*
+ * COPIED as the counts are. Where that cannot be done for now the image stays dirty when it is
+ * closed, so that who opens it next repairs it.
+ */
+static int correct_copied(struct writer *writer)
+{
+    int result = references_correct_copied(writer);
+
+    writer->unsettled = result < 0;
+    return result;
+}
+
 /* Nothing has come to name what share() made: it goes again. */
 static void take_back(struct writer *writer, const uint64_t *l1, uint64_t entries,
                       const struct allocation *copy)
 {
     (void)references_remove(writer, l1, entries, UINT64_MAX);
     allocator_return(writer->allocator, copy->host_offset, copy->clusters);
-    (void)references_correct_copied(writer);
+    (void)correct_copied(writer);
 }
 
 static int add_snapshot(struct writer *writer, const char *name, const struct allocation *copy,
@@ -406,7 +418,7 @@ static int drop_all(struct writer *writer, const uint64_t *l1, uint64_t entries,
     int result = references_remove(writer, l1, entries, UINT64_MAX), last;
 
     allocator_return(writer->allocator, l1_offset, clusters);
-    last = references_correct_copied(writer);
+    last = correct_copied(writer);
     return result == 0 ? last : result;
 }
 

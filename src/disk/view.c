@@ -86,15 +86,11 @@ int view_open_active(struct image *image, struct view **view)
     return result;
 }
 
-static int open_snapshot(struct image *image, size_t index, struct view **view, struct error *error)
+static int open_snapshot(struct image *image, const struct snapshot *snapshot, struct view **view,
+                         struct error *error)
 {
-    const struct snapshot *snapshot = &image->snapshots->snapshots[index];
     int result;
 
-    *view = NULL;
-    if (snapshot_validate(image->header, snapshot, image->path, error) < 0) {
-        return -EIO;
-    }
     *view = calloc(1, sizeof(**view));
     if (*view == NULL) {
         return error_set(error, ENOMEM, "%s: out of memory", image->path);
@@ -116,33 +112,38 @@ static int open_snapshot(struct image *image, size_t index, struct view **view, 
     return 0;
 }
 
-int view_open_snapshot(struct image *image, size_t index, struct view **view, struct error *error)
+int view_open_saved(struct image *image, const struct snapshot *snapshot, bool vm_state,
+                    struct view **view, struct error *error)
 {
-    int result = open_snapshot(image, index, view, error);
-
-    if (result == 0) {
-        (*view)->has_backing = true;
-        (*view)->size = image->snapshots->snapshots[index].disk_size;
-    }
-    return result;
-}
-
-int view_open_vmstate(struct image *image, size_t index, struct view **view, struct error *error)
-{
-    const struct snapshot *snapshot = &image->snapshots->snapshots[index];
     int result;
 
     *view = NULL;
     if (snapshot_validate(image->header, snapshot, image->path, error) < 0 ||
-        snapshot_validate_vm_state(image->header, snapshot, image->path, error) < 0) {
+        (vm_state && snapshot_validate_vm_state(image->header, snapshot, image->path, error) < 0)) {
         return -EIO;
     }
-    result = open_snapshot(image, index, view, error);
-    if (result == 0) {
+    result = open_snapshot(image, snapshot, view, error);
+    if (result < 0) {
+        return result;
+    }
+    if (vm_state) {
         (*view)->base = snapshot_vm_state_offset(image->header, snapshot);
         (*view)->size = snapshot->vm_state_size;
+    } else {
+        (*view)->has_backing = true;
+        (*view)->size = snapshot->disk_size;
     }
-    return result;
+    return 0;
+}
+
+int view_open_snapshot(struct image *image, size_t index, struct view **view, struct error *error)
+{
+    return view_open_saved(image, &image->snapshots->snapshots[index], false, view, error);
+}
+
+int view_open_vmstate(struct image *image, size_t index, struct view **view, struct error *error)
+{
+    return view_open_saved(image, &image->snapshots->snapshots[index], true, view, error);
 }
 
 void view_end_prefetch(struct view *view)

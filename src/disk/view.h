@@ -31,6 +31,13 @@ int view_open_active(struct image *image, struct view **view);
 int view_open_snapshot(struct image *image, size_t index, struct view **view, struct error *error);
 int view_open_vmstate(struct image *image, size_t index, struct view **view, struct error *error);
 
+/*
+ * The same of a snapshot that the caller has a copy of: image->snapshots is not looked at, which
+ * may change meanwhile.
+ */
+int view_open_saved(struct image *image, const struct snapshot *snapshot, bool vm_state,
+                    struct view **view, struct error *error);
+
 /* `view` may be NULL. */
 void view_close(struct view *view);
 

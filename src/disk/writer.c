@@ -120,7 +120,8 @@ int writer_mark_clean(struct writer *writer)
     int result = 0;
 
     pthread_mutex_lock(&writer->prepare_mutex);
-    if (!atomic_load(&writer->lazy_prepared) && !atomic_load(&writer->corrupt)) { /* R5 */
+    if (!atomic_load(&writer->lazy_prepared) && !atomic_load(&writer->corrupt) && /* R5 */
+        !writer->unsettled) {
         result = clear_dirty(writer);
     }
     pthread_mutex_unlock(&writer->prepare_mutex);
@@ -603,8 +604,9 @@ static int close_image(struct writer *writer)
         allocator_set_lazy(writer->allocator, false); /* every count goes to the disk now */
         result = commit_flush(writer->commit);
     }
-    /* R5; an image in which damage was met keeps the bit. */
-    return result == 0 && !atomic_load(&writer->corrupt) ? clear_dirty(writer) : result;
+    /* R5; an image in which damage was met keeps the bit, and one that was left half changed. */
+    return result == 0 && !atomic_load(&writer->corrupt) && !writer->unsettled ? clear_dirty(writer)
+                                                                               : result;
 }
 
 int writer_close(struct writer *writer)

@@ -42,6 +42,7 @@ struct writer {
     atomic_bool prepared, lazy_prepared;
     bool lazy;
     bool refused;                /* counts are too low: it is only read */
+    bool unsettled;              /* COPIED bits may not be as the counts are: it stays dirty */
     bool compared;               /* its counts were, with all references, and maybe repaired */
     atomic_bool corrupt;         /* nothing may be written any more */
     atomic_bool corrupt_to_mark; /* and the header does not say so yet */

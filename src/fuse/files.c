@@ -10,23 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A snapshot's disk or VM state. */
-struct shared_view {
-    pthread_mutex_t mutex; /* guards the two below */
-    struct view *view;     /* NULL while nobody has it open */
-    unsigned users;
-};
-
-#define VIEWS_A_SNAPSHOT 2
-
 struct files {
     struct image *image;
     struct tree *tree;
     const struct stats *stats;
     struct log *log;
     struct view *active;
-    size_t shared_count;
-    struct shared_view *shared;
     pthread_mutex_t mutex; /* guards what is below; the atomic counts are read without it */
     struct open_file *first;
     unsigned writers;         /* that have disk.raw open */
@@ -40,30 +29,19 @@ int files_create(struct image *image, struct tree *tree, const struct stats *sta
                  struct files **files, struct error *error)
 {
     struct files *made = calloc(1, sizeof(*made));
-    size_t count = tree->snapshot_count * VIEWS_A_SNAPSHOT;
     int r = -ENOMEM;
 
     if (made != NULL) {
         *made = (struct files){.image = image, .tree = tree, .stats = stats, .log = log};
-        made->shared = calloc(count + 1, sizeof(*made->shared));
-    }
-    if (made != NULL && made->shared != NULL) {
         r = view_open_active(image, &made->active);
     }
     if (r != 0) {
-        if (made != NULL) {
-            free(made->shared);
-        }
         free(made);
         return error_set(error, -r, "%s: the disk cannot be opened: %s", image->path, strerror(-r));
     }
     atomic_init(&made->disks, 0);
     atomic_init(&made->cached_parts, 0);
     pthread_mutex_init(&made->mutex, NULL);
-    for (size_t i = 0; i < count; i++) {
-        pthread_mutex_init(&made->shared[i].mutex, NULL);
-    }
-    made->shared_count = count;
     *files = made;
     return 0;
 }
@@ -77,69 +55,29 @@ void files_destroy(struct files *files)
     while (files->first != NULL) {
         files_close(files, files->first);
     }
-    for (size_t i = 0; i < files->shared_count; i++) {
-        pthread_mutex_destroy(&files->shared[i].mutex);
-    }
     pthread_mutex_destroy(&files->mutex);
     view_close(files->active);
-    free(files->shared);
     free(files);
 }
 
-/* --- shared views ----------------------------------------------------------- */
+/* --- open files ------------------------------------------------------------- */
 
-/* Under the mutex of `shared`. */
-static int open_shared(struct files *files, const struct node *node, struct shared_view *shared)
+static enum shown_view which_view(const struct node *node)
+{
+    return node->kind == NODE_SNAPSHOT_VMSTATE ? SHOWN_VM_STATE : SHOWN_DISK;
+}
+
+static int use_snapshot(struct files *files, const struct node *node, struct open_file *file)
 {
     struct error error = {0};
-    int r;
+    int r = shown_use(files->tree->shown, node->snapshot, which_view(node), &file->shown,
+                      &file->view, &error);
 
-    if (node->kind != NODE_SNAPSHOT_VMSTATE) {
-        r = view_open_snapshot(image_named(files->image), node->snapshot, &shared->view, &error);
-    } else {
-        r = view_open_vmstate(image_named(files->image), node->snapshot, &shared->view, &error);
-    }
-    if (r != 0) {
+    if (r != 0 && r != -ENOENT) {
         log_limited(files->log, LOG_LEVEL_ERROR, "%s", error.code != 0 ? error.text : strerror(-r));
-        shared->view = NULL;
-        return r == -ENOMEM ? r : -EIO;
     }
-    return 0;
+    return r == 0 || r == -ENOENT || r == -ENOMEM ? r : -EIO;
 }
-
-static int use_shared(struct files *files, const struct node *node, struct open_file *file)
-{
-    size_t number = node->snapshot * VIEWS_A_SNAPSHOT + (node->kind == NODE_SNAPSHOT_VMSTATE);
-    struct shared_view *shared = &files->shared[number];
-    int r = 0;
-
-    pthread_mutex_lock(&shared->mutex);
-    if (shared->view == NULL) {
-        r = open_shared(files, node, shared);
-    }
-    if (r == 0) {
-        shared->users++;
-        file->shared = shared;
-        file->view = shared->view;
-    }
-    pthread_mutex_unlock(&shared->mutex);
-    return r;
-}
-
-static void leave_shared(struct shared_view *shared)
-{
-    struct view *unused = NULL;
-
-    pthread_mutex_lock(&shared->mutex);
-    if (--shared->users == 0) {
-        unused = shared->view;
-        shared->view = NULL;
-    }
-    pthread_mutex_unlock(&shared->mutex);
-    view_close(unused);
-}
-
-/* --- open files ------------------------------------------------------------- */
 
 static int use_text(struct files *files, const struct node *node, struct open_file *file)
 {
@@ -147,7 +85,8 @@ static int use_text(struct files *files, const struct node *node, struct open_fi
         file->own_text = stats_json(files->stats, files->image);
         file->text = file->own_text;
     } else {
-        file->text = tree_info(files->tree);
+        file->info = tree_info(files->tree);
+        file->text = file->info != NULL ? file->info->text : NULL;
     }
     return file->text != NULL ? 0 : -ENOMEM;
 }
@@ -165,14 +104,14 @@ static int fill(struct files *files, const struct node *node, struct open_file *
         file->guest_offset = node->part.start;
         file->size = min_u64(node->part.size, INT64_MAX);
         if (node->disk != PARTS_ACTIVE) {
-            return use_shared(files, node, file);
+            return use_snapshot(files, node, file);
         }
         file->view = files->active;
         file->is_active = true;
         return 0;
     case NODE_SNAPSHOT_DISK:
     case NODE_SNAPSHOT_VMSTATE:
-        r = use_shared(files, node, file);
+        r = use_snapshot(files, node, file);
         file->size = r == 0 ? min_u64(view_size(file->view), INT64_MAX) : 0;
         return r;
     case NODE_INFO:
@@ -269,11 +208,12 @@ static void delist(struct files *files, struct open_file *file)
 }
 
 /* What is not in the list, or not any more. */
-static void release(struct open_file *file)
+static void release(struct files *files, struct open_file *file)
 {
-    if (file->shared != NULL) {
-        leave_shared(file->shared);
+    if (file->view != NULL && file->shown != NULL) {
+        shown_leave(files->tree->shown, file->shown, which_view(&file->node));
     }
+    tree_info_leave(file->info);
     free(file->own_text);
     free(file);
 }
@@ -291,7 +231,7 @@ int files_open(struct files *files, const struct node *node, const struct open_r
     made->node = *node;
     made->opener = request->opener;
     made->writes = request->writes;
-    made->is_direct = tree_is_made_at_open(node) || (is_part(made) && made->writes);
+    made->is_direct = tree_is_made_at_open(files->tree, node) || (is_part(made) && made->writes);
     atomic_init(&made->past_end, false);
     pthread_mutex_lock(&files->mutex);
     if (is_busy(files, made)) {
@@ -301,7 +241,7 @@ int files_open(struct files *files, const struct node *node, const struct open_r
     }
     pthread_mutex_unlock(&files->mutex);
     if (r != 0) {
-        release(made);
+        release(files, made);
         return r;
     }
     *file = made;
@@ -311,7 +251,7 @@ int files_open(struct files *files, const struct node *node, const struct open_r
 void files_close(struct files *files, struct open_file *file)
 {
     delist(files, file);
-    release(file);
+    release(files, file);
 }
 
 void files_close_unseen(struct files *files, struct open_file *file)

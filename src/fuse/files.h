@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The files that are open under the mount point. Each is one open(2) of the
- * kernel's; those of one snapshot share a view, which is opened by the first
- * and closed by the last (reading a snapshot's L1 table is not done unasked).
+ * kernel's; those of one snapshot share a view (fuse/shown).
  *
  * The kernel may hold changes of the disk only while it is open to write: it
  * hands them over when a file is closed.
@@ -17,9 +16,7 @@
  *     open before the answer (fuse/copies); where a file is opened that may have been closed
  *     meanwhile, the kernel keeps nothing of it.
  *
- * Lock order: a snapshot's mutex, under which its L1 table may be read, then
- * nothing. The list of open files has a leaf mutex. Opening one snapshot does
- * not wait for another, nor does anything wait for a read.
+ * The list of open files has a leaf mutex. Nothing waits for a read.
  */
 #ifndef FUSE_FILES_H
 #define FUSE_FILES_H
@@ -38,10 +35,11 @@ struct files;
 /* Has a view or a text. But for the flag, constant while it is open. */
 struct open_file {
     struct open_file *next, *previous;
-    struct shared_view *shared; /* where the view is counted, or NULL */
+    struct shown_snapshot *shown; /* whose view it is, or NULL */
     struct view *view;
-    const char *text; /* NULL where there is a view */
-    char *own_text;   /* the same, where it belongs to this open file alone */
+    const char *text;       /* NULL where there is a view */
+    char *own_text;         /* the same, where it belongs to this open file alone; ... */
+    struct tree_text *info; /* ... or that of info.json */
     struct node node;
     uint64_t guest_offset; /* where it begins in the view: 0 but of a partition */
     uint64_t size;         /* bytes; of the whole active disk it is that of the view */
@@ -77,9 +75,9 @@ struct open_request {
 };
 
 /*
- * Opens a file. 0; -EISDIR; -EIO, after a log line, when the snapshot's L1
- * table cannot be used; -ENOMEM; -EBUSY where it is to be written and disk.raw, or a partition,
- * whichever it is not, is open to write.
+ * Opens a file. 0; -EISDIR; -ENOENT where its snapshot was removed; -EIO, after a log line, when
+ * the snapshot's L1 table cannot be used; -ENOMEM; -EBUSY where it is to be written and disk.raw,
+ * or a partition, whichever it is not, is open to write.
  */
 int files_open(struct files *files, const struct node *node, const struct open_request *request,
                struct open_file **file);

@@ -257,6 +257,38 @@ int names_make(const struct snapshot *snapshots, size_t count, char ***names)
     return r;
 }
 
+/* The value of a hexadecimal digit as it is written here, or -1. */
+static int digit(char character)
+{
+    if (character >= '0' && character <= '9') {
+        return character - '0';
+    }
+    return character >= 'A' && character <= 'F' ? character - 'A' + 10 : -1;
+}
+
+int names_unquote(const char *file_name, char name[NAMES_MAX + 1])
+{
+    const struct names_source source = {.name = name, .id = ""};
+    const char *at = file_name;
+    struct quoted quoted;
+    size_t length = 0;
+
+    if (strlen(file_name) > NAMES_MAX) {
+        return -ENAMETOOLONG;
+    }
+    while (*at != '\0') {
+        if (at[0] == '%' && digit(at[1]) >= 0 && digit(at[2]) >= 0) {
+            name[length++] = (char)(digit(at[1]) << 4 | digit(at[2]));
+            at += 3;
+        } else {
+            name[length++] = *at++;
+        }
+    }
+    name[length] = '\0';
+    quote_name(&quoted, &source, NAMES_MAX);
+    return name[0] != '\0' && strcmp(quoted.text, file_name) == 0 ? 0 : -EINVAL;
+}
+
 void names_free(char **names, size_t count)
 {
     if (names == NULL) {

@@ -37,6 +37,13 @@ int names_make_unique(const struct names_source *sources, size_t count, char ***
  */
 int names_make(const struct snapshot *snapshots, size_t count, char ***names);
 
+/*
+ * The name that a snapshot must have to be shown as `file_name`, where nothing else has that name:
+ * 0; -EINVAL where none is shown so (a '%' that begins no escape, a control, what is not UTF-8);
+ * -ENAMETOOLONG.
+ */
+int names_unquote(const char *file_name, char name[NAMES_MAX + 1]);
+
 /* `names` may be NULL. */
 void names_free(char **names, size_t count);
 

@@ -76,7 +76,8 @@ int filesystem_create(struct image *image, struct writer *writer,
         r = files_create(image, made->tree, &made->stats, log, &made->files, error);
     }
     if (r == 0 && writer != NULL &&
-        (later_create(&made->later) != 0 || later_create(&made->old_end) != 0)) {
+        (later_create(&made->later) != 0 || later_create(&made->old_end) != 0 ||
+         later_create(&made->changes) != 0)) {
         r = error_set(error, ENOMEM, "out of memory for the mount");
     }
     if (r != 0) {
@@ -92,6 +93,7 @@ void filesystem_destroy(struct filesystem *filesystem)
     if (filesystem == NULL) {
         return;
     }
+    later_destroy(filesystem->changes);
     later_destroy(filesystem->later);
     later_destroy(filesystem->old_end);
     files_destroy(filesystem->files);
@@ -157,8 +159,11 @@ bool ops_node(const struct filesystem *filesystem, uint64_t inode, struct node *
 
 double ops_timeout(const struct filesystem *filesystem, const struct node *node)
 {
-    if (tree_is_made_at_open(node)) {
+    if (tree_is_made_at_open(filesystem->tree, node)) {
         return 0;
+    }
+    if (node->kind == NODE_SNAPSHOTS && filesystem->writer != NULL) {
+        return 0; /* how many there are shows in the number of its links */
     }
     return tree_changes(filesystem->tree, node) ? TIMEOUT_WRITTEN : TIMEOUT_STATIC;
 }
@@ -169,11 +174,20 @@ static int make_entry(struct filesystem *filesystem, const struct node *node,
     *entry = (struct fuse_entry_param){
         .ino = node->inode,
         .attr_timeout = ops_timeout(filesystem, node),
-        .entry_timeout = tree_is_made_at_open(node) || tree_names_change(filesystem->tree, node)
+        .entry_timeout = tree_is_made_at_open(filesystem->tree, node) ||
+                                 tree_names_change(filesystem->tree, node)
                              ? 0
                              : TIMEOUT_STATIC,
     };
     return tree_attributes(filesystem->tree, node, &entry->attr);
+}
+
+int ops_snapshot_entry(struct filesystem *filesystem, uint64_t key, struct fuse_entry_param *entry)
+{
+    struct node node;
+
+    return tree_snapshot(filesystem->tree, key, &node) ? make_entry(filesystem, &node, entry)
+                                                       : -ENOENT;
 }
 
 /* --- the connection --------------------------------------------------------- */
@@ -371,14 +385,13 @@ static void list(fuse_req_t request, fuse_ino_t inode, size_t size, off_t offset
         return ops_fail(request, -ENOENT);
     }
     while ((r = tree_entry(filesystem->tree, &directory, position, &name, &node)) == 0) {
-        size_t needed =
-            add_entry(request, &node, name.text, position + 1, buffer + used, size - used);
+        size_t needed = add_entry(request, &node, name.text, name.next, buffer + used, size - used);
 
         if (needed > size - used) {
             break;
         }
         used += needed;
-        position++;
+        position = name.next;
     }
     if (used == 0 && r != 0 && r != -ENOENT) {
         return ops_fail(request, r);
@@ -527,63 +540,7 @@ static void op_lseek(fuse_req_t request, fuse_ino_t inode, off_t offset, int whe
     long_requests_take(&filesystem->long_requests, &asked);
 }
 
-/* --- what nobody can do ----------------------------------------------------- */
-
-/*
- * Which names there are is what the image says. libfuse would answer ENOSYS, and
- * rm or mv tell of a function that is not implemented. (Of a read-only mount the
- * kernel says EROFS, and asks nobody.)
- */
-static void refuse_name(fuse_req_t request, fuse_ino_t parent, const char *name)
-{
-    (void)parent;
-    (void)name;
-    fuse_reply_err(request, EPERM);
-}
-
-static void refuse_mkdir(fuse_req_t request, fuse_ino_t parent, const char *name, mode_t mode)
-{
-    (void)mode;
-    refuse_name(request, parent, name);
-}
-
-static void refuse_mknod(fuse_req_t request, fuse_ino_t parent, const char *name, mode_t mode,
-                         dev_t device)
-{
-    (void)mode;
-    (void)device;
-    refuse_name(request, parent, name);
-}
-
-static void refuse_create(fuse_req_t request, fuse_ino_t parent, const char *name, mode_t mode,
-                          struct fuse_file_info *info)
-{
-    (void)mode;
-    (void)info;
-    refuse_name(request, parent, name);
-}
-
-static void refuse_symlink(fuse_req_t request, const char *target, fuse_ino_t parent,
-                           const char *name)
-{
-    (void)target;
-    refuse_name(request, parent, name);
-}
-
-static void refuse_rename(fuse_req_t request, fuse_ino_t parent, const char *name,
-                          fuse_ino_t new_parent, const char *new_name, unsigned flags)
-{
-    (void)new_parent;
-    (void)new_name;
-    (void)flags;
-    refuse_name(request, parent, name);
-}
-
-static void refuse_link(fuse_req_t request, fuse_ino_t inode, fuse_ino_t parent, const char *name)
-{
-    (void)inode;
-    refuse_name(request, parent, name);
-}
+/* --- all of them ------------------------------------------------------------ */
 
 /*
  * What is not here is answered by libfuse with what is right: forget needs
@@ -608,12 +565,12 @@ const struct fuse_lowlevel_ops filesystem_operations = {
     .flush = op_flush,
     .fsync = op_fsync,
     .lseek = op_lseek,
-    .unlink = refuse_name,
-    .rmdir = refuse_name,
-    .mkdir = refuse_mkdir,
-    .mknod = refuse_mknod,
-    .create = refuse_create,
-    .symlink = refuse_symlink,
-    .rename = refuse_rename,
-    .link = refuse_link,
+    .mkdir = op_mkdir,
+    .rmdir = op_rmdir,
+    .rename = op_rename,
+    .unlink = op_refuse_name,
+    .mknod = op_refuse_mknod,
+    .create = op_refuse_create,
+    .symlink = op_refuse_symlink,
+    .link = op_refuse_link,
 };

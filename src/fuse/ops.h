@@ -38,6 +38,8 @@ struct filesystem {
     struct own_mount *own;     /* likewise; with a writer */
     struct later *later;       /* what nobody who takes requests waits for; with a writer */
     struct later *old_end;     /* fuse/old_end's; with a writer */
+    struct later *changes;     /* another one, for snapshots: it waits for requests, and so for the
+                                  former, too */
     struct page_cache page_cache;
     bool kernel_caches_writes; /* it does not tell us of each at once; known after the start */
     bool is_growable;

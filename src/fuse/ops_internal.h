@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What the files of the request handlers share: ops.c and ops_write.c. */
+/* What the files of the request handlers share: ops.c and ops_*.c. */
 #ifndef FUSE_OPS_INTERNAL_H
 #define FUSE_OPS_INTERNAL_H
 
@@ -18,6 +18,12 @@ bool ops_node(const struct filesystem *filesystem, uint64_t inode, struct node *
 
 /* Seconds for which the kernel may keep the attributes of a node. */
 double ops_timeout(const struct filesystem *filesystem, const struct node *node);
+
+/* What is answered where the directory of a snapshot was made: 0, or a negative errno. */
+int ops_snapshot_entry(struct filesystem *filesystem, uint64_t key, struct fuse_entry_param *entry);
+
+/* Whether who asked was interrupted, for stop_ask(). */
+bool ops_is_interrupted(const void *request);
 
 static inline struct open_file *ops_file(const struct fuse_file_info *info)
 {
@@ -40,5 +46,16 @@ void op_fallocate(fuse_req_t request, fuse_ino_t inode, int mode, off_t offset, 
                   struct fuse_file_info *info);
 void op_flush(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *info);
 void op_fsync(fuse_req_t request, fuse_ino_t inode, int data_only, struct fuse_file_info *info);
+void op_mkdir(fuse_req_t request, fuse_ino_t parent, const char *name, mode_t mode);
+void op_rmdir(fuse_req_t request, fuse_ino_t parent, const char *name);
+void op_rename(fuse_req_t request, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,
+               const char *new_name, unsigned flags);
+void op_refuse_name(fuse_req_t request, fuse_ino_t parent, const char *name);
+void op_refuse_mknod(fuse_req_t request, fuse_ino_t parent, const char *name, mode_t mode,
+                     dev_t device);
+void op_refuse_create(fuse_req_t request, fuse_ino_t parent, const char *name, mode_t mode,
+                      struct fuse_file_info *info);
+void op_refuse_symlink(fuse_req_t request, const char *target, fuse_ino_t parent, const char *name);
+void op_refuse_link(fuse_req_t request, fuse_ino_t inode, fuse_ino_t parent, const char *name);
 
 #endif

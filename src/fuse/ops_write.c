@@ -95,7 +95,7 @@ int ops_check_past_end(fuse_req_t request, const struct fuse_file_info *info)
 
 /* --- writing ---------------------------------------------------------------- */
 
-static bool is_interrupted(const void *request)
+bool ops_is_interrupted(const void *request)
 {
     /* It looks at a flag; that it asks for a request that can change is an oversight. */
     return fuse_req_interrupted((fuse_req_t)(uintptr_t)request) != 0;
@@ -129,7 +129,7 @@ static int grow_for(fuse_req_t request, uint64_t inode, uint64_t start, uint64_t
 
     if (r == 0) {
         stop_init(&stop, &filesystem->long_requests.ending);
-        stop_ask(&stop, is_interrupted, request);
+        stop_ask(&stop, ops_is_interrupted, request);
         r = writer_grow(filesystem->writer, end, &stop);
     }
     if (r != 0) {

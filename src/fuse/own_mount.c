@@ -209,6 +209,10 @@ static void *run_errand(void *argument)
     if (unshare(CLONE_FILES) == 0) {
         (void)close_range(0, ~0U, 0);
     }
+    if (errand->job == sync_disk) { /* of which there may be several at once */
+        errand->result = sync_disk(errand->own);
+        return NULL;
+    }
     atomic_store(&errand->own->asking, gettid());
     errand->result = errand->job(errand->own);
     atomic_store(&errand->own->asking, 0);
@@ -235,6 +239,16 @@ static bool no_way_there(int r)
            r == -EPERM || r == -ENOTCONN;
 }
 
+int own_mount_hand_over(struct own_mount *own)
+{
+    int r = run_apart(own, sync_disk);
+
+    if (no_way_there(r) && own->recall != NULL) {
+        r = own->recall(own->recall_context);
+    }
+    return r;
+}
+
 static void *run(void *argument)
 {
     struct own_mount *own = argument;
@@ -256,10 +270,7 @@ static void *run(void *argument)
             int r;
 
             pthread_mutex_unlock(&own->mutex);
-            r = run_apart(own, sync_disk);
-            if (no_way_there(r) && own->recall != NULL) {
-                r = own->recall(own->recall_context);
-            }
+            r = own_mount_hand_over(own);
             pthread_mutex_lock(&own->mutex);
             own->sync_result = r;
             own->sync = SYNC_DONE;

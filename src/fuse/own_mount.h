@@ -37,8 +37,8 @@ void own_mount_set_device(struct own_mount *own, dev_t device);
 
 /*
  * How the kernel is made to hand over what it holds of the disk where no path leads to it any more
- * (detached lazily, or covered by another mount): called by own_mount_sync()'s thread. 0 or a
- * negative errno.
+ * (detached lazily, or covered by another mount): called by own_mount_sync()'s thread, and by
+ * who calls own_mount_hand_over(). 0 or a negative errno.
  */
 void own_mount_set_recall(struct own_mount *own, int (*recall)(void *context), void *context);
 
@@ -51,6 +51,12 @@ int own_mount_start(struct own_mount *own);
  * called once, while requests are answered.
  */
 int own_mount_sync(struct own_mount *own, unsigned seconds);
+
+/*
+ * The same without an end, any number of times, by any thread that answers no requests; also where
+ * own_mount_start() was not called.
+ */
+int own_mount_hand_over(struct own_mount *own);
 
 /*
  * Makes the kernel take the disk's size from us again: it holds a larger one

@@ -29,7 +29,7 @@ struct named {
 /* What was read of one disk. */
 struct shelf {
     bool is_read;
-    size_t disk;
+    uint64_t disk;
     uint64_t disk_size; /* bytes, at that time */
     struct partition_table table;
     uint64_t *serials;          /* of the partitions, by index */
@@ -45,7 +45,7 @@ struct shelves {
     size_t next; /* of those, the one to make room */
 };
 
-int parts_create(struct image *image, struct log *log, struct parts **parts)
+int parts_create(struct image *image, struct shown *shown, struct log *log, struct parts **parts)
 {
     struct parts *made = calloc(1, sizeof(*made));
 
@@ -57,6 +57,7 @@ int parts_create(struct image *image, struct log *log, struct parts **parts)
         return -ENOMEM;
     }
     made->image = image;
+    made->shown = shown;
     made->log = log;
     atomic_init(&made->head_end, 0);
     atomic_init(&made->tail_begin, UINT64_MAX);
@@ -120,20 +121,36 @@ static int read_disk(void *context, uint64_t offset, void *buffer, size_t length
     return view_read(reader->view, offset, buffer, length);
 }
 
-static int open_view(struct parts *parts, size_t disk, struct view **view)
+/* A view of a disk, for as long as something is read from it. */
+struct disk_view {
+    struct view *view;
+    struct shown_snapshot *snapshot; /* NULL of the active disk */
+};
+
+static int open_view(struct parts *parts, uint64_t disk, struct disk_view *opened)
 {
     struct error error = {0};
     int r;
 
+    *opened = (struct disk_view){0};
     if (disk == PARTS_ACTIVE) {
-        return view_open_active(parts->image, view);
+        return view_open_active(parts->image, &opened->view);
     }
-    r = view_open_snapshot(image_named(parts->image), disk - 1, view, &error);
-    if (r != 0 && r != -ENOMEM) {
+    r = shown_use(parts->shown, disk - 1, SHOWN_DISK, &opened->snapshot, &opened->view, &error);
+    if (r != 0 && r != -ENOMEM && r != -ENOENT) {
         log_limited(parts->log, LOG_LEVEL_ERROR, "%s", error.code != 0 ? error.text : strerror(-r));
         r = -EIO;
     }
     return r;
+}
+
+static void close_view(struct parts *parts, struct disk_view *opened)
+{
+    if (opened->snapshot != NULL) {
+        shown_leave(parts->shown, opened->snapshot, SHOWN_DISK);
+    } else {
+        view_close(opened->view);
+    }
 }
 
 static void say_remarks(struct parts *parts, const struct shelf *shelf)
@@ -157,17 +174,19 @@ static void say_remarks(struct parts *parts, const struct shelf *shelf)
     }
 }
 
-static int fill(struct parts *parts, size_t disk, struct reader *reader, struct shelf *shelf)
+static int fill(struct parts *parts, uint64_t disk, struct reader *reader, struct shelf *shelf)
 {
-    int r = open_view(parts, disk, &reader->view);
+    struct disk_view opened;
+    int r = open_view(parts, disk, &opened);
 
     if (r != 0) {
         return r;
     }
+    reader->view = opened.view;
     shelf->disk = disk;
     shelf->disk_size = view_size(reader->view);
     r = partitions_read(read_disk, reader, shelf->disk_size, &shelf->table);
-    view_close(reader->view);
+    close_view(parts, &opened);
     if (r == 0) {
         shelf->serials = calloc(shelf->table.count + 1, sizeof(*shelf->serials));
         r = shelf->serials != NULL ? 0 : -ENOMEM;
@@ -231,7 +250,7 @@ static int read_active(struct parts *parts)
     return 0;
 }
 
-static int read_snapshot(struct parts *parts, size_t disk, struct shelf **shelf)
+static int read_snapshot(struct parts *parts, uint64_t disk, struct shelf **shelf)
 {
     struct shelves *shelves = parts->shelves;
     struct reader reader = {.tail_begin = UINT64_MAX};
@@ -250,7 +269,7 @@ static int read_snapshot(struct parts *parts, size_t disk, struct shelf **shelf)
 }
 
 /* That of the disk as it is now. Under the mutex. */
-static int get_shelf(struct parts *parts, size_t disk, struct shelf **shelf)
+static int get_shelf(struct parts *parts, uint64_t disk, struct shelf **shelf)
 {
     struct shelves *shelves = parts->shelves;
 
@@ -317,7 +336,7 @@ static void fill_labels(struct parts *parts, struct shelf *shelf, struct view *v
 /* Reads the labels, unless those that are there still hold. */
 static int get_labels(struct parts *parts, struct shelf *shelf)
 {
-    struct view *view;
+    struct disk_view opened;
     int r;
 
     if (shelf->labels != NULL && (shelf->disk != PARTS_ACTIVE || atomic_load(&parts->has_labels))) {
@@ -333,14 +352,14 @@ static int get_labels(struct parts *parts, struct shelf *shelf)
     if (shelf->disk == PARTS_ACTIVE) {
         atomic_store(&parts->has_labels, true); /* until something changes, now already */
     }
-    r = open_view(parts, shelf->disk, &view);
+    r = open_view(parts, shelf->disk, &opened);
     if (r != 0) {
         free(shelf->labels);
         shelf->labels = NULL;
         return r;
     }
-    fill_labels(parts, shelf, view);
-    view_close(view);
+    fill_labels(parts, shelf, opened.view);
+    close_view(parts, &opened);
     return 0;
 }
 
@@ -442,7 +461,7 @@ static int find_in(const struct shelf *shelf, unsigned number, struct part *part
     return 0;
 }
 
-int parts_find(struct parts *parts, size_t disk, unsigned number, struct part *part)
+int parts_find(struct parts *parts, uint64_t disk, unsigned number, struct part *part)
 {
     struct shelf *shelf;
     int r;
@@ -456,7 +475,7 @@ int parts_find(struct parts *parts, size_t disk, unsigned number, struct part *p
     return r;
 }
 
-int parts_at(struct parts *parts, size_t disk, uint64_t index, struct part *part)
+int parts_at(struct parts *parts, uint64_t disk, uint64_t index, struct part *part)
 {
     struct shelf *shelf;
     int r;
@@ -485,7 +504,7 @@ static size_t find_name(const struct named *named, const char *name)
 }
 
 /* The one of that name; where `name` is NULL, the one with that index. */
-static int look_up(struct parts *parts, size_t disk, enum part_key key, const char *name,
+static int look_up(struct parts *parts, uint64_t disk, enum part_key key, const char *name,
                    uint64_t index, char found_name[NAMES_MAX + 1], struct part *part)
 {
     struct shelf *shelf;
@@ -511,14 +530,27 @@ static int look_up(struct parts *parts, size_t disk, enum part_key key, const ch
     return r;
 }
 
-int parts_find_name(struct parts *parts, size_t disk, enum part_key key, const char *name,
+int parts_find_name(struct parts *parts, uint64_t disk, enum part_key key, const char *name,
                     struct part *part)
 {
     return look_up(parts, disk, key, name, 0, NULL, part);
 }
 
-int parts_name_at(struct parts *parts, size_t disk, enum part_key key, uint64_t index,
+int parts_name_at(struct parts *parts, uint64_t disk, enum part_key key, uint64_t index,
                   char name[NAMES_MAX + 1], struct part *part)
 {
     return look_up(parts, disk, key, NULL, index, name, part);
+}
+
+void parts_forget(struct parts *parts, uint64_t disk)
+{
+    struct shelves *shelves = parts->shelves;
+
+    pthread_mutex_lock(&shelves->mutex);
+    for (size_t i = 0; i < SNAPSHOTS_KEPT; i++) {
+        if (shelves->snapshots[i].is_read && shelves->snapshots[i].disk == disk) {
+            clear(&shelves->snapshots[i]);
+        }
+    }
+    pthread_mutex_unlock(&shelves->mutex);
 }

@@ -14,14 +14,15 @@
  * the partition has another place: what the kernel has cached of an inode then
  * belongs to no other range, and who has the old one open keeps it.
  *
- * One mutex, under which a table is read (nothing else of the mount is waited for
- * then); parts_changed() takes none.
+ * One mutex, under which a table is read, and the view of a snapshot opened (fuse/shown; nothing
+ * else of the mount is waited for then); parts_changed() takes none.
  */
 #ifndef FUSE_PARTS_H
 #define FUSE_PARTS_H
 
 #include "disk/image.h"
 #include "fuse/names.h"
+#include "fuse/shown.h"
 #include "util/log.h"
 
 #include <stdatomic.h>
@@ -29,9 +30,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Disks are counted: the active one, then that of snapshot number 0, ... */
-#define PARTS_ACTIVE           ((size_t)0)
-#define PARTS_SNAPSHOT(number) ((size_t)(number) + 1)
+/* Disks are counted: the active one, then that of the snapshot with key 0, ... */
+#define PARTS_ACTIVE        UINT64_C(0)
+#define PARTS_SNAPSHOT(key) ((key) + UINT64_C(1))
 
 #define PARTS_NUMBER_MAX (1U << 16) /* of a partition: as many entries as a GPT may have */
 
@@ -55,6 +56,7 @@ enum part_key {
 
 struct parts {
     struct image *image;
+    struct shown *shown;
     struct log *log;
     struct shelves *shelves; /* what was read */
     /*
@@ -66,8 +68,8 @@ struct parts {
     atomic_bool has_labels; /* those of the active disk are read, and nothing has changed since */
 };
 
-/* `image` and `log` are borrowed. 0 or -ENOMEM. */
-int parts_create(struct image *image, struct log *log, struct parts **parts);
+/* All is borrowed. 0 or -ENOMEM. */
+int parts_create(struct image *image, struct shown *shown, struct log *log, struct parts **parts);
 /* `parts` may be NULL. */
 void parts_destroy(struct parts *parts);
 
@@ -75,18 +77,21 @@ void parts_destroy(struct parts *parts);
  * The partition of a disk with that number, or number `index` (from 0) in the order of their
  * numbers. 0; -ENOENT; -EIO after a log line; -ENOMEM.
  */
-int parts_find(struct parts *parts, size_t disk, unsigned number, struct part *part);
-int parts_at(struct parts *parts, size_t disk, uint64_t index, struct part *part);
+int parts_find(struct parts *parts, uint64_t disk, unsigned number, struct part *part);
+int parts_at(struct parts *parts, uint64_t disk, uint64_t index, struct part *part);
 
 /*
  * The partition that is called `name` by that key, or number `index` of those that have such a
  * name. A name is made fit to be a file's, and unlike all others, as names.h says; the ID is the
  * partition's number. As above.
  */
-int parts_find_name(struct parts *parts, size_t disk, enum part_key key, const char *name,
+int parts_find_name(struct parts *parts, uint64_t disk, enum part_key key, const char *name,
                     struct part *part);
-int parts_name_at(struct parts *parts, size_t disk, enum part_key key, uint64_t index,
+int parts_name_at(struct parts *parts, uint64_t disk, enum part_key key, uint64_t index,
                   char name[NAMES_MAX + 1], struct part *part);
+
+/* A disk is gone, and so is what was read of it. */
+void parts_forget(struct parts *parts, uint64_t disk);
 
 /* Bytes [from, to) of the active disk have changed. */
 static inline void parts_changed(struct parts *parts, uint64_t from, uint64_t to)

@@ -281,6 +281,13 @@ int session_open(const struct session_settings *settings, struct session **sessi
     return 0;
 }
 
+/* Who may wait for requests that the other answers, first. */
+static void stop_later(struct filesystem *filesystem)
+{
+    later_stop(filesystem->changes);
+    later_stop(filesystem->later);
+}
+
 static void close_descriptor(int *descriptor)
 {
     if (*descriptor >= 0) {
@@ -297,7 +304,7 @@ void session_close(struct session *session)
     if (session->filesystem != NULL && session->filesystem->later != NULL) {
         /* While there is a connection for their answers. */
         later_stop(session->filesystem->old_end);
-        later_stop(session->filesystem->later);
+        stop_later(session->filesystem);
     }
     if (session->is_mounted) {
         fuse_session_unmount(session->fuse);
@@ -468,6 +475,7 @@ static int start_threads(struct session *session)
     }
     if (r == 0 && session->filesystem->later != NULL) {
         r = later_start(session->filesystem->later);
+        r = r == 0 ? later_start(session->filesystem->changes) : r;
     }
     if (r == 0 && session->filesystem->old_end != NULL) {
         r = later_start(session->filesystem->old_end);
@@ -505,8 +513,7 @@ static void save_what_the_kernel_holds(void *context)
     if (!image_is_thrown_away(session->settings.image)) {
         session->unsaved = own_mount_sync(session->own, SYNC_SECONDS);
     }
-    /* It waits for the kernel, which may wait for answers to requests. */
-    later_stop(session->filesystem->later);
+    stop_later(session->filesystem); /* they wait for the kernel, and that for answers */
 }
 
 /*

@@ -41,6 +41,8 @@ static json_t *requests_json(const struct stats *stats)
         [REQUEST_SETATTR] = "setattr", [REQUEST_LSEEK] = "lseek",
         [REQUEST_RELEASE] = "release", [REQUEST_OPENDIR] = "opendir",
         [REQUEST_READDIR] = "readdir", [REQUEST_STATFS] = "statfs",
+        [REQUEST_MKDIR] = "mkdir",     [REQUEST_RMDIR] = "rmdir",
+        [REQUEST_RENAME] = "rename",
     };
     json_t *object = json_object();
 

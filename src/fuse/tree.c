@@ -11,7 +11,6 @@
 #include "util/id_map.h"
 
 #include <errno.h>
-#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -21,8 +20,6 @@
 
 #define BLOCK_SIZE_MIN (UINT64_C(4) << 10)
 #define BLOCK_SIZE_MAX (UINT64_C(1) << 20)
-
-#define INFO_LARGE (1U << 20) /* bytes */
 
 #define WRITE_BITS ((mode_t)0222)
 #define READ_BITS  ((mode_t)0444)
@@ -173,35 +170,6 @@ static int set_attributes(struct tree *tree, const struct mount_options *options
     return 0;
 }
 
-static int compare_names(const void *a, const void *b, void *context)
-{
-    char **names = context;
-
-    return strcmp(names[*(const size_t *)a], names[*(const size_t *)b]);
-}
-
-static int set_names(struct tree *tree, struct error *error)
-{
-    const struct snapshot_table *table = image_named(tree->image)->snapshots;
-    int r;
-
-    tree->snapshot_count = table != NULL ? table->count : 0;
-    if (tree->snapshot_count == 0) {
-        return 0;
-    }
-    r = names_make(table->snapshots, table->count, &tree->names);
-    tree->sorted = calloc(table->count, sizeof(*tree->sorted));
-    if (r != 0 || tree->sorted == NULL) {
-        return error_set(error, ENOMEM, "%s: out of memory for the names of %zu snapshots",
-                         tree->image->path, table->count);
-    }
-    for (size_t i = 0; i < table->count; i++) {
-        tree->sorted[i] = i;
-    }
-    qsort_r(tree->sorted, table->count, sizeof(*tree->sorted), compare_names, tree->names);
-    return 0;
-}
-
 int tree_create(struct image *image, const struct mount_options *options, bool root_is_directory,
                 bool is_writable, struct log *log, struct tree **tree, struct error *error)
 {
@@ -215,15 +183,18 @@ int tree_create(struct image *image, const struct mount_options *options, bool r
     made->root_is_directory = root_is_directory;
     made->is_writable = is_writable;
     pthread_mutex_init(&made->info_mutex, NULL);
+    pthread_mutex_init(&made->change_mutex, NULL);
+    atomic_init(&made->info_is_old, false);
+    atomic_init(&made->changes, 0);
     r = set_attributes(made, options, error);
-    if (r == 0 && root_is_directory) {
-        r = set_names(made, error);
+    if (r == 0 && shown_create(image_named(image), &made->shown) != 0) {
+        r = error_set(error, ENOMEM, "%s: out of memory for its snapshots", image->path);
     }
-    if (r == 0 && parts_create(image, log, &made->parts) != 0) {
+    if (r == 0 && parts_create(image, made->shown, log, &made->parts) != 0) {
         r = error_set(error, ENOMEM, "%s: out of memory for the partitions", image->path);
     }
     if (r == 0 && root_is_directory && is_writable && image_info_available() &&
-        tree_info(made) == NULL) {
+        tree_info_length(made) == 0) {
         r = error_set(error, ENOMEM, "%s: out of memory for info.json", image->path);
     }
     if (r != 0) {
@@ -240,43 +211,60 @@ void tree_destroy(struct tree *tree)
         return;
     }
     pthread_mutex_destroy(&tree->info_mutex);
+    pthread_mutex_destroy(&tree->change_mutex);
     parts_destroy(tree->parts);
-    names_free(tree->names, tree->snapshot_count);
-    free(tree->sorted);
-    free(tree->info);
+    shown_destroy(tree->shown);
+    tree_info_leave(tree->info);
     free(tree);
 }
 
 /* --- inodes ----------------------------------------------------------------- */
 
-uint64_t snapshot_inode(size_t snapshot, enum node_kind kind)
+uint64_t snapshot_inode(uint64_t snapshot, enum node_kind kind)
 {
     return INODE_SNAPSHOTS_BEGIN + snapshot * INODES_A_SNAPSHOT + (uint64_t)(kind - NODE_SNAPSHOT);
 }
 
-static bool has_vmstate(const struct tree *tree, size_t snapshot)
+static bool snapshot_exists(const struct tree *tree, uint64_t snapshot, bool with_vm_state)
 {
-    return image_named(tree->image)->snapshots->snapshots[snapshot].vm_state_size > 0;
+    struct shown_facts facts;
+
+    return tree->root_is_directory && shown_get(tree->shown, snapshot, &facts) &&
+           (!with_vm_state || facts.vm_state_size > 0);
+}
+
+static size_t count_snapshots(const struct tree *tree, size_t *vm_states)
+{
+    size_t count;
+
+    shown_count(tree->shown, &count, vm_states);
+    if (!tree->root_is_directory) {
+        count = *vm_states = 0;
+    }
+    return count;
 }
 
 static bool exists(const struct tree *tree, const struct node *node)
 {
+    size_t vm_states;
+
     switch (node->kind) {
     case NODE_ROOT:
         return tree->root_is_directory;
     case NODE_DISK:
         return tree->root_is_directory == (node->inode != TREE_ROOT);
     case NODE_SNAPSHOTS:
-        return tree->snapshot_count > 0; /* 0 where the mount point is a file */
+        return tree->root_is_directory &&
+               (tree_makes_snapshots(tree) || count_snapshots(tree, &vm_states) > 0);
     case NODE_INFO:
         return tree->root_is_directory && image_info_available();
     case NODE_STATS:
         return tree->root_is_directory && stats_available();
     case NODE_SNAPSHOT:
     case NODE_SNAPSHOT_DISK:
-        return node->snapshot < tree->snapshot_count;
+        return snapshot_exists(tree, node->snapshot, false);
     case NODE_SNAPSHOT_VMSTATE:
-        return node->snapshot < tree->snapshot_count && has_vmstate(tree, node->snapshot);
+        return snapshot_exists(tree, node->snapshot, true);
     case NODE_PARTITIONS:
     case NODE_PARTITION:
     case NODE_LINKS:
@@ -289,13 +277,18 @@ static bool exists(const struct tree *tree, const struct node *node)
 bool tree_node(const struct tree *tree, uint64_t inode, struct node *node)
 {
     static const enum node_kind fixed[] = {
-        [2] = NODE_DISK, [3] = NODE_SNAPSHOTS, [4] = NODE_INFO, [5] = NODE_STATS};
+        [2] = NODE_DISK, [3] = NODE_SNAPSHOTS, [INODE_INFO] = NODE_INFO, [5] = NODE_STATS};
 
     *node = (struct node){.inode = inode};
     if (inode == TREE_ROOT) {
         node->kind = tree->root_is_directory ? NODE_ROOT : NODE_DISK;
     } else if (inode >= INODE_PARTITIONS_BEGIN) {
         return partitions_node(tree, inode, node);
+    } else if (inode >= INODE_INFO_BEGIN) {
+        node->kind = NODE_INFO;
+        if (inode - INODE_INFO_BEGIN > atomic_load(&tree->changes)) {
+            return false;
+        }
     } else if (inode >= INODE_SNAPSHOTS_BEGIN) {
         uint64_t number = inode - INODE_SNAPSHOTS_BEGIN;
 
@@ -310,6 +303,11 @@ bool tree_node(const struct tree *tree, uint64_t inode, struct node *node)
         return false;
     }
     return exists(tree, node);
+}
+
+bool tree_snapshot(const struct tree *tree, uint64_t key, struct node *node)
+{
+    return tree_node(tree, snapshot_inode(key, NODE_SNAPSHOT), node);
 }
 
 mode_t tree_type(const struct node *node)
@@ -340,70 +338,59 @@ bool tree_is_active(const struct node *node)
 
 bool tree_names_change(const struct tree *tree, const struct node *node)
 {
-    return tree->is_writable && is_below_partitions(node) && node->disk == PARTS_ACTIVE;
+    if (is_below_partitions(node)) {
+        return tree->is_writable && node->disk == PARTS_ACTIVE;
+    }
+    return tree_makes_snapshots(tree) &&
+           (node->kind == NODE_SNAPSHOTS || node->kind == NODE_SNAPSHOT);
 }
 
-bool tree_is_made_at_open(const struct node *node)
+bool tree_makes_snapshots(const struct tree *tree)
 {
-    return node->kind == NODE_STATS;
+    return tree->is_writable && !tree->image->is_overlay;
+}
+
+bool tree_is_made_at_open(const struct tree *tree, const struct node *node)
+{
+    return node->kind == NODE_STATS || (node->kind == NODE_INFO && tree->is_writable);
 }
 
 bool tree_changes(const struct tree *tree, const struct node *node)
 {
-    return tree_is_made_at_open(node) || (tree_is_active(node) && tree->is_writable);
+    return tree_is_made_at_open(tree, node) || (tree_is_active(node) && tree->is_writable);
 }
 
 uint64_t tree_inode_count(const struct tree *tree)
 {
     uint64_t directories = tree->root_is_directory ? 1 + PART_KEYS : 0; /* of each partitions/ */
     uint64_t count = 1 + directories;
+    size_t vm_states, snapshots = count_snapshots(tree, &vm_states);
     struct node node;
 
     for (uint64_t inode = TREE_ROOT + 1; inode < INODE_SNAPSHOTS_BEGIN; inode++) {
         count += tree_node(tree, inode, &node);
     }
-    for (size_t i = 0; i < tree->snapshot_count; i++) {
-        count += 2 + directories + (uint64_t)has_vmstate(tree, i);
-    }
-    return count;
+    return count + snapshots * (2 + directories) + vm_states;
 }
 
 /* --- attributes ------------------------------------------------------------- */
 
-const char *tree_info(struct tree *tree)
-{
-    const char *info;
-
-    pthread_mutex_lock(&tree->info_mutex);
-    if (tree->info == NULL) {
-        tree->info = image_info_json(tree->image);
-        /* What it was made of took several times as much; of 65536 snapshots more than 100 MiB. */
-        if (tree->info != NULL && strlen(tree->info) > INFO_LARGE) {
-            malloc_trim(0);
-        }
-    }
-    info = tree->info;
-    pthread_mutex_unlock(&tree->info_mutex);
-    return info;
-}
-
 uint64_t tree_size(struct tree *tree, const struct node *node)
 {
-    struct image *image = tree->image;
-    const struct snapshot_table *snapshots = image_named(image)->snapshots;
+    const struct image *image = tree->image;
+    struct shown_facts facts = {0};
     char target[TREE_TARGET_MAX];
-    const char *info;
 
     switch (node->kind) {
     case NODE_DISK:
         return min_u64(image->virtual_size, INT64_MAX);
     case NODE_SNAPSHOT_DISK:
-        return min_u64(snapshots->snapshots[node->snapshot].disk_size, INT64_MAX);
     case NODE_SNAPSHOT_VMSTATE:
-        return min_u64(snapshots->snapshots[node->snapshot].vm_state_size, INT64_MAX);
+        (void)shown_get(tree->shown, node->snapshot, &facts);
+        return min_u64(node->kind == NODE_SNAPSHOT_DISK ? facts.disk_size : facts.vm_state_size,
+                       INT64_MAX);
     case NODE_INFO:
-        info = tree_info(tree);
-        return info != NULL ? strlen(info) : 0;
+        return tree_info_length(tree);
     case NODE_PARTITION:
         return min_u64(node->part.size, INT64_MAX);
     case NODE_LINK:
@@ -446,11 +433,13 @@ static int count_blocks(const struct tree *tree, const struct node *node, struct
 /* "." and "..", and the ".." of each directory in it. */
 static nlink_t count_links(const struct tree *tree, const struct node *node)
 {
+    size_t vm_states;
+
     switch (node->kind) {
     case NODE_ROOT:
-        return 3 + (tree->snapshot_count > 0);
+        return 3 + (tree_makes_snapshots(tree) || count_snapshots(tree, &vm_states) > 0);
     case NODE_SNAPSHOTS:
-        return 2 + tree->snapshot_count;
+        return 2 + count_snapshots(tree, &vm_states);
     case NODE_SNAPSHOT:
         return 3;
     case NODE_PARTITIONS:
@@ -459,6 +448,23 @@ static nlink_t count_links(const struct tree *tree, const struct node *node)
         return 2;
     default:
         return 1;
+    }
+}
+
+static void set_directory(const struct tree *tree, const struct node *node, struct stat *attributes)
+{
+    struct shown_facts facts;
+
+    attributes->st_mode = S_IFDIR | tree->directory_mode;
+    if (node->kind == NODE_SNAPSHOTS && tree_makes_snapshots(tree)) {
+        /* Who may write the disk may make and remove its snapshots. */
+        attributes->st_mode |= tree->file_mode & WRITE_BITS;
+    }
+    /* Its files have the time of the image: their content may change with what is behind it. */
+    if (node->kind == NODE_SNAPSHOT && shown_get(tree->shown, node->snapshot, &facts) &&
+        facts.date_sec != 0) {
+        attributes->st_mtim.tv_sec = (time_t)facts.date_sec;
+        attributes->st_mtim.tv_nsec = (long)(facts.date_nsec % 1000000000);
     }
 }
 
@@ -492,7 +498,7 @@ int tree_attributes(struct tree *tree, const struct node *node, struct stat *att
         .st_ctim = tree->ctime,
     };
     if (tree_is_directory(node)) {
-        attributes->st_mode = S_IFDIR | tree->directory_mode;
+        set_directory(tree, node, attributes);
         return 0;
     }
     attributes->st_size = (off_t)tree_size(tree, node);

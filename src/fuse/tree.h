@@ -4,21 +4,24 @@
  *
  *     1            the mount point: the raw disk itself, or a directory of
  *     2            disk.raw
- *     3            snapshots/               where the image has snapshots
- *     4            info.json                where this build has a JSON library
+ *     3            snapshots/               where the image has snapshots, or can be given some
+ *     4            info.json                where this build has a JSON library; 2^61 + n when the
+ *                                           snapshots have changed n times: the kernel, which may
+ *                                           cache writes, takes a size only with a new inode
  *     5            stats.json               likewise
  *     2^62 + ...   partitions/, and what is in it, of the disk and of each snapshot;
  *                  tree_partitions.c has the rest
- *     16 + 4 * i       snapshots/NAME/            of snapshot number i
- *     16 + 4 * i + 1   snapshots/NAME/disk.raw
- *     16 + 4 * i + 2   snapshots/NAME/vmstate.raw where it has VM state
+ *     16 + 4 * k       snapshots/NAME/            of the snapshot with key k
+ *     16 + 4 * k + 1   snapshots/NAME/disk.raw
+ *     16 + 4 * k + 2   snapshots/NAME/vmstate.raw where it has VM state
  *
- * Inode numbers follow from the image alone, so nothing is counted, looked up
- * or forgotten. The tree does not change after tree_create(), and is read
- * without a lock; only what is in partitions/ is read when it is asked for, and changes
- * with the disk (fuse/parts), and the text of info.json is made later, under a mutex that
- * is held while it is made. (For a disk that can be written it is made at once,
- * and says what was true then.) The size of the disk is the image's, at any time.
+ * Inode numbers are never given to anything else, so nothing is counted, looked up
+ * or forgotten. What does not change after tree_create() is read without a lock. What is in
+ * partitions/ is read when it is asked for, and changes with the disk (fuse/parts); which
+ * snapshots there are changes where the disk can be written (fuse/shown). The text of info.json is
+ * made when it is wanted, under a mutex that is held while it is made; for a disk that can be
+ * written at once, and again after each change of the snapshots: it says what was true then. The
+ * size of the disk is the image's, at any time.
  */
 #ifndef FUSE_TREE_H
 #define FUSE_TREE_H
@@ -27,9 +30,11 @@
 #include "fuse/names.h"
 #include "fuse/options.h"
 #include "fuse/parts.h"
+#include "fuse/shown.h"
 #include "store/store.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -57,28 +62,33 @@ enum node_kind {
 struct node {
     enum node_kind kind;
     uint64_t inode;
-    size_t snapshot;   /* its index, of what belongs to a snapshot */
-    size_t disk;       /* of the four last kinds, and what follows: as parts.h counts */
+    uint64_t snapshot; /* its key, of what belongs to a snapshot */
+    uint64_t disk;     /* of the four last kinds, and what follows: as parts.h counts */
     enum part_key key; /* of links */
     struct part part;  /* the partition that a file shows, or a link leads to */
 };
 
-/* A name: static, the tree's, or in `own`. */
+/* A name: static, or in `own`; and the position of the entry behind it. */
 struct tree_name {
     const char *text;
+    uint64_t next;
     char own[NAMES_MAX + 1];
 };
 
 #define TREE_TARGET_MAX 32 /* bytes of what a link says, with the NUL */
 
+/* A text that stays as long as somebody reads it. */
+struct tree_text {
+    atomic_uint users;
+    char *text;
+};
+
 struct tree {
     struct image *image;
     struct parts *parts;
     bool root_is_directory;
-    bool is_writable; /* the disk is, and nothing else */
-    size_t snapshot_count;
-    char **names;   /* of the snapshots, by index */
-    size_t *sorted; /* their indexes, in the order of the names */
+    bool is_writable;    /* the disk is, and nothing else; snapshots can be made */
+    struct shown *shown; /* the snapshots; none where the mount point is a file */
     uid_t uid;
     gid_t gid;
     mode_t file_mode; /* of the disk; all others less the permissions to write */
@@ -86,8 +96,12 @@ struct tree {
     struct timespec atime, mtime, ctime; /* when it was mounted */
     struct timespec unwritten; /* of a new overlay: its mtime, which says nothing of the disk */
     blksize_t block_size;
-    pthread_mutex_t info_mutex;
-    char *info; /* text of info.json, NULL until it was asked for; guarded by info_mutex */
+    /* Held while image->snapshots changes, and while info.json is made. */
+    pthread_mutex_t change_mutex;
+    pthread_mutex_t info_mutex;   /* outside the former */
+    struct tree_text *info;       /* NULL until it was asked for; guarded by info_mutex */
+    atomic_bool info_is_old;      /* the snapshots have changed since */
+    atomic_uint_fast64_t changes; /* of the snapshots */
 };
 
 /* `image` and `log` are borrowed. 0, or a negative errno with a sentence. */
@@ -98,6 +112,9 @@ void tree_destroy(struct tree *tree);
 
 /* False when there is no such inode. */
 bool tree_node(const struct tree *tree, uint64_t inode, struct node *node);
+
+/* The directory of the snapshot with that key. */
+bool tree_snapshot(const struct tree *tree, uint64_t key, struct node *node);
 
 /* S_IFDIR, S_IFREG or S_IFLNK. */
 mode_t tree_type(const struct node *node);
@@ -111,7 +128,10 @@ bool tree_is_directory(const struct node *node);
 int tree_lookup(const struct tree *tree, const struct node *directory, const char *name,
                 struct node *node);
 
-/* Entry number `position` of a directory, "." and ".." being the first two: as above. */
+/*
+ * The entry at `position` of a directory, "." and ".." being at 0 and 1, the others at name->next
+ * of the one before: as above. What comes and goes meanwhile moves nothing else.
+ */
 int tree_entry(const struct tree *tree, const struct node *directory, uint64_t position,
                struct tree_name *name, struct node *node);
 
@@ -130,8 +150,11 @@ uint64_t tree_size(struct tree *tree, const struct node *node);
 /* 0 or a negative errno. */
 int tree_attributes(struct tree *tree, const struct node *node, struct stat *attributes);
 
-/* Whether the text of this node is made anew at each open. */
-bool tree_is_made_at_open(const struct node *node);
+/* Whether snapshots can be made and removed: those of an image with an overlay are shown alone. */
+bool tree_makes_snapshots(const struct tree *tree);
+
+/* Whether the text of this node is made anew at each open, or may be. */
+bool tree_is_made_at_open(const struct tree *tree, const struct node *node);
 
 /* Whether the attributes of this node can change while it is mounted. */
 bool tree_changes(const struct tree *tree, const struct node *node);
@@ -146,7 +169,12 @@ void tree_space(const struct tree *tree, struct statvfs *space);
 /* How many inodes there are, without those that depend on the tables of partitions. */
 uint64_t tree_inode_count(const struct tree *tree);
 
-/* The text of info.json, the tree's; NULL when memory ran out. */
-const char *tree_info(struct tree *tree);
+/* The text of info.json, for tree_info_leave(); NULL when memory ran out. */
+struct tree_text *tree_info(struct tree *tree);
+void tree_info_leave(struct tree_text *text);
+
+/* Around a change of image->snapshots; what is shown of it is to be updated in between. */
+void tree_begin_change(struct tree *tree);
+void tree_end_change(struct tree *tree);
 
 #endif

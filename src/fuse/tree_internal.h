@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the files of the tree share: tree.c, tree_names.c, and tree_partitions.c for all below
- * partitions/.
+ * What the files of the tree share: tree.c, tree_names.c, tree_info.c, and tree_partitions.c for
+ * all below partitions/.
  */
 #ifndef FUSE_TREE_INTERNAL_H
 #define FUSE_TREE_INTERNAL_H
@@ -9,7 +9,15 @@
 #include "fuse/tree.h"
 
 /* Of the directory of a snapshot, or of a file in it. */
-uint64_t snapshot_inode(size_t snapshot, enum node_kind kind);
+uint64_t snapshot_inode(uint64_t snapshot, enum node_kind kind);
+
+/* That of info.json: a number that changes, at this place or from that one on; as it is now. */
+#define INODE_INFO       UINT64_C(4)
+#define INODE_INFO_BEGIN (UINT64_C(1) << 61)
+uint64_t info_inode(const struct tree *tree);
+
+/* Bytes of its text; 0 when memory ran out. */
+size_t tree_info_length(struct tree *tree);
 
 static inline bool is_below_partitions(const struct node *node)
 {
@@ -20,7 +28,7 @@ static inline bool is_below_partitions(const struct node *node)
 #define INODE_PARTITIONS_BEGIN (UINT64_C(1) << 62)
 
 /* The directory partitions/ of a disk, counted as parts.h does. */
-uint64_t partitions_inode(size_t disk);
+uint64_t partitions_inode(uint64_t disk);
 
 /* As tree_node(), tree_entry() (without "." and "..") and tree_lookup(). */
 bool partitions_node(const struct tree *tree, uint64_t inode, struct node *node);

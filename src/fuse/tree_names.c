@@ -18,7 +18,7 @@ struct fixed_entry {
 };
 
 static const struct fixed_entry root_entries[] = {
-    {disk_name, 2},   {"info.json", 4},  {partitions_name, 0}, /* partitions_inode() */
+    {disk_name, 2},   {"info.json", 0},  {partitions_name, 0}, /* 0: see below */
     {"snapshots", 3}, {"stats.json", 5},
 };
 #define ROOT_ENTRIES (sizeof(root_entries) / sizeof(root_entries[0]))
@@ -30,7 +30,8 @@ static bool root_entry(const struct tree *tree, uint64_t number, struct tree_nam
         uint64_t inode = root_entries[i].inode;
 
         if (inode == 0) {
-            inode = partitions_inode(PARTS_ACTIVE);
+            inode = root_entries[i].name == partitions_name ? partitions_inode(PARTS_ACTIVE)
+                                                            : info_inode(tree);
         }
         if (tree_node(tree, inode, node) && number-- == 0) {
             name->text = root_entries[i].name;
@@ -40,7 +41,7 @@ static bool root_entry(const struct tree *tree, uint64_t number, struct tree_nam
     return false;
 }
 
-static bool snapshot_entry(const struct tree *tree, size_t snapshot, uint64_t number,
+static bool snapshot_entry(const struct tree *tree, uint64_t snapshot, uint64_t number,
                            struct tree_name *name, struct node *node)
 {
     const struct fixed_entry entries[] = {
@@ -78,14 +79,21 @@ static bool dot_entry(const struct tree *tree, const struct node *directory, uin
     return tree_node(tree, position == 0 ? directory->inode : parent_inode(directory), node);
 }
 
-static bool snapshots_entry(const struct tree *tree, uint64_t number, struct tree_name *name,
+/* Each is at the place of its key. */
+static bool snapshots_entry(const struct tree *tree, uint64_t key, struct tree_name *name,
                             struct node *node)
 {
-    if (number >= tree->snapshot_count) {
-        return false;
-    }
-    name->text = tree->names[number];
-    return tree_node(tree, snapshot_inode(number, NODE_SNAPSHOT), node);
+    uint64_t found;
+
+    do {
+        if (!shown_next(tree->shown, key, &found, name->own)) {
+            return false;
+        }
+        key = found + 1;
+    } while (!tree_snapshot(tree, found, node)); /* gone again */
+    name->text = name->own;
+    name->next = 2 + key;
+    return true;
 }
 
 int tree_entry(const struct tree *tree, const struct node *directory, uint64_t position,
@@ -96,6 +104,7 @@ int tree_entry(const struct tree *tree, const struct node *directory, uint64_t p
     if (!tree_is_directory(directory)) {
         return -ENOENT;
     }
+    name->next = position + 1;
     if (is_below_partitions(directory) && position >= 2) {
         return partitions_entry(tree, directory, position - 2, name, node);
     }
@@ -111,28 +120,6 @@ int tree_entry(const struct tree *tree, const struct node *directory, uint64_t p
     return found ? 0 : -ENOENT;
 }
 
-/* Its index, or SIZE_MAX. */
-static size_t find_snapshot(const struct tree *tree, const char *name)
-{
-    size_t low = 0;
-    size_t high = tree->snapshot_count;
-
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        int order = strcmp(name, tree->names[tree->sorted[middle]]);
-
-        if (order == 0) {
-            return tree->sorted[middle];
-        }
-        if (order < 0) {
-            high = middle;
-        } else {
-            low = middle + 1;
-        }
-    }
-    return SIZE_MAX;
-}
-
 int tree_lookup(const struct tree *tree, const struct node *directory, const char *name,
                 struct node *node)
 {
@@ -143,13 +130,12 @@ int tree_lookup(const struct tree *tree, const struct node *directory, const cha
         return partitions_lookup(tree, directory, name, node);
     }
     if (directory->kind == NODE_SNAPSHOTS) {
-        size_t snapshot = find_snapshot(tree, name);
-        bool found =
-            snapshot != SIZE_MAX && tree_node(tree, snapshot_inode(snapshot, NODE_SNAPSHOT), node);
+        uint64_t key;
+        bool found = shown_find(tree->shown, name, &key) && tree_snapshot(tree, key, node);
 
         return found ? 0 : -ENOENT;
     }
-    for (uint64_t i = 2; (r = tree_entry(tree, directory, i, &entry, node)) == 0; i++) {
+    for (uint64_t i = 2; (r = tree_entry(tree, directory, i, &entry, node)) == 0; i = entry.next) {
         if (strcmp(entry.text, name) == 0) {
             break;
         }

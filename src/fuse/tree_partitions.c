@@ -4,8 +4,9 @@
  *
  *      bits 0 to 16    the number of the partition; 0: the directory
  *          17 to 19    0: partitions/, and N.raw; 1 + key: the links by that key
- *          20 to 36    the disk
- *          37 to 61    N.raw: the serial number of the partition
+ *          20 to 60    of the active disk: N.raw: the serial number of the partition;
+ *                      of that of a snapshot: its key
+ *                61    which of them
  *                62    set
  */
 #include "config.h"
@@ -20,17 +21,15 @@
 
 #define NUMBER_BITS 17
 #define GROUP_BITS  3
-#define DISK_BITS   17
-#define SERIAL_BITS 25
+#define SERIAL_BITS 41
 
-#define GROUP_SHIFT  NUMBER_BITS
-#define DISK_SHIFT   (GROUP_SHIFT + GROUP_BITS)
-#define SERIAL_SHIFT (DISK_SHIFT + DISK_BITS)
+#define GROUP_SHIFT    NUMBER_BITS
+#define SERIAL_SHIFT   (GROUP_SHIFT + GROUP_BITS)
+#define SNAPSHOT_SHIFT (SERIAL_SHIFT + SERIAL_BITS)
 
 _Static_assert(PARTS_NUMBER_MAX < 1U << NUMBER_BITS, "numbers of partitions");
 _Static_assert(PART_KEYS < 1U << GROUP_BITS, "groups of links");
-_Static_assert(PARTS_SNAPSHOT(SNAPSHOTS_MAX) < 1U << DISK_BITS, "disks");
-_Static_assert(SERIAL_SHIFT + SERIAL_BITS == 62, "all bits");
+_Static_assert(SNAPSHOT_SHIFT + 1 == 62, "all bits");
 
 static const char *const key_names[] = {
     [PART_BY_LABEL] = "by-label",       [PART_BY_PARTLABEL] = "by-partlabel",
@@ -38,10 +37,13 @@ static const char *const key_names[] = {
     [PART_BY_UUID] = "by-uuid",
 };
 
-static uint64_t make_inode(size_t disk, unsigned group, uint64_t serial, unsigned number)
+static uint64_t make_inode(uint64_t disk, unsigned group, uint64_t serial, unsigned number)
 {
+    uint64_t which = disk == PARTS_ACTIVE ? 0 : UINT64_C(1) << SNAPSHOT_SHIFT;
+
+    serial = disk == PARTS_ACTIVE ? serial : disk - 1;
     serial &= (UINT64_C(1) << SERIAL_BITS) - 1;
-    return INODE_PARTITIONS_BEGIN | serial << SERIAL_SHIFT | (uint64_t)disk << DISK_SHIFT |
+    return INODE_PARTITIONS_BEGIN | which | serial << SERIAL_SHIFT |
            (uint64_t)group << GROUP_SHIFT | number;
 }
 
@@ -50,12 +52,12 @@ static uint64_t field(uint64_t inode, unsigned shift, unsigned bits)
     return inode >> shift & ((UINT64_C(1) << bits) - 1);
 }
 
-uint64_t partitions_inode(size_t disk)
+uint64_t partitions_inode(uint64_t disk)
 {
     return make_inode(disk, 0, 0, 0);
 }
 
-static void become_part(struct node *node, size_t disk, const struct part *part)
+static void become_part(struct node *node, uint64_t disk, const struct part *part)
 {
     *node = (struct node){
         .kind = NODE_PARTITION,
@@ -66,7 +68,8 @@ static void become_part(struct node *node, size_t disk, const struct part *part)
     };
 }
 
-static void become_link(struct node *node, size_t disk, enum part_key key, const struct part *part)
+static void become_link(struct node *node, uint64_t disk, enum part_key key,
+                        const struct part *part)
 {
     *node = (struct node){
         .kind = NODE_LINK,
@@ -78,7 +81,7 @@ static void become_link(struct node *node, size_t disk, enum part_key key, const
     };
 }
 
-static void become_directory(struct node *node, size_t disk, unsigned group)
+static void become_directory(struct node *node, uint64_t disk, unsigned group)
 {
     *node = (struct node){
         .kind = group == 0 ? NODE_PARTITIONS : NODE_LINKS,
@@ -95,11 +98,14 @@ bool partitions_node(const struct tree *tree, uint64_t inode, struct node *node)
 {
     unsigned number = (unsigned)field(inode, 0, NUMBER_BITS);
     unsigned group = (unsigned)field(inode, GROUP_SHIFT, GROUP_BITS);
-    size_t disk = (size_t)field(inode, DISK_SHIFT, DISK_BITS);
+    bool is_snapshot = field(inode, SNAPSHOT_SHIFT, 1) != 0;
+    uint64_t key = field(inode, SERIAL_SHIFT, SERIAL_BITS);
+    uint64_t disk = is_snapshot ? PARTS_SNAPSHOT(key) : PARTS_ACTIVE;
+    struct shown_facts facts;
     struct part part;
 
     if (!tree->root_is_directory || group > PART_KEYS ||
-        (disk != PARTS_ACTIVE && disk - 1 >= tree->snapshot_count)) {
+        (is_snapshot && !shown_get(tree->shown, key, &facts))) {
         return false;
     }
     if (number == 0) {
@@ -139,7 +145,7 @@ static unsigned parse_part_name(const char *name)
 int partitions_entry(const struct tree *tree, const struct node *directory, uint64_t position,
                      struct tree_name *name, struct node *node)
 {
-    size_t disk = directory->disk;
+    uint64_t disk = directory->disk;
     struct part part;
     int r;
 
@@ -167,7 +173,7 @@ int partitions_entry(const struct tree *tree, const struct node *directory, uint
 int partitions_lookup(const struct tree *tree, const struct node *directory, const char *name,
                       struct node *node)
 {
-    size_t disk = directory->disk;
+    uint64_t disk = directory->disk;
     unsigned number;
     struct part part;
     int r;

@@ -63,6 +63,22 @@ def digest(data):
     return compare.hashlib.sha256(data).hexdigest()
 
 
+@suite.test("a user makes, renames and removes snapshots of his disk while it is mounted")
+def _(_directory):
+    with place() as state, mounted(state, state.directory, "rw"):
+        made = os.path.join(state.directory, "snapshots", "his own")
+        script = ("import os; f = os.open(%r, os.O_RDWR); os.pwrite(f, b'written', 5); os.mkdir(%r); "
+                  "os.pwrite(f, b'changed', 5)" % (os.path.join(state.directory, "disk.raw"), made))
+        as_user("python3", "-c", script)
+        for where, word in ((os.path.join(made, "disk.raw"), "written"),
+                            (os.path.join(state.directory, "disk.raw"), "changed")):
+            check_equal(as_user("sh", "-c", 'head -c 12 "$0" | tail -c 7', where).stdout, word, where)
+        as_user("mv", made, made + ", renamed")
+        as_user("rmdir", made + ", renamed")
+        check_equal(as_user("ls", os.path.dirname(made)).stdout.split(), ["first", "second", "third"],
+                    "what is left")
+
+
 @suite.test("a user mounts on a file and on a directory, reads, and unmounts")
 def _(_directory):
     with place() as state:

@@ -304,6 +304,10 @@ def _(directory):
         check_equal(told, info, "info.json")
         check_equal(bad.mount_table(mounted.path)[0], os.path.realpath(path), "the source")
         before = compare.sha256(os.path.join(mounted.path, "snapshots/before/disk.raw"))
+        place = os.path.join(mounted.path, "snapshots")
+        write.refuses(errno.EPERM, os.mkdir, os.path.join(place, "new"))
+        write.refuses(errno.EPERM, os.rmdir, os.path.join(place, "before"))
+        write.refuses(errno.EPERM, os.rename, os.path.join(place, "before"), place + "/after")
         with write.Direct(os.path.join(mounted.path, "partitions/1.raw")) as part:
             part.write(0, b"p" * 4096)
         with write.Direct(mounted.disk) as disk:

@@ -4,6 +4,7 @@
 #include "fuse/names.h"
 #include "suite.h"
 
+#include <errno.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -271,6 +272,35 @@ START_TEST(names_are_unique_over_the_largest_hostile_table)
 }
 END_TEST
 
+START_TEST(a_name_is_made_of_a_file_name_only_where_it_is_shown_so)
+{
+    static const struct {
+        const char *file_name, *name; /* NULL: there is none */
+    } cases[] = {
+        {"plain", "plain"}, {"a%2Fb", "a/b"}, {"%2E", "."},   {"%2E%2E", ".."}, {"100%25", "100%"},
+        {"id-7", "id-7"},   {"a@b", "a@b"},   {"100%", NULL}, {"a%2fb", NULL},  {"%41", NULL},
+        {"%00", NULL},      {".", NULL},      {"\x01", NULL}, {"\xff", NULL},   {"%FF", "\xff"},
+        {"a%#0", NULL},     {"%", NULL},      {"%2", NULL},
+    };
+    char name[NAMES_MAX + 1], longest[NAMES_MAX + 2];
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        int result = names_unquote(cases[i].file_name, name);
+
+        ck_assert_msg(result == (cases[i].name != NULL ? 0 : -EINVAL), "%s", cases[i].file_name);
+        if (result == 0) {
+            ck_assert_str_eq(name, cases[i].name);
+        }
+    }
+    memset(longest, 'x', sizeof(longest));
+    longest[NAMES_MAX + 1] = '\0';
+    ck_assert_int_eq(names_unquote(longest, name), -ENAMETOOLONG);
+    longest[NAMES_MAX] = '\0';
+    ck_assert_int_eq(names_unquote(longest, name), 0);
+    ck_assert_str_eq(name, longest);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("names");
@@ -290,5 +320,6 @@ int main(void)
     tcase_add_test(tcase, long_names_that_are_cut_to_the_same_are_told_apart);
     tcase_add_test(tcase, an_image_without_snapshots_has_no_names);
     tcase_add_test(tcase, names_are_unique_over_the_largest_hostile_table);
+    tcase_add_test(tcase, a_name_is_made_of_a_file_name_only_where_it_is_shown_so);
     return suite_main(suite);
 }
