@@ -95,6 +95,7 @@ src_libqcow2_a_SOURCES = \
 	src/disk/filename.c src/disk/filename.h \
 	src/disk/image.c src/disk/image.h \
 	src/disk/inflight.h \
+	src/admin/commit.c src/admin/commit.h \
 	src/admin/info.c src/admin/info.h \
 	src/admin/inspect.c src/admin/inspect.h \
 	src/admin/inspect_problems.c \
@@ -128,6 +129,7 @@ CTL_SOURCES = \
 	src/ctl/check.c \
 	src/ctl/command.c src/ctl/command.h \
 	src/ctl/contents.c src/ctl/contents.h \
+	src/ctl/commit.c \
 	src/ctl/compare.c \
 	src/ctl/convert.c \
 	src/ctl/convert_copy.c src/ctl/convert_copy.h \

@@ -99,6 +99,7 @@ E2E_TESTS = \
 	tests/e2e/ctl/test-ctl-amend.py \
 	tests/e2e/ctl/test-ctl-check.py \
 	tests/e2e/ctl/test-ctl-check-mutated.py \
+	tests/e2e/ctl/test-ctl-commit.py \
 	tests/e2e/ctl/test-ctl-compare.py \
 	tests/e2e/ctl/test-ctl-convert.py \
 	tests/e2e/ctl/test-ctl-create.py \

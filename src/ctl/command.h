@@ -57,6 +57,7 @@ struct command {
 extern const struct command amend_command;
 extern const struct command attach_command;
 extern const struct command check_command;
+extern const struct command commit_command;
 extern const struct command compare_command;
 extern const struct command convert_command;
 extern const struct command create_command;

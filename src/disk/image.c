@@ -373,6 +373,12 @@ void image_close(struct image *image)
     cache_destroy(cache);
 }
 
+void image_part_from_backing(struct image *image)
+{
+    image_close_to_exit(image->backing);
+    image->backing = NULL;
+}
+
 void image_cache_geometry(const struct header *header, uint64_t file_size,
                           struct cache_geometry *geometry)
 {

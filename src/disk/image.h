@@ -126,6 +126,9 @@ int image_attach_cache(struct image *image, const struct cache_options *options,
 void image_cache_geometry(const struct header *header, uint64_t file_size,
                           struct cache_geometry *geometry);
 
+/* Closes what is behind `image`, of a chain that has no cache yet, as if it named nothing. */
+void image_part_from_backing(struct image *image);
+
 /* Closes the whole chain. Every view on it must be closed. `image` may be NULL. */
 void image_close(struct image *image);
 

@@ -558,6 +558,28 @@ static int apply(struct writer *writer, size_t index, struct error *error)
     return result;
 }
 
+static int empty(struct writer *writer, struct error *error)
+{
+    const struct snapshot nothing = {
+        .l1_entries = writer->header->l1_entries,
+        .disk_size = writer->image->virtual_size,
+    };
+    uint64_t *l1 = calloc((size_t)nothing.l1_entries + 1, L1_ENTRY_BYTES);
+    uint64_t *old = NULL, old_entries;
+    int result = l1 == NULL ? -ENOMEM : 0;
+
+    if (result == 0) {
+        old = mapping_copy_l1(writer->image->active, &old_entries);
+        result = old == NULL ? -ENOMEM : writer_mark_dirty(writer);
+    }
+    if (result == 0) {
+        result = go_back(writer, &nothing, l1, old, old_entries, error);
+    }
+    free(old);
+    free(l1);
+    return result;
+}
+
 /* --- From outside ---------------------------------------------------------------------------- */
 
 /* What was done is on the disk, and the image says that it is in order. */
@@ -604,6 +626,12 @@ static int do_apply(struct writer *writer, const struct request *request, struct
     return apply(writer, request->index, error);
 }
 
+static int do_empty(struct writer *writer, const struct request *request, struct error *error)
+{
+    (void)request;
+    return empty(writer, error);
+}
+
 /* Does it with all other requests kept out. */
 static int alone(struct writer *writer, const struct request *request,
                  int (*how)(struct writer *, const struct request *, struct error *),
@@ -647,4 +675,9 @@ int writer_snapshot_apply(struct writer *writer, size_t index, struct error *err
 {
     return alone(writer, &(struct request){.index = index}, do_apply,
                  "the disk cannot be taken back to the snapshot", error);
+}
+
+int writer_empty(struct writer *writer, struct error *error)
+{
+    return alone(writer, &(struct request){0}, do_empty, "it cannot be emptied", error);
 }

@@ -54,6 +54,12 @@ int writer_snapshot_rename(struct writer *writer, size_t index, const char *name
 int writer_snapshot_apply(struct writer *writer, size_t index, struct error *error);
 
 /*
+ * The disk has nothing of its own any more: what is behind the image shows, or zeros. As going back
+ * to a snapshot without clusters; the image's snapshots keep theirs.
+ */
+int writer_empty(struct writer *writer, struct error *error);
+
+/*
  * Has the header name another snapshot table, of `count` entries, once that is stable (R3), and
  * drops the old one. For the above, and for who rewrites the table. After an error *begun is
  * whether the header may name the new one all the same.

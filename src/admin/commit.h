@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What an image says goes into one behind it, its base:
+ *
+ *     the base gets at least the size of the image's disk
+ *     each cluster that the image, or one between, has: written to the base   -> sync
+ *     the image is emptied: its header names an L1 table without entries      (disk/snapshots.h)
+ *
+ * At any moment the image reads the same: until the base is stable the image itself answers for all
+ * that is written there, and afterwards the base says what it said. What was begun and not finished
+ * is done again by doing all of it again.
+ *
+ * Image and base are locked meanwhile as by any writer. Images between the two are only read, and
+ * what they show is another disk afterwards: so is that of any other image above the base.
+ */
+#ifndef ADMIN_COMMIT_H
+#define ADMIN_COMMIT_H
+
+#include "disk/image.h"
+#include "util/error.h"
+#include "util/stop.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct chain_commit_options {
+    const char *base; /* the user's name of an image behind; NULL: the next one */
+    bool keep;        /* the image is not emptied; so it is where others are between */
+    enum image_names names;
+    bool no_locks;
+    const struct stop *stop; /* may be NULL */
+    /* How much of the disk has been looked at; may be NULL. */
+    void (*progress)(void *context, uint64_t done, uint64_t total);
+    void *context;
+};
+
+struct chain_commit_result {
+    char *base;      /* the path of the image that it went into: to be freed; NULL after an error */
+    uint64_t copied; /* bytes of the disk that were written there */
+    bool emptied;
+};
+
+/*
+ * Does so with the image at `path`. 0, or a negative errno with a sentence: -EINTR after `stop`,
+ * -EBUSY for one that is in use, -EINVAL without a backing file and for a base that is not behind
+ * the image, and the errors of opening and writing.
+ */
+int chain_commit(const char *path, const struct chain_commit_options *options, struct log *log,
+                 struct chain_commit_result *result, struct error *error);
+
+#endif

@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: MIT */
+/* qcow2ctl commit: what an image says goes into the one behind it. */
+#include "config.h"
+
+#include "admin/commit.h"
+#include "ctl/interrupt.h"
+#include "ctl/open.h"
+#include "util/json.h"
+#include "util/printable.h"
+#include "util/progress.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct commit_flags {
+    struct common_flags common;
+    struct option_bool keep;
+    const char *base;
+};
+
+static bool is_interrupted(const void *context)
+{
+    (void)context;
+    return interrupt_pending(NULL);
+}
+
+static int commit_held(struct ctl *ctl, struct chain_commit_result *result)
+{
+    const struct commit_flags *flags = ctl->options;
+    struct progress progress;
+    struct stop stop;
+    const struct chain_commit_options options = {
+        .base = flags->base,
+        .keep = flags->keep.value,
+        .names = ctl_names(&flags->common),
+        .no_locks = ctl_no_locks(&flags->common),
+        .stop = &stop,
+        .progress = progress_show,
+        .context = &progress,
+    };
+    sigset_t before;
+    int r;
+
+    stop_init(&stop, NULL);
+    stop_ask(&stop, is_interrupted, NULL);
+    interrupt_hold(&before);
+    progress_begin(&progress, "qcow2ctl", "committing", NULL);
+    r = chain_commit(ctl->operands[0], &options, ctl->log, result, &ctl->error);
+    progress_end(&progress);
+    interrupt_release(&before);
+    return r;
+}
+
+static int report_json(struct ctl *ctl, const struct chain_commit_result *result)
+{
+    struct json *object = json_new_object();
+    int r;
+
+    json_put_text(object, "filename", ctl->operands[0]);
+    json_put_text(object, "base", result->base);
+    json_put_number(object, "copied", result->copied);
+    json_put_bool(object, "emptied", result->emptied);
+    r = json_print(object, stdout);
+    json_free(object);
+    return r < 0
+               ? error_set(&ctl->error, -r, "%s: was committed, but that could not be printed: %s",
+                           ctl->operands[0], strerror(-r))
+               : 0;
+}
+
+static int report(struct ctl *ctl, const struct chain_commit_result *result)
+{
+    const struct commit_flags *flags = ctl->options;
+
+    if (flags->common.quiet.value) {
+        return 0;
+    }
+    if (command_prints_json(&flags->common)) {
+        return report_json(ctl, result);
+    }
+    printable_line(stdout, "Image committed. %" PRIu64 " bytes were written to %s; %s",
+                   result->copied, result->base,
+                   result->emptied ? "the image is empty now."
+                                   : "the image still has what it had.");
+    return 0;
+}
+
+static int run_commit(struct ctl *ctl)
+{
+    const struct commit_flags *flags = ctl->options;
+    struct chain_commit_result result;
+    int r;
+
+    if (command_prints_json(&flags->common) && json_require(&ctl->error) < 0) {
+        return CTL_FAILED;
+    }
+    r = commit_held(ctl, &result);
+    if (r == 0) {
+        r = report(ctl, &result);
+        free(result.base);
+    }
+    return r < 0 ? CTL_FAILED : CTL_OK;
+}
+
+static const struct option_spec commit_options[] = {
+    FLAG_FORMAT(struct commit_flags),
+    {
+        .name = "base",
+        .letter = 'b',
+        .type = OPTION_STRING,
+        .field = offsetof(struct commit_flags, base),
+        .value_name = "BASE",
+        .help = "the image behind IMAGE that it goes into, as a path from here (default: the next "
+                "one); with others between, IMAGE keeps what it has, as with -d",
+    },
+    {
+        .name = "keep",
+        .letter = 'd',
+        .type = OPTION_BOOL,
+        .field = offsetof(struct commit_flags, keep),
+        .help = "do not empty IMAGE afterwards: for one that is removed then",
+    },
+    {
+        .name = "json",
+        .type = OPTION_PRESET,
+        .field = offsetof(struct commit_flags, common.output),
+        .min = CTL_OUTPUT_JSON,
+        .help = "print JSON: filename, base, copied (bytes), emptied",
+    },
+    FLAG_OUTPUT(struct commit_flags),
+    FLAG_QUIET(struct commit_flags),
+    FLAG_TRUST_NAMES(struct commit_flags),
+    FLAG_LOCKING(struct commit_flags),
+    {.name = NULL},
+};
+
+const struct command commit_command = {
+    .name = "commit",
+    .operands_text = "IMAGE",
+    .min_operands = 1,
+    .max_operands = 1,
+    .summary = "put what an image says into the one behind it",
+    .description = "What IMAGE has of its disk is written to its backing file, or to BASE behind\n"
+                   "that, with what the images between have. A smaller base gets the size of\n"
+                   "IMAGE; a larger one keeps its own. Then IMAGE is empty, and reads the same.\n"
+                   "Its snapshots stay what they are, but for what they show of the base.\n"
+                   "\n"
+                   "Any other image above the base, also one between the two, shows another disk\n"
+                   "afterwards: remove those.\n"
+                   "\n"
+                   "IMAGE and the base must not be in use. Killed at any moment, IMAGE reads as\n"
+                   "before; the command can be given again.\n",
+    .examples = "  qcow2ctl commit overlay.qcow2\n"
+                "  qcow2ctl commit -d overlay.qcow2 && rm overlay.qcow2\n"
+                "  qcow2ctl commit -b base.qcow2 third.qcow2\n",
+    .options_size = sizeof(struct commit_flags),
+    .flags = commit_options,
+    .run = run_commit,
+};

@@ -1,0 +1,251 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""qcow2ctl commit, with qemu-img commit beside it: chains, refusals, kill -9."""
+
+import json
+import os
+
+from lib import bad, changed, compare, ctl, image, mount, qcow2, tap, tools, write
+from lib.image import KiB, MiB
+from lib.tap import check, check_equal
+
+suite = tap.Suite(needs=[tools.QEMU])
+FORMAT_EXTENSION = bytes.fromhex("e2792aca")  # its type: the name of the backing file's format
+
+
+class Layer:
+    """An image of a chain: raw, or qcow2 with qemu-img's options, of so many bytes."""
+
+    def __init__(self, size, raw=False, snapshot=False, **options):
+        self.size, self.raw, self.snapshot, self.options = size, raw, snapshot, options
+
+    @property
+    def format(self):
+        return "raw" if self.raw else "qcow2"
+
+
+def name_of(number, layer):
+    return "%d.%s" % (number, layer.format)
+
+
+def chain(*layers):
+    """A function that makes the chain in a directory, the last above all others: its path."""
+    def make(directory):
+        below = None
+        for number, layer in enumerate(layers):
+            name = name_of(number, layer)
+            path = os.path.join(directory, name)
+            if layer.raw:
+                image.sparse_raw(path, layer.size, seed=number)
+            else:
+                image.create(path, layer.size, backing=below and below[0],
+                             backing_format=below and below[1], **layer.options)
+                fill(path, layer, number)
+            below = name, layer.format
+        return path
+    return make
+
+
+def fill(path, layer, number):
+    """Each layer has something in other places, hides something with zeros, and discards."""
+    size, at = layer.size, 64 * KiB * (number % 5)
+    version2 = layer.options.get("compat") == "0.10"
+    image.io(path, image.write(at, 100 * KiB, 10 + number),
+             image.write(size // 2 + at + 512, 70 * KiB, 20 + number),
+             image.write((size - 4 * KiB) // 512 * 512, 4 * KiB, 30 + number),
+             *([] if version2 else ["write -z %d 96k" % (size // 4 + at),
+                                    "write -z -u %d 160k" % (size // 3 // 4096 * 4096),
+                                    "discard %d 128k" % (at // 2)]))
+    if layer.snapshot:
+        tools.run("qemu-img", "snapshot", "-c", "kept", path)
+        image.io(path, image.write(at + 64 * KiB, 80 * KiB, 40 + number))
+
+
+def bytes_of(path):
+    """What the disk shows, as QEMU reads it."""
+    if path.endswith(".raw"):
+        with open(path, "rb") as file:
+            return file.read()
+    return changed.digest(path)[None]
+
+
+def allocated(path):
+    return sum(each.length for each in image.allocation_map(path) if each.depth == 0)
+
+
+Q, R = (lambda size, **options: Layer(size, **options)), (lambda size: Layer(size, raw=True))
+CHAINS = {
+    "two of one kind": (Q(2 * MiB), Q(2 * MiB)),
+    "a raw base": (R(2 * MiB), Q(2 * MiB)),
+    "a smaller raw base, no multiple of a sector": (R(MiB + 700), Q(2 * MiB, cluster_size="4k")),
+    "a smaller base": (Q(MiB, cluster_size="512"), Q(2 * MiB + 512)),
+    "a larger base": (Q(3 * MiB, cluster_size="512k"), Q(MiB + 512, cluster_size="512")),
+    "a larger raw base": (R(3 * MiB), Q(MiB + 512, cluster_size="2M")),
+    "three, the base above a longer one": (R(4 * MiB), Q(MiB, cluster_size="4k"),
+                                           Q(3 * MiB, cluster_size="16k")),
+    "version 2": (Q(MiB, compat="0.10"), Q(2 * MiB, compat="0.10", cluster_size="8k")),
+    "version 2 under version 3": (R(2 * MiB), Q(2 * MiB, compat="0.10"), Q(2 * MiB)),
+    "snapshots in both": (Q(2 * MiB, snapshot=True), Q(2 * MiB, snapshot=True)),
+    "lazy refcounts": (Q(2 * MiB, lazy_refcounts="on"), Q(2 * MiB, lazy_refcounts="on")),
+}
+
+
+def check_same(ours, theirs, before):
+    """Bases that show the same, an overlay that shows what it did, and nothing wrong in either."""
+    check(bytes_of(ours) == before, "the disk shows something else than before")
+    for name in sorted(os.listdir(os.path.dirname(ours))):
+        mine, other = (os.path.join(os.path.dirname(each), name) for each in (ours, theirs))
+        check(bytes_of(mine) == bytes_of(other), "%s shows something else than by QEMU", name)
+        if name.endswith(".qcow2"):
+            write.check_clean(mine)
+            check_equal(image.info(mine)["virtual-size"], image.info(other)["virtual-size"],
+                        "the size of " + name)
+
+
+def same(name, layers):
+    @suite.test("committed as qemu-img does it: " + name)
+    def _(directory):
+        ours, theirs = changed.twins(directory, chain(*layers))
+        before = changed.digest(ours)
+        told = ctl.ctl("commit", ours).stdout
+        check(told.startswith("Image committed.") and told.count("\n") == 1, "it said %r", told)
+        tools.run("qemu-img", "commit", "-q", "-f", "qcow2", theirs)
+        check_same(ours, theirs, before[None])
+        check_equal(allocated(ours), 0, "what the image has of its own")
+        check_equal(changed.facts(ours), changed.facts(theirs), "the facts")
+        ctl.ctl("commit", "-q", ours)
+        check(bytes_of(ours) == before[None], "the disk shows something else, done twice")
+
+
+for title, layers in CHAINS.items():
+    same(title, layers)
+
+LONG = {
+    "of one size": (R(2 * MiB), Q(2 * MiB, cluster_size="4k"), Q(2 * MiB), Q(2 * MiB)),
+    "a shorter one between": (Q(3 * MiB, cluster_size="4k"), Q(MiB), Q(3 * MiB)),
+    "a longer one between": (R(MiB), Q(3 * MiB), Q(2 * MiB, cluster_size="512")),
+    "ten": (R(MiB),) + tuple(Q(MiB + 64 * KiB * (n % 3), cluster_size=str(512 << n))
+                             for n in range(9)),
+}
+
+
+def across(name, layers):
+    @suite.test("committed across the images between, and with -d: " + name)
+    def _(directory):
+        ours, theirs = changed.twins(directory, chain(*layers))
+        base = os.path.join(os.path.dirname(ours), name_of(0, layers[0]))
+        before = bytes_of(ours)
+        told = json.loads(ctl.ctl("commit", "--json", "-b", base, ours).stdout)
+        check_equal((told["filename"], told["base"], told["emptied"]), (ours, base, False),
+                    "what it says")
+        tools.run("qemu-img", "commit", "-q", "-f", "qcow2", "-b",
+                  os.path.join(os.path.dirname(theirs), os.path.basename(base)), theirs)
+        check_same(ours, theirs, before)
+        # the images between are needed no more
+        tools.run("qemu-img", "rebase", "-u", "-f", "qcow2", "-b", os.path.basename(base), "-F",
+                  layers[0].format, ours)
+        check(bytes_of(ours) == before, "the base does not say it all")
+        kept = allocated(ours)
+        ctl.ctl("commit", "-q", "-d", ours)
+        check_equal(allocated(ours), kept, "what the image has, with -d")
+        check(bytes_of(ours) == before, "the disk shows something else")
+
+
+for title, layers in LONG.items():
+    across(title, layers)
+
+
+def own_of_snapshot(path):
+    """What the snapshot has without what is behind the image."""
+    copy = write.copy_image(path, path + ".copy")
+    tools.run("qemu-img", "rebase", "-u", "-f", "qcow2", "-b", "", copy)
+    return changed.digest(copy)["kept"]
+
+
+@suite.test("what a snapshot has stays; what nothing has is free")
+def _(directory):
+    path = chain(R(2 * MiB), Q(2 * MiB, snapshot=True))(directory)
+    image.io(path, image.write(0, MiB, 60))
+    size, before, snapshot = os.stat(path).st_blocks, bytes_of(path), own_of_snapshot(path)
+    ctl.ctl("commit", "-q", path)
+    check(bytes_of(path) == before, "the disk shows something else")
+    check(own_of_snapshot(path) == snapshot, "the snapshot has something else")
+    check(os.stat(path).st_blocks < size - 1000, "no host space was given back")
+    write.check_clean(path)
+
+
+# --- cut off --------------------------------------------------------------------------------------
+
+@suite.test("killed at any moment the disk reads the same, and it can be given again")
+def _(directory):
+    place = os.path.join(directory, "first")
+    os.mkdir(place)
+    make = chain(Q(512 * KiB, cluster_size="16k"), Q(MiB, snapshot=True))
+    before = bytes_of(make(place))
+
+    def judge(path, done=False):
+        check(bytes_of(path) == before, "the disk shows something else than before")
+        write.check_clean(os.path.join(os.path.dirname(path), "0.qcow2"), leaks=True)
+        check(not done or allocated(path) == 0, "not empty")
+
+    changed.cut_off(directory, make, lambda path: ["commit", "-q", path], judge)
+
+
+def refused_after_warning(path, unchanged, *words):
+    before = [compare.sha256(each) for each in unchanged]
+    said = ctl.ctl("commit", path, status=1).stderr.splitlines()
+    check(len(said) <= 2 and all(word in said[-1] for word in words), "it said %r", said)
+    check_equal([compare.sha256(each) for each in unchanged], before, "the files, afterwards,")
+
+
+@suite.test("a full host: a sentence, and the disk reads as before")
+def _(directory):
+    path = chain(Q(4 * MiB, cluster_size="4k"), Q(4 * MiB))(directory)
+    image.io(path, *(image.write(n * MiB, MiB, 50 + n) for n in range(4)))
+    with write.small_host(directory, 3 * MiB) as place:
+        base = write.copy_image(os.path.join(directory, "0.qcow2"),
+                                os.path.join(place, "0.qcow2"))
+        tools.run("qemu-img", "rebase", "-u", "-f", "qcow2", "-b", base, "-F", "qcow2", path)
+        before = bytes_of(path)
+        refused_after_warning(path, [path], base, "No space left", "reads as before")
+        check(bytes_of(path) == before, "the disk shows something else")
+        write.check_clean(base)
+
+
+# --- refused --------------------------------------------------------------------------------------
+
+@suite.test("refused: nothing behind, another image, a raw base only guessed to be, corrupt ones")
+def _(directory):
+    path = chain(R(MiB), Q(MiB), Q(MiB))(directory)
+    base, middle = (os.path.join(directory, name) for name in ("0.raw", "1.qcow2"))
+    alone = bad.sample("plain", directory)
+    ctl.refused("commit", alone, words=(alone, "no backing file"), unchanged=[alone])
+    for other in (alone, path, os.path.join(directory, "nowhere")):
+        ctl.refused("commit", "-b", other, path, words=(other, "not behind"), unchanged=[path])
+    with open(middle, "r+b") as file:  # qemu-img does not make such images any more
+        header = file.read(4 * KiB)
+        file.seek(0)
+        file.write(header.replace(FORMAT_EXTENSION, b"none"))
+    ctl.refused("commit", middle, words=(middle, "backing_fmt"), unchanged=[middle, base])
+    for broken in (path, middle):
+        with qcow2.Qcow2(broken) as opened:
+            opened["incompatible_features"] = qcow2.CORRUPT
+        refused_after_warning(path, [path, middle, base], broken, "corrupt")
+        with qcow2.Qcow2(broken) as opened:
+            opened["incompatible_features"] = 0
+
+
+@suite.test("refused: what is in use, mounted or by QEMU")
+def _(directory):
+    path = chain(Q(MiB), Q(MiB))(directory)
+    base = os.path.join(directory, "0.qcow2")
+    files = [path, base]
+    for used, writable in ((path, False), (base, False), (path, True)):
+        with mount.mount(used, writable=writable):
+            ctl.refused("commit", path, words=("another program", "close it first"), unchanged=files)
+    with bad.held(base):
+        ctl.refused("commit", path, words=("another program", "close it first"), unchanged=files)
+
+
+if __name__ == "__main__":
+    suite.main()
