@@ -314,6 +314,7 @@ int writer_flush(struct writer *writer)
         atomic_store(&writer->changed, true);
     }
     mark_corrupt(writer);
+    writer_tell_of_holes(writer);
     return result;
 }
 
@@ -616,6 +617,7 @@ int writer_close(struct writer *writer)
     ticker_stop(writer->ticker);
     view_end_prefetch(writer->view); /* its threads count as requests (R4): close_image() */
     result = writer->options.thrown_away ? 0 : close_image(writer);
+    writer_tell_of_holes(writer);
     if (result < 0) {
         log_line(writer->image->log, LOG_LEVEL_ERROR,
                  "%s: could not be closed properly: %s; what was flushed is safe, check the image "

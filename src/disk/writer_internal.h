@@ -46,6 +46,7 @@ struct writer {
     bool compared;               /* its counts were, with all references, and maybe repaired */
     atomic_bool corrupt;         /* nothing may be written any more */
     atomic_bool corrupt_to_mark; /* and the header does not say so yet */
+    atomic_bool told_of_holes;
 
     /*
      * One change of size at a time; outside all other locks. image->virtual_size,
@@ -157,6 +158,9 @@ int writer_write_range(struct writer *writer, uint64_t guest_offset, const uint8
  */
 int writer_zero_range(struct writer *writer, uint64_t from, uint64_t to, bool unmap,
                       const struct stop *stop);
+
+/* One log line, once, where something was to be given back to a host that makes no holes. */
+void writer_tell_of_holes(struct writer *writer);
 
 /* Makes the disk at least `size` bytes long, between the brackets. */
 int writer_grow_to(struct writer *writer, uint64_t size, const struct stop *stop);

@@ -341,3 +341,17 @@ int writer_zero(struct writer *writer, uint64_t guest_offset, uint64_t length, b
     } while (zeroing.from < end && result == 0);
     return result;
 }
+
+void writer_tell_of_holes(struct writer *writer)
+{
+    const struct image *image = writer->image;
+    bool refused = store_refuses_holes(image->file) ||
+                   (writer->header->external_data_file && store_refuses_holes(image->data_file));
+
+    if (refused && !atomic_exchange(&writer->told_of_holes, true)) {
+        log_line(image->log, LOG_LEVEL_WARNING,
+                 "%s: the file system it lies on cannot punch holes: what is discarded is "
+                 "overwritten with zeros, and takes as much space as before until it is used again",
+                 image->path);
+    }
+}

@@ -48,6 +48,7 @@ struct file_store {
     /* The largest size that the file has had, bytes: what is missing before it has been lost. */
     atomic_uint_fast64_t known_size;
     atomic_bool has_lost; /* a read has met that */
+    atomic_bool refuses_holes;
 };
 
 static struct file_store *to_file(struct store *store)
@@ -298,11 +299,18 @@ static int file_punch(struct store *store, uint64_t offset, uint64_t length)
     case -EOPNOTSUPP:
     case -ENOSYS:
     case -ENODEV:
+        atomic_store_explicit(&file->refuses_holes, true, memory_order_relaxed);
+        return write_zeros(store, offset, length);
     case -EINVAL: /* of a block device, for a range that is not made of its sectors */
         return write_zeros(store, offset, length);
     default:
         return rc;
     }
+}
+
+static bool file_refuses_holes(struct store *store)
+{
+    return atomic_load_explicit(&to_file(store)->refuses_holes, memory_order_relaxed);
 }
 
 static int file_resize(struct store *store, uint64_t size)
@@ -527,6 +535,7 @@ static const struct store_ops file_ops = {
     .write = file_write,
     .sync = file_sync,
     .punch = file_punch,
+    .refuses_holes = file_refuses_holes,
     .resize = file_resize,
     .allocate = file_allocate,
     .fill = file_fill,
@@ -554,6 +563,7 @@ static struct file_store *file_create(int fd, bool block_device, enum store_cach
     };
     atomic_init(&file->known_size, 0);
     atomic_init(&file->has_lost, false);
+    atomic_init(&file->refuses_holes, false);
     if (current_size(file, &size) == 0) {
         size_seen(file, size);
     }

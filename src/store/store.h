@@ -47,6 +47,11 @@ struct store_ops {
     int (*sync)(struct store *store);
     /* The range reads as zeros afterwards, and its host space is given back where possible. */
     int (*punch)(struct store *store, uint64_t offset, uint64_t length);
+    /*
+     * Whether a punch() had to write zeros, since the host cannot make holes in the store. NULL:
+     * it always can.
+     */
+    bool (*refuses_holes)(struct store *store);
     int (*resize)(struct store *store, uint64_t size);
     /*
      * Reserves host space for a range of the store, which reads as before.
@@ -118,6 +123,11 @@ static inline int store_sync(struct store *store)
 static inline int store_punch(struct store *store, uint64_t offset, uint64_t length)
 {
     return store->ops->punch(store, offset, length);
+}
+
+static inline bool store_refuses_holes(struct store *store)
+{
+    return store->ops->refuses_holes != NULL && store->ops->refuses_holes(store);
 }
 
 static inline int store_resize(struct store *store, uint64_t size)

@@ -243,6 +243,23 @@ def _(directory):
     compare.check_bytes(bad.contents(path)[4 * MiB:], bytes(MiB) + data, 4 * MiB)
 
 
+@suite.test("that the host cannot punch holes is told in one line, and what was discarded is zeros",
+            needs=[tools.loop])
+def _(directory):
+    with write.small_host(directory, HOST, "ramfs") as place:
+        path = image.create(os.path.join(place, "image.qcow2"), 4 * MiB)
+        with mount.mount(path, writable=True) as mounted, write.opened(mounted.disk) as handle:
+            for _turn in range(3):
+                write.write_all(handle, image.pattern(MiB, 1), MiB)
+                os.fsync(handle)
+                write.fallocate(handle, write.FALLOC_PUNCH_HOLE | write.FALLOC_KEEP_SIZE, MiB, MiB)
+                os.fsync(handle)
+            os.fsync(handle)  # what the last commit dropped is given back with the next
+            check_equal(mounted.stderr().count("cannot punch holes"), 1, "how often it is told")
+            check_equal(os.pread(handle, MiB, MiB), bytes(MiB), "what was discarded")
+        write.check_clean(path)
+
+
 # --- another writer -----------------------------------------------------------------------------
 
 
