@@ -85,6 +85,7 @@ endif
 
 E2E_TESTS = \
 	tests/e2e/bad/test-bad-behind.py \
+	tests/e2e/bad/test-bad-counts.py \
 	tests/e2e/bad/test-bad-cut.py \
 	tests/e2e/bad/test-bad-image.py \
 	tests/e2e/bad/test-bad-mutated.py \

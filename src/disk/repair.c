@@ -23,7 +23,7 @@
  */
 #define AUTO_MILLISECONDS 3000
 
-/* Otherwise tables are looked at for so long. */
+/* Otherwise tables are looked at for so long, the half of it for others than L2 tables. */
 #define TABLES_NANOSECONDS UINT64_C(50000000)
 
 /* Forwards the progress of the check. */
@@ -236,11 +236,52 @@ static uint64_t now(void)
     return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
 }
 
+/* What of these does not lie in the file is refused when somebody looks at it. */
+static int check_snapshots(struct writer *writer, uint64_t until, struct error *error)
+{
+    const struct snapshot_table *table = writer->image->snapshots;
+    const struct header *header = writer->header;
+    struct store_info info;
+    int result = store_info(writer->image->file, &info);
+
+    if (result < 0) {
+        return error_set(error, -result, "%s: its size cannot be found: %s", writer->image->path,
+                         strerror(-result));
+    }
+    if (table->count > 0 && range_within(header->snapshots_offset, table->size, info.size)) {
+        result =
+            check_counted(writer, header->snapshots_offset, table->size, "snapshot table", error);
+    }
+    for (size_t i = 0; i < table->count && result == 0 && now() < until; i++) {
+        const struct snapshot *snapshot = &table->snapshots[i];
+        uint64_t length = (uint64_t)snapshot->l1_entries * L1_ENTRY_BYTES;
+
+        if (range_within(snapshot->l1_offset, length, info.size)) {
+            result =
+                check_counted(writer, snapshot->l1_offset, length, "L1 table of a snapshot", error);
+        }
+    }
+    return result;
+}
+
+/* Refcount blocks, too, are counted: one that is not would be handed out. */
+static int check_blocks(struct writer *writer, uint64_t until, struct error *error)
+{
+    uint64_t block = 0, index = 0;
+    int result = 0;
+
+    while (result == 0 && now() < until &&
+           refcounts_next_block(writer->refcounts, &index, &block)) {
+        result = check_counted(writer, block, 1, "refcount block", error);
+    }
+    return result;
+}
+
 /* The L2 tables are looked at in an order that spreads over the disk: time may not do for all. */
-static int check_l2_tables(struct writer *writer, struct error *error)
+static int check_l2_tables(struct writer *writer, uint64_t until, struct error *error)
 {
     const struct header *header = writer->header;
-    uint64_t until = now() + TABLES_NANOSECONDS, step = 1021, first, i;
+    uint64_t step = 1021, first, i;
     int result = 0;
 
     for (first = 0; first < step && result == 0; first++) {
@@ -261,6 +302,7 @@ static int check_l2_tables(struct writer *writer, struct error *error)
 int writer_check_tables(struct writer *writer, struct error *error)
 {
     const struct header *header = writer->header;
+    uint64_t begin = now(), half = begin + TABLES_NANOSECONDS / 2;
     const char *table;
     uint64_t host_offset;
     char what[96];
@@ -287,5 +329,11 @@ int writer_check_tables(struct writer *writer, struct error *error)
                                (uint64_t)header->refcount_table_clusters << header->cluster_bits,
                                "refcount table", error);
     }
-    return result == 0 ? check_l2_tables(writer, error) : result;
+    if (result == 0) {
+        result = check_snapshots(writer, half, error);
+    }
+    if (result == 0) {
+        result = check_blocks(writer, half, error);
+    }
+    return result == 0 ? check_l2_tables(writer, begin + TABLES_NANOSECONDS, error) : result;
 }

@@ -188,13 +188,17 @@ static void remember_conflict(struct gate *gate, uint64_t host_offset, const cha
 int gate_know(struct gate *gate, enum gate_table table, uint64_t host_offset)
 {
     uint64_t cluster = host_offset >> gate->header->cluster_bits;
+    const char *other;
     struct group *group;
 
     pthread_mutex_lock(&gate->mutex);
-    if (table != GATE_TABLE_SNAPSHOTS) { /* these are never written */
-        remember_conflict(gate, host_offset,
-                          gate_check(gate, GATE_OTHER, host_offset, gate->header->cluster_size));
+    if (table != GATE_TABLE_SNAPSHOTS) {
+        other = gate_check(gate, GATE_OTHER, host_offset, gate->header->cluster_size);
+    } else { /* these are never written, and may be the same for several snapshots */
+        other = header_overlap(gate->header, HEADER_TABLE_NONE, host_offset,
+                               gate->header->cluster_size);
     }
+    remember_conflict(gate, host_offset, other);
     group = make_group(gate, cluster >> GROUP_BITS);
     if (group != NULL) {
         atomic_fetch_or(&group->tables[table], UINT64_C(1) << (cluster % GROUP));

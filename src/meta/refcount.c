@@ -81,6 +81,17 @@ static int know_blocks(const struct refcounts *refcounts)
     return 0;
 }
 
+bool refcounts_next_block(const struct refcounts *refcounts, uint64_t *index, uint64_t *host_offset)
+{
+    while (*index < refcounts->capacity) {
+        *host_offset = refcounts->table[(*index)++];
+        if (*host_offset != 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static int pin_block(struct refcounts *refcounts, uint64_t block, const struct cache_entry **entry);
 
 /* *last: one more than the last cluster with a count that block `index` counts, at least `least`.

@@ -45,6 +45,13 @@ int refcounts_open(const struct refcounts_source *source, const char *name,
                    struct refcounts **refcounts, struct error *error);
 void refcounts_close(struct refcounts *refcounts);
 
+/*
+ * The next refcount block that the table names: true, and its host offset; false after the last.
+ * *index is 0 for the first.
+ */
+bool refcounts_next_block(const struct refcounts *refcounts, uint64_t *index,
+                          uint64_t *host_offset);
+
 /* The count of a host cluster (number, not offset); what no block covers has 0. */
 int refcounts_get(struct refcounts *refcounts, uint64_t cluster, uint64_t *count);
 
