@@ -13,7 +13,7 @@ import re
 import socket
 import subprocess
 
-from lib import bad, compare, image, mount, qcow2, run, tap, tools
+from lib import bad, compare, image, mount, private, qcow2, run, tap, tools
 from lib.image import KiB, MiB
 from lib.tap import check, check_equal
 
@@ -175,7 +175,7 @@ def _(directory):
 
 
 @suite.test("without /dev/fuse the remedy is that of a container where this is one",
-            needs=[tools.tool("unshare")])
+            needs=[tools.root])
 def _(directory):
     path, at = empty_image(directory), bad.mount_point(directory)
     script = 'mount -t tmpfs none /dev && exec env "$@"'
@@ -184,8 +184,8 @@ def _(directory):
     for variable, words in (("container=", inside if is_one else ["modprobe fuse"]),
                             ("container=podman", inside)):
         unset = ["-u", "container"] if variable == "container=" else [variable]
-        done = tools.run("unshare", "-m", "--propagation", "private", "sh", "-c", script, "sh",
-                         *unset, run.program(), "-f", "-o", "ro", path, at, status=1)
+        done = tools.run(*private.prefix(), "sh", "-c", script, "sh", *unset, run.program(),
+                         "-f", "-o", "ro", path, at, status=1)
         bad.check_sentence(done.stderr, "/dev/fuse", *words)
 
 
@@ -199,7 +199,7 @@ def _(directory):
 
 
 @suite.test("in a user namespace that does not know the image's group the disk is read and written",
-            needs=[tools.tool("unshare")])
+            needs=[tools.user_namespaces])
 def _(directory):
     path, at = bad.sample("plain", directory), os.path.join(directory, "at")
     expected = bytes(64 * KiB) + bad.contents(path)[64 * KiB:]

@@ -12,8 +12,11 @@ QCOW2FS_LONG=1 makes them longer; under a sanitizer they are shorter, and fewer.
 the program, where it is not beside the one under test.
 """
 
+import contextlib
+import functools
 import os
 import random
+import shutil
 import zlib
 
 from . import compare, image, run, tap, tools
@@ -145,41 +148,60 @@ def _options(kind, caches, threads, seed):
     return ",".join(given)
 
 
-def _work(kind, cluster, caches, threads, sentence, directory):
+@contextlib.contextmanager
+def _prepared(kind, cluster, directory):
+    """What the tests of one kind and cluster size begin with, made once, as it is slow to make: each
+    gets a copy of it, in the place where it was made, as images know the files behind by their path."""
+    seed = _seed("%s, clusters of %d bytes" % (kind.name, cluster))
+    place, kept = os.path.join(directory, "now"), os.path.join(directory, "kept")
+    os.mkdir(place)
+    path = kind.make(place, random_source(place, seed), cluster_size=cluster, **kind.options)
+    before = {name: snapshot_to_raw(path, name, os.path.join(place, name + ".raw"))
+              for name in snapshots(path)}
+    expected = image.to_raw(path, os.path.join(place, "expected.raw"))
+    os.rename(place, kept)
+
+    @contextlib.contextmanager
+    def copied():
+        tools.run("cp", "-a", kept, place)
+        try:
+            yield path, before, expected
+        finally:
+            shutil.rmtree(place)
+
+    yield copied
+
+
+def _work(kind, caches, threads, sentence, copied):
     seed = _seed(sentence)
     tap.diagnose("seed %d" % seed)
-    source = random_source(directory, seed)
-    path = kind.make(directory, source, cluster_size=cluster, **kind.options)
-    before = {name: snapshot_to_raw(path, name, os.path.join(directory, name + ".raw"))
-              for name in snapshots(path)}
-    expected = image.to_raw(path, os.path.join(directory, "expected.raw"))
-    done = tools.run(program(), path, expected, _options(kind, caches, threads, seed),
-                     timeout=3000 if LONG else None)
-    check_equal(done.stdout + done.stderr, "", "what it said")
-    check_image(path, expected)
-    check_snapshots(path, before)
-    check_data_file(path, expected)
-    check_equal(image.info(path)["dirty-flag"], False, "the dirty flag")
+    with copied() as (path, before, expected):
+        done = tools.run(program(), path, expected, _options(kind, caches, threads, seed),
+                         timeout=3000 if LONG else None)
+        check_equal(done.stdout + done.stderr, "", "what it said")
+        check_image(path, expected)
+        check_snapshots(path, before)
+        check_data_file(path, expected)
+        check_equal(image.info(path)["dirty-flag"], False, "the dirty flag")
 
 
-def _combinations(kind):
-    """(cluster size, name of the caches, threads); under a sanitizer what finds most."""
-    for cluster in kind.clusters:
-        for caches in CACHES:
-            for threads in THREADS:
-                hard = caches == "smallest" and threads > 1
-                if not SANITIZE or (hard and cluster in (512, 16 * KiB, 64 * KiB)):
-                    yield cluster, caches, threads
+def _combinations(cluster):
+    """(name of the caches, threads); under a sanitizer what finds most."""
+    for caches in CACHES:
+        for threads in THREADS:
+            hard = caches == "smallest" and threads > 1
+            if not SANITIZE or (hard and cluster in (512, 16 * KiB, 64 * KiB)):
+                yield caches, threads
 
 
 def matrix(suite, kind):
     """Adds a test for each combination."""
-    for cluster, caches, threads in _combinations(kind):
-        sentence = ("%s, clusters of %d bytes, %s caches, %s: reads what was written, and is in "
-                    "order" % (kind.name, cluster, caches,
-                               "1 thread" if threads == 1 else "%d threads" % threads))
-
-        def test(directory, values=(cluster, CACHES[caches], threads, sentence)):
-            _work(kind, *values, directory)
-
-        suite.test(sentence, needs=kind.needs)(test)
+    for cluster in kind.clusters:
+        combinations = list(_combinations(cluster))
+        if combinations:
+            group = suite.group("", functools.partial(_prepared, kind, cluster), None, kind.needs)
+        for caches, threads in combinations:
+            sentence = ("%s, clusters of %d bytes, %s caches, %s: reads what was written, and is "
+                        "in order" % (kind.name, cluster, caches,
+                                      "1 thread" if threads == 1 else "%d threads" % threads))
+            group.test(sentence, functools.partial(_work, kind, CACHES[caches], threads, sentence))

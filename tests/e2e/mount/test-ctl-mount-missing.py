@@ -5,7 +5,7 @@
 import os
 import shutil
 
-from lib import bad, ctl, files, image, mount, run, tap, tools
+from lib import bad, ctl, files, image, mount, private, run, tap, tools
 from lib.files import qcow2ctl
 from lib.image import MiB
 from lib.tap import check, check_equal
@@ -31,8 +31,8 @@ def with_devices(nodes, *argv):
         mount --bind "$place" /dev
         shift; exec "$@"
         """
-    done = tools.run("unshare", "-m", "--propagation", "private", "sh", "-euc", script, "sh",
-                     " ".join(nodes), *argv, status=None, env=files.environment())
+    done = tools.run(*private.prefix(), "sh", "-euc", script, "sh", " ".join(nodes), *argv,
+                     status=None, env=files.environment())
     return done.returncode, done.stderr
 
 

@@ -196,13 +196,14 @@ def _(directory):
 # --- a chain of 1000 images ---------------------------------------------------------------------
 
 EVERY = 50  # so many images of the chain, one holds data
+CLUSTER = 4096
 
 
 def chain(directory, count):
     """Images upon each other, data in some; returns the path of the last."""
-    template = image.create(os.path.join(directory, "template.qcow2"), MiB, cluster_size="4k",
+    template = image.create(os.path.join(directory, "template.qcow2"), MiB, cluster_size=CLUSTER,
                             backing="x.qcow2", backing_format="qcow2")
-    path = image.create(os.path.join(directory, "0.qcow2"), MiB, cluster_size="4k")
+    path = image.create(os.path.join(directory, "0.qcow2"), MiB, cluster_size=CLUSTER)
     for number in range(1, count):
         path = os.path.join(directory, "%d.qcow2" % number)
         shutil.copyfile(template, path)
@@ -218,10 +219,28 @@ def chain(directory, count):
     return path
 
 
+def without_empty_ones(path, count):
+    """Takes the images that hold nothing out of the chain: QEMU 10 crashes where there are so many."""
+    behind = [number for number in range(count - 1) if number % EVERY == 0]
+    for number in behind[1:]:
+        with qcow2.Qcow2(os.path.join(os.path.dirname(path), "%d.qcow2" % number)) as opened:
+            opened.set_backing_file(b"%d.qcow2" % (number - EVERY))
+    with qcow2.Qcow2(path) as opened:
+        opened.set_backing_file(b"%d.qcow2" % behind[-1])
+
+
 @suite.test("1000 images are one chain")
 def _(directory):
     path = chain(directory, CHAIN)
-    raw = write.model_of(path, directory)
+    raw = os.path.join(directory, "model.raw")
+    with open(raw, "wb") as file:
+        file.truncate(MiB)
+        for number in range(EVERY, CHAIN, EVERY):
+            # Whole clusters: when each was written, nothing was behind it.
+            head = number * 512 % CLUSTER
+            data = bytes(head) + image.pattern(30 * 1000, number % 7)
+            file.seek(number * 512 - head)
+            file.write(data + bytes(-len(data) % CLUSTER))
     with mount.mount(path, writable=True) as mounted:
         compare.check_files(mounted.disk, raw)
         with write.opened(mounted.disk) as handle, write.opened(raw) as plain:
@@ -234,9 +253,8 @@ def _(directory):
     check_equal(len(told), CHAIN, "the images of info")
     bounded(256 * MiB, "check", path)
     bounded(256 * MiB, "map", path)
+    without_empty_ones(path, CHAIN)
     tools.run("qemu-img", "compare", "-q", "-f", "qcow2", "-F", "raw", path, raw)
-    with qcow2.Qcow2(path) as opened:
-        opened.set_backing_file(None)  # QEMU would open all of them once more
     write.check_clean(path)
 
 

@@ -193,6 +193,12 @@ static void make_image(const struct layout *layout)
     }
 }
 
+/* A repair gives most images back to the byte, and with that the verdict that there was on them. */
+static bool is_the_sound_one(void)
+{
+    return run("cmp -s base.qcow2 " IMAGE) == 0;
+}
+
 static void expect_same_content(const struct layout *layout, const char *what)
 {
     ck_assert_msg(run("qemu-img compare -f qcow2 -F raw " IMAGE " before.raw") == 0, "%s", what);
@@ -418,22 +424,17 @@ static const struct {
 
 #define DAMAGES (sizeof(damages) / sizeof(damages[0]))
 
-/* --- Tests ------------------------------------------------------------------------- */
+/* --- What is tested of an image ---------------------------------------------------- */
 
-START_TEST(images_of_qemu_are_found_in_order)
+static void is_found_in_order(const struct layout *layout)
 {
-    make_image(&layouts[_i]);
     RUN("cp base.qcow2 " IMAGE);
-    expect_same_verdict(layouts[_i].options);
+    expect_same_verdict(layout->options);
     ck_assert_int_eq(qemu_check().status, 0);
 }
-END_TEST
 
-START_TEST(damaged_refcounts_get_the_verdict_of_qemu_and_are_repaired)
+static void is_repaired(const struct layout *layout)
 {
-    const struct layout *layout = &layouts[_i];
-
-    make_image(layout);
     for (size_t i = 0; i < DAMAGES; i++) {
         struct check_result result;
         char what[128];
@@ -450,41 +451,53 @@ START_TEST(damaged_refcounts_get_the_verdict_of_qemu_and_are_repaired)
         ck_assert_msg(check_is_clean(&result) && result.leaks == result.fixed_leaks,
                       "%s: %" PRIu64 " of %" PRIu64 " errors, %" PRIu64 " of %" PRIu64 " leaks",
                       what, result.fixed_errors, result.errors, result.fixed_leaks, result.leaks);
-        expect_same_verdict(what);
+        if (!is_the_sound_one()) {
+            expect_same_verdict(what);
+            expect_same_content(layout, what);
+        }
         result = our_check(false, false);
         ck_assert_msg(check_is_clean(&result) && result.leaks == 0, "%s: something is left", what);
-        expect_same_content(layout, what);
     }
 }
-END_TEST
 
-START_TEST(leaks_alone_are_repaired_when_nothing_else_is_wanted)
+static void has_its_leaks_alone_repaired(const struct layout *layout)
 {
     struct check_result result;
 
-    make_image(&layouts[_i]);
     damage(raise_counts);
     result = our_check(true, false);
     ck_assert_uint_eq(result.fixed_leaks, result.leaks);
     ck_assert_uint_eq(result.fixed_errors, 0);
     ck_assert_uint_eq(our_check(false, false).leaks, 0);
     ck_assert_uint_eq(qemu_check().leaks, 0);
-    expect_same_content(&layouts[_i], "leaks");
+    expect_same_content(layout, "leaks");
 }
-END_TEST
 
-START_TEST(errors_alone_are_repaired_and_leaks_kept)
+static void has_its_errors_alone_repaired(const struct layout *layout)
 {
     struct check_result result;
 
-    make_image(&layouts[_i]);
     damage(nudge_counts);
     result = our_check(false, true);
     ck_assert_uint_eq(result.fixed_errors, result.errors);
     ck_assert_uint_eq(result.fixed_leaks, 0);
     ck_assert_uint_eq(our_check(false, false).errors, 0);
     expect_same_verdict("leaks are left");
-    expect_same_content(&layouts[_i], "errors");
+    expect_same_content(layout, "errors");
+}
+
+/* --- Tests ------------------------------------------------------------------------- */
+
+/* They are slow to make, so that one of a layout serves them all. */
+START_TEST(images_of_qemu_get_its_verdict_damaged_or_not_and_are_repaired)
+{
+    const struct layout *layout = &layouts[_i];
+
+    make_image(layout);
+    is_found_in_order(layout);
+    is_repaired(layout);
+    has_its_leaks_alone_repaired(layout);
+    has_its_errors_alone_repaired(layout);
 }
 END_TEST
 
@@ -496,12 +509,8 @@ static Suite *make_suite(void)
     tcase_add_unchecked_fixture(tcase, scratch_enter, scratch_leave);
     tcase_set_timeout(tcase, 300);
     if (have_qemu()) {
-        tcase_add_loop_test(tcase, images_of_qemu_are_found_in_order, 0, LAYOUTS);
-        tcase_add_loop_test(tcase, damaged_refcounts_get_the_verdict_of_qemu_and_are_repaired, 0,
-                            LAYOUTS);
-        tcase_add_loop_test(tcase, leaks_alone_are_repaired_when_nothing_else_is_wanted, 0,
-                            LAYOUTS);
-        tcase_add_loop_test(tcase, errors_alone_are_repaired_and_leaks_kept, 0, LAYOUTS);
+        tcase_add_loop_test(tcase, images_of_qemu_get_its_verdict_damaged_or_not_and_are_repaired,
+                            0, LAYOUTS);
     }
     suite_add_tcase(suite, tcase);
     return suite;
