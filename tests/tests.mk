@@ -180,6 +180,7 @@ E2E_HELPERS = \
 	tests/e2e/lib/crash.py \
 	tests/e2e/lib/ctl.py \
 	tests/e2e/lib/damage.py \
+	tests/e2e/lib/evidence.py \
 	tests/e2e/lib/files.py \
 	tests/e2e/lib/image.py \
 	tests/e2e/lib/infos.py \
