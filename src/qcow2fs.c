@@ -418,6 +418,7 @@ static int mount_and_serve(const struct command_line *line, struct source *sourc
     if (r == 0) {
         *entry = listing_enter(image, mount_point, line->options.mounted_device,
                                source->writer != NULL, source->image->is_overlay);
+        session_set_control(session, registry_listen(*entry));
         r = session_serve(session, error);
         announce_stopping(announce);
     }

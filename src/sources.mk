@@ -21,6 +21,7 @@ src_libqcow2_a_SOURCES = \
 	src/util/options.c src/util/options_find.c src/util/options_help.c src/util/options.h \
 	src/util/printable.c src/util/printable.h \
 	src/util/range_lock.h \
+	src/util/control.c src/util/control.h \
 	src/util/registry.c src/util/registry.h \
 	src/util/size.c src/util/size.h \
 	src/util/stop.h \
@@ -160,6 +161,8 @@ CTL_SOURCES = \
 	src/ctl/resize.c src/ctl/resize.h \
 	src/ctl/snapshot.c \
 	src/ctl/run.c src/ctl/run.h \
+	src/ctl/daemon.c src/ctl/daemon.h \
+	src/ctl/freeze.c src/ctl/freeze.h \
 	src/ctl/stack.c src/ctl/stack.h \
 	src/ctl/teardown.c src/ctl/teardown.h \
 	src/ctl/umount.c \
@@ -185,6 +188,7 @@ src_qcow2fs_SOURCES = \
 	src/fuse/copies.c src/fuse/copies.h \
 	src/fuse/files.c src/fuse/files.h \
 	src/fuse/io_uring.c src/fuse/io_uring.h \
+	src/fuse/control.c src/fuse/control.h \
 	src/fuse/later.c src/fuse/later.h \
 	src/fuse/old_end.c src/fuse/old_end.h \
 	src/fuse/listing.c src/fuse/listing.h \

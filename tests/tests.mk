@@ -24,6 +24,7 @@ UNIT_TESTS += \
 	tests/unit/codec/test-compress \
 	tests/unit/disk/test-commit \
 	tests/unit/admin/test-create \
+	tests/unit/util/test-control \
 	tests/unit/util/test-error \
 	tests/unit/meta/test-extension \
 	tests/unit/meta/test-gate \
@@ -132,6 +133,7 @@ E2E_TESTS = \
 	tests/e2e/mount/test-ctl-mount-kill.py \
 	tests/e2e/mount/test-ctl-mount-kinds.py \
 	tests/e2e/mount/test-ctl-mount-missing.py \
+	tests/e2e/mount/test-ctl-snapshot-mounted.py \
 	tests/e2e/mount/test-mount.py \
 	tests/e2e/mount/test-mount-fstab.py \
 	tests/e2e/mount/test-mount-user.py \

@@ -3,6 +3,7 @@
 #include "config.h"
 
 #include "ctl/command.h"
+#include "ctl/daemon.h"
 #include "ctl/stack.h"
 #include "util/json.h"
 #include "util/printable.h"
@@ -29,9 +30,30 @@ static void format_time(int64_t seconds, char text[32])
     }
 }
 
+#define ANSWER_MILLISECONDS 300 /* for one that makes a snapshot just now, the list does not wait \
+                                 */
+
+/* Bytes of tables that are not on the disk yet; false: there are none, or it does not say. */
+static bool find_dirty(const struct stack *stack, uint64_t *dirty)
+{
+    static struct control_message request, answer;
+    struct error error;
+    const char *text = NULL;
+
+    if (stack->daemon.writable) {
+        daemon_begin(&request, "status");
+        if (daemon_ask(stack, &request, ANSWER_MILLISECONDS, &answer, &error) == 0) {
+            text = control_get(&answer, "dirty");
+        }
+    }
+    *dirty = text != NULL ? strtoull(text, NULL, 10) : 0;
+    return text != NULL;
+}
+
 static struct json *stack_json(const struct stack *stack)
 {
     struct json *object = json_new_object(), *loops = json_new_array(), *mounts = json_new_array();
+    uint64_t dirty;
     char since[32];
 
     format_time(stack->daemon.since, since);
@@ -42,6 +64,9 @@ static struct json *stack_json(const struct stack *stack)
     json_put_number(object, "pid", (uint64_t)stack->daemon.pid);
     json_put_number(object, "uid", stack->daemon.user);
     json_put_text(object, "since", since);
+    if (find_dirty(stack, &dirty)) {
+        json_put_number(object, "dirty", dirty);
+    }
     for (size_t i = 0; i < stack->loop_count; i++) {
         json_add_text(loops, stack->loops[i].name);
     }
@@ -77,6 +102,7 @@ static const char *mode_text(const struct registry_record *daemon)
 
 static void print_text(const struct stack *stack)
 {
+    uint64_t dirty;
     char since[32];
 
     format_time(stack->daemon.since, since);
@@ -90,6 +116,9 @@ static void print_text(const struct stack *stack)
     }
     for (size_t i = 0; i < stack->mount_count; i++) {
         printable_line(stdout, "    files at       %s", stack->mounts[i].path);
+    }
+    if (find_dirty(stack, &dirty) && dirty > 0) {
+        printable_line(stdout, "    not yet saved  %" PRIu64 " bytes of tables", dirty);
     }
 }
 

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* qcow2ctl snapshot: internal snapshots of an image that is not mounted. */
+/* qcow2ctl snapshot: internal snapshots, of an image or by the qcow2fs that has it mounted. */
 #include "config.h"
 
 #include "admin/info.h"
 #include "ctl/command.h"
+#include "ctl/daemon.h"
+#include "ctl/freeze.h"
 #include "ctl/info_text.h"
 #include "ctl/open.h"
 #include "disk/at_snapshot.h"
@@ -21,6 +23,7 @@ struct snapshot_options {
     char *delete;
     char *apply;
     char *rename;
+    char *freeze;
 };
 
 /* --- What was done --------------------------------------------------------------------------- */
@@ -114,12 +117,13 @@ static int change_image(struct ctl *ctl, const char *path)
     return ctl_close_writer(ctl, image, writer, r);
 }
 
-static int list_image(struct ctl *ctl, const char *path)
+/* Beside a daemon that writes: the header names the old table or the new one. */
+static int list_image(struct ctl *ctl, const char *path, bool is_mounted)
 {
     const struct snapshot_options *options = ctl->options;
     struct image *image;
-    int r = ctl_open(ctl, path, &options->common,
-                     options->common.force_share.value ? STORE_READ_SHARED : STORE_READ, &image);
+    bool shares = is_mounted || options->common.force_share.value;
+    int r = ctl_open(ctl, path, &options->common, shares ? STORE_READ_SHARED : STORE_READ, &image);
 
     if (r == 0) {
         r = image->format == IMAGE_QCOW2
@@ -127,6 +131,106 @@ static int list_image(struct ctl *ctl, const char *path)
                 : error_set(&ctl->error, EINVAL, "%s: is no qcow2 image", image->path);
         image_close(image);
     }
+    return r;
+}
+
+/* --- By the qcow2fs that has it mounted ------------------------------------------------------ */
+
+static int fill_request(struct ctl *ctl, struct control_message *request)
+{
+    const struct snapshot_options *options = ctl->options;
+    bool fits;
+
+    if (options->create != NULL) {
+        daemon_begin(request, "snapshot-make");
+        fits = control_put(request, "name", options->create);
+    } else if (options->delete != NULL) {
+        daemon_begin(request, "snapshot-remove");
+        fits = control_put(request, "name", options->delete);
+    } else {
+        daemon_begin(request, "snapshot-rename");
+        fits = control_put(request, "name", options->rename) &&
+               control_put(request, "new-name", ctl->operands[0]);
+    }
+    return fits ? 0
+                : error_set(&ctl->error, ENAMETOOLONG, "a name of more than %d bytes is too long",
+                            CONTROL_MAX / 3);
+}
+
+static int ask_frozen(struct ctl *ctl, const struct stack *stack,
+                      const struct control_message *request, struct control_message *answer)
+{
+    const struct snapshot_options *options = ctl->options;
+    struct error late = {0};
+    struct freeze freeze;
+    int r = freeze_begin(&freeze, options->freeze, stack, &ctl->error);
+
+    if (r != 0) {
+        return r;
+    }
+    r = daemon_ask(stack, request, -1, answer, &ctl->error);
+    if (freeze_end(&freeze, options->freeze, &late) != 0 && r == 0) {
+        ctl->error = late;
+        return -late.code;
+    }
+    return r;
+}
+
+static int list_image(struct ctl *ctl, const char *path, bool is_mounted);
+
+static int change_mounted(struct ctl *ctl, const struct stack *stack)
+{
+    const struct snapshot_options *options = ctl->options;
+    static struct control_message request, answer;
+    const char *id, *name;
+    int r;
+
+    if (options->apply != NULL) {
+        return error_set(&ctl->error, EBUSY,
+                         "%s: is mounted, and going back is for an image that is not in use; "
+                         "unmount it first: qcow2ctl umount %s",
+                         stack->daemon.image, stack->daemon.image);
+    }
+    r = fill_request(ctl, &request);
+    if (r == 0) {
+        r = options->freeze != NULL ? ask_frozen(ctl, stack, &request, &answer)
+                                    : daemon_ask(stack, &request, -1, &answer, &ctl->error);
+    }
+    if (r != 0) {
+        return r;
+    }
+    id = control_get(&answer, "id");
+    name = control_get(&answer, "name");
+    say(ctl, id != NULL ? id : "?", name != NULL ? name : "?",
+        options->create != NULL   ? "made"
+        : options->delete != NULL ? "removed"
+                                  : "renamed");
+    return ctl->json ? list_image(ctl, stack->daemon.image, true) : 0;
+}
+
+/* Those that have it mounted are asked, where one of them writes to it. */
+static int run_mounted(struct ctl *ctl, const char *path, bool changes, bool *is_mounted)
+{
+    const struct snapshot_options *options = ctl->options;
+    struct stacks stacks;
+    struct stack *stack;
+    int r = stacks_find(&stacks);
+
+    *is_mounted = false;
+    if (r < 0) {
+        return error_set(&ctl->error, -r, "what is mounted cannot be told: %s", strerror(-r));
+    }
+    stack = stacks_find_writer(&stacks, path);
+    *is_mounted = stack != NULL;
+    if (stack != NULL) {
+        r = changes ? change_mounted(ctl, stack) : list_image(ctl, stack->daemon.image, true);
+    } else if (options->freeze != NULL) {
+        *is_mounted = true;
+        r = error_set(&ctl->error, EINVAL,
+                      "%s: is not mounted for writing by qcow2fs, so there is nothing to freeze",
+                      path);
+    }
+    stacks_release(&stacks);
     return r;
 }
 
@@ -147,6 +251,9 @@ static int check_usage(struct ctl *ctl)
                              ? "--rename=OLD needs two operands: NEW, and the image"
                              : "one image is expected");
     }
+    if (options->freeze != NULL && options->create == NULL) {
+        return error_set(&ctl->error, EINVAL, "--freeze is for a snapshot that is made, with -c");
+    }
     if (asked > 0 && !options->list.value && options->common.force_share.value) {
         return error_set(&ctl->error, EINVAL,
                          "-U is for the list alone: nothing is changed while another program "
@@ -161,6 +268,8 @@ static int run_snapshot(struct ctl *ctl)
     const char *path = ctl->operands[ctl->operand_count - 1];
     bool changes = options->create != NULL || options->delete != NULL || options->apply != NULL ||
                    options->rename != NULL;
+    bool is_mounted;
+    int r;
 
     if (command_prints_json(&options->common) && json_require(&ctl->error) < 0) {
         return CTL_FAILED;
@@ -168,7 +277,11 @@ static int run_snapshot(struct ctl *ctl)
     if (check_usage(ctl) < 0) {
         return CTL_USAGE;
     }
-    return (changes ? change_image(ctl, path) : list_image(ctl, path)) < 0 ? CTL_FAILED : CTL_OK;
+    r = run_mounted(ctl, path, changes, &is_mounted);
+    if (!is_mounted && r == 0) {
+        r = changes ? change_image(ctl, path) : list_image(ctl, path, false);
+    }
+    return r < 0 ? CTL_FAILED : CTL_OK;
 }
 
 #define FIELD(member) offsetof(struct snapshot_options, member)
@@ -202,6 +315,13 @@ static const struct option_spec snapshot_flags[] = {
      .field = FIELD(rename),
      .value_name = "NAME|ID",
      .help = "give a snapshot another name, which stands before the image"},
+    {.name = "freeze",
+     .type = OPTION_STRING,
+     .field = FIELD(freeze),
+     .value_name = "DIR",
+     .help =
+         "with -c: the file system mounted at DIR from this disk stands still meanwhile, and is "
+         "clean in the snapshot"},
     FLAG_FORMAT(struct snapshot_options),
     FLAG_JSON(struct snapshot_options),
     FLAG_OUTPUT(struct snapshot_options),
@@ -218,17 +338,22 @@ const struct command snapshot_command = {
     .min_operands = 1,
     .max_operands = 2,
     .summary = "list, make, remove, rename internal snapshots, or go back to one",
-    .description = "Internal snapshots are states of the disk that the image keeps beside the\n"
-                   "present one, and that share with it what has not changed. Without an option\n"
-                   "they are listed. The options are those of qemu-img snapshot.\n"
-                   "\n"
-                   "The image must not be in use. A snapshot is what the disk is at that moment:\n"
-                   "of a disk whose file system was not unmounted, what a power cut would leave.\n"
-                   "\n"
-                   "Killed at any moment, the image has the old snapshots or the new ones; the\n"
-                   "command can be given again. With -a the present state is lost, with all that\n"
-                   "no snapshot has of it: make one first where it is still wanted.\n",
+    .description =
+        "Internal snapshots are states of the disk that the image keeps beside the\n"
+        "present one, and that share with it what has not changed. Without an option\n"
+        "they are listed. The options are those of qemu-img snapshot.\n"
+        "\n"
+        "Of a disk that qcow2fs has mounted, its qcow2fs does it: IMAGE is then the image,\n"
+        "its mount point, its raw file, its loop device, or where its files are. -a is for\n"
+        "an image that is not in use. A snapshot is what the disk is at that moment: of a\n"
+        "file system that is mounted, what a power cut would leave, or with --freeze=DIR\n"
+        "a clean one.\n"
+        "\n"
+        "Killed at any moment, the image has the old snapshots or the new ones; the\n"
+        "command can be given again. With -a the present state is lost, with all that\n"
+        "no snapshot has of it: make one first where it is still wanted.\n",
     .examples = "  qcow2ctl snapshot -c before-upgrade disk.qcow2\n"
+                "  qcow2ctl snapshot -c nightly --freeze=/mnt /mnt\n"
                 "  qcow2ctl snapshot disk.qcow2\n"
                 "  qcow2ctl snapshot -a before-upgrade disk.qcow2\n"
                 "  qcow2ctl snapshot --rename=before-upgrade good disk.qcow2\n"

@@ -326,20 +326,47 @@ static bool belongs(const struct stack *stack, const struct wanted *wanted)
     return false;
 }
 
-struct stack *stacks_choose(struct stacks *stacks, const char *path, struct error *error)
+/* What is at that path, for belongs(); *absolute is to be freed. */
+static struct wanted look_at(const char *path, char **absolute)
 {
-    char *absolute = realpath(path, NULL);
-    struct wanted wanted = {.path = absolute != NULL ? absolute : path};
-    struct stack *found = NULL;
+    struct wanted wanted;
     struct statx status;
-    size_t hits = 0;
 
+    *absolute = realpath(path, NULL);
+    wanted = (struct wanted){.path = *absolute != NULL ? *absolute : path};
     if (statx(AT_FDCWD, path, AT_STATX_DONT_SYNC, STATX_TYPE, &status) == 0) {
         wanted.device = makedev(status.stx_dev_major, status.stx_dev_minor);
         if (S_ISBLK(status.stx_mode)) {
             wanted.node = makedev(status.stx_rdev_major, status.stx_rdev_minor);
         }
     }
+    return wanted;
+}
+
+struct stack *stacks_find_writer(struct stacks *stacks, const char *path)
+{
+    char *absolute;
+    struct wanted wanted = look_at(path, &absolute);
+    struct stack *found = NULL;
+
+    for (size_t i = 0; i < stacks->count && found == NULL; i++) {
+        struct stack *stack = &stacks->list[i];
+
+        if (belongs(stack, &wanted) && stack->daemon.writable && !stack->daemon.overlay) {
+            found = stack;
+        }
+    }
+    free(absolute);
+    return found;
+}
+
+struct stack *stacks_choose(struct stacks *stacks, const char *path, struct error *error)
+{
+    char *absolute;
+    struct wanted wanted = look_at(path, &absolute);
+    struct stack *found = NULL;
+    size_t hits = 0;
+
     for (size_t i = 0; i < stacks->count; i++) {
         if (belongs(&stacks->list[i], &wanted)) {
             found = &stacks->list[i];

@@ -49,6 +49,9 @@ void stacks_release(struct stacks *stacks);
  */
 struct stack *stacks_choose(struct stacks *stacks, const char *path, struct error *error);
 
+/* The first that `path` belongs to and that writes to its image, or NULL. */
+struct stack *stacks_find_writer(struct stacks *stacks, const char *path);
+
 /* Up to three processes that use what is mounted at `path`, as "bash (12), vi (13)"; or "". */
 void stack_users(const char *path, char *text, size_t size);
 

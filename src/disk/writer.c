@@ -328,6 +328,13 @@ bool writer_is_dirty(struct writer *writer)
     return atomic_load(&writer->changed);
 }
 
+uint64_t writer_dirty_bytes(struct writer *writer)
+{
+    const struct cache *cache = writer->image->cache;
+
+    return cache_pool_dirty_bytes(cache->l2) + cache_pool_dirty_bytes(cache->refcount);
+}
+
 /* --- Opening ------------------------------------------------------------------------------------
  */
 

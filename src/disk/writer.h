@@ -123,4 +123,7 @@ int writer_flush(struct writer *writer);
 /* Whether something has been written since the last flush that succeeded. For a status line. */
 bool writer_is_dirty(struct writer *writer);
 
+/* The bytes of tables and refcount blocks that are not written yet. Likewise. */
+uint64_t writer_dirty_bytes(struct writer *writer);
+
 #endif

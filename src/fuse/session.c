@@ -5,6 +5,7 @@
 
 #include "fuse/session.h"
 
+#include "fuse/control.h"
 #include "fuse/io_uring.h"
 #include "fuse/later.h"
 #include "fuse/messages.h"
@@ -42,8 +43,10 @@ struct session {
     struct fuse_session *fuse;
     bool handles_signals;
     bool is_mounted;
-    int null;  /* in the server: /dev/null, or -1 */
-    int ready; /* in the server: the pipe to who waits, or -1 */
+    int null;      /* in the server: /dev/null, or -1 */
+    int ready;     /* in the server: the pipe to who waits, or -1 */
+    int listening; /* until `control` has it, or -1 */
+    struct control *control;
 };
 
 /* --- mounting --------------------------------------------------------------- */
@@ -270,7 +273,7 @@ int session_open(const struct session_settings *settings, struct session **sessi
     if (made == NULL) {
         return error_set(error, ENOMEM, "out of memory for the mount");
     }
-    *made = (struct session){.settings = *settings, .null = -1, .ready = -1};
+    *made = (struct session){.settings = *settings, .null = -1, .ready = -1, .listening = -1};
     messages_to_log(settings->log);
     r = open_all(made, error);
     if (r != 0) {
@@ -296,6 +299,11 @@ static void close_descriptor(int *descriptor)
     }
 }
 
+void session_set_control(struct session *session, int listening)
+{
+    session->listening = listening;
+}
+
 void session_close(struct session *session)
 {
     if (session == NULL) {
@@ -306,6 +314,8 @@ void session_close(struct session *session)
         later_stop(session->filesystem->old_end);
         stop_later(session->filesystem);
     }
+    control_stop(session->control);
+    close_descriptor(&session->listening);
     if (session->is_mounted) {
         fuse_session_unmount(session->fuse);
     }
@@ -479,6 +489,10 @@ static int start_threads(struct session *session)
     }
     if (r == 0 && session->filesystem->old_end != NULL) {
         r = later_start(session->filesystem->old_end);
+    }
+    if (r == 0 && session->settings.writer != NULL) {
+        r = control_start(session->filesystem, session->listening, &session->control);
+        session->listening = -1;
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return r;

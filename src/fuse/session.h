@@ -60,6 +60,12 @@ enum session_process {
  */
 int session_background(struct session *session, enum session_process *process, struct error *error);
 
+/*
+ * Hands over the socket on which qcow2ctl asks (registry_listen()), or -1. Before
+ * session_serve(), which answers there where the disk can be written.
+ */
+void session_set_control(struct session *session, int listening);
+
 /* Returns 0 after an unmount or a signal to end; a negative errno with a sentence. */
 int session_serve(struct session *session, struct error *error);
 

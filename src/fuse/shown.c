@@ -348,17 +348,25 @@ bool shown_index(struct shown *shown, uint64_t key, size_t *index)
     return is_there;
 }
 
-bool shown_last(struct shown *shown, uint64_t *key)
+bool shown_key(struct shown *shown, size_t index, uint64_t *key)
 {
     bool is_there;
 
     pthread_mutex_lock(&shown->mutex);
-    is_there = shown->count > 0;
+    is_there = index < shown->count;
     if (is_there) {
-        *key = shown->list[shown->count - 1]->key;
+        *key = shown->list[index]->key;
     }
     pthread_mutex_unlock(&shown->mutex);
     return is_there;
+}
+
+bool shown_last(struct shown *shown, uint64_t *key)
+{
+    size_t count, vm_states;
+
+    shown_count(shown, &count, &vm_states);
+    return count > 0 && shown_key(shown, count - 1, key);
 }
 
 /* --- views ------------------------------------------------------------------ */

@@ -88,6 +88,9 @@ void shown_unclaim(struct shown *shown, uint64_t key);
 /* Its number in image->snapshots; false: there is none. */
 bool shown_index(struct shown *shown, uint64_t key, size_t *index);
 
+/* The key of that number; false: there is none. */
+bool shown_key(struct shown *shown, size_t index, uint64_t *key);
+
 /* The key of the one that was made last; false: there is none. */
 bool shown_last(struct shown *shown, uint64_t *key);
 

@@ -90,6 +90,16 @@ static int explain_claim(const struct filesystem *filesystem, int result, struct
                              : result;
 }
 
+int snapshots_key(struct filesystem *filesystem, size_t index, uint64_t *key, struct error *error)
+{
+    struct shown *shown = filesystem->tree->shown;
+
+    if (shown_settle(shown) != 0) {
+        return out_of_memory(filesystem, error);
+    }
+    return shown_key(shown, index, key) ? 0 : explain_claim(filesystem, -ENOENT, error);
+}
+
 int snapshots_remove(struct filesystem *filesystem, uint64_t key, struct error *error)
 {
     struct shown *shown = filesystem->tree->shown;

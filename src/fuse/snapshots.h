@@ -14,6 +14,7 @@
 #include "util/error.h"
 #include "util/stop.h"
 
+#include <stddef.h>
 #include <stdint.h>
 
 /*
@@ -24,6 +25,9 @@
  */
 int snapshots_make(struct filesystem *filesystem, const char *name, const struct stop *stop,
                    uint64_t *key, struct error *error);
+
+/* The key of number `index` of image->snapshots. 0; -ENOENT, -ENOMEM with a sentence. */
+int snapshots_key(struct filesystem *filesystem, size_t index, uint64_t *key, struct error *error);
 
 /* Also -EBUSY where a view of it is open, and -ENOENT. */
 int snapshots_remove(struct filesystem *filesystem, uint64_t key, struct error *error);

@@ -14,11 +14,14 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/pidfd.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
 #define RECORD_MAX (64 * 1024) /* bytes of a file that are read */
+#define SOCKET     ".control"  /* behind the name of the file, of the socket beside it */
 
 struct registry_entry {
     int directory, descriptor;
@@ -158,6 +161,82 @@ void registry_release(struct registry_record *record)
     memset(record, 0, sizeof(*record));
 }
 
+/* --- the socket beside a file ---------------------------------------------------- */
+
+static void remove_names(int directory, const char *name)
+{
+    char socket_name[64];
+
+    snprintf(socket_name, sizeof(socket_name), "%.32s" SOCKET, name);
+    (void)unlinkat(directory, socket_name, 0);
+    (void)unlinkat(directory, name, 0);
+}
+
+/* By way of the directory's descriptor, as an address has room for 107 bytes. */
+static struct sockaddr_un socket_address(int directory, const char *name)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+
+    snprintf(address.sun_path, sizeof(address.sun_path), "/proc/self/fd/%d/%.32s" SOCKET, directory,
+             name);
+    return address;
+}
+
+int registry_listen(const struct registry_entry *entry)
+{
+    struct sockaddr_un address;
+    int listening;
+
+    if (entry == NULL) {
+        return -1;
+    }
+    address = socket_address(entry->directory, entry->name);
+    listening = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    if (listening >= 0 &&
+        (bind(listening, (const struct sockaddr *)&address, sizeof(address)) != 0 ||
+         listen(listening, 8) != 0)) {
+        close(listening);
+        return -1;
+    }
+    return listening;
+}
+
+int registry_connect(int descriptor)
+{
+    char link[48], path[4096];
+    struct sockaddr_un address;
+    int directory, connected, result = 0;
+    ssize_t length;
+    char *slash;
+
+    snprintf(link, sizeof(link), "/proc/self/fd/%d", descriptor);
+    length = readlink(link, path, sizeof(path) - 1);
+    if (length <= 0) {
+        return length < 0 ? -errno : -ENOENT;
+    }
+    path[length] = '\0';
+    slash = strrchr(path, '/');
+    if (slash == NULL || slash == path) {
+        return -ENOENT;
+    }
+    *slash = '\0';
+    directory = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (directory < 0) {
+        return -errno;
+    }
+    address = socket_address(directory, slash + 1);
+    connected = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    if (connected < 0 ||
+        connect(connected, (const struct sockaddr *)&address, sizeof(address)) != 0) {
+        result = -errno;
+    }
+    close(directory);
+    if (result != 0 && connected >= 0) {
+        close(connected);
+    }
+    return result == 0 ? connected : result;
+}
+
 /* --- the daemon --------------------------------------------------------------- */
 
 static bool write_record(int descriptor, const struct registry_record *record)
@@ -182,7 +261,7 @@ struct registry_entry *registry_enter(const struct registry_record *record)
     entry->directory = open_own_directory(true);
     if (entry->directory >= 0) {
         /* The name is ours: a process of this number that left it has ended. */
-        (void)unlinkat(entry->directory, entry->name, 0);
+        remove_names(entry->directory, entry->name);
         entry->descriptor = openat(entry->directory, entry->name,
                                    O_RDWR | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0600);
     }
@@ -202,7 +281,7 @@ void registry_leave(struct registry_entry *entry, int status, const char *messag
     }
     if (entry->descriptor >= 0) {
         (void)dprintf(entry->descriptor, "message=%s%cstatus=%d%c", message, 0, status, 0);
-        (void)unlinkat(entry->directory, entry->name, 0);
+        remove_names(entry->directory, entry->name);
         close(entry->descriptor);
     }
     if (entry->directory >= 0) {
@@ -240,7 +319,7 @@ static int visit_file(const struct visit *visit, int directory, const char *name
         if (fstat(descriptor, &then) == 0 &&
             fstatat(directory, name, &now, AT_SYMLINK_NOFOLLOW) == 0 && now.st_ino == then.st_ino &&
             then.st_size > 0) {
-            (void)unlinkat(directory, name, 0);
+            remove_names(directory, name);
         }
     } else if (load(descriptor, &record) == 0) {
         result = visit->each(visit->context, &record, descriptor);

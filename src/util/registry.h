@@ -44,6 +44,12 @@ struct registry_entry; /* its own file, locked */
 /* Makes and locks the file of this process. NULL where that cannot be; it is no error. */
 struct registry_entry *registry_enter(const struct registry_record *record);
 
+/*
+ * A listening socket (SOCK_SEQPACKET) beside the file, for util/control; the caller closes it, and
+ * registry_leave() removes its name. -1 where there can be none, and where `entry` is NULL.
+ */
+int registry_listen(const struct registry_entry *entry);
+
 /* Adds how the daemon ended, and removes the name; `entry` may be NULL. Gives it back. */
 void registry_leave(struct registry_entry *entry, int status, const char *message);
 
@@ -63,6 +69,12 @@ int registry_visit(int (*each)(void *context, const struct registry_record *reco
  * -ETIMEDOUT; a negative errno.
  */
 int registry_wait(int descriptor, int milliseconds, struct registry_record *record);
+
+/*
+ * Connects to the socket of the daemon whose file is open at `descriptor`: its own descriptor, or a
+ * negative errno; -ENOENT and -ECONNREFUSED where nobody listens.
+ */
+int registry_connect(int descriptor);
 
 void registry_release(struct registry_record *record);
 

@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "ctl/freeze.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define FROZEN_MILLISECONDS 60000 /* at most: programs wait meanwhile */
+
+enum {
+    GUARD_DONE,
+    GUARD_WAS_LATE
+};
+
+static dev_t device_at(int descriptor, const char *path, int flags)
+{
+    struct statx status;
+
+    return statx(descriptor, path, flags | AT_STATX_DONT_SYNC, STATX_TYPE, &status) == 0
+               ? makedev(status.stx_dev_major, status.stx_dev_minor)
+               : 0;
+}
+
+static bool stands_on(const struct stack *stack, int directory)
+{
+    dev_t device = device_at(directory, "", AT_EMPTY_PATH);
+
+    for (size_t i = 0; i < stack->mount_count; i++) {
+        if (device != 0 && device == device_at(AT_FDCWD, stack->mounts[i].path, 0)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Waits for the end of who froze it, and thaws. */
+static int guard(int lifeline, int directory)
+{
+    static const int ignored[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE};
+    struct pollfd end = {.fd = lifeline, .events = POLLIN};
+    int count;
+
+    (void)setsid();
+    for (size_t i = 0; i < sizeof(ignored) / sizeof(ignored[0]); i++) {
+        signal(ignored[i], SIG_IGN);
+    }
+    /* Nobody shall wait for what it holds: a reader of our output, say, which is frozen. */
+    for (int standard = STDIN_FILENO; standard <= STDERR_FILENO; standard++) {
+        if (standard != lifeline && standard != directory) {
+            close(standard);
+        }
+    }
+    do {
+        count = poll(&end, 1, FROZEN_MILLISECONDS);
+    } while (count < 0 && errno == EINTR);
+    (void)ioctl(directory, FITHAW, 0);
+    return count == 0 ? GUARD_WAS_LATE : GUARD_DONE;
+}
+
+static int start_guard(struct freeze *freeze, struct error *error)
+{
+    int ends[2];
+
+    if (pipe2(ends, O_CLOEXEC) != 0) {
+        return error_set(error, errno, "a pipe cannot be made: %s", strerror(errno));
+    }
+    fflush(NULL);
+    freeze->guard = fork();
+    if (freeze->guard == 0) {
+        close(ends[1]);
+        _exit(guard(ends[0], freeze->directory));
+    }
+    close(ends[0]);
+    freeze->lifeline = ends[1];
+    return freeze->guard > 0
+               ? 0
+               : error_set(error, errno, "no process can be made: %s", strerror(errno));
+}
+
+int freeze_begin(struct freeze *freeze, const char *path, const struct stack *stack,
+                 struct error *error)
+{
+    struct error ignored;
+    int result;
+
+    *freeze = (struct freeze){.lifeline = -1, .guard = -1};
+    freeze->directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (freeze->directory < 0) {
+        return error_set(error, errno, "%s: cannot be frozen: %s", path, strerror(errno));
+    }
+    if (!stands_on(stack, freeze->directory)) {
+        close(freeze->directory);
+        return error_set(error, EINVAL,
+                         "%s: is no file system on the disk of %s (qcow2ctl list shows them)", path,
+                         stack->daemon.image);
+    }
+    result = start_guard(freeze, error);
+    if (result == 0 && ioctl(freeze->directory, FIFREEZE, 0) != 0) {
+        int code = errno;
+
+        result = error_set(error, code, "%s: cannot be frozen: %s", path,
+                           code == EBUSY        ? "it is frozen already"
+                           : code == EOPNOTSUPP ? "its kind of file system cannot be"
+                                                : strerror(code));
+    }
+    if (result != 0) {
+        (void)freeze_end(freeze, path, &ignored);
+    }
+    return result;
+}
+
+int freeze_end(struct freeze *freeze, const char *path, struct error *error)
+{
+    int status = 0;
+
+    if (freeze->lifeline >= 0) {
+        close(freeze->lifeline);
+    }
+    if (freeze->guard > 0) {
+        while (waitpid(freeze->guard, &status, 0) < 0 && errno == EINTR) {
+        }
+    }
+    if (freeze->guard > 0 && !WIFEXITED(status)) {
+        (void)ioctl(freeze->directory, FITHAW, 0); /* it was killed */
+    }
+    close(freeze->directory);
+    return freeze->guard > 0 && WIFEXITED(status) && WEXITSTATUS(status) == GUARD_WAS_LATE
+               ? error_set(error, ETIMEDOUT,
+                           "%s: stood still for %d seconds, and was let go before the snapshot was "
+                           "made, which is what a power cut would leave",
+                           path, FROZEN_MILLISECONDS / 1000)
+               : 0;
+}

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A file system that stands still while something is done to its disk (FIFREEZE, ioctl_fs(2)), so
+ * that it is clean there. A process of its own lets it go on, whatever becomes of this one.
+ */
+#ifndef CTL_FREEZE_H
+#define CTL_FREEZE_H
+
+#include "ctl/stack.h"
+#include "util/error.h"
+
+#include <sys/types.h>
+
+struct freeze {
+    int lifeline;
+    pid_t guard;
+    int directory;
+};
+
+/*
+ * Freezes what is mounted at `path`, which must be a file system on the disk of `stack`. 0, or a
+ * negative errno with a sentence.
+ */
+int freeze_begin(struct freeze *freeze, const char *path, const struct stack *stack,
+                 struct error *error);
+
+/* Lets it go on. -ETIMEDOUT with a sentence where that has been done before, as it took too long.
+ */
+int freeze_end(struct freeze *freeze, const char *path, struct error *error);
+
+#endif
