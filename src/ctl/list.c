@@ -30,8 +30,9 @@ static void format_time(int64_t seconds, char text[32])
     }
 }
 
-#define ANSWER_MILLISECONDS 300 /* for one that makes a snapshot just now, the list does not wait \
-                                 */
+#define ANSWER_MILLISECONDS                                               \
+    300 /* for one that makes a snapshot just now, the list does not wait \
+         */
 
 /* Bytes of tables that are not on the disk yet; false: there are none, or it does not say. */
 static bool find_dirty(const struct stack *stack, uint64_t *dirty)

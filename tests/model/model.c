@@ -152,10 +152,17 @@ static void run_round(struct model *model, uint64_t round)
     open_image(model);
     worker_check_all(&alone);
     run_workers(model, round);
+    snapshots_check(model);
+    /* Version 2 does not say how large a disk was, so that none may have another size. */
+    if (round + 1 == model->options.rounds.value ||
+        (model->options.resize.value && model->image->header->version < 3)) {
+        snapshots_drop_all(model);
+    }
     if (model->options.resize.value) {
         worker_resize(&alone);
     }
     worker_check_all(&alone);
+    snapshots_check(model);
     close_image(model);
 }
 
@@ -183,6 +190,7 @@ static const struct option_spec table[] = {
     SWITCH("lazy-refcounts", lazy_refcounts),
     SWITCH("discard", discard),
     SWITCH("resize", resize),
+    SWITCH("snapshots", snapshots),
     {.name = NULL},
 };
 
@@ -220,10 +228,15 @@ int main(int argc, char **argv)
     parse_options(&model, argv[3]);
     log_init(&model.log, log_sink, NULL);
     expected = open_expected(&model, argv[2]);
+    model.snapshots = snapshots_create();
+    if (model.snapshots == NULL) {
+        die("out of memory");
+    }
     for (round = 0; round < model.options.rounds.value; round++) {
         run_round(&model, round);
     }
     close_expected(&model, expected);
+    snapshots_destroy(model.snapshots);
     log_release(&model.log);
     return 0;
 }

@@ -20,8 +20,9 @@
 #include <pthread.h>
 #include <stdint.h>
 
-#define MODEL_PIECE       (UINT64_C(37) * 1024 + 512) /* bytes; an expression, hence the parentheses */
-#define MODEL_THREADS_MAX 64
+#define MODEL_PIECE         (UINT64_C(37) * 1024 + 512) /* bytes; an expression, hence the parentheses */
+#define MODEL_THREADS_MAX   64
+#define MODEL_SNAPSHOTS_MAX 3 /* of ours at the same time */
 
 struct model_options {
     struct option_number seed;
@@ -31,7 +32,8 @@ struct model_options {
     struct option_number l2_cache_size, l2_cache_entry_size, refcount_cache_size;
     struct option_bool lazy_refcounts; /* as those of struct writer_options */
     struct option_bool discard;
-    struct option_bool resize; /* between the rounds */
+    struct option_bool resize;    /* between the rounds */
+    struct option_bool snapshots; /* are made and removed, too */
 };
 
 struct model {
@@ -44,6 +46,7 @@ struct model {
     uint8_t *expected; /* of `capacity` bytes, zeros from `size` on */
     uint64_t size;     /* of the disk, now */
     uint64_t capacity; /* the most that it grows to */
+    struct kept_snapshots *snapshots;
 };
 
 struct worker {
@@ -52,6 +55,16 @@ struct worker {
     uint64_t random; /* state of its random numbers */
     pthread_t thread;
 };
+
+struct kept_snapshots *snapshots_create(void);
+void snapshots_destroy(struct kept_snapshots *all);
+
+/* Makes one, or removes one that was made before, as a random number says. By any worker. */
+void snapshots_change(struct model *model, unsigned owner, uint64_t chance);
+
+/* With nobody else at work: each shows what it must; and is removed. */
+void snapshots_check(const struct model *model);
+void snapshots_drop_all(struct model *model);
 
 struct worker worker_create(struct model *model, unsigned number, uint64_t round);
 

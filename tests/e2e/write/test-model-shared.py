@@ -44,8 +44,8 @@ model.matrix(suite, model.Kind("snapshots with extended L2 entries", with_snapsh
                                clusters=LARGE, needs=[tools.EXTENDED_L2], extended_l2="on"))
 model.matrix(suite, model.Kind("compressed", model.compressed))
 model.matrix(suite, model.Kind("compressed, with a snapshot", compressed_with_snapshot))
-model.matrix(suite, model.Kind("data file", with_data_file, needs=[tools.DATA_FILE]))
-model.matrix(suite, model.Kind("raw data file", with_data_file, needs=[tools.DATA_FILE],
+model.matrix(suite, model.Kind("data file", with_data_file, saves=False, needs=[tools.DATA_FILE]))
+model.matrix(suite, model.Kind("raw data file", with_data_file, saves=False, needs=[tools.DATA_FILE],
                                data_file_raw="on"))
 
 if __name__ == "__main__":
