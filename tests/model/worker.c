@@ -208,7 +208,7 @@ static void work_once(struct worker *worker)
 
     if (range.length == 0) {
         flush(worker);
-    } else if (kind < 15 && worker->model->options.snapshots.value) {
+    } else if (kind < 8 && worker->model->options.snapshots.value) {
         snapshots_change(worker->model, worker->number, random_number(worker));
     } else if (kind < 450) {
         write_random(worker, range);
