@@ -22,6 +22,7 @@ src_libqcow2_a_SOURCES = \
 	src/util/printable.c src/util/printable.h \
 	src/util/range_lock.h \
 	src/util/control.c src/util/control.h \
+	src/util/deadline.h \
 	src/util/registry.c src/util/registry.h \
 	src/util/size.c src/util/size.h \
 	src/util/stop.h \

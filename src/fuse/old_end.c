@@ -9,6 +9,7 @@
 #include "fuse/messages.h"
 #include "fuse/own_mount.h"
 #include "util/checked.h"
+#include "util/deadline.h"
 
 #include <errno.h>
 #include <fuse_lowlevel.h>
@@ -16,8 +17,6 @@
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
-
-#define NANOSECONDS 1000000000L
 
 struct clearing {
     struct later_job job;
@@ -109,23 +108,9 @@ static void serve(struct later_job *job, bool ending)
     }
 }
 
-static struct timespec after(unsigned milliseconds)
-{
-    struct timespec time;
-
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    time.tv_sec += milliseconds / 1000;
-    time.tv_nsec += (long)(milliseconds % 1000) * (NANOSECONDS / 1000);
-    if (time.tv_nsec >= NANOSECONDS) {
-        time.tv_sec++;
-        time.tv_nsec -= NANOSECONDS;
-    }
-    return time;
-}
-
 static int wait_for(struct clearing *clearing, unsigned patience)
 {
-    struct timespec until = after(patience);
+    struct timespec until = deadline_after(patience);
     int r = 0;
 
     pthread_mutex_lock(&clearing->mutex);

@@ -3,13 +3,13 @@
 
 #include "fuse/shown.h"
 
+#include "util/deadline.h"
+
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-
-#define NANOSECONDS 1000000000L
 
 struct shown_snapshot {
     uint64_t key;
@@ -445,23 +445,9 @@ void shown_leave(struct shown *shown, struct shown_snapshot *snapshot, enum show
 
 /* --- removing --------------------------------------------------------------- */
 
-static struct timespec after(unsigned milliseconds)
-{
-    struct timespec time;
-
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    time.tv_sec += milliseconds / 1000;
-    time.tv_nsec += (long)(milliseconds % 1000) * (NANOSECONDS / 1000);
-    if (time.tv_nsec >= NANOSECONDS) {
-        time.tv_sec++;
-        time.tv_nsec -= NANOSECONDS;
-    }
-    return time;
-}
-
 int shown_claim(struct shown *shown, uint64_t key, unsigned milliseconds, size_t *index)
 {
-    struct timespec until = after(milliseconds);
+    struct timespec until = deadline_after(milliseconds);
     struct shown_snapshot *found;
     int waited = 0, r = 0;
 
