@@ -97,6 +97,7 @@ src_libqcow2_a_SOURCES = \
 	src/disk/filename.c src/disk/filename.h \
 	src/disk/image.c src/disk/image.h \
 	src/disk/inflight.h \
+	src/admin/chain_work.c src/admin/chain_work.h \
 	src/admin/commit.c src/admin/commit.h \
 	src/admin/info.c src/admin/info.h \
 	src/admin/inspect.c src/admin/inspect.h \
@@ -105,6 +106,7 @@ src_libqcow2_a_SOURCES = \
 	src/admin/new_image_refcounts.c \
 	src/admin/overlay.c src/admin/overlay.h src/admin/overlay_kept.c src/admin/overlay_internal.h \
 	src/admin/preallocated.c src/admin/preallocated.h \
+	src/admin/rebase.c src/admin/rebase.h \
 	src/disk/prefetch.c src/disk/prefetch.h \
 	src/disk/probe.c src/disk/probe.h \
 	src/disk/look.h \
@@ -118,6 +120,7 @@ src_libqcow2_a_SOURCES = \
 	src/disk/snapshots.c src/disk/snapshots.h \
 	src/disk/ticker.c src/disk/ticker.h \
 	src/disk/view.c src/disk/view.h \
+	src/disk/walk.c src/disk/walk.h \
 	src/disk/write.c \
 	src/disk/writer.c src/disk/writer.h src/disk/writer_internal.h \
 	src/disk/zero.c
@@ -128,6 +131,7 @@ LIBQCOW2_LIBS = src/libqcow2.a $(ZLIB_LIBS) $(ZSTD_LIBS) $(LIBDEFLATE_LIBS) $(JA
 CTL_SOURCES = \
 	src/ctl/amend.c \
 	src/ctl/attach.c \
+	src/ctl/chain_work.c src/ctl/chain_work.h \
 	src/ctl/check.c \
 	src/ctl/command.c src/ctl/command.h \
 	src/ctl/contents.c src/ctl/contents.h \
@@ -159,6 +163,7 @@ CTL_SOURCES = \
 	src/ctl/open.c src/ctl/open.h \
 	src/ctl/passing_mount.c src/ctl/passing_mount.h \
 	src/ctl/raw_disk.c src/ctl/raw_disk.h \
+	src/ctl/rebase.c \
 	src/ctl/resize.c src/ctl/resize.h \
 	src/ctl/snapshot.c \
 	src/ctl/run.c src/ctl/run.h \

@@ -111,6 +111,7 @@ E2E_TESTS = \
 	tests/e2e/ctl/test-ctl-map.py \
 	tests/e2e/ctl/test-ctl-map-svg.py \
 	tests/e2e/ctl/test-ctl-measure.py \
+	tests/e2e/ctl/test-ctl-rebase.py \
 	tests/e2e/ctl/test-ctl-resize.py \
 	tests/e2e/ctl/test-ctl-snapshot.py \
 	tests/e2e/bad/test-fuzz-differential.py \
@@ -176,6 +177,7 @@ E2E_HELPERS = \
 	tests/e2e/run \
 	tests/e2e/lib/__init__.py \
 	tests/e2e/lib/bad.py \
+	tests/e2e/lib/chains.py \
 	tests/e2e/lib/changed.py \
 	tests/e2e/lib/checks.py \
 	tests/e2e/lib/compare.py \

@@ -57,11 +57,23 @@ int amend_open(const char *path, const struct amend_change *change,
                const struct amend_opening *opening, struct log *log, struct image **image,
                struct error *error);
 
+/* What will be behind an image: `backing`, or NULL. The rest is what that hangs on. */
+struct amend_behind {
+    struct image *backing;
+    struct header header; /* the image's, changed */
+    struct image overlay;
+};
+
 /*
- * Whether the backing file that the image would name then, and all behind it,
- * can be opened: they are there, of the formats that are recorded, and not the
- * image itself. 0, or a negative errno with a sentence.
+ * Opens the backing file that the image would name then, and all behind it: they are there, of the
+ * formats that are recorded, and not the image itself. `behind` and `change` stay where they are
+ * until image_close(behind->backing). 0, or a negative errno with a sentence; nothing is open then.
  */
+int amend_open_behind(const struct image *image, const struct amend_change *change,
+                      const struct amend_opening *opening, struct log *log,
+                      struct amend_behind *behind, struct error *error);
+
+/* Whether that can be opened. 0, or a negative errno with a sentence. */
 int amend_check_behind(const struct image *image, const struct amend_change *change,
                        const struct amend_opening *opening, struct log *log, struct error *error);
 

@@ -116,8 +116,31 @@ static int check_raw(const struct image *image, const struct image *backing, str
                      image->path, backing->path, probe.description);
 }
 
-int amend_check_behind(const struct image *image, const struct amend_change *change,
-                       const struct amend_opening *opening, struct log *log, struct error *error)
+/* Where no file has the new name, the user has just said it: not that it must have moved. */
+static int check_there(const struct image *overlay, const char *name, struct error *error)
+{
+    struct stat status;
+    char *path;
+    int result;
+
+    if (name == NULL || *name == '\0') {
+        return 0;
+    }
+    result = filename_resolve(overlay->path, "backing file", name, false, &path, error);
+    if (result == 0 && stat(path, &status) < 0 && errno == ENOENT) {
+        result = error_set(error, ENOENT,
+                           "%s: there is no such backing file as %s; a relative name begins in the "
+                           "directory of the image; add -u where it is not here, but shall be "
+                           "recorded",
+                           overlay->path, path);
+    }
+    free(path);
+    return result;
+}
+
+int amend_open_behind(const struct image *image, const struct amend_change *change,
+                      const struct amend_opening *opening, struct log *log,
+                      struct amend_behind *behind, struct error *error)
 {
     const struct image_options options = {
         .access = STORE_WRITE, /* as what is behind a disk that is written */
@@ -126,20 +149,40 @@ int amend_check_behind(const struct image *image, const struct amend_change *cha
         .no_locks = opening->no_locks,
         .codec = CODEC_FASTEST,
     };
-    struct header header = amend_changed_header(image->header, change);
-    struct image overlay = {
+    int result;
+
+    *behind = (struct amend_behind){.header = amend_changed_header(image->header, change)};
+    behind->overlay = (struct image){
         .format = IMAGE_QCOW2,
         .path = image->path,
         .log = log,
         .file = image->file,
         .data_file = image->data_file,
-        .header = &header,
+        .header = &behind->header,
     };
-    int result = chain_open_backing(&overlay, &options, log, error);
-
-    if (result == 0 && overlay.backing != NULL) {
-        result = check_raw(&overlay, overlay.backing, error);
+    result = check_there(&behind->overlay, change->backing_file, error);
+    if (result == 0) {
+        result = chain_open_backing(&behind->overlay, &options, log, error);
     }
-    image_close(overlay.backing);
+    if (result == 0 && behind->overlay.backing != NULL) {
+        result = check_raw(&behind->overlay, behind->overlay.backing, error);
+    }
+    if (result < 0) {
+        image_close(behind->overlay.backing);
+        return result;
+    }
+    behind->backing = behind->overlay.backing;
+    return 0;
+}
+
+int amend_check_behind(const struct image *image, const struct amend_change *change,
+                       const struct amend_opening *opening, struct log *log, struct error *error)
+{
+    struct amend_behind behind;
+    int result = amend_open_behind(image, change, opening, log, &behind, error);
+
+    if (result == 0) {
+        image_close(behind.backing);
+    }
     return result;
 }

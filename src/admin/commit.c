@@ -15,8 +15,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define STEP (UINT64_C(2) << 20) /* bytes that are copied at once */
-
 /* The base, as the chain has it: to be opened again, to be written. */
 struct base_request {
     struct image_request image;
@@ -35,38 +33,17 @@ struct committing {
     uint64_t cut; /* from here on, bytes, an image between has ended, and hides what the base has */
     struct image *base;
     struct writer *base_writer; /* NULL: it is raw */
-    uint8_t *buffer;            /* STEP bytes */
+    uint8_t *buffer;            /* CHAIN_WORK_STEP bytes */
     struct chain_commit_result *result;
 };
-
-static struct image_options options_of(const struct committing *committing)
-{
-    return (struct image_options){
-        .format = IMAGE_QCOW2,
-        .access = STORE_WRITE,
-        .cache = STORE_CACHE_WRITEBACK,
-        .names = committing->options->names,
-        .no_locks = committing->options->no_locks,
-        .codec = CODEC_FASTEST,
-    };
-}
 
 /* --- Opening the two ------------------------------------------------------------------------ */
 
 static int open_writer(struct image *image, struct writer **writer, struct error *error)
 {
-    const struct writer_options options = {
-        .discard = true,
-        .check = WRITER_CHECK_AUTO,
-        .refuse_at_once = true,
-    };
-    /* The tables are gone through once, in order: more memory would not help. */
-    const struct cache_options cache = {
-        .l2_size = {.value = CACHE_L2_DEFAULT_MIN, .set = true},
-    };
-    int result = image_attach_cache(image, &cache, error);
+    int result = chain_work_attach_cache(image, error);
 
-    return result == 0 ? writer_open(image, &options, writer, error) : result;
+    return result == 0 ? chain_work_open_writer(image, writer, error) : result;
 }
 
 /* Whether the file at `path` is the one that the image is in; a device is one by whichever node. */
@@ -171,7 +148,7 @@ static int part_from_base(struct committing *committing, struct base_request *re
 
 static int open_base(struct committing *committing, struct base_request *request)
 {
-    const struct image_options options = options_of(committing);
+    const struct image_options options = chain_work_opening(&committing->options->work);
     const struct store_file_options how = {
         .access = STORE_WRITE,
         .cache = options.cache,
@@ -205,7 +182,7 @@ static int open_base(struct committing *committing, struct base_request *request
 
 static int open_all(struct committing *committing, const char *path)
 {
-    const struct image_options options = options_of(committing);
+    const struct image_options options = chain_work_opening(&committing->options->work);
     struct base_request request = {0};
     int result = image_open(path, &options, committing->log, &committing->image, committing->error);
 
@@ -223,7 +200,7 @@ static int open_all(struct committing *committing, const char *path)
     }
     if (result == 0) {
         result = view_open_active(committing->image, &committing->view);
-        committing->buffer = malloc(STEP);
+        committing->buffer = malloc(CHAIN_WORK_STEP);
         if (result < 0 || committing->buffer == NULL) {
             return error_set(committing->error, ENOMEM, "%s: out of memory", path);
         }
@@ -277,7 +254,7 @@ static int grow_base(struct committing *committing)
     if (committing->base_writer == NULL) {
         return grow_raw(committing, size);
     }
-    result = writer_resize(committing->base_writer, size, committing->options->stop);
+    result = writer_resize(committing->base_writer, size, committing->options->work.stop);
     if (result == -ENOTSUP) {
         return error_set(committing->error, ENOTSUP,
                          "%s: its disk is smaller than that of %s, and its snapshots do not record "
@@ -299,10 +276,10 @@ static int write_base(struct committing *committing, uint64_t offset, uint64_t l
 
 static int zero_base(struct committing *committing, uint64_t offset, uint64_t length)
 {
-    int result =
-        committing->base_writer != NULL
-            ? writer_zero(committing->base_writer, offset, length, true, committing->options->stop)
-            : store_punch(committing->base->file, offset, length);
+    int result = committing->base_writer != NULL
+                     ? writer_zero(committing->base_writer, offset, length, true,
+                                   committing->options->work.stop)
+                     : store_punch(committing->base->file, offset, length);
 
     return result < 0 ? base_failed(committing, result, "cannot be written") : 0;
 }
@@ -319,9 +296,9 @@ static int copy_data(struct committing *committing, uint64_t offset, uint64_t le
     int result = 0;
 
     while (length > 0 && result == 0) {
-        uint64_t part = min_u64(length, STEP);
+        uint64_t part = min_u64(length, CHAIN_WORK_STEP);
 
-        if (stop_requested(committing->options->stop)) {
+        if (stop_requested(committing->options->work.stop)) {
             return base_failed(committing, -EINTR, "");
         }
         result = view_read(committing->view, offset, committing->buffer, part);
@@ -358,7 +335,7 @@ static int copy_all(struct committing *committing)
     while (offset < size && result == 0) {
         struct view_extent found;
 
-        if (stop_requested(committing->options->stop)) {
+        if (stop_requested(committing->options->work.stop)) {
             return base_failed(committing, -EINTR, "");
         }
         result = view_lookup(committing->view, offset, size - offset, &found);
@@ -367,9 +344,7 @@ static int copy_all(struct committing *committing)
         }
         result = copy_extent(committing, offset, &found);
         offset += found.extent.length;
-        if (committing->options->progress != NULL) {
-            committing->options->progress(committing->options->context, offset, size);
-        }
+        chain_work_progress(&committing->options->work, offset, size);
     }
     return result;
 }

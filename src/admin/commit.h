@@ -16,9 +16,7 @@
 #ifndef ADMIN_COMMIT_H
 #define ADMIN_COMMIT_H
 
-#include "disk/image.h"
-#include "util/error.h"
-#include "util/stop.h"
+#include "admin/chain_work.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -26,12 +24,7 @@
 struct chain_commit_options {
     const char *base; /* the user's name of an image behind; NULL: the next one */
     bool keep;        /* the image is not emptied; so it is where others are between */
-    enum image_names names;
-    bool no_locks;
-    const struct stop *stop; /* may be NULL */
-    /* How much of the disk has been looked at; may be NULL. */
-    void (*progress)(void *context, uint64_t done, uint64_t total);
-    void *context;
+    struct chain_work work;
 };
 
 struct chain_commit_result {

@@ -162,7 +162,7 @@ static int check_chain(const struct create_files *files, const struct image *bac
     if (count + 1 > IMAGE_CHAIN_MAX) {
         return error_set(error, EMFILE,
                          "%s: would have %zu images behind it, at most %d are supported; shorten "
-                         "the chain with qemu-img commit or rebase",
+                         "the chain with qcow2ctl commit or rebase of one that is behind",
                          files->image, count, IMAGE_CHAIN_MAX - 1);
     }
     return 0;

@@ -453,7 +453,7 @@ static int find_backing(struct inspection *overlay, bool probed, unsigned depth,
     if (result == 0 && depth + 1 >= IMAGE_CHAIN_MAX) {
         result = error_set(error, EMFILE,
                            "%s: is the image number %u of its chain, and no more are supported; "
-                           "shorten the chain with qemu-img commit or rebase",
+                           "shorten the chain with qcow2ctl commit or rebase of one that is behind",
                            overlay->path, depth + 1);
     }
     return result < 0

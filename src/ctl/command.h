@@ -67,6 +67,7 @@ extern const struct command list_command;
 extern const struct command map_command;
 extern const struct command measure_command;
 extern const struct command mount_command;
+extern const struct command rebase_command;
 extern const struct command resize_command;
 extern const struct command snapshot_command;
 extern const struct command umount_command;

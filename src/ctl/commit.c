@@ -3,11 +3,10 @@
 #include "config.h"
 
 #include "admin/commit.h"
-#include "ctl/interrupt.h"
-#include "ctl/open.h"
+#include "ctl/chain_work.h"
+#include "ctl/command.h"
 #include "util/json.h"
 #include "util/printable.h"
-#include "util/progress.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -19,37 +18,17 @@ struct commit_flags {
     const char *base;
 };
 
-static bool is_interrupted(const void *context)
-{
-    (void)context;
-    return interrupt_pending(NULL);
-}
-
-static int commit_held(struct ctl *ctl, struct chain_commit_result *result)
+static int commit(struct ctl *ctl, const struct chain_work *work, void *context)
 {
     const struct commit_flags *flags = ctl->options;
-    struct progress progress;
-    struct stop stop;
+    struct chain_commit_result *result = context;
     const struct chain_commit_options options = {
         .base = flags->base,
         .keep = flags->keep.value,
-        .names = ctl_names(&flags->common),
-        .no_locks = ctl_no_locks(&flags->common),
-        .stop = &stop,
-        .progress = progress_show,
-        .context = &progress,
+        .work = *work,
     };
-    sigset_t before;
-    int r;
 
-    stop_init(&stop, NULL);
-    stop_ask(&stop, is_interrupted, NULL);
-    interrupt_hold(&before);
-    progress_begin(&progress, "qcow2ctl", "committing", NULL);
-    r = chain_commit(ctl->operands[0], &options, ctl->log, result, &ctl->error);
-    progress_end(&progress);
-    interrupt_release(&before);
-    return r;
+    return chain_commit(ctl->operands[0], &options, ctl->log, result, &ctl->error);
 }
 
 static int report_json(struct ctl *ctl, const struct chain_commit_result *result)
@@ -95,7 +74,7 @@ static int run_commit(struct ctl *ctl)
     if (command_prints_json(&flags->common) && json_require(&ctl->error) < 0) {
         return CTL_FAILED;
     }
-    r = commit_held(ctl, &result);
+    r = ctl_chain_work(ctl, &flags->common, "committing", commit, &result);
     if (r == 0) {
         r = report(ctl, &result);
         free(result.base);

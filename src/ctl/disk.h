@@ -6,8 +6,8 @@
 
 #include "ctl/command.h"
 #include "disk/image.h"
-#include "disk/look.h"
 #include "disk/view.h"
+#include "disk/walk.h"
 
 /* The choices of an option that names a format, in the order of enum image_format. */
 #define CTL_DISK_FORMATS "qcow2 raw"
@@ -30,20 +30,6 @@ struct ctl_disk {
 int ctl_disk_open(struct ctl *ctl, const struct ctl_disk_request *request,
                   const struct common_flags *flags, struct ctl_disk *disk);
 void ctl_disk_close(struct ctl_disk *disk);
-
-/* Who goes through a disk from its beginning: what it has from a position on. */
-struct disk_walk {
-    struct view *view;
-    uint64_t size; /* bytes; what is behind it reads as zeros */
-    struct look look;
-    uint64_t until; /* up to here from the position that was asked for last ... */
-    bool is_data;   /* ... it is data, or reads as zeros without a look at any byte */
-};
-
-void disk_walk_begin(struct disk_walk *walk, struct view *view);
-
-/* Looks at `position` (no less than before), at most up to `end`. 0, or -EIO after a log line. */
-int disk_walk_at(struct disk_walk *walk, uint64_t position, uint64_t end);
 
 /* The name of its format: "qcow2", "raw". */
 const char *ctl_disk_format(const struct ctl_disk *disk);

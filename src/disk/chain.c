@@ -255,10 +255,11 @@ int chain_open_backing(struct image *image, const struct image_options *options,
         int result;
 
         if (overlay->number + 1 >= IMAGE_CHAIN_MAX) {
-            return error_set(error, EMFILE,
-                             "%s: has more than %d images behind it, the most that is supported; "
-                             "shorten the chain with qemu-img commit or rebase",
-                             image->path, IMAGE_CHAIN_MAX - 1);
+            return error_set(
+                error, EMFILE,
+                "%s: has more than %d images behind it, the most that is supported; "
+                "shorten the chain with qcow2ctl commit or rebase of one that is behind",
+                image->path, IMAGE_CHAIN_MAX - 1);
         }
         result = find_backing(overlay, options, &path, error);
         if (result < 0) {

@@ -88,6 +88,13 @@ int writer_write(struct writer *writer, uint64_t guest_offset, const void *data,
 int writer_zero(struct writer *writer, uint64_t guest_offset, uint64_t length, bool unmap,
                 const struct stop *stop);
 
+/*
+ * Has the image say itself, of subclusters that read as zeros already, that they are zeros: they
+ * are then whatever is behind it. The range begins at one, and ends at one or with the disk.
+ */
+int writer_own_zeros(struct writer *writer, uint64_t guest_offset, uint64_t length,
+                     const struct stop *stop);
+
 /* Gives every cluster of a range a place in the file; what the disk shows does not change. */
 int writer_preallocate(struct writer *writer, uint64_t guest_offset, uint64_t length,
                        const struct stop *stop);

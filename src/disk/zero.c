@@ -13,12 +13,19 @@
 
 /* --- Zeros ---------------------------------------------------------------------------------- */
 
+/* What zeros are made for. */
+enum zeroing_kind {
+    ZERO_KEEP,  /* a cluster keeps its place in the file */
+    ZERO_UNMAP, /* or is freed */
+    ZERO_OWN,   /* they are there already: the image shall say so itself, whatever is behind it */
+};
+
 /* The new entry of a cluster of which the subclusters `bits` shall read as zeros. */
 static struct l2_value zero_value(const struct writer *writer, const struct l2_value *old,
-                                  uint32_t bits, bool unmap)
+                                  uint32_t bits, enum zeroing_kind kind)
 {
     uint32_t all = writer->header->extended_l2 ? UINT32_MAX : 1;
-    bool keep = entry_owns_host(writer, old) && !(unmap && bits == all);
+    bool keep = entry_owns_host(writer, old) && !(kind == ZERO_UNMAP && bits == all);
     struct l2_value value = {0};
 
     if (keep) {
@@ -38,7 +45,7 @@ static struct l2_value zero_value(const struct writer *writer, const struct l2_v
 }
 
 /* Zeros by the entry of one cluster, in version 3. The range lies in it, on subclusters. */
-static int zero_entry(struct writer *writer, uint64_t from, uint64_t to, bool unmap,
+static int zero_entry(struct writer *writer, uint64_t from, uint64_t to, enum zeroing_kind kind,
                       struct mapping_fault *fault)
 {
     uint64_t begin = round_down(from, writer_cluster_size(writer)), unit = writer_unit_size(writer);
@@ -53,7 +60,7 @@ static int zero_entry(struct writer *writer, uint64_t from, uint64_t to, bool un
     if (l2_entry_is_compressed(old.entry) && to - from < writer_cluster_size(writer)) {
         return -EAGAIN; /* it has no subclusters: write zeros */
     }
-    new = zero_value(writer, &old, bits, unmap);
+    new = zero_value(writer, &old, bits, kind);
     if (new.entry == old.entry &&new.bitmap == old.bitmap) {
         return 0;
     }
@@ -67,13 +74,14 @@ static int zero_entry(struct writer *writer, uint64_t from, uint64_t to, bool un
 
 /* The same in version 2, which knows no zeros: unallocated, where nothing is behind. */
 static int unallocate_entry(struct writer *writer, uint64_t from, uint64_t to,
-                            struct mapping_fault *fault)
+                            enum zeroing_kind kind, struct mapping_fault *fault)
 {
     const struct l2_value new = {0};
     struct l2_value old;
     int result;
 
-    if (writer->image->backing != NULL || to - from < writer_cluster_size(writer)) {
+    if (kind == ZERO_OWN || writer->image->backing != NULL ||
+        to - from < writer_cluster_size(writer)) {
         return -EAGAIN;
     }
     result = mapping_get(writer->image->active, from, &old, fault);
@@ -86,17 +94,19 @@ static int unallocate_entry(struct writer *writer, uint64_t from, uint64_t to,
     return result;
 }
 
-/* Writes zeros where there are none yet. */
-static int write_zeros(struct writer *writer, uint64_t from, uint64_t to)
+/* Writes zeros, unless what shows there is zeros, and that is enough. */
+static int write_zeros(struct writer *writer, uint64_t from, uint64_t to, enum zeroing_kind kind)
 {
     uint8_t *zeros;
-    bool zero;
-    int result;
+    bool zero = false;
+    int result = 0;
 
     if (from >= to) {
         return 0;
     }
-    result = writer_reads_zero(writer, from, to, &zero);
+    if (kind != ZERO_OWN) {
+        result = writer_reads_zero(writer, from, to, &zero);
+    }
     if (result < 0 || zero) {
         return result;
     }
@@ -113,7 +123,7 @@ static int write_zeros(struct writer *writer, uint64_t from, uint64_t to)
  * Zeros by the entry of one cluster where that can be done: *inner_from to
  * *inner_to, of what is asked for. -EAGAIN: it cannot.
  */
-static int zero_by_entry(struct writer *writer, uint64_t from, uint64_t to, bool unmap,
+static int zero_by_entry(struct writer *writer, uint64_t from, uint64_t to, enum zeroing_kind kind,
                          uint64_t *inner_from, uint64_t *inner_to)
 {
     uint64_t unit = writer_unit_size(writer), cluster = from >> writer->header->cluster_bits;
@@ -130,8 +140,8 @@ static int zero_by_entry(struct writer *writer, uint64_t from, uint64_t to, bool
     *inner_to = round_down(to, unit);
     if (*inner_from < *inner_to) {
         result = writer->header->version >= 3
-                     ? zero_entry(writer, *inner_from, *inner_to, unmap, &fault)
-                     : unallocate_entry(writer, *inner_from, *inner_to, &fault);
+                     ? zero_entry(writer, *inner_from, *inner_to, kind, &fault)
+                     : unallocate_entry(writer, *inner_from, *inner_to, kind, &fault);
     }
     range_lock_release(&writer->ranges, &lock);
     if (result < 0 && result != -EAGAIN) {
@@ -141,26 +151,27 @@ static int zero_by_entry(struct writer *writer, uint64_t from, uint64_t to, bool
 }
 
 /* Zeros in one cluster. */
-static int zero_in_cluster(struct writer *writer, uint64_t from, uint64_t to, bool unmap)
+static int zero_in_cluster(struct writer *writer, uint64_t from, uint64_t to,
+                           enum zeroing_kind kind)
 {
     uint64_t unit = writer_unit_size(writer), inner_from, inner_to;
     int result;
 
     if (div_round_up(from, unit) == div_round_up(to, unit)) {
-        return write_zeros(writer, from, to); /* no subcluster begins in it */
+        return write_zeros(writer, from, to, kind); /* no subcluster begins in it */
     }
     result = writer_prepare_allocation(writer); /* an L2 table may be needed */
     if (result < 0) {
         return result;
     }
-    result = zero_by_entry(writer, from, to, unmap, &inner_from, &inner_to);
+    result = zero_by_entry(writer, from, to, kind, &inner_from, &inner_to);
     if (result == -EAGAIN) {
-        return write_zeros(writer, from, to);
+        return write_zeros(writer, from, to, kind);
     }
     if (result == 0) {
-        result = write_zeros(writer, from, inner_from);
+        result = write_zeros(writer, from, inner_from, kind);
     }
-    return result == 0 ? write_zeros(writer, inner_to, to) : result;
+    return result == 0 ? write_zeros(writer, inner_to, to, kind) : result;
 }
 
 /*
@@ -187,7 +198,7 @@ static int zero_raw_data_file(struct writer *writer, uint64_t from, uint64_t to)
 struct zeroing {
     struct writer *writer;
     uint64_t from, to; /* guest offsets of what is left */
-    bool unmap;
+    enum zeroing_kind kind;
     const struct stop *stop;
     struct look look;
     uint64_t used_to; /* up to there the disk has something, as far as was looked */
@@ -195,8 +206,8 @@ struct zeroing {
 };
 
 /*
- * Whether the bytes at zeroing->from read as zeros, and keep no place in the file; how many of the
- * window are alike in that.
+ * Whether the bytes at zeroing->from read as zeros, and keep no place in the file, as far as that
+ * is enough; how many of the window are alike in that.
  */
 static bool is_nothing(const struct zeroing *zeroing, uint64_t window, uint64_t *length)
 {
@@ -214,7 +225,8 @@ static bool is_nothing(const struct zeroing *zeroing, uint64_t window, uint64_t 
         return false;
     }
     if (found.extent.kind == EXTENT_UNALLOCATED) {
-        if (view_lookup(writer->view, zeroing->from, *length, &found) < 0) {
+        if (zeroing->kind == ZERO_OWN ||
+            view_lookup(writer->view, zeroing->from, *length, &found) < 0) {
             return false;
         }
         *length = found.extent.length;
@@ -258,7 +270,9 @@ static int zero_data_file(struct zeroing *zeroing)
         zeroing->from = to; /* no entry is touched */
         return zero_raw_data_file(writer, from, to);
     }
-    return raw || zeroing->unmap ? store_punch(writer->image->data_file, from, to - from) : 0;
+    return raw || zeroing->kind == ZERO_UNMAP
+               ? store_punch(writer->image->data_file, from, to - from)
+               : 0;
 }
 
 /* So much of it that it is not long until other things have their turn. */
@@ -283,7 +297,7 @@ static int zero_some(struct zeroing *zeroing)
             steps += LOOK_STEPS;
             continue;
         }
-        result = zero_in_cluster(zeroing->writer, zeroing->from, next, zeroing->unmap);
+        result = zero_in_cluster(zeroing->writer, zeroing->from, next, zeroing->kind);
         zeroing->from = next;
         steps++;
     }
@@ -291,13 +305,13 @@ static int zero_some(struct zeroing *zeroing)
 }
 
 static void zeroing_init(struct zeroing *zeroing, struct writer *writer, uint64_t from, uint64_t to,
-                         bool unmap, const struct stop *stop)
+                         enum zeroing_kind kind, const struct stop *stop)
 {
     *zeroing = (struct zeroing){
         .writer = writer,
         .from = from,
         .to = to,
-        .unmap = unmap,
+        .kind = kind,
         .stop = stop,
     };
     look_init(&zeroing->look);
@@ -309,7 +323,7 @@ int writer_zero_range(struct writer *writer, uint64_t from, uint64_t to, bool un
     struct zeroing zeroing;
     int result = 0;
 
-    zeroing_init(&zeroing, writer, from, to, unmap, stop);
+    zeroing_init(&zeroing, writer, from, to, unmap ? ZERO_UNMAP : ZERO_KEEP, stop);
     while (zeroing.from < to && result == 0) {
         result = zero_some(&zeroing);
         if (result == 0) {
@@ -319,8 +333,9 @@ int writer_zero_range(struct writer *writer, uint64_t from, uint64_t to, bool un
     return result;
 }
 
-int writer_zero(struct writer *writer, uint64_t guest_offset, uint64_t length, bool unmap,
-                const struct stop *stop)
+/* As a request for each part of the range: what one drops does not wait for all of them (R4). */
+static int zero_in_parts(struct writer *writer, uint64_t guest_offset, uint64_t length,
+                         enum zeroing_kind kind, const struct stop *stop)
 {
     uint64_t end = guest_offset + length;
     struct zeroing zeroing;
@@ -330,9 +345,8 @@ int writer_zero(struct writer *writer, uint64_t guest_offset, uint64_t length, b
     if (!range_within(guest_offset, length, view_size(writer->view))) {
         return -EINVAL;
     }
-    zeroing_init(&zeroing, writer, guest_offset, end, unmap, stop);
+    zeroing_init(&zeroing, writer, guest_offset, end, kind, stop);
     do {
-        /* A part is a request of its own: what it drops does not wait for all of them (R4). */
         result = writer_begin(writer, &generation);
         if (result == 0) {
             result = zero_some(&zeroing);
@@ -340,6 +354,18 @@ int writer_zero(struct writer *writer, uint64_t guest_offset, uint64_t length, b
         result = writer_end(writer, generation, result);
     } while (zeroing.from < end && result == 0);
     return result;
+}
+
+int writer_zero(struct writer *writer, uint64_t guest_offset, uint64_t length, bool unmap,
+                const struct stop *stop)
+{
+    return zero_in_parts(writer, guest_offset, length, unmap ? ZERO_UNMAP : ZERO_KEEP, stop);
+}
+
+int writer_own_zeros(struct writer *writer, uint64_t guest_offset, uint64_t length,
+                     const struct stop *stop)
+{
+    return zero_in_parts(writer, guest_offset, length, ZERO_OWN, stop);
 }
 
 void writer_tell_of_holes(struct writer *writer)

@@ -285,7 +285,7 @@ def _(directory):
 
 
 NAMES = (
-    ("backing_file=none.qcow2,backing_fmt=qcow2", ("none.qcow2", "no such backing file")),
+    ("backing_file=none.qcow2,backing_fmt=qcow2", ("none.qcow2", "no such backing file", "-u")),
     ("backing_file=other.raw", ("other.raw", "backing_fmt=")),
     ("backing_file=other.raw,backing_fmt=qcow2", ("other.raw", "not a qcow2 image")),
     ("backing_file=other.qcow2,backing_fmt=raw", ("other.qcow2", "as raw", "-u")),

@@ -5,7 +5,8 @@
 import json
 import os
 
-from lib import bad, changed, compare, ctl, image, mount, qcow2, tap, tools, write
+from lib import bad, chains, changed, compare, ctl, image, mount, qcow2, tap, tools, write
+from lib.chains import allocated, bytes_of, chain, name_of, qcow2 as Q, raw as R
 from lib.image import KiB, MiB
 from lib.tap import check, check_equal
 
@@ -13,67 +14,6 @@ suite = tap.Suite(needs=[tools.QEMU])
 FORMAT_EXTENSION = bytes.fromhex("e2792aca")  # its type: the name of the backing file's format
 
 
-class Layer:
-    """An image of a chain: raw, or qcow2 with qemu-img's options, of so many bytes."""
-
-    def __init__(self, size, raw=False, snapshot=False, **options):
-        self.size, self.raw, self.snapshot, self.options = size, raw, snapshot, options
-
-    @property
-    def format(self):
-        return "raw" if self.raw else "qcow2"
-
-
-def name_of(number, layer):
-    return "%d.%s" % (number, layer.format)
-
-
-def chain(*layers):
-    """A function that makes the chain in a directory, the last above all others: its path."""
-    def make(directory):
-        below = None
-        for number, layer in enumerate(layers):
-            name = name_of(number, layer)
-            path = os.path.join(directory, name)
-            if layer.raw:
-                image.sparse_raw(path, layer.size, seed=number)
-            else:
-                image.create(path, layer.size, backing=below and below[0],
-                             backing_format=below and below[1], **layer.options)
-                fill(path, layer, number)
-            below = name, layer.format
-        return path
-    return make
-
-
-def fill(path, layer, number):
-    """Each layer has something in other places, hides something with zeros, and discards."""
-    size, at = layer.size, 64 * KiB * (number % 5)
-    version2 = layer.options.get("compat") == "0.10"
-    image.io(path, image.write(at, 100 * KiB, 10 + number),
-             image.write(size // 2 + at + 512, 70 * KiB, 20 + number),
-             image.write((size - 4 * KiB) // 512 * 512, 4 * KiB, 30 + number),
-             *([] if version2 else ["write -z %d 96k" % (size // 4 + at),
-                                    "write -z -u %d 160k" % (size // 3 // 4096 * 4096),
-                                    "discard %d 128k" % (at // 2)]))
-    if layer.snapshot:
-        tools.run("qemu-img", "snapshot", "-c", "kept", path)
-        image.io(path, image.write(at + 64 * KiB, 80 * KiB, 40 + number))
-
-
-def bytes_of(path):
-    """What the disk shows, as QEMU reads it."""
-    if path.endswith(".raw"):
-        with open(path, "rb") as file:
-            return file.read()
-    return changed.digest(path)[None]
-
-
-def allocated(path):
-    return sum(each.length for each in image.allocation_map(path) if each.depth == 0)
-
-
-Q, R = (lambda size, **options: Layer(size, **options)), (lambda size: Layer(size, raw=True))
 CHAINS = {
     "two of one kind": (Q(2 * MiB), Q(2 * MiB)),
     "a raw base": (R(2 * MiB), Q(2 * MiB)),
@@ -105,7 +45,7 @@ def check_same(ours, theirs, before):
 def same(name, layers):
     @suite.test("committed as qemu-img does it: " + name)
     def _(directory):
-        ours, theirs = changed.twins(directory, chain(*layers))
+        ours, theirs = chains.twins(directory, chain(*layers))
         before = changed.digest(ours)
         told = ctl.ctl("commit", ours).stdout
         check(told.startswith("Image committed.") and told.count("\n") == 1, "it said %r", told)
@@ -132,7 +72,7 @@ LONG = {
 def across(name, layers):
     @suite.test("committed across the images between, and with -d: " + name)
     def _(directory):
-        ours, theirs = changed.twins(directory, chain(*layers))
+        ours, theirs = chains.twins(directory, chain(*layers))
         base = os.path.join(os.path.dirname(ours), name_of(0, layers[0]))
         before = bytes_of(ours)
         told = json.loads(ctl.ctl("commit", "--json", "-b", base, ours).stdout)

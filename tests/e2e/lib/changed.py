@@ -91,9 +91,10 @@ def _numbers(most=24):
 def _bytes_of(place):
     """A digest of all files there, their names included."""
     digest = hashlib.sha256()
-    for name in sorted(os.listdir(place)):
-        with open(os.path.join(place, name), "rb") as file:
-            digest.update(b"%s %d " % (name.encode(), os.path.getsize(file.name)))
+    for path in sorted(os.path.join(above, name) for above, _, names in os.walk(place)
+                       for name in names):
+        with open(path, "rb") as file:
+            digest.update(b"%s %d " % (path.encode(), os.path.getsize(file.name)))
             for piece in iter(lambda: file.read(1 << 20), b""):  # pylint: disable=cell-var-from-loop
                 digest.update(piece)
     return digest.digest()
