@@ -21,6 +21,7 @@ build   libzstd-dev     module  libzstd
 build   libdeflate-dev  module  libdeflate
 build   libjansson-dev  module  jansson
 build   libblkid-dev    module  blkid
+build   libgcrypt20-dev module  libgcrypt
 mount   fuse3           command fusermount3
 look    e2fsprogs       command debugfs
 look    fdisk           command sfdisk

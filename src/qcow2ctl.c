@@ -4,6 +4,7 @@
 
 #include "ctl/command.h"
 #include "ctl/helper.h"
+#include "disk/keys.h"
 #include "util/error.h"
 #include "util/json.h"
 #include "util/log.h"
@@ -89,6 +90,11 @@ static void print_version(void)
 #else
     const char *zstd = "no";
 #endif
+#ifdef HAVE_GCRYPT
+    const char *gcrypt = "yes";
+#else
+    const char *gcrypt = "no";
+#endif
 #ifdef HAVE_JANSSON
     const char *jansson = "yes";
 #else
@@ -98,6 +104,7 @@ static void print_version(void)
     printable_line(stdout, "qcow2ctl %s", PACKAGE_VERSION);
     puts("zlib yes");
     printable_line(stdout, "libzstd %s", zstd);
+    printable_line(stdout, "libgcrypt %s", gcrypt);
     printable_line(stdout, "jansson %s", jansson);
 }
 
@@ -179,6 +186,7 @@ static int run_command(const struct command *command, int count, char **argument
     } else if (ctl.error.code != 0) {
         log_line(&log, LOG_LEVEL_ERROR, "%s", ctl.error.text);
     }
+    keys_close(ctl.keys);
     free(ctl.operands);
     free(ctl.options);
     log_release(&log);

@@ -111,6 +111,11 @@ static void print_version(void)
 #else
         {"libdeflate", false},
 #endif
+#ifdef HAVE_GCRYPT
+        {"libgcrypt", true},
+#else
+        {"libgcrypt", false},
+#endif
 #ifdef HAVE_JANSSON
         {"jansson", true},
 #else

@@ -6,7 +6,7 @@
 noinst_LIBRARIES = src/libqcow2.a
 src_libqcow2_a_CPPFLAGS = $(PROJECT_CPPFLAGS)
 src_libqcow2_a_CFLAGS = $(PROJECT_CFLAGS) $(ZLIB_CFLAGS) $(ZSTD_CFLAGS) $(LIBDEFLATE_CFLAGS) \
-	$(JANSSON_CFLAGS)
+	$(JANSSON_CFLAGS) $(GCRYPT_CFLAGS)
 src_libqcow2_a_SOURCES = \
 	src/util/bytes.h src/util/checked.h \
 	src/util/directory.c src/util/directory.h \
@@ -20,6 +20,7 @@ src_libqcow2_a_SOURCES = \
 	src/util/memory.c src/util/memory.h \
 	src/util/options.c src/util/options_find.c src/util/options_help.c src/util/options.h \
 	src/util/printable.c src/util/printable.h \
+	src/util/prompt.c src/util/prompt.h \
 	src/util/range_lock.h \
 	src/util/control.c src/util/control.h \
 	src/util/deadline.h \
@@ -44,6 +45,11 @@ src_libqcow2_a_SOURCES = \
 	src/codec/codec.c src/codec/codec.h \
 	src/codec/compress.c src/codec/compress.h \
 	src/codec/deflate.c src/codec/zstd.c src/codec/backend.h \
+	src/crypto/cipher.c src/crypto/cipher.h \
+	src/crypto/keyslot.c src/crypto/keyslot.h \
+	src/crypto/library.c src/crypto/library.h src/crypto/library_internal.h \
+	src/crypto/missing.c \
+	src/crypto/secret.c src/crypto/secret.h \
 	src/cache/cache.c src/cache/cache.h \
 	src/cache/change.c src/cache/change.h \
 	src/cache/pool.c src/cache/pool.h src/cache/pool_internal.h \
@@ -76,6 +82,7 @@ src_libqcow2_a_SOURCES = \
 	src/meta/header_replace.c src/meta/header_replace.h \
 	src/meta/header_write.c src/meta/header_write.h \
 	src/meta/luks.c src/meta/luks.h \
+	src/meta/luks_unlock.c \
 	src/meta/mapping.c src/meta/mapping.h src/meta/mapping_internal.h \
 	src/meta/mapping_open.c \
 	src/meta/mapping_share.c \
@@ -94,9 +101,11 @@ src_libqcow2_a_SOURCES = \
 	src/disk/compressed.c src/disk/compressed.h \
 	src/admin/create.c src/admin/create.h src/admin/create_write.c \
 	src/admin/create_files.c src/admin/create_files.h \
+	src/disk/encrypted.c src/disk/encrypted.h \
 	src/disk/filename.c src/disk/filename.h \
 	src/disk/image.c src/disk/image.h \
 	src/disk/inflight.h \
+	src/disk/keys.c src/disk/keys.h \
 	src/admin/chain_work.c src/admin/chain_work.h \
 	src/admin/commit.c src/admin/commit.h \
 	src/admin/info.c src/admin/info.h \
@@ -125,7 +134,8 @@ src_libqcow2_a_SOURCES = \
 	src/disk/writer.c src/disk/writer.h src/disk/writer_internal.h \
 	src/disk/zero.c
 
-LIBQCOW2_LIBS = src/libqcow2.a $(ZLIB_LIBS) $(ZSTD_LIBS) $(LIBDEFLATE_LIBS) $(JANSSON_LIBS)
+LIBQCOW2_LIBS = src/libqcow2.a $(ZLIB_LIBS) $(ZSTD_LIBS) $(LIBDEFLATE_LIBS) $(JANSSON_LIBS) \
+	$(GCRYPT_LIBS)
 
 # The commands; the fuzz target of texts has them, too.
 CTL_SOURCES = \

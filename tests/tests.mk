@@ -22,6 +22,7 @@ UNIT_TESTS += \
 	tests/unit/check/test-check-tables \
 	tests/unit/codec/test-codec \
 	tests/unit/codec/test-compress \
+	tests/unit/crypto/test-cipher \
 	tests/unit/disk/test-commit \
 	tests/unit/admin/test-create \
 	tests/unit/util/test-control \
@@ -32,6 +33,7 @@ UNIT_TESTS += \
 	tests/unit/guest/test-label \
 	tests/unit/guest/test-partitions \
 	tests/unit/meta/test-header \
+	tests/unit/meta/test-luks \
 	tests/unit/meta/test-header-examine \
 	tests/unit/meta/test-header-write \
 	tests/unit/disk/test-image \
@@ -157,6 +159,7 @@ E2E_TESTS = \
 	tests/e2e/project/test-readme.py \
 	tests/e2e/project/test-release.sh \
 	tests/e2e/read/test-tree.py \
+	tests/e2e/write/test-encrypted.py \
 	tests/e2e/project/test-try-debian.py \
 	tests/e2e/write/test-snapshots-mounted.py \
 	tests/e2e/write/test-write-basic.py \
@@ -184,6 +187,7 @@ E2E_HELPERS = \
 	tests/e2e/lib/crash.py \
 	tests/e2e/lib/ctl.py \
 	tests/e2e/lib/damage.py \
+	tests/e2e/lib/encrypted.py \
 	tests/e2e/lib/evidence.py \
 	tests/e2e/lib/files.py \
 	tests/e2e/lib/image.py \

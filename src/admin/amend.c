@@ -140,6 +140,11 @@ static int check_downgrade(const struct image *image, struct error *error)
                       "is compressed with zstd, which compat=0.10 does not know; make a new image "
                       "with compression_type=zlib and copy the disk to it");
     }
+    if (header->crypt_method != CRYPT_NONE) { /* its zeros would be data, which wants the key */
+        return refuse(image, error,
+                      "is encrypted, and is left at compat=1.1; make a new image and copy the disk "
+                      "to it");
+    }
     if (header->bitmap_count > 0) {
         return error_set(error, EINVAL,
                          "%s: has %" PRIu32 " persistent bitmaps, which compat=0.10 could not "

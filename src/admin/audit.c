@@ -95,8 +95,6 @@ static bool is_told_otherwise(const struct inspection *image, const struct inspe
     switch (problem->subject) {
     case HEADER_PART_FEATURES:
         return (header->incompatible_features & ~INCOMPATIBLE_KNOWN) != 0;
-    case HEADER_PART_ENCRYPTION:
-        return header->crypt_method == CRYPT_AES || header->crypt_method == CRYPT_LUKS;
     default:
         return false;
     }
@@ -111,6 +109,7 @@ static const char *problem_code(const struct inspect_problem *problem)
         return "snapshot-table";
     case INSPECT_BITMAPS:
         return "bitmap-directory";
+    case HEADER_PART_CRYPT_HEADER:
     case INSPECT_ENCRYPTION_HEADER:
         return "encryption-header";
     case INSPECT_DATA_FILE:

@@ -11,6 +11,7 @@ struct image_options chain_work_opening(const struct chain_work *work)
         .cache = STORE_CACHE_WRITEBACK,
         .names = work->names,
         .no_locks = work->no_locks,
+        .keys = work->keys,
         .codec = CODEC_FASTEST,
     };
 }

@@ -19,6 +19,7 @@
 struct chain_work {
     enum image_names names;
     bool no_locks;
+    struct keys *keys;       /* as of image_options */
     const struct stop *stop; /* may be NULL */
     /* How much of the disk has been looked at; may be NULL. */
     void (*progress)(void *context, uint64_t done, uint64_t total);

@@ -199,7 +199,8 @@ static int examine_encryption(struct inspection *inspection)
     struct error error = {0};
     int result;
 
-    if (header->crypt_header_length == 0) {
+    if (header->crypt_header_length == 0 ||
+        inspect_part_failed(inspection, HEADER_PART_CRYPT_HEADER)) {
         return 0;
     }
     inspection->luks = malloc(sizeof(*inspection->luks));

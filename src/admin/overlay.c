@@ -4,6 +4,8 @@
 #include "admin/overlay.h"
 
 #include "admin/overlay_internal.h"
+#include "crypto/cipher.h"
+#include "disk/encrypted.h"
 #include "meta/format.h"
 #include "store/limited.h"
 #include "store/scratch.h"
@@ -145,6 +147,30 @@ static int open_image(struct overlay *overlay, struct image **image)
     return result;
 }
 
+/*
+ * What is written to an encrypted disk, and what is copied from it, lies in no file as it is: one
+ * that is thrown away has a key that ends with this process.
+ */
+static int encrypt(struct overlay *overlay, struct image *image)
+{
+    int result;
+
+    if (!image_is_encrypted(overlay->behind) || image_is_encrypted(image)) {
+        return 0;
+    }
+    if (overlay->options->file != NULL) {
+        return error_set(overlay->error, ENOTSUP,
+                         "%s: is not encrypted, and would keep what is written to the disk of %s, "
+                         "which is; name an overlay that was made with qemu-img create -o "
+                         "encrypt.format=luks,... -b",
+                         overlay->name, overlay->behind->path);
+    }
+    result = cipher_create_random(&image->cipher);
+    return result < 0 ? error_set(overlay->error, -result, "%s: no key for it: %s", overlay->name,
+                                  strerror(-result))
+                      : 0;
+}
+
 static int open_all(struct overlay *overlay, struct image **image)
 {
     int result = open_file(overlay);
@@ -152,6 +178,13 @@ static int open_all(struct overlay *overlay, struct image **image)
     if (result == 0) {
         overlay->request.path = overlay->name;
         result = open_image(overlay, image);
+    }
+    if (result == 0) {
+        result = encrypt(overlay, *image);
+        if (result < 0) {
+            image_close(*image);
+            *image = NULL;
+        }
     }
     if (result == 0) {
         (*image)->is_overlay = true;

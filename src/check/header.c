@@ -23,8 +23,8 @@ static bool can_be_checked(const struct header *header, enum header_part part)
     case HEADER_PART_COMPRESSION: /* nothing is decompressed */
         return compression_type_missing(header->compression_type) != NULL &&
                (header->incompatible_features & INCOMPATIBLE_COMPRESSION_TYPE) != 0;
-    case HEADER_PART_ENCRYPTION: /* only guest data is encrypted */
-        return header->crypt_method == CRYPT_AES || header->crypt_method == CRYPT_LUKS;
+    case HEADER_PART_CRYPT_HEADER: /* only guest data is encrypted */
+        return true;
     case HEADER_PART_REFCOUNTS: /* can be made anew */
         return header->refcount_order <= REFCOUNT_ORDER_MAX;
     case HEADER_PART_L1:

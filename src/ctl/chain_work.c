@@ -21,6 +21,7 @@ int ctl_chain_work(struct ctl *ctl, const struct common_flags *flags, const char
     const struct chain_work work = {
         .names = ctl_names(flags),
         .no_locks = ctl_no_locks(flags),
+        .keys = ctl_keys(ctl, flags),
         .stop = &stop,
         .progress = progress_show,
         .context = &progress,
@@ -28,6 +29,9 @@ int ctl_chain_work(struct ctl *ctl, const struct common_flags *flags, const char
     sigset_t before;
     int r;
 
+    if (work.keys == NULL) {
+        return -ctl->error.code;
+    }
     stop_init(&stop, NULL);
     stop_ask(&stop, is_interrupted, NULL);
     interrupt_hold(&before);

@@ -15,6 +15,8 @@
 #include <stddef.h>
 #include <stdio.h>
 
+struct keys;
+
 /*
  * A command may have others, which mean what its help says. A command line that is wrong, whatever
  * the files are, has one status in all commands, EX_USAGE of sysexits.h: 1 is damage or a failure,
@@ -34,6 +36,7 @@ struct ctl {
     size_t operand_count;
     struct log *log;
     struct error error; /* printed, where it has a sentence, after the command has returned */
+    struct keys *keys;  /* NULL until a command asks for them (ctl_keys()) */
     bool json;          /* --json: errors and log lines are JSON, too, one object a line */
 };
 
@@ -90,6 +93,8 @@ struct common_flags {
     struct option_bool force_share;
     struct option_bool trust_names;
     struct option_number locking; /* enum ctl_locking */
+    char *key_files;              /* for keys_open(), or NULL */
+    struct option_number key_iterations_max;
 };
 
 /* Whether JSON is to be printed. */
@@ -137,6 +142,21 @@ bool command_prints_json(const struct common_flags *common);
         .choices = "on off", .value_name = "on|off", .default_text = "on",                    \
         .help = "off: take no locks, on a file system that has none; then nothing keeps two " \
                 "programs from writing to one image"                                          \
+    }
+
+#define FLAG_KEY_FILE(target)                                                                    \
+    {                                                                                            \
+        .name = "key-file", .type = OPTION_SEVERAL, .field = offsetof(target, common.key_files), \
+        .value_name = "FILE",                                                                    \
+        .help = "a file with the key of an encrypted image, all of its bytes (- is standard "    \
+                "input); to be given again for the key of another image of the chain"            \
+    }
+#define FLAG_KEY_ITERATIONS(target)                                                      \
+    {                                                                                    \
+        .name = "key-iterations-max", .type = OPTION_UINT,                               \
+        .field = offsetof(target, common.key_iterations_max), .max = UINT32_MAX,         \
+        .value_name = "N", .default_text = "50000000",                                   \
+        .help = "the most iterations that an encrypted image may ask for; 0: any number" \
     }
 
 /*

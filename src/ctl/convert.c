@@ -581,6 +581,8 @@ static const struct option_spec convert_flags[] = {
      .help = "accepted as of qemu-img; what can be done out of order is done so in any case"},
     FLAG_FORCE_SHARE(struct convert_options),
     FLAG_TRUST_NAMES(struct convert_options),
+    FLAG_KEY_FILE(struct convert_options),
+    FLAG_KEY_ITERATIONS(struct convert_options),
     FLAG_LOCKING(struct convert_options),
     FLAG_QUIET(struct convert_options),
     {.name = NULL},

@@ -3,6 +3,8 @@
 
 #include "ctl/open.h"
 
+#include "disk/keys.h"
+#include "meta/luks.h"
 #include "util/progress.h"
 
 #include <errno.h>
@@ -18,8 +20,20 @@ bool ctl_no_locks(const struct common_flags *flags)
     return flags->locking.value == CTL_LOCKING_OFF;
 }
 
-int ctl_open_format(struct ctl *ctl, const char *path, const struct common_flags *flags,
-                    enum image_format format, enum store_access access, struct image **image)
+struct keys *ctl_keys(struct ctl *ctl, const struct common_flags *flags)
+{
+    uint32_t iterations = flags->key_iterations_max.set ? (uint32_t)flags->key_iterations_max.value
+                                                        : LUKS_ITERATIONS_MAX;
+
+    if (ctl->keys == NULL) {
+        (void)keys_open(flags->key_files, iterations, &ctl->keys, &ctl->error);
+    }
+    return ctl->keys;
+}
+
+static int open_chain(struct ctl *ctl, const char *path, const struct common_flags *flags,
+                      enum image_format format, enum store_access access, struct keys *keys,
+                      struct image **image)
 {
     const struct image_options options = {
         .format = format,
@@ -27,6 +41,7 @@ int ctl_open_format(struct ctl *ctl, const char *path, const struct common_flags
         .cache = STORE_CACHE_WRITEBACK,
         .names = ctl_names(flags),
         .no_locks = ctl_no_locks(flags),
+        .keys = keys,
         .codec = CODEC_FASTEST,
     };
     /* A command goes through the tables once, in order: more memory would not help it. */
@@ -44,10 +59,19 @@ int ctl_open_format(struct ctl *ctl, const char *path, const struct common_flags
     return r;
 }
 
+int ctl_open_format(struct ctl *ctl, const char *path, const struct common_flags *flags,
+                    enum image_format format, enum store_access access, struct image **image)
+{
+    struct keys *keys = ctl_keys(ctl, flags);
+
+    return keys != NULL ? open_chain(ctl, path, flags, format, access, keys, image)
+                        : -ctl->error.code;
+}
+
 int ctl_open(struct ctl *ctl, const char *path, const struct common_flags *flags,
              enum store_access access, struct image **image)
 {
-    return ctl_open_format(ctl, path, flags, IMAGE_QCOW2, access, image);
+    return open_chain(ctl, path, flags, IMAGE_QCOW2, access, NULL, image);
 }
 
 int ctl_open_writer(struct ctl *ctl, const char *path, const struct common_flags *flags,
@@ -61,7 +85,9 @@ int ctl_open_writer(struct ctl *ctl, const char *path, const struct common_flags
         .progress = progress_show,
         .progress_context = &progress,
     };
-    int r = ctl_open(ctl, path, flags, STORE_WRITE, image);
+    int r = flags->key_files != NULL
+                ? ctl_open_format(ctl, path, flags, IMAGE_QCOW2, STORE_WRITE, image)
+                : ctl_open(ctl, path, flags, STORE_WRITE, image);
 
     if (r != 0) {
         return r;

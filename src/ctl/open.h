@@ -15,16 +15,26 @@
 int ctl_open(struct ctl *ctl, const char *path, const struct common_flags *flags,
              enum store_access access, struct image **image);
 
-/* The same of either format; a raw one is only read. */
+/*
+ * The same of either format; a raw one is only read. What is encrypted is opened with its key here,
+ * and without it, so that its data cannot be read, there.
+ */
 int ctl_open_format(struct ctl *ctl, const char *path, const struct common_flags *flags,
                     enum image_format format, enum store_access access, struct image **image);
+
+/*
+ * The keys that the user gave, read when they are first asked for: a borrowed pointer. NULL, with a
+ * sentence in ctl->error.
+ */
+struct keys *ctl_keys(struct ctl *ctl, const struct common_flags *flags);
 
 /* What --trust-names and --locking say. */
 enum image_names ctl_names(const struct common_flags *flags);
 bool ctl_no_locks(const struct common_flags *flags);
 
 /*
- * Opens the image to be changed; one that is marked dirty is repaired first.
+ * Opens the image to be changed; one that is marked dirty is repaired first. One that is encrypted
+ * is opened with its key only where a key file was given: most changes need none.
  * 0, or a negative errno with a sentence. To be closed with ctl_close_writer().
  */
 int ctl_open_writer(struct ctl *ctl, const char *path, const struct common_flags *flags,

@@ -3,9 +3,13 @@
 
 #include "disk/image.h"
 
+#include "crypto/cipher.h"
+#include "crypto/library.h"
 #include "disk/at_snapshot.h"
 #include "disk/chain.h"
+#include "disk/encrypted.h"
 #include "disk/filename.h"
+#include "disk/keys.h"
 #include "disk/probe.h"
 #include "disk/resolved.h"
 #include "disk/salvage.h"
@@ -147,6 +151,30 @@ static int read_header(struct image *image, const struct salvage *salvage, struc
     return result == -EINVAL ? salvage_header(salvage, &image->header, error) : result;
 }
 
+/* The key of an encrypted image, where somebody wants its data. */
+static int unlock(struct image *image, struct keys *keys, struct error *error)
+{
+    const struct header *header = image->header;
+    const struct keys_image locked = {
+        .file = image->file,
+        .path = image->path,
+        .crypt_method = header->crypt_method,
+        .crypt_header_offset = header->crypt_header_offset,
+        .crypt_header_length = header->crypt_header_length,
+    };
+
+    if (header->crypt_method == CRYPT_NONE || keys == NULL) {
+        return 0;
+    }
+    if ((header->autoclear_features & AUTOCLEAR_RAW_EXTERNAL_DATA) != 0) {
+        return error_set(error, ENOTSUP,
+                         "%s: is encrypted, and says that its data file is the disk as it is "
+                         "(data_file_raw), which cannot both be; decrypt it with qemu-img convert",
+                         image->path);
+    }
+    return keys_unlock(keys, &locked, &image->cipher, error);
+}
+
 /* The mapping of the disk that it shows. */
 static int open_mapping(struct image *image, const struct image_request *request,
                         const struct image_options *options, struct error *error)
@@ -214,6 +242,9 @@ static int open_qcow2(struct image *image, const struct image_request *request,
     }
     result = open_mapping(image, request, options, error);
     if (result == 0) {
+        result = unlock(image, options->keys, error); /* last: it may take its time, or ask */
+    }
+    if (result == 0) {
         warn_of_state(image, request->access);
     }
     return result;
@@ -224,6 +255,7 @@ static void close_one(struct image *image)
 {
     mapping_close(image->active);
     codec_destroy(image->codec);
+    cipher_destroy(image->cipher);
     snapshot_table_free(image->snapshots);
     header_free(image->header);
     if (image->data_file != image->file) {
@@ -350,6 +382,25 @@ int image_open(const char *path, const struct image_options *options, struct log
         *image = NULL;
     }
     return result;
+}
+
+void image_lock_keys(const struct image *image)
+{
+    const struct image *each;
+    bool locked = true, any = false;
+
+    for (each = image; each != NULL; each = each->backing) {
+        if (each->cipher != NULL) {
+            any = true;
+            locked = cipher_lock(each->cipher) && locked;
+        }
+    }
+    if (any && !(crypto_lock() && locked)) {
+        log_line(image->log, LOG_LEVEL_WARNING,
+                 "%s: its key cannot be locked in memory, and may come to be swapped out: the "
+                 "limit on locked memory (ulimit -l) is too low",
+                 image->path);
+    }
 }
 
 void image_close_to_exit(struct image *image)

@@ -26,7 +26,9 @@
 /* The longest chain that is opened; one image needs one or two file descriptors. */
 #define IMAGE_CHAIN_MAX 1000
 
+struct cipher;
 struct inflight;
+struct keys;
 struct resolved;
 
 enum image_format {
@@ -58,6 +60,9 @@ struct image_options {
     const char *backing_file; /* likewise */
     const char
         *at_snapshot; /* name or ID of the snapshot that it shows, which is only read; or NULL */
+    /* For what is encrypted; borrowed until the chain is open. NULL: its data is not wanted, and
+       cannot be read. */
+    struct keys *keys;
     uint64_t first_number; /* the active image's: 1 where another is to be put before it */
     enum codec_backend codec;
 };
@@ -80,9 +85,10 @@ struct image {
     struct snapshot_table *snapshots; /* of the active image; NULL in those behind it */
     struct mapping *active;           /* of the active L1 table, or of at_snapshot's */
     const struct snapshot
-        *at_snapshot;    /* of `snapshots`: what is shown in place of the active state */
-    struct codec *codec; /* NULL where this build cannot read the compression type */
-    struct cache *cache; /* the daemon's, set by image_attach_cache() */
+        *at_snapshot;      /* of `snapshots`: what is shown in place of the active state */
+    struct cipher *cipher; /* of its data clusters (disk/encrypted.h); NULL where there is no key */
+    struct codec *codec;   /* NULL where this build cannot read the compression type */
+    struct cache *cache;   /* the daemon's, set by image_attach_cache() */
     /* R4: where reads count as under way while there is a writer; else NULL */
     struct inflight *inflight;
     /* Of the active image: nothing forks any more, so reading may start threads of its own. */
@@ -128,6 +134,12 @@ void image_cache_geometry(const struct header *header, uint64_t file_size,
 
 /* Closes what is behind `image`, of a chain that has no cache yet, as if it named nothing. */
 void image_part_from_backing(struct image *image);
+
+/*
+ * Locks what is known of keys in memory again, in a process that was forked after image_open(). A
+ * warning in the log where that cannot be.
+ */
+void image_lock_keys(const struct image *image);
 
 /* Closes the whole chain. Every view on it must be closed. `image` may be NULL. */
 void image_close(struct image *image);

@@ -5,6 +5,7 @@
 
 #include "disk/at_snapshot.h"
 #include "disk/compressed.h"
+#include "disk/encrypted.h"
 #include "disk/inflight.h"
 #include "disk/look.h"
 #include "disk/lookup.h"
@@ -265,16 +266,23 @@ static int read_compressed(struct reading *reading, const struct view_extent *fo
  * A cluster of which the end is lost is lost as a whole: who reads it gets no part, which a
  * program that goes on after an error would take for all.
  */
-static int read_data(const struct view_extent *found, void *buffer, size_t length)
+static int read_data(const struct view_extent *found, uint64_t guest_offset, void *buffer,
+                     size_t length)
 {
     const struct extent *extent = &found->extent;
     uint64_t unit = found->image->header != NULL ? found->image->header->cluster_size : 1;
     uint64_t begin = round_down(extent->host_offset, unit);
     uint64_t end = round_down(extent->host_offset + length - 1, unit) + unit;
 
-    return store_lost(extent->store, begin, end - begin)
-               ? -EIO
-               : store_read(extent->store, extent->host_offset, buffer, length);
+    if (store_lost(extent->store, begin, end - begin)) {
+        return -EIO;
+    }
+    if (image_is_encrypted(found->image)) {
+        const struct encrypted_place place = {extent->store, extent->host_offset, guest_offset};
+
+        return encrypted_read(found->image, &place, buffer, length);
+    }
+    return store_read(extent->store, extent->host_offset, buffer, length);
 }
 
 /* How many bytes of the host `length` bytes of the extent are made of. */
@@ -296,7 +304,7 @@ static int read_extent(struct reading *reading, const struct view_extent *found,
 
     switch (found->extent.kind) {
     case EXTENT_DATA:
-        result = read_data(found, buffer, length);
+        result = read_data(found, fault.guest_offset, buffer, length);
         break;
     case EXTENT_COMPRESSED:
         result = read_compressed(reading, found, guest_offset, buffer, length);
@@ -306,7 +314,8 @@ static int read_extent(struct reading *reading, const struct view_extent *found,
         return 0;
     }
     if (result < 0) {
-        why = result == -EBADMSG
+        why = result == -ENOKEY ? "it is encrypted, and was opened without its key"
+              : result == -EBADMSG
                   ? "the compressed cluster does not inflate to a cluster"
                   : store_read_failure(found->extent.store, found->extent.host_offset,
                                        bytes_read(&found->extent, length), result);
@@ -434,8 +443,14 @@ static int refine_data(const struct view_extent *found, bool *is_data, uint64_t 
     uint64_t unit = header == NULL ? 1 : UINT64_C(1) << header->subcluster_bits;
     uint64_t before = extent->host_offset & (unit - 1);
     uint64_t whole = div_round_up(before + extent->length, unit) * unit, run;
-    int result = store_extent(extent->store, extent->host_offset - before, whole, is_data, &run);
+    int result;
 
+    if (image_is_encrypted(found->image)) { /* what zeros decrypt to is anything */
+        *is_data = true;
+        *length = extent->length;
+        return 0;
+    }
+    result = store_extent(extent->store, extent->host_offset - before, whole, is_data, &run);
     if (result < 0) {
         return result;
     }

@@ -4,6 +4,7 @@
 #include "disk/writer_internal.h"
 
 #include "cache/change.h"
+#include "crypto/cipher.h"
 #include "util/checked.h"
 
 #include <errno.h>
@@ -103,6 +104,60 @@ static int copy_range(const struct plan *plan, uint64_t from, uint64_t to)
 }
 
 /*
+ * The same in an encrypted image, of which whole sectors are written, with what the request brings
+ * to this range in its place.
+ */
+static int write_encrypted(const struct plan *plan, uint64_t from, uint64_t to)
+{
+    struct writer *writer = plan->writer;
+    const struct encrypted_place place = {writer->image->data_file, host_of(plan, from), from};
+    uint64_t data_from = max_u64(from, plan->from), data_to = min_u64(to, plan->to);
+    uint8_t *buffer;
+    int result;
+
+    if (from >= to) {
+        return 0;
+    }
+    if (plan->data != NULL && data_from == from && data_to == to) {
+        return encrypted_write(writer->image, &place, plan->data + (from - plan->from), to - from);
+    }
+    buffer = malloc(to - from);
+    if (buffer == NULL) {
+        return -ENOMEM;
+    }
+    result = view_read(writer->view, from, buffer, to - from);
+    if (result == 0) {
+        if (plan->data != NULL && data_from < data_to) {
+            memcpy(buffer + (data_from - from), plan->data + (data_from - plan->from),
+                   data_to - data_from);
+        }
+        result = encrypted_write(writer->image, &place, buffer, to - from);
+    }
+    free(buffer);
+    return result;
+}
+
+/*
+ * All that must be valid, in up to three parts: the whole sectors of the data need no copy. What is
+ * copied ends with a (sub)cluster: see keep_off_others().
+ */
+static int write_all_encrypted(const struct plan *plan)
+{
+    uint64_t from = div_round_up(plan->from, CIPHER_SECTOR) * CIPHER_SECTOR,
+             to = round_down(plan->to, CIPHER_SECTOR);
+    int result;
+
+    if (plan->data == NULL || from >= to) {
+        return write_encrypted(plan, plan->copy_from, plan->copy_to);
+    }
+    result = write_encrypted(plan, plan->copy_from, from);
+    if (result == 0) {
+        result = write_encrypted(plan, from, to);
+    }
+    return result == 0 ? write_encrypted(plan, to, plan->copy_to) : result;
+}
+
+/*
  * Writes the data and what stands around it. R1: the entries may become stable
  * when this is, and when the counts are; where fresh clusters take the place of
  * zeros, only the counts matter: until it is stable the data reads as zeros.
@@ -113,6 +168,11 @@ static int write_data(struct plan *plan, uint64_t *epoch)
     bool zero;
     int result;
 
+    if (image_is_encrypted(writer->image)) { /* fresh clusters do not read as zeros */
+        result = write_all_encrypted(plan);
+        *epoch = max_u64(plan->host.epoch, barrier_epoch(writer->barrier));
+        return result;
+    }
     result = copies_zero(writer, plan->copy_from, plan->copy_to, &zero);
     /* Zeros stand in fresh clusters already; but preallocation wants the host's space. */
     if (result == 0 && !(zero && plan->host.fresh && plan->data != NULL)) {
@@ -345,7 +405,8 @@ static bool is_in_place(const struct writer *writer, const struct plan *plan)
 /*
  * What is given a place without data is read and written back. A subcluster
  * that has one is written in place by others, without a lock: their data would
- * be lost. So that ends before the next such one, as the entry is now.
+ * be lost. So that ends before the next such one, as the entry is now. In an
+ * encrypted image the same goes for the rest of the last sector.
  */
 static void keep_off_others(struct plan *plan)
 {
@@ -395,7 +456,7 @@ static int allocate(struct writer *writer, uint64_t guest_offset, const uint8_t 
     result = plan_old(&plan, fault);
     /* Somebody else may have given it a place meanwhile: then it is written in place. */
     if (result == 0 && !is_in_place(writer, &plan)) {
-        if (data == NULL && writer->header->extended_l2) {
+        if (writer->header->extended_l2 && (data == NULL || image_is_encrypted(writer->image))) {
             keep_off_others(&plan);
         }
         result = plan_host(&plan, fault);
@@ -406,6 +467,23 @@ static int allocate(struct writer *writer, uint64_t guest_offset, const uint8_t 
     }
     range_lock_release(&writer->ranges, &lock);
     free(plan.old);
+    return result;
+}
+
+/* In place, where a sector of which a part is written must not be written by others meanwhile. */
+static int update_encrypted(struct writer *writer, const struct extent *extent,
+                            uint64_t guest_offset, const uint8_t *data)
+{
+    const struct encrypted_place place = {extent->store, extent->host_offset, guest_offset};
+    struct range_lock lock = {
+        .first = guest_offset / CIPHER_SECTOR,
+        .last = (guest_offset + extent->length - 1) / CIPHER_SECTOR,
+    };
+    int result;
+
+    range_lock_take(&writer->sectors, &lock);
+    result = encrypted_update(writer->image, &place, data, extent->length);
+    range_lock_release(&writer->sectors, &lock);
     return result;
 }
 
@@ -422,7 +500,9 @@ static int write_in_place(struct writer *writer, uint64_t guest_offset, const ui
     }
     result = check_overlap(writer, extent.store, extent.host_offset, extent.length, fault);
     if (result == 0) {
-        result = store_write(extent.store, extent.host_offset, data, extent.length);
+        result = image_is_encrypted(writer->image)
+                     ? update_encrypted(writer, &extent, guest_offset, data)
+                     : store_write(extent.store, extent.host_offset, data, extent.length);
     }
     *done = extent.length;
     return result;

@@ -507,6 +507,7 @@ static void destroy(struct writer *writer)
     gate_destroy(writer->gate);
     barrier_destroy(writer->barrier);
     view_close(writer->view);
+    range_locks_destroy(&writer->sectors);
     range_locks_destroy(&writer->ranges);
     pthread_mutex_destroy(&writer->prepare_mutex);
     pthread_mutex_destroy(&writer->resize_mutex);
@@ -531,6 +532,7 @@ static struct writer *create(struct image *image, const struct writer_options *o
                        : (image->header->compatible_features & COMPATIBLE_LAZY_REFCOUNTS) != 0;
     atomic_init(&writer->next_commit, 1);
     range_locks_init(&writer->ranges);
+    range_locks_init(&writer->sectors);
     pthread_mutex_init(&writer->prepare_mutex, NULL);
     pthread_mutex_init(&writer->resize_mutex, NULL);
     pthread_mutex_init(&writer->pause_mutex, NULL);

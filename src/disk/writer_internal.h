@@ -4,6 +4,7 @@
 #define IMAGE_WRITER_INTERNAL_H
 
 #include "disk/commit.h"
+#include "disk/encrypted.h"
 #include "disk/ticker.h"
 #include "disk/view.h"
 #include "disk/writer.h"
@@ -34,6 +35,8 @@ struct writer {
     struct commit *commit;
     struct inflight inflight;
     struct range_locks ranges;
+    struct range_locks sectors; /* of the guest, that are being written where they are; taken only
+                                   in an encrypted image */
     atomic_uint_fast64_t next_commit;
     atomic_bool changed; /* since the last flush */
 

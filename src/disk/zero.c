@@ -263,7 +263,8 @@ static int zero_data_file(struct zeroing *zeroing)
     bool raw = (writer->header->autoclear_features & AUTOCLEAR_RAW_EXTERNAL_DATA) != 0;
     uint64_t from = zeroing->from, to = zeroing->to;
 
-    if (!writer->header->external_data_file) {
+    /* Where it is encrypted, a hole is no zeros: what a crash leaves would be neither. */
+    if (!writer->header->external_data_file || image_is_encrypted(writer->image)) {
         return 0;
     }
     if (raw && writer->image->backing == NULL) {

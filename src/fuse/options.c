@@ -4,6 +4,7 @@
 #include "fuse/options.h"
 
 #include "admin/overlay.h"
+#include "meta/luks.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -114,6 +115,22 @@ const struct option_spec mount_option_table[] = {
      .help = "The backing file of the image, in place of the name recorded in it: for one that has "
              "moved.",
      .default_text = "the recorded name"},
+    {.name = "key-file",
+     .type = OPTION_SEVERAL,
+     .field = FIELD(key_files),
+     .value_name = "FILE",
+     .help = "A file with the key of an encrypted image: all of its bytes, also a newline at the "
+             "end. To be given more than once where the images of a chain have different keys: "
+             "each is tried. - is standard input. Without any, a systemd credential named "
+             "qcow2fs.key is the key, or it is asked for at the terminal."},
+    {.name = "key-iterations-max",
+     .type = OPTION_UINT,
+     .field = FIELD(key_iterations_max),
+     .max = UINT32_MAX,
+     .value_name = "N",
+     .help = "The most iterations of the key derivation that an encrypted image may ask for, which "
+             "each takes time; 0: as many as it wants.",
+     .default_text = "50000000"},
     {.name = "trust-names",
      .type = OPTION_BOOL,
      .field = FIELD(trust_names),
@@ -401,6 +418,12 @@ enum store_cache mount_cache_mode(const struct mount_options *options)
 {
     return options->cache_mode.set ? (enum store_cache)options->cache_mode.value
                                    : STORE_CACHE_WRITEBACK;
+}
+
+uint32_t mount_key_iterations_max(const struct mount_options *options)
+{
+    return options->key_iterations_max.set ? (uint32_t)options->key_iterations_max.value
+                                           : LUKS_ITERATIONS_MAX;
 }
 
 enum image_names mount_names(const struct mount_options *options)

@@ -38,14 +38,16 @@ struct mount_options {
     struct option_bool force_share;
     struct option_bool allow_probed_backing;
     struct option_bool trust_names;
-    struct option_number locking; /* enum mount_locking */
-    char *data_file;              /* in place of the recorded name, or NULL */
-    char *backing_file;           /* likewise */
-    char *at_snapshot;            /* ID or name of the one that is shown, or NULL */
-    struct option_number format;  /* enum mount_format; recognised where it may be */
-    char *overlay;                /* "" for one that is thrown away, its file, or NULL */
-    struct option_bool snapshot;  /* QEMU's word for the former */
-    char *overlay_dir;            /* where the file of one that is thrown away is made, or NULL */
+    char *key_files;                         /* for keys_open(), or NULL */
+    struct option_number key_iterations_max; /* 0: any */
+    struct option_number locking;            /* enum mount_locking */
+    char *data_file;                         /* in place of the recorded name, or NULL */
+    char *backing_file;                      /* likewise */
+    char *at_snapshot;                       /* ID or name of the one that is shown, or NULL */
+    struct option_number format;             /* enum mount_format; recognised where it may be */
+    char *overlay;                           /* "" for one that is thrown away, its file, or NULL */
+    struct option_bool snapshot;             /* QEMU's word for the former */
+    char *overlay_dir; /* where the file of one that is thrown away is made, or NULL */
     struct option_number overlay_max; /* bytes */
     struct cache_options cache;
     struct option_number cache_mode;        /* enum store_cache */
@@ -80,6 +82,9 @@ unsigned mount_threads(const struct mount_options *options);
 
 /* cache=, or its default. */
 enum store_cache mount_cache_mode(const struct mount_options *options);
+
+/* How many iterations an image may ask for, as keys_open() takes it. */
+uint32_t mount_key_iterations_max(const struct mount_options *options);
 
 /* With whose rights the files are opened that an image names. */
 enum image_names mount_names(const struct mount_options *options);

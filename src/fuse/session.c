@@ -593,6 +593,7 @@ int session_serve(struct session *session, struct error *error)
     sigset_t before;
     int r;
 
+    image_lock_keys(session->settings.image);
     if (writes) {
         avoid_waiting_for_ourselves();
         signals_block(&before);

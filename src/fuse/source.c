@@ -4,6 +4,7 @@
 #include "fuse/source.h"
 
 #include "admin/overlay.h"
+#include "disk/keys.h"
 #include "util/process.h"
 #include "util/progress.h"
 
@@ -15,6 +16,7 @@ struct opening {
     const char *path;
     const struct mount_options *options;
     struct log *log;
+    struct keys *keys;
 };
 
 static int open_overlay(const struct opening *opening, const struct image_options *image,
@@ -55,6 +57,7 @@ static int open_image(const struct opening *opening, enum store_access access,
         .data_file = options->data_file,
         .backing_file = options->backing_file,
         .at_snapshot = options->at_snapshot,
+        .keys = opening->keys,
         .codec = CODEC_FASTEST,
     };
     int r = has_overlay ? open_overlay(opening, &image, source, error)
@@ -114,11 +117,32 @@ static int open_with_overlay(const struct opening *opening, enum store_access re
     return r == 0 && !opening->options->read_only.value ? open_writer(opening, source, error) : r;
 }
 
+/* With the keys that are there. */
+static int open_with_keys(const struct opening *opening, struct source *source, struct error *error)
+{
+    const struct mount_options *options = opening->options;
+    enum store_access reading = options->force_share.value ? STORE_READ_SHARED : STORE_READ;
+    int r;
+
+    if (mount_has_overlay(options)) {
+        return open_with_overlay(opening, reading, source, error);
+    }
+    if (!options->read_only.value && options->force_share.value) {
+        error_set(&source->why_read_only, EROFS, "with force-share an image is only read");
+    } else if (!options->read_only.value && options->at_snapshot == NULL) {
+        r = open_to_write(opening, source, &source->why_read_only);
+        if (!only_writing_fails(r)) {
+            *error = source->why_read_only;
+            return r;
+        }
+    }
+    return open_image(opening, reading, source, error);
+}
+
 int source_open(const char *path, const struct mount_options *options, struct log *log,
                 struct source *source, struct error *error)
 {
-    const struct opening opening = {.path = path, .options = options, .log = log};
-    enum store_access reading = options->force_share.value ? STORE_READ_SHARED : STORE_READ;
+    struct opening opening = {.path = path, .options = options, .log = log};
     int r;
 
     *source = (struct source){0};
@@ -127,19 +151,12 @@ int source_open(const char *path, const struct mount_options *options, struct lo
         source->options_do_not_fit = true;
         return r;
     }
-    if (mount_has_overlay(options)) {
-        return open_with_overlay(&opening, reading, source, error);
+    r = keys_open(options->key_files, mount_key_iterations_max(options), &opening.keys, error);
+    if (r == 0) {
+        r = open_with_keys(&opening, source, error);
     }
-    if (!options->read_only.value && options->force_share.value) {
-        error_set(&source->why_read_only, EROFS, "with force-share an image is only read");
-    } else if (!options->read_only.value && options->at_snapshot == NULL) {
-        r = open_to_write(&opening, source, &source->why_read_only);
-        if (!only_writing_fails(r)) {
-            *error = source->why_read_only;
-            return r;
-        }
-    }
-    return open_image(&opening, reading, source, error);
+    keys_close(opening.keys);
+    return r;
 }
 
 void source_unmake(struct source *source)

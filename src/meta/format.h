@@ -125,6 +125,10 @@ enum luks_field {
     LUKS_TEXT_LENGTH = 32, /* of each of these three */
     LUKS_PAYLOAD_OFFSET = 104,
     LUKS_KEY_BYTES = 108,
+    LUKS_DIGEST = 112, /* of the master key */
+    LUKS_DIGEST_LENGTH = 20,
+    LUKS_SALT = 132,
+    LUKS_SALT_LENGTH = 32, /* of this one, and of those of the key slots */
     LUKS_MASTER_KEY_ITERATIONS = 164,
     LUKS_UUID = 168,
     LUKS_UUID_LENGTH = 40,
@@ -135,6 +139,7 @@ enum luks_field {
 enum luks_slot_field {
     LUKS_SLOT_STATE = 0,
     LUKS_SLOT_ITERATIONS = 4,
+    LUKS_SLOT_SALT = 8,
     LUKS_SLOT_KEY_OFFSET = 40,
     LUKS_SLOT_STRIPES = 44,
     LUKS_SLOT_LENGTH = 48,

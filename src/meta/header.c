@@ -235,17 +235,9 @@ static int parse_encryption(struct parse *parse)
 {
     switch (parse->header->crypt_method) {
     case CRYPT_NONE:
-        return 0;
     case CRYPT_AES:
-        return error_set(parse->error, ENOTSUP,
-                         "%s: is encrypted with AES (crypt_method 1), which qcow2fs cannot read "
-                         "yet; decrypt it with qemu-img convert",
-                         parse->name);
-    case CRYPT_LUKS:
-        return error_set(parse->error, ENOTSUP,
-                         "%s: is encrypted with LUKS (crypt_method 2), which qcow2fs cannot read "
-                         "yet; decrypt it with qemu-img convert",
-                         parse->name);
+    case CRYPT_LUKS: /* where its header is, the extension says: parse_crypt_header() */
+        return 0;
     default:
         return bad_field(parse, "crypt_method", parse->header->crypt_method,
                          "0, 1 and 2 are known");
@@ -357,6 +349,8 @@ const char *header_overlap(const struct header *header, enum header_table except
         {HEADER_TABLE_REFCOUNT, "refcount table", header->refcount_table_offset, refcount_length},
         {HEADER_TABLE_BITMAPS, "bitmap directory", header->bitmap_directory_offset,
          header->bitmap_directory_size},
+        {HEADER_TABLE_CRYPT, "encryption header", header->crypt_header_offset,
+         header->crypt_header_length},
     };
     size_t i;
 
@@ -398,6 +392,10 @@ static int check_overlaps(struct parse *parse)
     if (result == 0) {
         result = check_overlap(parse, HEADER_TABLE_BITMAPS, "bitmap directory",
                                header->bitmap_directory_offset, header->bitmap_directory_size);
+    }
+    if (result == 0) {
+        result = check_overlap(parse, HEADER_TABLE_CRYPT, "encryption header",
+                               header->crypt_header_offset, header->crypt_header_length);
     }
     if (result == 0) {
         result = check_overlap(parse, HEADER_TABLE_NONE, "snapshot table", header->snapshots_offset,
@@ -458,6 +456,24 @@ static int parse_bitmaps(struct parse *parse)
                        parse->file_size);
 }
 
+/* The format asks for one with LUKS, and for none with anything else. */
+static int parse_crypt_header(struct parse *parse)
+{
+    const struct header *header = parse->header;
+
+    if (header->crypt_method != CRYPT_LUKS) {
+        return 0;
+    }
+    if (header->crypt_header_offset == 0 || header->crypt_header_length < LUKS_LENGTH) {
+        return error_set(parse->error, EINVAL,
+                         "%s: is encrypted with LUKS (crypt_method 2), but says nothing of an "
+                         "encryption header that could be one; " DAMAGED,
+                         parse->name);
+    }
+    return check_table(parse, "encryption header", "of the encryption header's offset",
+                       header->crypt_header_offset, header->crypt_header_length, parse->file_size);
+}
+
 /* --- All of it ---------------------------------------------------------------------- */
 
 /* In this order: a later step believes what the earlier ones have checked. */
@@ -475,6 +491,7 @@ static int (*const steps[HEADER_PARTS])(struct parse *parse) = {
     [HEADER_PART_SNAPSHOTS] = parse_snapshots,
     [HEADER_PART_STRINGS] = parse_strings,
     [HEADER_PART_BITMAPS] = parse_bitmaps,
+    [HEADER_PART_CRYPT_HEADER] = parse_crypt_header,
     [HEADER_PART_OVERLAPS] = check_overlaps,
 };
 
@@ -483,7 +500,7 @@ static bool needs_cluster_size(enum header_part part)
 {
     return part == HEADER_PART_REFCOUNTS || part == HEADER_PART_L1 ||
            part == HEADER_PART_SNAPSHOTS || part == HEADER_PART_BITMAPS ||
-           part == HEADER_PART_OVERLAPS;
+           part == HEADER_PART_CRYPT_HEADER || part == HEADER_PART_OVERLAPS;
 }
 
 static int begin(struct parse *parse)

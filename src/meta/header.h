@@ -46,8 +46,8 @@ struct header {
     uint64_t bitmap_directory_size;   /* bytes */
     uint64_t bitmap_directory_offset; /* host offset, bytes */
 
-    uint64_t crypt_header_offset; /* host offset, not validated, as its length in bytes; */
-    uint64_t crypt_header_length; /* 0 but with LUKS */
+    uint64_t crypt_header_offset; /* host offset; both are 0 but with LUKS */
+    uint64_t crypt_header_length; /* bytes */
 
     uint64_t unknown_extensions; /* how many */
 
@@ -67,7 +67,7 @@ struct header {
 /*
  * Reads and validates. `name` is the file name that sentences begin with;
  * `file_size` is in bytes. -EINVAL (or -ENOTSUP for what is valid but not
- * supported: unknown incompatible features, encryption, a compression library
+ * supported: unknown incompatible features, a compression library
  * that is not there) with a sentence; -EIO; -ENOMEM.
  */
 int header_read(struct store *file, uint64_t file_size, const char *name, struct header **header,
@@ -90,8 +90,9 @@ enum header_part {
     HEADER_PART_REFCOUNTS,
     HEADER_PART_L1,
     HEADER_PART_SNAPSHOTS,
-    HEADER_PART_STRINGS, /* the extensions, and the names in them */
-    HEADER_PART_BITMAPS, /* where the bitmap directory is */
+    HEADER_PART_STRINGS,      /* the extensions, and the names in them */
+    HEADER_PART_BITMAPS,      /* where the bitmap directory is */
+    HEADER_PART_CRYPT_HEADER, /* where the encryption header is */
     HEADER_PART_OVERLAPS,
     HEADER_PARTS, /* how many there are */
 };
@@ -134,6 +135,7 @@ enum header_table {
     HEADER_TABLE_L1,
     HEADER_TABLE_REFCOUNT,
     HEADER_TABLE_BITMAPS,
+    HEADER_TABLE_CRYPT,
 };
 
 /*

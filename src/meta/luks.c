@@ -37,30 +37,35 @@ static void split_mode(struct luks *luks)
 
 static void decode(const uint8_t *bytes, struct luks *luks)
 {
-    char cipher[LUKS_TEXT_LENGTH + 1];
     uint64_t key_bits = UINT64_C(8) * load_be32(bytes + LUKS_KEY_BYTES);
 
     memset(luks, 0, sizeof(*luks));
     take_text(bytes + LUKS_CIPHER_MODE, LUKS_TEXT_LENGTH, luks->mode);
     take_text(bytes + LUKS_HASH, LUKS_TEXT_LENGTH, luks->hash);
     take_text(bytes + LUKS_UUID, LUKS_UUID_LENGTH, luks->uuid);
-    take_text(bytes + LUKS_CIPHER_NAME, LUKS_TEXT_LENGTH, cipher);
+    take_text(bytes + LUKS_CIPHER_NAME, LUKS_TEXT_LENGTH, luks->cipher_name);
     split_mode(luks);
     if (strcmp(luks->mode, "xts") == 0) {
         key_bits /= 2; /* it has two keys */
     }
-    snprintf(luks->cipher, sizeof(luks->cipher), "%s-%" PRIu64, cipher, key_bits);
+    snprintf(luks->cipher, sizeof(luks->cipher), "%s-%" PRIu64, luks->cipher_name, key_bits);
+    luks->key_bytes = load_be32(bytes + LUKS_KEY_BYTES);
+    memcpy(luks->digest, bytes + LUKS_DIGEST, sizeof(luks->digest));
+    memcpy(luks->salt, bytes + LUKS_SALT, sizeof(luks->salt));
     luks->master_key_iterations = load_be32(bytes + LUKS_MASTER_KEY_ITERATIONS);
     luks->payload_offset = LUKS_SECTOR * load_be32(bytes + LUKS_PAYLOAD_OFFSET);
     for (size_t i = 0; i < LUKS_SLOTS; i++) {
         const uint8_t *slot = bytes + LUKS_KEY_SLOTS + i * LUKS_SLOT_LENGTH;
 
-        luks->slots[i] = (struct luks_slot){
+        struct luks_slot *to = &luks->slots[i];
+
+        *to = (struct luks_slot){
             .active = load_be32(slot + LUKS_SLOT_STATE) == LUKS_SLOT_ACTIVE,
             .iterations = load_be32(slot + LUKS_SLOT_ITERATIONS),
             .key_offset = LUKS_SECTOR * load_be32(slot + LUKS_SLOT_KEY_OFFSET),
             .stripes = load_be32(slot + LUKS_SLOT_STRIPES),
         };
+        memcpy(to->salt, slot + LUKS_SLOT_SALT, sizeof(to->salt));
     }
 }
 

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The LUKS header of an encrypted image ("Full disk encryption header pointer",
- * LUKS version 1): what is said of the encryption. No key is ever read.
+ * LUKS version 1): what is said of the encryption, and the way from a passphrase
+ * to the cipher of the disk (LUKS1 On-Disk Format Specification 1.2.3).
  */
 #ifndef META_LUKS_H
 #define META_LUKS_H
 
+#include "crypto/cipher.h"
+#include "crypto/secret.h"
 #include "meta/format.h"
 #include "store/store.h"
 #include "util/error.h"
@@ -18,17 +21,21 @@ struct luks_slot {
     uint32_t iterations;
     uint64_t key_offset; /* bytes, in the area of the encryption header */
     uint32_t stripes;
+    uint8_t salt[LUKS_SALT_LENGTH];
 };
 
 /* Texts are NUL-terminated, and hold whatever the image holds. */
 struct luks {
-    char cipher[LUKS_TEXT_LENGTH + 16]; /* with the size of its key: "aes-256" */
-    char mode[LUKS_TEXT_LENGTH + 1];    /* "xts" */
-    char iv[LUKS_TEXT_LENGTH + 1];      /* how the IV is made: "plain64" */
-    char iv_hash[LUKS_TEXT_LENGTH + 1]; /* empty where that needs none */
+    char cipher[LUKS_TEXT_LENGTH + 16];     /* with the size of its key: "aes-256" */
+    char cipher_name[LUKS_TEXT_LENGTH + 1]; /* without: "aes" */
+    char mode[LUKS_TEXT_LENGTH + 1];        /* "xts" */
+    char iv[LUKS_TEXT_LENGTH + 1];          /* how the IV is made: "plain64" */
+    char iv_hash[LUKS_TEXT_LENGTH + 1];     /* empty where that needs none */
     char hash[LUKS_TEXT_LENGTH + 1];
     char uuid[LUKS_UUID_LENGTH + 1];
+    uint32_t key_bytes; /* of the master key */
     uint32_t master_key_iterations;
+    uint8_t digest[LUKS_DIGEST_LENGTH], salt[LUKS_SALT_LENGTH]; /* of the master key */
     uint64_t payload_offset; /* bytes, in the area of the encryption header */
     struct luks_slot slots[LUKS_SLOTS];
 };
@@ -39,5 +46,37 @@ struct luks {
  */
 int luks_read(struct store *file, uint64_t offset, uint64_t length, const char *name,
               struct luks *luks, struct error *error);
+
+/* Limits on what an image can ask for; what is made with cryptsetup and QEMU has 4000 stripes. */
+#define LUKS_STRIPES_MAX UINT32_C(65536)
+#define LUKS_ITERATIONS_MAX \
+    UINT32_C(50000000) /* unless the user says otherwise: some ten seconds */
+
+/*
+ * Why the key slot, which is active, cannot be used, for the end of a sentence; NULL when it can.
+ * `length` is that of the area in bytes; at most `iterations_max` iterations.
+ */
+const char *luks_slot_problem(const struct luks *luks, uint64_t length, size_t slot,
+                              uint32_t iterations_max);
+
+/* The number of another active slot whose key material is in part that of `slot`, or LUKS_SLOTS. */
+size_t luks_slot_overlap(const struct luks *luks, size_t slot);
+
+/* What luks_read() has read, and the passphrase for it. */
+struct luks_lock {
+    struct store *file;
+    uint64_t offset, length; /* of the area, bytes */
+    const char *name;        /* for sentences */
+    const struct luks *luks;
+    uint32_t iterations_max;
+};
+
+/*
+ * Tries the passphrase at each active key slot, which takes as long as these ask for: the cipher of
+ * the disk, and in *slot which it was. -EKEYREJECTED, without a sentence, when it is that of none;
+ * -EINVAL, -ENOTSUP, -EIO, -ENOMEM with one.
+ */
+int luks_unlock(const struct luks_lock *lock, const struct secret *passphrase,
+                struct cipher **cipher, size_t *slot, struct error *error);
 
 #endif

@@ -313,6 +313,28 @@ static int add_passed(const struct option_spec *spec, void *target, const struct
     return 0;
 }
 
+static int add_several(const struct option_spec *spec, void *target, const struct item *item,
+                       struct error *error)
+{
+    char **field = field_of(spec, target), *to;
+    size_t before = *field == NULL ? 0 : strlen(*field);
+    char *longer = realloc(*field, before + 2 * strlen(item->value) + 2);
+
+    if (longer == NULL) {
+        return out_of_memory(error);
+    }
+    to = longer + before;
+    for (const char *from = item->value; *from != '\0'; from++) {
+        if (*from == '\n' || *from == '\\') {
+            *to++ = '\\';
+        }
+        *to++ = *from;
+    }
+    strcpy(to, "\n");
+    *field = longer;
+    return 0;
+}
+
 /* The value without the quotes around it; its length. */
 static const char *unquoted(const char *value, size_t *length)
 {
@@ -361,7 +383,8 @@ bool option_needs_value(const struct option_spec *spec)
     enum option_type type = spec->type;
 
     return type == OPTION_SIZE || type == OPTION_UINT || type == OPTION_OCTAL ||
-           type == OPTION_CHOICE || type == OPTION_STRING || type == OPTION_KERNEL;
+           type == OPTION_CHOICE || type == OPTION_STRING || type == OPTION_KERNEL ||
+           type == OPTION_SEVERAL;
 }
 
 /* 0 when the value suits the type, as far as there has to be one. */
@@ -386,6 +409,8 @@ static int set_field(const struct option_spec *spec, void *target, const struct 
         return set_string(spec, target, item, error);
     case OPTION_PASS:
         return add_passed(spec, target, item, error);
+    case OPTION_SEVERAL:
+        return add_several(spec, target, item, error);
     case OPTION_PRESET:
         return set_preset(spec, target, item, error);
     case OPTION_KERNEL:
@@ -526,7 +551,8 @@ void options_release(const struct option_spec *table, void *target)
 {
     for (const struct option_spec *spec = table; spec->name != NULL; spec++) {
         if (spec->type == OPTION_STRING || spec->type == OPTION_OPTIONAL ||
-            spec->type == OPTION_PASS || spec->type == OPTION_KERNEL) {
+            spec->type == OPTION_PASS || spec->type == OPTION_SEVERAL ||
+            spec->type == OPTION_KERNEL) {
             char **field = field_of(spec, target);
 
             /* Several options may pass into one field. */

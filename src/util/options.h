@@ -27,9 +27,11 @@ enum option_type {
     OPTION_CHOICE,   /* struct option_number; one of `choices`, as the number of its place */
     OPTION_STRING,   /* char *, owned by the target */
     OPTION_OPTIONAL, /* the same; bare, or empty, it is "" */
-    OPTION_PASS,   /* char *: collects name[=value] items, comma-separated, escaped as they came */
-    OPTION_PRESET, /* struct option_number; without a value: `min` is what it stands for */
-    OPTION_IGNORE, /* accepted with or without a value, no field; the name may end in * */
+    OPTION_PASS,    /* char *: collects name[=value] items, comma-separated, escaped as they came */
+    OPTION_SEVERAL, /* char *: each value that was given, with a newline behind it; a newline, or a
+                       backslash, in a value has a backslash before it */
+    OPTION_PRESET,  /* struct option_number; without a value: `min` is what it stands for */
+    OPTION_IGNORE,  /* accepted with or without a value, no field; the name may end in * */
     OPTION_KERNEL, /* as OPTION_PASS, of a value that is quoted in the list where it has commas, and
                       handed on so: a label of SELinux */
     OPTION_REFUSE, /* what others call it: `default_text` says what is meant here */

@@ -31,6 +31,7 @@ static bool takes_value(const struct option_spec *spec, struct value_marks *mark
     case OPTION_OCTAL:
     case OPTION_CHOICE:
     case OPTION_STRING:
+    case OPTION_SEVERAL:
     case OPTION_KERNEL:
         return true;
     case OPTION_BOOL:

@@ -370,7 +370,7 @@ IMPOSSIBLE = (
     ("datafile", "compat=0.10", ("external data file", "compat=0.10")),
     ("zstd", "compat=0.10", ("zstd", "compat=0.10")),
     ("bitmaps", "compat=0.10", ("2 persistent bitmaps", "compat=0.10")),
-    ("aes", "lazy_refcounts=on", ("AES",)),
+    ("aes", "compat=0.10", ("is encrypted",)),
 )
 NEEDS = {"zstd": [tools.ZSTD], "extended": [tools.EXTENDED_L2], "datafile": [tools.DATA_FILE]}
 

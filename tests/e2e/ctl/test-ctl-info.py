@@ -68,16 +68,14 @@ for a_kind, its_needs in KINDS.items():
     against_qemu(a_kind, its_needs)
 
 
-@suite.test("says of encrypted images what qemu-img says, and that they cannot be opened")
+@suite.test("says of encrypted images what qemu-img says, without a key")
 def _(directory):
     for kind in ("luks", "aes"):
         try:
             path = sample(kind, directory)
         except tools.CommandFailed:
             continue  # a qemu-img built without it
-        infos.check_same(infos.json_info(path, status=1), infos.qemu_info(path))
-        sentence = ctl.refused("info", "-q", path, words=["is encrypted with", kind.upper()])
-        check(path in sentence, "the file is not named")
+        infos.check_same(infos.json_info(path), infos.qemu_info(path))
 
 
 @suite.test("files are named as qemu-img names them, from wherever it is called")

@@ -72,7 +72,7 @@ static const struct {
     {HEADER_BACKING_FILE_SIZE, 4, UINT32_MAX, HEADER_PART_BACKING},
     {HEADER_INCOMPATIBLE_FEATURES, 8, UINT64_C(1) << 63, HEADER_PART_FEATURES},
     {HEADER_INCOMPATIBLE_FEATURES, 8, INCOMPATIBLE_COMPRESSION_TYPE, HEADER_PART_COMPRESSION},
-    {HEADER_CRYPT_METHOD, 4, CRYPT_AES, HEADER_PART_ENCRYPTION},
+    {HEADER_CRYPT_METHOD, 4, CRYPT_LUKS, HEADER_PART_CRYPT_HEADER},
     {HEADER_CRYPT_METHOD, 4, UINT32_MAX, HEADER_PART_ENCRYPTION},
     {HEADER_REFCOUNT_ORDER, 4, 7, HEADER_PART_REFCOUNTS},
     {HEADER_REFCOUNT_ORDER, 4, UINT32_MAX, HEADER_PART_REFCOUNTS},
@@ -146,7 +146,7 @@ START_TEST(several_problems_are_all_told)
     put32(store, HEADER_L1_SIZE, 0);
     put64(store, HEADER_INCOMPATIBLE_FEATURES, UINT64_C(1) << 40);
     examine(store, &found);
-    ck_assert_uint_eq(failed_parts(&found), 1U << HEADER_PART_ENCRYPTION |
+    ck_assert_uint_eq(failed_parts(&found), 1U << HEADER_PART_CRYPT_HEADER |
                                                 1U << HEADER_PART_REFCOUNTS | 1U << HEADER_PART_L1 |
                                                 1U << HEADER_PART_FEATURES);
     ck_assert_uint_eq(found.header->incompatible_features, UINT64_C(1) << 40);

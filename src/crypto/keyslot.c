@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "crypto/keyslot.h"
+
+#ifdef HAVE_GCRYPT
+
+#include "crypto/library.h"
+#include "crypto/library_internal.h"
+#include "util/bytes.h"
+#include "util/checked.h"
+
+#include <errno.h>
+#include <gcrypt.h>
+#include <string.h>
+
+/* The number of a hash in a library that is ready, in *number. */
+static int find_hash(const char *name, int *number)
+{
+    int result = crypto_begin();
+
+    if (result < 0) {
+        return result;
+    }
+    *number = crypto_hash(name);
+    return *number != 0 ? 0 : -ENOTSUP;
+}
+
+int keyslot_derive(const char *hash, const struct secret *passphrase, const uint8_t *salt,
+                   uint32_t iterations, void *key, size_t key_length)
+{
+    int number, result = find_hash(hash, &number);
+    gpg_error_t error;
+
+    if (result < 0) {
+        return result;
+    }
+    error = gcry_kdf_derive(passphrase->bytes, passphrase->length, GCRY_KDF_PBKDF2, number, salt,
+                            KEYSLOT_SALT_LENGTH, iterations, key_length, key);
+    return error == 0 ? 0 : gcry_err_code(error) == GPG_ERR_ENOMEM ? -ENOMEM : -EIO;
+}
+
+static void exclusive_or(uint8_t *to, const uint8_t *with, size_t length)
+{
+    for (size_t i = 0; i < length; i++) {
+        to[i] ^= with[i];
+    }
+}
+
+/* Each piece of `bytes` as long as a digest becomes the digest of its number and itself. */
+static void diffuse(gcry_md_hd_t md, int number, uint8_t *bytes, size_t length)
+{
+    size_t digest = gcry_md_get_algo_dlen(number);
+    uint32_t piece = 0;
+
+    while (length > 0) {
+        size_t part = min_u64(length, digest);
+        uint8_t raw[sizeof(piece)];
+
+        store_be32(raw, piece++);
+        gcry_md_reset(md);
+        gcry_md_write(md, raw, sizeof(raw));
+        gcry_md_write(md, bytes, part);
+        memcpy(bytes, gcry_md_read(md, number), part);
+        bytes += part;
+        length -= part;
+    }
+}
+
+/* What all stripes but the last come to, in `key`. */
+static int fold(const char *hash, const uint8_t *split, size_t key_length, uint32_t stripes,
+                uint8_t *key)
+{
+    gcry_md_hd_t md;
+    int number, result = find_hash(hash, &number);
+
+    if (result < 0) {
+        return result;
+    }
+    if (gcry_md_open(&md, number, GCRY_MD_FLAG_SECURE) != 0) {
+        return -ENOMEM;
+    }
+    memset(key, 0, key_length);
+    for (uint32_t i = 0; i + 1 < stripes; i++) {
+        exclusive_or(key, split + i * key_length, key_length);
+        diffuse(md, number, key, key_length);
+    }
+    gcry_md_close(md);
+    return 0;
+}
+
+int keyslot_merge(const char *hash, const void *split, size_t key_length, uint32_t stripes,
+                  void *key)
+{
+    const uint8_t *last = (const uint8_t *)split + (size_t)(stripes - 1) * key_length;
+    int result = fold(hash, split, key_length, stripes, key);
+
+    if (result == 0) {
+        exclusive_or(key, last, key_length);
+    }
+    return result;
+}
+
+int keyslot_split(const char *hash, const void *key, size_t key_length, uint32_t stripes,
+                  void *split)
+{
+    uint8_t *last = (uint8_t *)split + (size_t)(stripes - 1) * key_length;
+    int result = crypto_begin();
+
+    if (result < 0) {
+        return result;
+    }
+    gcry_randomize(split, (size_t)(stripes - 1) * key_length, GCRY_STRONG_RANDOM);
+    result = fold(hash, split, key_length, stripes, last);
+    if (result == 0) {
+        exclusive_or(last, key, key_length);
+    }
+    return result;
+}
+
+#endif

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The library that has the ciphers and the hashes, libgcrypt: whether this build has it, and its
+ * one beginning in each process. The names of hashes are those of LUKS headers.
+ */
+#ifndef CRYPTO_LIBRARY_H
+#define CRYPTO_LIBRARY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+/* The library that this build lacks to read encrypted images ("libgcrypt"), or NULL. */
+const char *crypto_missing(void);
+
+/*
+ * Begins with it, once in a process; any thread may call, any number of times. 0, or -ENOSYS where
+ * it is not there, or is too old for what it was built for.
+ */
+int crypto_begin(void);
+
+/*
+ * Locks the pages in which the library keeps keys again: a child does not inherit that. Whether
+ * they are locked now.
+ */
+bool crypto_lock(void);
+
+/* Whether the hash is known: "sha256". */
+bool crypto_knows_hash(const char *name);
+
+#endif

@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: MIT */
+/* This room where it is built without libgcrypt: nothing is known, and nothing can be made. */
+#include "config.h"
+
+#include "crypto/cipher.h"
+#include "crypto/keyslot.h"
+#include "crypto/library.h"
+
+#ifndef HAVE_GCRYPT
+
+#include <errno.h>
+
+const char *crypto_missing(void)
+{
+    return "libgcrypt";
+}
+
+int crypto_begin(void)
+{
+    return -ENOSYS;
+}
+
+bool crypto_lock(void)
+{
+    return false;
+}
+
+bool crypto_knows_hash(const char *name)
+{
+    (void)name;
+    return false;
+}
+
+int cipher_create(const struct cipher_kind *kind, const void *key, size_t key_length,
+                  struct cipher **cipher)
+{
+    (void)kind;
+    (void)key;
+    (void)key_length;
+    *cipher = NULL;
+    return -ENOSYS;
+}
+
+int cipher_create_random(struct cipher **cipher)
+{
+    *cipher = NULL;
+    return -ENOSYS;
+}
+
+void cipher_destroy(struct cipher *cipher)
+{
+    (void)cipher;
+}
+
+bool cipher_lock(const struct cipher *cipher)
+{
+    (void)cipher;
+    return false;
+}
+
+int cipher_decrypt(struct cipher *cipher, uint64_t sector, void *bytes, size_t length)
+{
+    (void)cipher;
+    (void)sector;
+    (void)bytes;
+    (void)length;
+    return -ENOSYS;
+}
+
+int cipher_encrypt(struct cipher *cipher, uint64_t sector, const void *from, void *to,
+                   size_t length)
+{
+    (void)cipher;
+    (void)sector;
+    (void)from;
+    (void)to;
+    (void)length;
+    return -ENOSYS;
+}
+
+int keyslot_derive(const char *hash, const struct secret *passphrase, const uint8_t *salt,
+                   uint32_t iterations, void *key, size_t key_length)
+{
+    (void)hash;
+    (void)passphrase;
+    (void)salt;
+    (void)iterations;
+    (void)key;
+    (void)key_length;
+    return -ENOSYS;
+}
+
+int keyslot_merge(const char *hash, const void *split, size_t key_length, uint32_t stripes,
+                  void *key)
+{
+    (void)hash;
+    (void)split;
+    (void)key_length;
+    (void)stripes;
+    (void)key;
+    return -ENOSYS;
+}
+
+int keyslot_split(const char *hash, const void *key, size_t key_length, uint32_t stripes,
+                  void *split)
+{
+    (void)hash;
+    (void)key;
+    (void)key_length;
+    (void)stripes;
+    (void)split;
+    return -ENOSYS;
+}
+
+#endif

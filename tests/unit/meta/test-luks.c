@@ -1,0 +1,357 @@
+/* SPDX-License-Identifier: MIT */
+/* The LUKS header, and its key slots: what is right opens, and what is hostile is refused. */
+#include "config.h"
+
+#include "crypto/keyslot.h"
+#include "crypto/library.h"
+#include "memory_store.h"
+#include "meta/luks.h"
+#include "suite.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define AREA       UINT64_C(65536) /* where the header's area begins in the file */
+#define LENGTH     UINT64_C(65536)
+#define KEY_BYTES  32
+#define STRIPES    50
+#define ITERATIONS 10
+#define SLOT_BYTES 4096
+
+struct fixture {
+    struct store *store;
+    uint8_t *header;
+};
+
+static const uint8_t master_key[KEY_BYTES] = "the key of the disk, 32 bytes...";
+
+static struct secret *passphrase(const char *text)
+{
+    struct secret *secret;
+
+    ck_assert_int_eq(secret_copy(text, strlen(text), &secret), 0);
+    return secret;
+}
+
+/* --- Key derivation and stripes, by another library ---------------------------------------- */
+
+static void check_hex(const uint8_t *bytes, const char *expected)
+{
+    char text[2 * CIPHER_KEY_MAX + 1];
+    size_t length = strlen(expected) / 2;
+
+    for (size_t i = 0; i < length; i++) {
+        snprintf(text + 2 * i, 3, "%02x", bytes[i]);
+    }
+    ck_assert_str_eq(text, expected);
+}
+
+START_TEST(pbkdf2_gives_what_another_library_gives)
+{
+    static const struct {
+        const char *hash, *passphrase, *key;
+        uint32_t iterations;
+    } cases[] = {
+        {"sha1", "passphrase",
+         "bbec92b9efcf55182d0172f4d1897770a797579d28ebc7d7e4a64355c91aaf9816356bb22e234dd2", 1000},
+        {"sha256", "passphrase",
+         "8dc79d6e47442ff3b672691bdf7e9e5d5cb7aa431aaea60a48c1ec4c98bb3bd4a186ba55f7af54c6", 1000},
+        {"sha512", "passphrase",
+         "fda79ecf95fb5e2221a4e21bff354892369876e343a51b1ed33a201860688b1ce97f7486c275751b", 1000},
+        {"ripemd160", "passphrase",
+         "889492199b48fbb44cfc93b6d075e7f7b8fec106c1baa5a3c37b34c1d706cf0823e3968b1135568c", 1000},
+        {"sha256", "", "4164afc25050ca132ca38197afee64dced8cb642e2be722d093e1ec30e95684e", 7},
+    };
+    uint8_t salt[KEYSLOT_SALT_LENGTH], key[CIPHER_KEY_MAX];
+    struct secret *secret = passphrase(cases[_i].passphrase);
+
+    for (size_t i = 0; i < sizeof(salt); i++) {
+        salt[i] = (uint8_t)i;
+    }
+    ck_assert_int_eq(keyslot_derive(cases[_i].hash, secret, salt, cases[_i].iterations, key,
+                                    strlen(cases[_i].key) / 2),
+                     0);
+    check_hex(key, cases[_i].key);
+    secret_destroy(secret);
+}
+END_TEST
+
+START_TEST(stripes_come_to_the_key)
+{
+    uint8_t split[24 * 3], key[24];
+
+    for (size_t i = 0; i < sizeof(split); i++) {
+        split[i] = (uint8_t)(i * 7 + 3);
+    }
+    ck_assert_int_eq(keyslot_merge("sha1", split, sizeof(key), 3, key), 0);
+    check_hex(key, "c324d16e38216630ac2bcbba701504ce5d42bc7f0c647f39");
+    ck_assert_int_eq(keyslot_merge("sha99", split, sizeof(key), 3, key), -ENOTSUP);
+}
+END_TEST
+
+START_TEST(a_key_that_was_split_needs_every_stripe)
+{
+    uint8_t split[KEY_BYTES * STRIPES], key[KEY_BYTES];
+
+    ck_assert_int_eq(keyslot_split("sha512", master_key, KEY_BYTES, STRIPES, split), 0);
+    ck_assert_int_eq(keyslot_merge("sha512", split, KEY_BYTES, STRIPES, key), 0);
+    ck_assert_mem_eq(key, master_key, KEY_BYTES);
+    split[_i * KEY_BYTES + 5] ^= 1;
+    ck_assert_int_eq(keyslot_merge("sha512", split, KEY_BYTES, STRIPES, key), 0);
+    ck_assert_mem_ne(key, master_key, KEY_BYTES);
+    ck_assert_int_eq(keyslot_split("sha512", master_key, KEY_BYTES, 1, split), 0);
+    ck_assert_mem_eq(split, master_key, KEY_BYTES);
+}
+END_TEST
+
+/* --- A header of our own --------------------------------------------------------------------- */
+
+static uint8_t *slot_of(const struct fixture *fixture, size_t slot)
+{
+    return fixture->header + LUKS_KEY_SLOTS + slot * LUKS_SLOT_LENGTH;
+}
+
+static void put_slot(const struct fixture *fixture, size_t slot, const char *text)
+{
+    const struct cipher_kind kind = {"aes", "cbc", "plain64", ""};
+    uint64_t offset = SLOT_BYTES * (slot + 1);
+    struct secret *secret = passphrase(text);
+    uint8_t key[KEY_BYTES], *material = fixture->header + offset;
+    struct cipher *cipher;
+
+    store_be32(slot_of(fixture, slot) + LUKS_SLOT_STATE, LUKS_SLOT_ACTIVE);
+    store_be32(slot_of(fixture, slot) + LUKS_SLOT_ITERATIONS, ITERATIONS);
+    store_be32(slot_of(fixture, slot) + LUKS_SLOT_KEY_OFFSET, (uint32_t)(offset / 512));
+    store_be32(slot_of(fixture, slot) + LUKS_SLOT_STRIPES, STRIPES);
+    memset(slot_of(fixture, slot) + LUKS_SLOT_SALT, 0x33, LUKS_SALT_LENGTH);
+    ck_assert_int_eq(keyslot_derive("sha256", secret, slot_of(fixture, slot) + LUKS_SLOT_SALT,
+                                    ITERATIONS, key, sizeof(key)),
+                     0);
+    ck_assert_int_eq(keyslot_split("sha256", master_key, KEY_BYTES, STRIPES, material), 0);
+    ck_assert_int_eq(cipher_create(&kind, key, sizeof(key), &cipher), 0);
+    ck_assert_int_eq(cipher_encrypt(cipher, 0, material, material, KEY_BYTES * STRIPES), 0);
+    cipher_destroy(cipher);
+    secret_destroy(secret);
+}
+
+static void put_text(uint8_t *field, const char *text)
+{
+    memset(field, 0, LUKS_TEXT_LENGTH);
+    memcpy(field, text, strlen(text));
+}
+
+/* "one" opens slot 0, "two" slot 5. */
+static void setup(struct fixture *fixture)
+{
+    struct secret *secret;
+
+    fixture->store = memory_store_create(AREA + LENGTH);
+    fixture->header = memory_store_data(fixture->store) + AREA;
+    memcpy(fixture->header, LUKS_MAGIC, strlen(LUKS_MAGIC));
+    store_be16(fixture->header + LUKS_VERSION, 1);
+    put_text(fixture->header + LUKS_CIPHER_NAME, "aes");
+    put_text(fixture->header + LUKS_CIPHER_MODE, "cbc-plain64");
+    put_text(fixture->header + LUKS_HASH, "sha256");
+    store_be32(fixture->header + LUKS_KEY_BYTES, KEY_BYTES);
+    store_be32(fixture->header + LUKS_MASTER_KEY_ITERATIONS, ITERATIONS);
+    memset(fixture->header + LUKS_SALT, 0x44, LUKS_SALT_LENGTH);
+    ck_assert_int_eq(secret_copy(master_key, KEY_BYTES, &secret), 0);
+    ck_assert_int_eq(keyslot_derive("sha256", secret, fixture->header + LUKS_SALT, ITERATIONS,
+                                    fixture->header + LUKS_DIGEST, LUKS_DIGEST_LENGTH),
+                     0);
+    secret_destroy(secret);
+    put_slot(fixture, 0, "one");
+    put_slot(fixture, 5, "two");
+}
+
+static int unlock(const struct fixture *fixture, const char *text, uint32_t iterations_max,
+                  size_t *slot, struct error *error)
+{
+    struct luks luks;
+    const struct luks_lock lock = {fixture->store, AREA, LENGTH, "image", &luks, iterations_max};
+    struct secret *secret = passphrase(text);
+    struct cipher *cipher = NULL;
+    uint8_t bytes[CIPHER_SECTOR] = {0}, expected[CIPHER_SECTOR] = {0};
+    int result;
+
+    *error = (struct error){0};
+    ck_assert_int_eq(luks_read(fixture->store, AREA, LENGTH, "image", &luks, error), 0);
+    result = luks_unlock(&lock, secret, &cipher, slot, error);
+    ck_assert_int_eq(result == 0, cipher != NULL);
+    if (result == 0) {
+        const struct cipher_kind kind = {"aes", "cbc", "plain64", ""};
+        struct cipher *own;
+
+        ck_assert_int_eq(cipher_create(&kind, master_key, KEY_BYTES, &own), 0);
+        ck_assert_int_eq(cipher_encrypt(cipher, 3, bytes, bytes, sizeof(bytes)), 0);
+        ck_assert_int_eq(cipher_encrypt(own, 3, expected, expected, sizeof(bytes)), 0);
+        ck_assert_mem_eq(bytes, expected, sizeof(bytes));
+        cipher_destroy(own);
+    }
+    cipher_destroy(cipher);
+    secret_destroy(secret);
+    return result;
+}
+
+START_TEST(a_passphrase_opens_its_own_slot)
+{
+    struct fixture fixture;
+    struct error error;
+    size_t slot = 99;
+
+    setup(&fixture);
+    ck_assert_int_eq(unlock(&fixture, "one", 100, &slot, &error), 0);
+    ck_assert_uint_eq(slot, 0);
+    ck_assert_int_eq(unlock(&fixture, "two", 100, &slot, &error), 0);
+    ck_assert_uint_eq(slot, 5);
+    ck_assert_int_eq(unlock(&fixture, "three", 100, &slot, &error), -EKEYREJECTED);
+    ck_assert_int_eq(error.code, 0);
+    ck_assert_int_eq(unlock(&fixture, "", 100, &slot, &error), -EKEYREJECTED);
+    store_close(fixture.store);
+}
+END_TEST
+
+START_TEST(a_slot_that_is_damaged_leaves_the_others)
+{
+    struct fixture fixture;
+    struct error error;
+    size_t slot = 99;
+
+    setup(&fixture);
+    store_be32(slot_of(&fixture, 0) + LUKS_SLOT_STRIPES, UINT32_MAX);
+    ck_assert_int_eq(unlock(&fixture, "one", 100, &slot, &error), -EKEYREJECTED);
+    ck_assert_int_eq(unlock(&fixture, "two", 100, &slot, &error), 0);
+    store_be32(slot_of(&fixture, 5) + LUKS_SLOT_STATE, 0);
+    ck_assert_int_eq(unlock(&fixture, "two", 100, &slot, &error), -EINVAL);
+    ck_assert_ptr_nonnull(strstr(error.text, "stripes"));
+    store_be32(slot_of(&fixture, 0) + LUKS_SLOT_STATE, 0);
+    ck_assert_int_eq(unlock(&fixture, "two", 100, &slot, &error), -EINVAL);
+    ck_assert_ptr_nonnull(strstr(error.text, "erased"));
+    store_close(fixture.store);
+}
+END_TEST
+
+/* Fields of slot 0, the only one then, or of the header. */
+static const struct {
+    bool of_slot;
+    size_t field;
+    uint32_t value;
+    const char *word;
+} hostile[] = {
+    {true, LUKS_SLOT_ITERATIONS, 0, "no iteration"},
+    {true, LUKS_SLOT_ITERATIONS, 101, "more iterations"},
+    {true, LUKS_SLOT_ITERATIONS, UINT32_MAX, "more iterations"},
+    {true, LUKS_SLOT_STRIPES, 0, "stripes"},
+    {true, LUKS_SLOT_STRIPES, LUKS_STRIPES_MAX + 1, "stripes"},
+    {true, LUKS_SLOT_STRIPES, UINT32_MAX, "stripes"},
+    {true, LUKS_SLOT_KEY_OFFSET, 0, "in the header itself"},
+    {true, LUKS_SLOT_KEY_OFFSET, 1, "in the header itself"},
+    {true, LUKS_SLOT_KEY_OFFSET, LENGTH / 512, "within"},
+    {true, LUKS_SLOT_KEY_OFFSET, LENGTH / 512 - 1, "within"},
+    {true, LUKS_SLOT_KEY_OFFSET, UINT32_MAX, "within"},
+    {false, LUKS_KEY_BYTES, 0, "impossible"},
+    {false, LUKS_KEY_BYTES, CIPHER_KEY_MAX + 1, "impossible"},
+    {false, LUKS_KEY_BYTES, UINT32_MAX, "impossible"},
+    {false, LUKS_KEY_BYTES, 33, "libgcrypt"},
+    {false, LUKS_MASTER_KEY_ITERATIONS, 0, "impossible"},
+    {false, LUKS_MASTER_KEY_ITERATIONS, 101, "key-iterations-max"},
+    {false, LUKS_MASTER_KEY_ITERATIONS, UINT32_MAX, "key-iterations-max"},
+};
+
+START_TEST(what_is_hostile_is_refused)
+{
+    struct fixture fixture;
+    struct error error;
+    size_t slot;
+    int result;
+
+    setup(&fixture);
+    store_be32(slot_of(&fixture, 5) + LUKS_SLOT_STATE, 0);
+    store_be32((hostile[_i].of_slot ? slot_of(&fixture, 0) : fixture.header) + hostile[_i].field,
+               hostile[_i].value);
+    result = unlock(&fixture, "one", 100, &slot, &error);
+    ck_assert(result == -EINVAL || result == -ENOTSUP);
+    ck_assert_int_eq(strncmp(error.text, "image: ", 7), 0);
+    ck_assert_msg(strstr(error.text, hostile[_i].word) != NULL, "%s", error.text);
+    store_close(fixture.store);
+}
+END_TEST
+
+START_TEST(names_that_are_not_known_are_told)
+{
+    static const struct {
+        size_t field;
+        const char *text;
+    } names[] = {{LUKS_CIPHER_NAME, "rot13"},
+                 {LUKS_CIPHER_MODE, "cbc-benbi"},
+                 {LUKS_CIPHER_MODE, "cbc"},
+                 {LUKS_CIPHER_MODE, "abcdefghijklmnopqrstuvwxyz-12345"},
+                 {LUKS_HASH, "sha99"}};
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        struct fixture fixture;
+        struct error error;
+        size_t slot;
+
+        setup(&fixture);
+        put_text(fixture.header + names[i].field, names[i].text);
+        ck_assert_int_eq(unlock(&fixture, "one", 100, &slot, &error), -ENOTSUP);
+        ck_assert_ptr_nonnull(strstr(error.text, names[i].text));
+        store_close(fixture.store);
+    }
+}
+END_TEST
+
+START_TEST(slots_that_overlap_are_found)
+{
+    struct luks luks = {.key_bytes = KEY_BYTES};
+
+    luks.slots[0] = (struct luks_slot){.active = true, .key_offset = 4096, .stripes = STRIPES};
+    luks.slots[5] = (struct luks_slot){.active = true, .key_offset = 8192, .stripes = STRIPES};
+    ck_assert_uint_eq(luks_slot_overlap(&luks, 0), LUKS_SLOTS);
+    luks.slots[5].key_offset = luks.slots[0].key_offset + KEY_BYTES * STRIPES;
+    ck_assert_uint_eq(luks_slot_overlap(&luks, 0), LUKS_SLOTS);
+    luks.slots[5].key_offset--;
+    ck_assert_uint_eq(luks_slot_overlap(&luks, 0), 5);
+    ck_assert_uint_eq(luks_slot_overlap(&luks, 5), 0);
+    luks.slots[5].active = false;
+    ck_assert_uint_eq(luks_slot_overlap(&luks, 0), LUKS_SLOTS);
+}
+END_TEST
+
+START_TEST(what_cannot_be_read_is_told)
+{
+    struct fixture fixture;
+    struct error error;
+    size_t slot;
+
+    setup(&fixture);
+    memory_store_fail_reads(fixture.store, AREA + SLOT_BYTES, 512, EIO);
+    ck_assert_int_eq(unlock(&fixture, "one", 100, &slot, &error), -EIO);
+    ck_assert_ptr_nonnull(strstr(error.text, "key slot 0"));
+    store_close(fixture.store);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("luks");
+    TCase *tcase = tcase_create("luks");
+
+    tcase_add_test(tcase, slots_that_overlap_are_found);
+    if (crypto_missing() == NULL) {
+        tcase_add_loop_test(tcase, pbkdf2_gives_what_another_library_gives, 0, 5);
+        tcase_add_test(tcase, stripes_come_to_the_key);
+        tcase_add_loop_test(tcase, a_key_that_was_split_needs_every_stripe, 0, STRIPES);
+        tcase_add_test(tcase, a_passphrase_opens_its_own_slot);
+        tcase_add_test(tcase, a_slot_that_is_damaged_leaves_the_others);
+        tcase_add_loop_test(tcase, what_is_hostile_is_refused, 0,
+                            (int)(sizeof(hostile) / sizeof(hostile[0])));
+        tcase_add_test(tcase, names_that_are_not_known_are_told);
+        tcase_add_test(tcase, what_cannot_be_read_is_told);
+    }
+    suite_add_tcase(suite, tcase);
+    return suite_main(suite);
+}
