@@ -13,6 +13,8 @@
 
 #include "model.h"
 
+#include "disk/keys.h"
+
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -49,7 +51,7 @@ static void log_sink(void *context, enum log_level level, const char *line)
 static void open_image(struct model *model)
 {
     const struct model_options *given = &model->options;
-    const struct image_options options = {.access = STORE_WRITE};
+    struct image_options options = {.access = STORE_WRITE};
     const struct cache_options cache = {
         .l2_size = given->l2_cache_size,
         .l2_entry_size = given->l2_cache_entry_size,
@@ -63,11 +65,13 @@ static void open_image(struct model *model)
     };
     struct error error = {0};
 
-    if (image_open(model->path, &options, &model->log, &model->image, &error) < 0 ||
+    if (keys_open(given->key_files, 0, &options.keys, &error) < 0 ||
+        image_open(model->path, &options, &model->log, &model->image, &error) < 0 ||
         image_attach_cache(model->image, &cache, &error) < 0 ||
         writer_open(model->image, &writer, &model->writer, &error) < 0) {
         die(error.text);
     }
+    keys_close(options.keys);
     if (writer_start(model->writer) < 0 || view_open_active(model->image, &model->view) < 0) {
         die("the image cannot be used");
     }
@@ -191,6 +195,11 @@ static const struct option_spec table[] = {
     SWITCH("discard", discard),
     SWITCH("resize", resize),
     SWITCH("snapshots", snapshots),
+    {
+        .name = "key-file",
+        .type = OPTION_SEVERAL,
+        .field = offsetof(struct model_options, key_files),
+    },
     {.name = NULL},
 };
 

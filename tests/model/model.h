@@ -33,6 +33,7 @@ struct model_options {
     struct option_bool lazy_refcounts; /* as those of struct writer_options */
     struct option_bool discard;
     struct option_bool resize;    /* between the rounds */
+    char *key_files;              /* of an encrypted image, for keys_open() */
     struct option_bool snapshots; /* are made and removed, too */
 };
 

@@ -9,6 +9,7 @@ import random
 import subprocess
 
 from lib import bad, compare, ctl, encrypted, mount, tap, tools, write
+from lib import model as model_test
 from lib.image import KiB, MiB
 from lib.tap import check, check_equal
 
@@ -119,6 +120,29 @@ def _(directory):
         file.write(b"x" * 1024)
         file.truncate(6 * MiB)
     check_contents(path, key, expected)
+
+
+def at_random(kind, threads, **options):
+    """tests/model/model: any bytes, by many threads, with snapshots; QEMU reads what was written."""
+    @suite.test("%s %s, %d threads: random operations" % (kind, options, threads),
+                needs=[model_test.built, *([tools.EXTENDED_L2] if "extended_l2" in options else ())])
+    def _(directory):
+        key = encrypted.key_file(directory, "key", KEY)
+        path = encrypted.template(os.path.join(directory, "image.qcow2"), SIZE, key,
+                                  kind=kind, **options)
+        expected = model(directory)
+        done = tools.run(model_test.program(), path, expected,
+                         "seed=%d,threads=%d,operations=%d,%s,resize,discard,snapshots,key-file=%s"
+                         % (threads, threads, 150 // threads, model_test.SMALLEST, key))
+        check_equal(done.stdout + done.stderr, "", "what it said")
+        encrypted.check_clean(path, key)
+        compare.check_files(encrypted.to_raw(path, path + ".raw", key), expected)
+
+
+for some_threads in (1, 8):
+    at_random("aes", some_threads, cluster_size=512)
+    at_random("luks", some_threads, cluster_size="64k")
+    at_random("luks", some_threads, extended_l2="on", cluster_size="128k")
 
 
 # --- snapshots and chains -----------------------------------------------------------------------
