@@ -172,7 +172,7 @@ int encrypted_update(const struct image *image, const struct encrypted_place *pl
         result = update_part(image, &at, data, head);
     }
     at = moved(&at, head);
-    if (result == 0) {
+    if (middle > 0 && result == 0) { /* else it may end within the sector in which it began */
         result = encrypted_write(image, &at, data + head, middle);
     }
     at = moved(&at, middle);

@@ -453,6 +453,7 @@ static void create(struct base *base)
              workload->data_file ? ",data_file=" : "",
              workload->data_file ? base->stack.data_path : "");
     base->stack.has_data_file = workload->data_file;
+    base->stack.is_encrypted = workload->encrypted;
     if (workload->backing || workload->compressed) {
         fill_raw(base, raw, workload->size / 4 * 3 / SECTOR * SECTOR);
     }

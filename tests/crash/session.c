@@ -5,6 +5,7 @@
 
 #include "tools.h"
 
+#include "crypto/cipher.h"
 #include "disk/chain.h"
 #include "meta/mapping_internal.h"
 
@@ -40,6 +41,7 @@ void stack_copy(struct stack *to, const struct stack *from)
     disk_copy(&to->backing, &from->backing);
     to->has_data_file = from->has_data_file;
     to->has_backing = from->has_backing;
+    to->is_encrypted = from->is_encrypted;
 }
 
 /* --- Opening and closing ------------------------------------------------------------------- */
@@ -62,6 +64,18 @@ static void put_data_file(struct session *session, struct stack *stack)
         image->data_file = &stack->disks[DISK_DATA].store;
         image->active->source.data_file = image->data_file;
     }
+}
+
+/* As an overlay has a key that nothing in its file tells of; so QEMU can judge the tables. */
+static int put_key(struct session *session, const struct stack *stack, struct error *error)
+{
+    static const struct cipher_kind kind = {"aes", "xts", "plain64", ""};
+    static const uint8_t key[CIPHER_KEY_MAX] =
+        "the explorer's two keys, which must not be the same";
+    int result =
+        stack->is_encrypted ? cipher_create(&kind, key, sizeof(key), &session->image->cipher) : 0;
+
+    return result < 0 ? error_set(error, -result, "no key: %s", strerror(-result)) : 0;
 }
 
 static int put_backing(struct session *session, struct stack *stack, struct error *error)
@@ -118,6 +132,9 @@ int session_open(struct session *session, struct stack *stack,
     }
     put_data_file(session, stack);
     result = put_backing(session, stack, error);
+    if (result == 0) {
+        result = put_key(session, stack, error);
+    }
     if (result == 0) {
         result = attach_cache(session, options, error);
     }

@@ -20,6 +20,7 @@ struct stack {
     struct disk disks[DISKS];
     bool has_data_file;
     bool has_backing;
+    bool is_encrypted;
     struct disk backing; /* raw, only read */
     char *path;          /* what the image is called; the files there are only looked at */
     char *data_path;     /* the same of the data file */

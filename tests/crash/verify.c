@@ -221,6 +221,9 @@ static const char *ask_qemu(struct verify *verify, bool leaks)
     if (status != 0 && !(status == 3 && leaks)) {
         return FOUND(verify, "qemu-img check ended with status %d", status);
     }
+    if (stack->is_encrypted) { /* it has no key */
+        return NULL;
+    }
     snprintf(raw, sizeof(raw), "%s.out", stack->path);
     status = run_program((const char *const[]){"qemu-img", "convert", "-f", "qcow2", "-O", "raw",
                                                stack->path, raw, NULL});

@@ -6,6 +6,8 @@
 #include "scripts.h"
 #include "tools.h"
 
+#include "crypto/library.h"
+
 #include <stdio.h>
 #include <string.h>
 
@@ -34,6 +36,17 @@ const struct workload workloads[] = {
      .size = 96 * K,
      .prepare = script_half,
      .script = script_unaligned},
+    {.name = "encrypted",
+     .create = V3 "cluster_size=1024",
+     .size = 96 * K,
+     .prepare = script_half,
+     .script = script_unaligned,
+     .encrypted = true},
+    {.name = "encrypted-fill",
+     .create = V3 "cluster_size=2048",
+     .size = 128 * K,
+     .script = script_fill,
+     .encrypted = true},
     {.name = "mixed",
      .create = V3 "cluster_size=1024",
      .size = 192 * K,
@@ -374,6 +387,12 @@ const struct workload workloads[] = {
 
 const size_t workload_count = sizeof(workloads) / sizeof(workloads[0]);
 
+/* Whether this build has what it needs. */
+static bool is_possible(const struct workload *workload)
+{
+    return !workload->encrypted || crypto_missing() == NULL;
+}
+
 bool workloads_list(int count, char **arguments)
 {
     size_t i;
@@ -382,7 +401,9 @@ bool workloads_list(int count, char **arguments)
         return false;
     }
     for (i = 0; i < workload_count; i++) {
-        printf("%s%s\n", workloads[i].name, workloads[i].threads ? " threads" : "");
+        if (is_possible(&workloads[i])) {
+            printf("%s%s\n", workloads[i].name, workloads[i].threads ? " threads" : "");
+        }
     }
     return true;
 }
@@ -414,7 +435,7 @@ uint64_t workloads_each(const char *name,
     tools_keep_memory();
     directory = scratch_make();
     for (i = 0; i < workload_count; i++) {
-        if (name == NULL || strcmp(name, workloads[i].name) == 0) {
+        if (name == NULL ? is_possible(&workloads[i]) : strcmp(name, workloads[i].name) == 0) {
             sum += one(context, &workloads[i], directory);
         }
     }

@@ -20,8 +20,9 @@ struct workload {
     bool crashed;                 /* and then it crashed, which leaves it to the script */
     void (*script)(struct run *);
     bool tiny_caches, discard, write_through, growable, threads;
-    bool fills;  /* the host gains by runs that are filled, and so they are */
-    bool device; /* the file is a block device, with something behind the end of the image */
+    bool fills;     /* the host gains by runs that are filled, and so they are */
+    bool encrypted; /* its data clusters are, with a key that the explorer has */
+    bool device;    /* the file is a block device, with something behind the end of the image */
 };
 
 extern const struct workload workloads[];
