@@ -260,7 +260,7 @@ tests_unit_lib_libunit_a_SOURCES = \
 	tests/unit/lib/writer_case.c tests/unit/lib/writer_case.h
 
 # Fuzz targets; tests/fuzz/README.md tells of them. They are tests, too, unless built for the fuzzer.
-FUZZ_TARGETS = tests/fuzz/fuzz-image tests/fuzz/fuzz-structure tests/fuzz/fuzz-text
+FUZZ_TARGETS = tests/fuzz/fuzz-image tests/fuzz/fuzz-luks tests/fuzz/fuzz-structure tests/fuzz/fuzz-text
 FUZZ_FILES = tests/fuzz/README.md tests/fuzz/corpus
 tests_fuzz_libfuzz_a_SOURCES = \
 	tests/fuzz/bases.c tests/fuzz/bases.h \
@@ -281,6 +281,9 @@ FUZZ_LINK_FLAGS = $(AM_LDFLAGS) $(FUZZER_LDFLAGS)
 tests_fuzz_fuzz_image_SOURCES = tests/fuzz/fuzz-image.c $(FUZZ_MAIN)
 tests_fuzz_fuzz_image_LDFLAGS = $(FUZZ_LINK_FLAGS)
 tests_fuzz_fuzz_image_LDADD = $(FUZZ_LIBS)
+tests_fuzz_fuzz_luks_SOURCES = tests/fuzz/fuzz-luks.c $(FUZZ_MAIN)
+tests_fuzz_fuzz_luks_LDFLAGS = $(FUZZ_LINK_FLAGS)
+tests_fuzz_fuzz_luks_LDADD = $(FUZZ_LIBS)
 tests_fuzz_fuzz_structure_SOURCES = tests/fuzz/fuzz-structure.c $(FUZZ_MAIN)
 tests_fuzz_fuzz_structure_LDFLAGS = $(FUZZ_LINK_FLAGS)
 tests_fuzz_fuzz_structure_LDADD = $(FUZZ_LIBS)
