@@ -200,6 +200,7 @@ E2E_HELPERS = \
 	tests/e2e/lib/qcow2.py \
 	tests/e2e/lib/partitions.py \
 	tests/e2e/lib/races.py \
+	tests/e2e/lib/recorded.py \
 	tests/e2e/lib/run.py \
 	tests/e2e/lib/stamps.py \
 	tests/e2e/lib/tap.py \

@@ -182,7 +182,8 @@ def _(directory):
 # --- cut off ----------------------------------------------------------------------------------
 
 def killed(name, layers, new, **options):
-    @suite.test("killed at any moment the disk reads the same, and it can be given again: " + name)
+    @suite.test("killed at any moment the disk reads the same, and it can be given again: " + name,
+                needs=[changed.STRACE])
     def _(directory):
         make = with_new(layers, new)
         place = os.path.join(directory, "first")
@@ -195,7 +196,7 @@ def killed(name, layers, new, **options):
             check(not done or behind == named(layers, new)[1], "%r is behind it", behind)
 
         changed.cut_off(directory, make,
-                        lambda path: ["rebase", "-q", *named(layers, new), path], judge)
+                        lambda path: ["rebase", "-q", *named(layers, new), path], judge, power_cuts=3)
 
 
 killed("another", (Q(512 * KiB, cluster_size="16k"), Q(MiB)), (Q(MiB, cluster_size="4k"),))

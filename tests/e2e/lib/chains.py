@@ -10,7 +10,7 @@
 import os
 import shutil
 
-from . import image, tools
+from . import image, qcow2 as qcow2_file, tools
 from .image import KiB
 
 
@@ -90,6 +90,12 @@ def bytes_of(path):
     if shown != path:
         os.unlink(shown)
     return found
+
+
+def is_empty(path):
+    """Whether no entry of the image's L1 table names anything."""
+    with qcow2_file.Qcow2(path) as opened:
+        return not any(opened.l1_entry(index) for index in range(opened["l1_size"]))
 
 
 def allocated(path):

@@ -3,18 +3,17 @@
 
     ours, theirs = changed.twins(directory, make)    two images that are alike
     changed.facts(path)                              what qemu-img info says, but for times
-    changed.cut_off(directory, make, command, judge) the command killed at every write
+    changed.cut_off(directory, make, command, judge) the command killed after every write
 """
 
 import hashlib
-import itertools
+import json
 import os
-import shutil
 
-from . import ctl, image, run, tools, write
+from . import ctl, image, recorded, run, tools, write
 from .tap import check, check_equal
 
-STRACE = tools.tool("strace")
+STRACE = recorded.STRACE
 _VARYING = ("filename", "actual-size", "full-backing-filename", "children")
 
 
@@ -30,7 +29,16 @@ def twins(directory, make):
 
 def facts(path):
     """What qemu-img info says of the image, without what two equal images differ in."""
-    found = image.info(path)
+    return _without_varying(image.info(path))
+
+
+def facts_of_chain(path):
+    """The same of the image and of all that is behind it, by one process."""
+    return [_without_varying(each) for each in json.loads(tools.output(
+        "qemu-img", "info", "--output=json", "--backing-chain", path))]
+
+
+def _without_varying(found):
     for name in _VARYING:
         found.pop(name, None)
     for snapshot in found.get("snapshots", ()):
@@ -80,52 +88,57 @@ def traced(call, number, arguments, cwd):
     return killed
 
 
-def _numbers(most=24):
-    """1, 2, 3 ... and further apart, the longer it takes."""
-    number = 1
-    for count in itertools.count():
-        yield number
-        number += 1 + max(0, count - most) // 4
+def _some_of(states, most=32):
+    """Each state; and not all any more, the more there are."""
+    skip = 0
+    for count, state in enumerate(states):
+        if skip > 0:
+            skip -= 1
+            continue
+        yield state
+        skip = max(0, count - most) // 4
 
 
-def _bytes_of(place):
-    """A digest of all files there, their names included."""
+def _digest(files):
     digest = hashlib.sha256()
-    for path in sorted(os.path.join(above, name) for above, _, names in os.walk(place)
-                       for name in names):
-        with open(path, "rb") as file:
-            digest.update(b"%s %d " % (path.encode(), os.path.getsize(file.name)))
-            for piece in iter(lambda: file.read(1 << 20), b""):  # pylint: disable=cell-var-from-loop
-                digest.update(piece)
+    for path in sorted(files):
+        digest.update(b"%s %d " % (path.encode(), len(files[path])))
+        digest.update(files[path])
     return digest.digest()
 
 
-def cut_off(directory, make, command, judge):
-    """Kills command(path), arguments of qcow2ctl, at its writes, truncations and syncs, as long as it comes that far.
+def cut_off(directory, make, command, judge, power_cuts=0):
+    """Kills command(path), arguments of qcow2ctl, after each of its writes, truncations and syncs.
 
     make(directory) makes the image, and what it needs beside it. Each time judge(path) must be content
     with what is left, qemu-img check finds no error, and a second run succeeds, after which
-    judge(path, done=True) is asked. What was left once before, to the byte, is not judged again.
+    judge(path, done=True) is asked. So it is, but for the second run, where the power is cut: for each
+    stretch between two syncs, in so many states. What was left once before is not judged again.
     """
+    place = os.path.join(directory, "cut")
+    os.makedirs(place)
+    path = make(place)
+    recording = recorded.record(place, command(path))
+    check(recording.calls, "it has written nothing")
     seen = set()
-    kept = os.path.join(directory, "kept")
-    os.makedirs(kept)
-    name = os.path.basename(make(kept))
-    for call in ("pwrite64", "ftruncate", "fdatasync"):
-        for number in _numbers():
-            place = os.path.join(directory, "cut")
-            shutil.copytree(kept, place)
-            path = os.path.join(place, name)
-            killed = traced(call, number, command(path), place)
-            left = (killed, _bytes_of(place))
-            if left not in seen:
-                seen.add(left)
-                write.check_clean(path, leaks=True)
-                judge(path)
-                ctl.ctl(*command(path))
-                write.check_clean(path, leaks=killed)
-                judge(path, done=True)
-            shutil.rmtree(place)
-            if not killed:
-                break
-    check(number > 1, "nothing was cut off")
+
+    def is_new(files):
+        known = len(seen)
+        seen.add(_digest(files))
+        if len(seen) > known:
+            recorded.put(files, place)
+        return len(seen) > known
+
+    write.check_clean(path)
+    judge(path, done=True)
+    for files in _some_of(recording.kills()):
+        if is_new(files):
+            write.check_clean(path, leaks=True)
+            judge(path)
+            ctl.ctl(*command(path))
+            write.check_clean(path, leaks=True)
+            judge(path, done=True)
+    for files in recording.power_cuts(1, power_cuts):
+        if is_new(files):
+            write.check_clean(path, leaks=True)
+            judge(path)
