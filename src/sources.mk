@@ -192,6 +192,7 @@ src_qcow2ctl_SOURCES = \
 	src/util/progress.c src/util/progress.h \
 	src/qcow2ctl.c \
 	$(CTL_SOURCES)
+src_qcow2ctl_LDFLAGS = $(AM_LDFLAGS) $(SANITIZE_LDFLAGS)
 src_qcow2ctl_LDADD = $(LIBQCOW2_LIBS) $(BLKID_LIBS)
 
 src_qcow2fs_CPPFLAGS = $(PROJECT_CPPFLAGS)
@@ -229,4 +230,5 @@ src_qcow2fs_SOURCES = \
 	src/fuse/stats.c src/fuse/stats.h \
 	src/fuse/tree.c src/fuse/tree.h src/fuse/tree_internal.h \
 	src/fuse/tree_info.c src/fuse/tree_names.c src/fuse/tree_partitions.c
+src_qcow2fs_LDFLAGS = $(AM_LDFLAGS) $(SANITIZE_LDFLAGS)
 src_qcow2fs_LDADD = $(LIBQCOW2_LIBS) $(FUSE3_LIBS)

@@ -23,7 +23,7 @@
 
 struct bytes {
     uint8_t *data;
-    size_t size;
+    size_t size, capacity;
 };
 
 struct l1_table {
@@ -67,7 +67,10 @@ static void *resize(void *memory, size_t size)
 /* Adds `length` bytes, zeros where `data` is NULL. */
 static void append(struct bytes *to, const void *data, size_t length)
 {
-    to->data = resize(to->data, to->size + length);
+    if (to->size + length > to->capacity) {
+        to->capacity = to->size + to->size / 2 + length; /* or a file is copied for each cluster */
+        to->data = resize(to->data, to->capacity);
+    }
     if (data == NULL) {
         memset(to->data + to->size, 0, length);
     } else if (length > 0) {
