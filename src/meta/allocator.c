@@ -14,7 +14,12 @@
 #define RUN_FIRST (UINT64_C(1) << 20)  /* bytes of the first run that is reserved */
 #define RUN_MAX   (UINT64_C(64) << 20) /* each is twice as long as the one before, up to this */
 
-/* A run that is filled, and when that pays: syncs that were seen, bytes allocated for each. */
+/*
+ * What is filled of a run, and when that pays: syncs that were seen, bytes allocated for each. It
+ * begins and ends where no folio of the host's page cache, which are as large at most, has bytes on
+ * both sides: a direct write beside a dirty one could not drop it, and the host might report that
+ * as EIO to whoever syncs next.
+ */
 #define FILL_RUN        (UINT64_C(2) << 20)
 #define FILL_SYNCS      16
 #define FILL_SYNC_BYTES (UINT64_C(128) << 10)
@@ -242,6 +247,15 @@ static bool fill_pays(struct allocator *allocator)
            allocator->taken << allocator_bits(allocator) <= syncs * FILL_SYNC_BYTES;
 }
 
+/* Clusters of a run at the end that has all between two such places in it. */
+static uint64_t fill_length(const struct allocator *allocator)
+{
+    uint64_t end = refcounts_end(allocator->source.refcounts) << allocator_bits(allocator);
+    uint64_t begin = div_round_up(end, FILL_RUN) * FILL_RUN;
+
+    return (begin + FILL_RUN - end) >> allocator_bits(allocator);
+}
+
 /* Reserves the next run; one at the end is twice as long as the one before, up to RUN_MAX. */
 static int reserve_next(struct allocator *allocator, struct run *run, bool to_fill)
 {
@@ -250,7 +264,7 @@ static int reserve_next(struct allocator *allocator, struct run *run, bool to_fi
     int result;
 
     if (to_fill) {
-        length = min_u64(length, max_u64(FILL_RUN >> allocator_bits(allocator), 1));
+        length = fill_length(allocator);
     }
     result = reserve(allocator, length, run);
     run->to_fill = result == 0 && to_fill && run->fresh;
@@ -305,6 +319,25 @@ static int refill(struct allocator *allocator)
     return 0;
 }
 
+/* Zeros into what lies between two places where a fill may begin and end; nothing may. */
+static int fill_run(struct allocator *allocator, const struct run *run)
+{
+    struct store *file = allocator->source.file;
+    uint64_t begin = run->first << allocator_bits(allocator);
+    uint64_t end = round_down(begin + (run->length << allocator_bits(allocator)), FILL_RUN);
+    int result = 0;
+
+    begin = div_round_up(begin, FILL_RUN) * FILL_RUN;
+    if (begin < end) {
+        result = store_fill(file, begin, end - begin); /* R8: check_run() has seen it */
+        if (result < 0 && result != -EOPNOTSUPP) {
+            /* Maybe the host is full; it is free to do without what was only to be faster. */
+            (void)store_punch(file, begin, end - begin);
+        }
+    }
+    return result;
+}
+
 void allocator_fill(struct allocator *allocator)
 {
     struct run run;
@@ -319,14 +352,7 @@ void allocator_fill(struct allocator *allocator)
     allocator->filling = true;
     pthread_mutex_unlock(&allocator->mutex);
 
-    /* R8: check_run() has seen it. */
-    result = store_fill(allocator->source.file, run.first << allocator_bits(allocator),
-                        run.length << allocator_bits(allocator));
-    if (result < 0 && result != -EOPNOTSUPP) {
-        /* Maybe the host is full; it is free to do without what was only to be faster. */
-        (void)store_punch(allocator->source.file, run.first << allocator_bits(allocator),
-                          run.length << allocator_bits(allocator));
-    }
+    result = fill_run(allocator, &run);
 
     pthread_mutex_lock(&allocator->mutex);
     allocator->cannot_fill = result < 0;

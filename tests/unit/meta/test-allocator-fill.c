@@ -129,6 +129,33 @@ START_TEST(a_run_that_nobody_fills_in_time_is_used_as_it_is)
 }
 END_TEST
 
+/* No folio of the host's page cache is larger, nor has bytes on both sides of a multiple. */
+#define BORDER (UINT64_C(2) << 20)
+
+START_TEST(a_fill_begins_and_ends_where_no_folio_lies_across)
+{
+    struct write_case subject;
+    struct allocation taken;
+    size_t before;
+
+    open_case(&subject);
+    for (unsigned odd = 0; odd < 3; odd++) {
+        const struct memory_log_entry *filled;
+
+        subject.fills_wanted = 0;
+        ck_assert_int_eq(allocator_take_exactly(subject.allocator, 2 + 4 * odd, &taken), 0);
+        ck_assert_uint_lt(take_until_wanted(&subject, 1, 300), 300);
+        before = memory_log_count(subject.log);
+        allocator_fill(subject.allocator);
+        filled = fill_after(&subject, before);
+        ck_assert_ptr_nonnull(filled);
+        ck_assert_uint_eq(filled->offset % BORDER, 0);
+        ck_assert_uint_eq(filled->length, BORDER);
+    }
+    write_case_close(&subject);
+}
+END_TEST
+
 static void *fill(void *context)
 {
     struct write_case *subject = context;
@@ -230,6 +257,7 @@ int main(void)
     tcase_add_test(tcase, counts_that_are_stable_are_not_enough_for_a_run_that_is_filled_later);
     tcase_add_test(tcase, nothing_is_filled_where_a_sync_is_for_much);
     tcase_add_test(tcase, a_run_that_nobody_fills_in_time_is_used_as_it_is);
+    tcase_add_test(tcase, a_fill_begins_and_ends_where_no_folio_lies_across);
     tcase_add_test(tcase, what_is_written_to_a_run_comes_after_its_zeros);
     tcase_add_loop_test(tcase, a_host_that_cannot_fill_is_asked_once_and_keeps_no_part_of_it, 0, 2);
     tcase_add_test(tcase, closing_gives_a_run_back_that_was_filled);
