@@ -487,11 +487,32 @@ static int update_encrypted(struct writer *writer, const struct extent *extent,
     return result;
 }
 
+/*
+ * How much of what was just written in place is still shown from there. Zeros that were made since
+ * it was looked up may have kept the cluster, and who writes next to them puts that to use again,
+ * with what came to it late: the write would show up after the zeros, and after others that saw
+ * them. It is done once more where it is not shown.
+ */
+static int still_in_place(struct writer *writer, uint64_t guest_offset, const struct extent *extent,
+                          uint64_t *length, struct mapping_fault *fault)
+{
+    struct extent now;
+    int result = mapping_lookup(writer->image->active, guest_offset, extent->length, &now, fault);
+
+    *length = 0;
+    if (result == 0 && now.kind == EXTENT_DATA && now.exclusive &&
+        now.host_offset == extent->host_offset) {
+        *length = now.length;
+    }
+    return result;
+}
+
 /* Writes what begins at guest_offset as far as it has a place of its own; *done bytes. */
 static int write_in_place(struct writer *writer, uint64_t guest_offset, const uint8_t *data,
                           uint64_t length, uint64_t *done, struct mapping_fault *fault)
 {
     struct extent extent;
+    unsigned zeroings = atomic_load(&writer->zeroings_ended);
     int result = mapping_lookup(writer->image->active, guest_offset, length, &extent, fault);
 
     *done = 0;
@@ -505,6 +526,9 @@ static int write_in_place(struct writer *writer, uint64_t guest_offset, const ui
                      : store_write(extent.store, extent.host_offset, data, extent.length);
     }
     *done = extent.length;
+    if (result == 0 && atomic_load(&writer->zeroings_begun) != zeroings) {
+        result = still_in_place(writer, guest_offset, &extent, done, fault);
+    }
     return result;
 }
 

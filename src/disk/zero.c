@@ -139,9 +139,11 @@ static int zero_by_entry(struct writer *writer, uint64_t from, uint64_t to, enum
     *inner_from = div_round_up(from, unit) * unit;
     *inner_to = round_down(to, unit);
     if (*inner_from < *inner_to) {
+        atomic_fetch_add(&writer->zeroings_begun, 1);
         result = writer->header->version >= 3
                      ? zero_entry(writer, *inner_from, *inner_to, kind, &fault)
                      : unallocate_entry(writer, *inner_from, *inner_to, kind, &fault);
+        atomic_fetch_add(&writer->zeroings_ended, 1);
     }
     range_lock_release(&writer->ranges, &lock);
     if (result < 0 && result != -EAGAIN) {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Requests that meet in the one order that matters: a read of the base is held,
- * and with it the request that needs it, until another one has returned. What
- * had returned must be there at the end.
+ * Requests that meet in the one order that matters: a read of the base, or a
+ * write to the file, is held, and with it the request that needs it, until
+ * another one has returned. What had returned must be there at the end.
  */
 #include "config.h"
 
@@ -243,6 +243,32 @@ START_TEST(a_preallocation_does_not_bring_back_what_was_before_a_write)
 }
 END_TEST
 
+/* --- In place ------------------------------------------------------------------------------- */
+
+/*
+ * Zeros keep the cluster that a write is on its way to. Were the write answered with its data
+ * there, where nobody looks, they would show as soon as the cluster is used again.
+ */
+START_TEST(a_write_in_place_that_zeros_overtake_is_not_left_where_nobody_looks)
+{
+    struct writer_case subject;
+    struct request late = {&subject, 0, CLUSTER + 512, 'l', 0, 0};
+
+    open_on_base(&subject, M, _i != 0, NULL);
+    write_now(&subject, 0, 2 * CLUSTER, 'f');
+    memory_store_block_writes(subject.file, 0, INT64_MAX);
+    begin(&late);
+    memory_store_wait_blocked(subject.file, 1);
+    expect_zero(&subject, 0, CLUSTER, false);
+    expect_fill(&subject, 0, CLUSTER, 0);
+    memory_store_release_writes(subject.file);
+    end(&late);
+    expect_fill(&subject, 0, CLUSTER + 512, 'l');
+    expect_fill(&subject, CLUSTER + 512, CLUSTER - 512, 'f');
+    end_sound(&subject);
+}
+END_TEST
+
 /* --- The end ------------------------------------------------------------------------------- */
 
 #define COMPRESSED 16 /* clusters */
@@ -296,7 +322,7 @@ int main(void)
 {
     Suite *suite = suite_create("writer-order");
     TCase *grow = tcase_create("a disk that grows"), *place = tcase_create("preallocation"),
-          *last = tcase_create("the end");
+          *in_place = tcase_create("in place"), *last = tcase_create("the end");
 
     tcase_add_test(grow, a_disk_that_grows_has_its_new_size_when_all_that_it_gains_is_zeros);
     tcase_add_loop_test(grow, a_write_to_the_last_cluster_while_the_disk_grows_is_kept, 0, 2);
@@ -305,6 +331,9 @@ int main(void)
     suite_add_tcase(suite, grow);
     tcase_add_test(place, a_preallocation_does_not_bring_back_what_was_before_a_write);
     suite_add_tcase(suite, place);
+    tcase_add_loop_test(in_place,
+                        a_write_in_place_that_zeros_overtake_is_not_left_where_nobody_looks, 0, 2);
+    suite_add_tcase(suite, in_place);
     tcase_add_test(last, a_writer_that_ends_while_it_reads_ahead_leaks_nothing);
     suite_add_tcase(suite, last);
     return suite_main(suite);

@@ -37,7 +37,7 @@ struct memory_store {
     } failures[MEMORY_STORE_CALLS];
     struct range failing;
     int failing_error;
-    struct range blocked;
+    struct range blocked, blocked_writes;
     unsigned waiting;
     bool syncs_blocked;
     unsigned waiting_syncs;
@@ -108,14 +108,15 @@ static void set_size(struct memory_store *memory, uint64_t size)
     memory->size = size;
 }
 
-static void wait_while_blocked(struct memory_store *memory, uint64_t offset, size_t length)
+static void wait_while_blocked(struct memory_store *memory, const struct range *blocked,
+                               uint64_t offset, size_t length)
 {
-    if (!touches(memory->blocked, offset, length)) {
+    if (!touches(*blocked, offset, length)) {
         return;
     }
     memory->waiting++;
     pthread_cond_broadcast(&memory->changed);
-    while (touches(memory->blocked, offset, length)) {
+    while (touches(*blocked, offset, length)) {
         pthread_cond_wait(&memory->changed, &memory->mutex);
     }
     memory->waiting--;
@@ -152,7 +153,7 @@ static int memory_read(struct store *store, uint64_t offset, void *buffer, size_
     int rc = count_call(memory, MEMORY_STORE_READ);
     size_t inside = 0;
 
-    wait_while_blocked(memory, offset, length);
+    wait_while_blocked(memory, &memory->blocked, offset, length);
     if (rc == 0 && touches(memory->failing, offset, length)) {
         rc = -memory->failing_error;
     }
@@ -175,6 +176,7 @@ static int memory_write(struct store *store, uint64_t offset, const void *buffer
     struct memory_store *memory = lock_memory(store);
     int rc = count_call(memory, MEMORY_STORE_WRITE);
 
+    wait_while_blocked(memory, &memory->blocked_writes, offset, length);
     if (rc == 0 && !range_within(offset, length, INT64_MAX)) {
         rc = -EFBIG;
     }
@@ -443,6 +445,20 @@ void memory_store_wait_blocked(struct store *store, unsigned count)
 void memory_store_release_reads(struct store *store)
 {
     memory_store_block_reads(store, 0, 0);
+}
+
+void memory_store_block_writes(struct store *store, uint64_t offset, uint64_t length)
+{
+    struct memory_store *memory = lock_memory(store);
+
+    memory->blocked_writes = (struct range){offset, length};
+    pthread_cond_broadcast(&memory->changed);
+    pthread_mutex_unlock(&memory->mutex);
+}
+
+void memory_store_release_writes(struct store *store)
+{
+    memory_store_block_writes(store, 0, 0);
 }
 
 static void set_syncs_blocked(struct store *store, bool blocked)

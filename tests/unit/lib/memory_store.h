@@ -66,6 +66,11 @@ void memory_store_block_reads(struct store *store, uint64_t offset, uint64_t len
 void memory_store_wait_blocked(struct store *store, unsigned count);
 void memory_store_release_reads(struct store *store);
 
+/* The same for writes, before they change anything; memory_store_wait_blocked() counts them, too.
+ */
+void memory_store_block_writes(struct store *store, uint64_t offset, uint64_t length);
+void memory_store_release_writes(struct store *store);
+
 /*
  * The same for syncs: each waits before it does anything, until they are
  * released. A write that ends meanwhile is one that this sync does not cover.
