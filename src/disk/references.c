@@ -185,6 +185,9 @@ int references_remove(struct writer *writer, const uint64_t *l1, uint64_t entrie
             each = allocator_write_back(writer->allocator);
         }
         first = first == 0 ? each : first;
+        if (limit != UINT64_MAX) {
+            result = each; /* how many references of this table were counted nobody can say */
+        }
     }
     free(walk.table);
     return first;

@@ -275,6 +275,18 @@ static int check_no_data_file(struct writer *writer, struct error *error)
 
 /* --- Making ---------------------------------------------------------------------------------- */
 
+/*
+ * COPIED as the counts are. Where that cannot be done for now the image stays dirty when it is
+ * closed, so that who opens it next repairs it.
+ */
+static int correct_copied(struct writer *writer)
+{
+    int result = references_correct_copied(writer);
+
+    writer->unsettled = result < 0;
+    return result;
+}
+
 /* Raises all counts below the table, and makes the copy of it that names them. */
 static int share(struct writer *writer, const uint64_t *l1, uint64_t entries,
                  struct allocation *copy)
@@ -300,22 +312,10 @@ static int share(struct writer *writer, const uint64_t *l1, uint64_t entries,
             allocator_return(writer->allocator, copy->host_offset, copy->clusters);
         }
     }
-    if (result < 0) {
-        (void)references_remove(writer, l1, entries, made); /* what remains is a leak */
+    if (result < 0 && references_remove(writer, l1, entries, made) < 0) {
+        (void)correct_copied(writer); /* what remains is a leak, and counts that are not 1 */
     }
     free(raw);
-    return result;
-}
-
-/*
- * COPIED as the counts are. Where that cannot be done for now the image stays dirty when it is
- * closed, so that who opens it next repairs it.
- */
-static int correct_copied(struct writer *writer)
-{
-    int result = references_correct_copied(writer);
-
-    writer->unsettled = result < 0;
     return result;
 }
 

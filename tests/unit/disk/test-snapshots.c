@@ -116,6 +116,53 @@ START_TEST(what_was_left_half_done_is_done_by_the_next_change)
 }
 END_TEST
 
+/*
+ * Of a disk whose second L2 table, and what it maps, can have no reference more, while that of the
+ * first can. The n-th read fails, once: maybe that of the first table when its references are to go
+ * again. False: there are not so many.
+ */
+static bool survives_two_failures(unsigned n)
+{
+    struct builder_options made = builder_defaults();
+    struct writer_case subject;
+    struct error error = {0};
+    struct store *file;
+    unsigned before;
+    bool failed;
+
+    made.cluster_bits = 12;
+    made.refcount_order = 1; /* counts up to 3 */
+    made.virtual_size = 1024 * CLUSTER;
+    writer_case_build(&subject, builder_create(&made), &options);
+    expect_write(&subject, 600 * CLUSTER, 20 * CLUSTER, 2);
+    ck_assert_int_eq(writer_snapshot_make(subject.writer, "a", &error), 0);
+    ck_assert_int_eq(writer_snapshot_make(subject.writer, "b", &error), 0);
+    expect_write(&subject, 0, 20 * CLUSTER, 1);
+    expect_flush(&subject);
+    before = memory_store_calls(subject.file, MEMORY_STORE_READ);
+    memory_store_fail(subject.file, MEMORY_STORE_READ, n, EIO);
+    ck_assert_int_ne(make(&subject), 0);
+    failed = memory_store_calls(subject.file, MEMORY_STORE_READ) - before >= n;
+    memory_store_fail(subject.file, MEMORY_STORE_READ, 0, 0);
+    expect_pattern(&subject, 0, 20 * CLUSTER, 1, 0);
+    expect_pattern(&subject, 600 * CLUSTER, 20 * CLUSTER, 2, 0);
+    file = writer_case_end(&subject, NULL);
+    expect_sound(file, true);
+    store_close(file);
+    return failed;
+}
+
+START_TEST(references_that_were_not_added_are_not_taken_away_by_who_takes_back_the_others)
+{
+    unsigned n = 1;
+
+    while (survives_two_failures(n)) {
+        n++;
+    }
+    ck_assert_uint_gt(n, 3);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("snapshots");
@@ -124,6 +171,8 @@ int main(void)
     tcase_add_loop_test(faults, what_a_change_that_failed_leaves_is_in_order_or_says_that_it_is_not,
                         0, 2);
     tcase_add_test(faults, what_was_left_half_done_is_done_by_the_next_change);
+    tcase_add_test(faults,
+                   references_that_were_not_added_are_not_taken_away_by_who_takes_back_the_others);
     tcase_set_timeout(faults, 120);
     suite_add_tcase(suite, faults);
     return suite_main(suite);
