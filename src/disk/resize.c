@@ -10,17 +10,8 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-/*
- * The header's size is made of whole sectors; QEMU would not see the rest of one. What a growable
- * disk shows is as long as a file would be: until it is opened again, it may end within the last
- * sector. From there on to the header's size there are zeros.
- */
+/* A disk is made of whole sectors; QEMU would not see the rest of one. */
 #define SECTOR UINT64_C(512)
-
-static uint64_t round_up_to_sector(uint64_t size)
-{
-    return div_round_up(size, SECTOR) * SECTOR;
-}
 
 /* Nobody gives clusters a place while the disk changes its size. */
 static const struct range_lock whole_disk = {.first = 0, .last = UINT64_MAX};
@@ -210,30 +201,6 @@ static void publish_size(struct writer *writer, uint64_t size)
     range_lock_release(&writer->ranges, &lock);
 }
 
-/* Room up to the end of the sector that `size` lies in, and nothing there that shows. */
-static int prepare_to_grow(struct writer *writer, uint64_t size, const struct stop *stop)
-{
-    uint64_t header_size = writer->header->virtual_size, rounded = round_up_to_sector(size);
-    uint64_t from = writer->late_writes ? writer->image->virtual_size : header_size;
-    int result = make_room(writer, header_size, rounded, stop);
-
-#ifdef QCOW2FS_BREAK_GROW
-    publish_size(writer, size); /* for tests/races/races-grow alone, which must see it */
-#endif
-    if (result == 0) {
-        result = hide_old_data(writer, from, rounded, stop);
-    }
-    if (result == 0) {
-        result = commit_flush(writer->commit); /* before the header's size shows it */
-    }
-    if (result < 0) {
-        cut_raw_data_file(writer, header_size);
-    } else if (rounded > header_size) {
-        result = write_size(writer, rounded);
-    }
-    return result;
-}
-
 /*
  * The new size comes last: a write behind the old end that were let in before
  * could be acknowledged, and then be zeroed, or lie behind the end again when
@@ -241,11 +208,23 @@ static int prepare_to_grow(struct writer *writer, uint64_t size, const struct st
  */
 static int grow(struct writer *writer, uint64_t size, const struct stop *stop)
 {
-    int result = 0;
+    uint64_t old_size = writer->image->virtual_size;
+    int result = make_room(writer, old_size, size, stop);
 
-    if (size > writer->header->virtual_size || writer->late_writes) {
-        result = prepare_to_grow(writer, size, stop);
+#ifdef QCOW2FS_BREAK_GROW
+    publish_size(writer, size); /* for tests/races/races-grow alone, which must see it */
+#endif
+    if (result == 0) {
+        result = hide_old_data(writer, old_size, size, stop);
     }
+    if (result == 0) {
+        result = commit_flush(writer->commit); /* before the header's size shows it */
+    }
+    if (result < 0) {
+        cut_raw_data_file(writer, old_size);
+        return result;
+    }
+    result = write_size(writer, size);
     if (result == 0) {
         publish_size(writer, size);
     }
@@ -270,7 +249,7 @@ int writer_grow_to(struct writer *writer, uint64_t size, const struct stop *stop
     int result = 0;
 
     pthread_mutex_lock(&writer->resize_mutex);
-    if (size > INT64_MAX - SECTOR) {
+    if (!checked_round_up(size, SECTOR, &size) || size > INT64_MAX) {
         result = -EFBIG;
     } else if (size > writer->image->virtual_size) {
         result = size_is_fixed(writer->image) ? -ENOSPC : grow(writer, size, stop);
@@ -315,25 +294,20 @@ static int drop_rest(struct writer *writer, uint64_t size, const struct stop *st
 
 static int shrink(struct writer *writer, uint64_t size, const struct stop *stop)
 {
-    uint64_t old_size = writer->header->virtual_size;
-    uint64_t rounded = min_u64(round_up_to_sector(size), old_size);
+    uint64_t old_size = writer->image->virtual_size;
     struct range_lock lock = whole_disk;
     int result;
 
     range_lock_take(&writer->ranges, &lock);
     /* The size first: after a crash, what lies behind the end is unreachable, and no more. */
-    result = stop_requested(stop) ? -EINTR : 0;
-    if (result == 0 && rounded != old_size) {
-        result = write_size(writer, rounded);
-    }
+    result = stop_requested(stop) ? -EINTR : write_size(writer, size);
     if (result == 0) {
         atomic_store(&writer->image->virtual_size, size);
-        writer->late_writes = writer->options.growable;
-        result = drop_rest(writer, rounded, stop);
+        result = drop_rest(writer, size, stop);
     }
     range_lock_release(&writer->ranges, &lock);
     if (result == 0) {
-        result = resize_data_file(writer, old_size, rounded);
+        result = resize_data_file(writer, old_size, size);
     }
     return result == 0 ? commit_flush(writer->commit) : result;
 }
@@ -342,11 +316,8 @@ static int resize(struct writer *writer, uint64_t size, const struct stop *stop)
 {
     const struct image *image = writer->image;
 
-    if (size > INT64_MAX - SECTOR) {
+    if (!checked_round_up(size, SECTOR, &size) || size > INT64_MAX) {
         return -EFBIG;
-    }
-    if (!writer->options.growable) {
-        size = round_up_to_sector(size);
     }
     if (size == image->virtual_size) {
         return 0;
@@ -357,40 +328,15 @@ static int resize(struct writer *writer, uint64_t size, const struct stop *stop)
     return size > image->virtual_size ? grow(writer, size, stop) : shrink(writer, size, stop);
 }
 
-/*
- * Zeros between the end of a disk that was made smaller and the header's size, with no request
- * under way: a write in place that began before may come to its end as late as that.
- */
-static int clear_rest_of_sector(struct writer *writer)
-{
-    int result = writer_pause(writer);
-
-    pthread_mutex_lock(&writer->resize_mutex);
-    if (result == 0 && writer->late_writes) {
-        result = writer_zero_range(writer, writer->image->virtual_size,
-                                   writer->header->virtual_size, false, NULL);
-        if (result == 0) {
-            result = commit_flush(writer->commit);
-        }
-        writer->late_writes = result < 0;
-    }
-    pthread_mutex_unlock(&writer->resize_mutex);
-    writer_resume(writer);
-    return result;
-}
-
 int writer_resize(struct writer *writer, uint64_t size, const struct stop *stop)
 {
     unsigned generation;
-    bool to_clear = false;
     int result = writer_begin(writer, &generation);
 
     if (result == 0) {
         pthread_mutex_lock(&writer->resize_mutex);
         result = resize(writer, size, stop);
-        to_clear = writer->late_writes;
         pthread_mutex_unlock(&writer->resize_mutex);
     }
-    result = writer_end(writer, generation, result);
-    return result == 0 && to_clear ? clear_rest_of_sector(writer) : result;
+    return writer_end(writer, generation, result);
 }

@@ -338,7 +338,7 @@ static int add_snapshot(struct writer *writer, const char *name, const struct al
         .name = (char *)(uintptr_t)name,
         .l1_offset = copy->host_offset,
         .l1_entries = (uint32_t)entries,
-        .disk_size = writer->header->virtual_size, /* of whole sectors */
+        .disk_size = writer->image->virtual_size,
         .icount = UINT64_MAX,
     };
     const struct snapshot_edit edit = {
@@ -562,7 +562,7 @@ static int empty(struct writer *writer, struct error *error)
 {
     const struct snapshot nothing = {
         .l1_entries = writer->header->l1_entries,
-        .disk_size = writer->header->virtual_size,
+        .disk_size = writer->image->virtual_size,
     };
     uint64_t *l1 = calloc((size_t)nothing.l1_entries + 1, L1_ENTRY_BYTES);
     uint64_t *old = NULL, old_entries;

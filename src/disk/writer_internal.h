@@ -59,11 +59,6 @@ struct writer {
      * in is locked, too: who holds that may rely on where the end is.
      */
     pthread_mutex_t resize_mutex;
-    /*
-     * A growable disk was made smaller, and what it had may still be between its end and the
-     * header's size, or come there by a write that began before. Guarded by resize_mutex.
-     */
-    bool late_writes;
 
     /* Who changes the image as a whole waits for all requests to end, and keeps new ones out. */
     pthread_mutex_t pause_mutex; /* one pause at a time; outside all other locks */
