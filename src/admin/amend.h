@@ -45,6 +45,7 @@ struct amend_opening {
     bool unchecked;         /* the new data file is not looked at */
     enum image_names names; /* with whose rights what the image names is opened */
     bool no_locks;
+    struct keys *keys; /* of what will be behind it; NULL: nobody reads its data */
 };
 
 /*

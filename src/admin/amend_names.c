@@ -111,8 +111,9 @@ static int check_raw(const struct image *image, const struct image *backing, str
         return 0;
     }
     return error_set(error, EINVAL,
-                     "%s: its backing file %s would be read as raw, but looks like %s; give its "
-                     "format with backing_fmt=, or add -u where it is raw all the same",
+                     "%s: its backing file %s would be read as raw, but looks like %s; give the "
+                     "format that it has, or record with -u, which looks at no file and copies "
+                     "nothing, that it is raw all the same",
                      image->path, backing->path, probe.description);
 }
 
@@ -128,11 +129,12 @@ static int check_there(const struct image *overlay, const char *name, struct err
     }
     result = filename_resolve(overlay->path, "backing file", name, false, &path, error);
     if (result == 0 && stat(path, &status) < 0 && errno == ENOENT) {
-        result = error_set(error, ENOENT,
-                           "%s: there is no such backing file as %s; a relative name begins in the "
-                           "directory of the image; add -u where it is not here, but shall be "
-                           "recorded",
-                           overlay->path, path);
+        result =
+            error_set(error, ENOENT,
+                      "%s: there is no such backing file as %s; a relative name begins in the "
+                      "directory of the image; -u records it where it is not here, looks at no "
+                      "file and copies nothing",
+                      overlay->path, path);
     }
     free(path);
     return result;
@@ -147,6 +149,7 @@ int amend_open_behind(const struct image *image, const struct amend_change *chan
         .cache = STORE_CACHE_WRITEBACK,
         .names = opening->names,
         .no_locks = opening->no_locks,
+        .keys = opening->keys,
         .codec = CODEC_FASTEST,
     };
     int result;

@@ -4,6 +4,7 @@
 #include "admin/rebase.h"
 
 #include "admin/amend.h"
+#include "disk/look.h"
 #include "disk/walk.h"
 #include "util/checked.h"
 #include "util/zeros.h"
@@ -40,6 +41,9 @@ struct comparing {
     const struct snapshot *snapshot; /* NULL: the disk */
     struct disk_walk walks[2];
     uint64_t offset; /* bytes of the disk: it is as far as this */
+    struct look look;
+    uint64_t alike_until; /* up to there the disk shows the image's own, or not, as is_own says */
+    bool is_own;
 };
 
 /* Subclusters that the two show otherwise: [from, to), of which `old` are the bytes of the first.
@@ -54,6 +58,7 @@ static struct amend_opening opening_of(const struct rebasing *rebasing)
         .unchecked = rebasing->options->unsafe,
         .names = rebasing->options->work.names,
         .no_locks = rebasing->options->work.no_locks,
+        .keys = rebasing->options->work.keys,
     };
 }
 
@@ -127,6 +132,29 @@ static int read_failed(const struct comparing *comparing, enum side side, int re
 }
 
 /*
+ * Whether the image shows what is its own there, and how far that goes, as far as was looked: a
+ * long range that it has not is not walked again for each piece that what is behind it has there.
+ */
+static int look_whose(struct comparing *comparing)
+{
+    uint64_t offset = comparing->offset;
+    struct view_extent found;
+    int result;
+
+    if (offset < comparing->alike_until) {
+        return 0; /* what has been written since lies before it */
+    }
+    result = view_lookup(comparing->view, offset,
+                         look_begin(&comparing->look, comparing->walks[OLD].size - offset), &found);
+    if (result == 0) {
+        look_end(&comparing->look, found.extent.length);
+        comparing->alike_until = offset + found.extent.length;
+        comparing->is_own = found.image == comparing->rebasing->image;
+    }
+    return result;
+}
+
+/*
  * How many bytes from comparing->offset on are alike without a look at any of them, in *length; or,
  * *look, what is to be looked at.
  */
@@ -134,16 +162,15 @@ static int next_extent(struct comparing *comparing, uint64_t *length, bool *look
 {
     uint64_t offset = comparing->offset;
     struct disk_walk *old = &comparing->walks[OLD], *new = &comparing->walks[NEW];
-    struct view_extent found;
     uint64_t shared;
-    int result = view_lookup(comparing->view, offset, old->size - offset, &found);
+    int result = look_whose(comparing);
 
     if (result < 0) {
         return read_failed(comparing, OLD, result);
     }
-    *length = found.extent.length;
+    *length = comparing->alike_until - offset;
     *look = false;
-    if (found.image == comparing->rebasing->image) {
+    if (comparing->is_own) {
         return 0; /* whatever is behind it */
     }
     for (unsigned side = OLD; side <= NEW; side++) {
@@ -222,7 +249,8 @@ static int compare_all(struct comparing *comparing, differ_fn *differ)
     uint64_t size = view_size(comparing->view);
     int result = 0;
 
-    comparing->offset = 0;
+    comparing->offset = comparing->alike_until = 0;
+    look_init(&comparing->look);
     disk_walk_begin(&comparing->walks[OLD], comparing->view);
     disk_walk_begin(&comparing->walks[NEW], rebasing->new);
     while (comparing->offset < size && result == 0) {

@@ -19,12 +19,12 @@
  */
 #define L1_MEMORY_BEHIND (UINT64_C(32) << 20)
 
-/* Whether the image's file is the one that `status` is of. */
-static bool is_same_file(const struct image *image, const struct stat *status)
+/* Whether the file is the one that `status` is of. */
+static bool is_same_file(struct store *file, const struct stat *status)
 {
     struct store_info info;
 
-    return store_info(image->file, &info) == 0 && info.device == status->st_dev &&
+    return file != NULL && store_info(file, &info) == 0 && info.device == status->st_dev &&
            info.inode == status->st_ino;
 }
 
@@ -52,7 +52,7 @@ static int check_cycle(const struct image *active, const struct image *overlay, 
         return 0; /* opening it says why */
     }
     for (image = active; image != NULL; image = image->backing) {
-        if (is_same_file(image, &status)) {
+        if (is_same_file(image->file, &status) || is_same_file(image->data_file, &status)) {
             return chain_refuse_cycle(overlay->path, path, image == overlay ? NULL : image->path,
                                       error);
         }

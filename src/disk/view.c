@@ -546,13 +546,23 @@ static bool is_same_file(struct store *a, struct store *b)
                       of_a.device == of_b.device && of_a.inode == of_b.inode);
 }
 
-static bool is_same_place(const struct extent *a, const struct extent *b)
+/* The same bytes of a host are the same bytes of two disks where nobody decrypts them, or both
+ * alike. */
+static bool is_decrypted_alike(const struct image *a, const struct image *b)
 {
+    return image_is_encrypted(a) == image_is_encrypted(b) &&
+           (!image_is_encrypted(a) || is_same_file(a->file, b->file));
+}
+
+static bool is_same_place(const struct view_extent *of_a, const struct view_extent *of_b)
+{
+    const struct extent *a = &of_a->extent, *b = &of_b->extent;
+
     return a->kind == b->kind && a->host_offset == b->host_offset &&
            (a->kind == EXTENT_DATA ||
             (a->kind == EXTENT_COMPRESSED && a->compressed_size == b->compressed_size &&
              a->offset_in_cluster == b->offset_in_cluster)) &&
-           is_same_file(a->store, b->store);
+           is_same_file(a->store, b->store) && is_decrypted_alike(of_a->image, of_b->image);
 }
 
 uint64_t view_shared(struct view *a, struct view *b, uint64_t guest_offset, uint64_t length)
@@ -566,7 +576,5 @@ uint64_t view_shared(struct view *a, struct view *b, uint64_t guest_offset, uint
             0) {
         return 0; /* who reads it is told */
     }
-    return is_same_place(&of_a.extent, &of_b.extent)
-               ? min_u64(of_a.extent.length, of_b.extent.length)
-               : 0;
+    return is_same_place(&of_a, &of_b) ? min_u64(of_a.extent.length, of_b.extent.length) : 0;
 }

@@ -104,6 +104,33 @@ static int copy_range(const struct plan *plan, uint64_t from, uint64_t to)
 }
 
 /*
+ * Nobody else writes to these sectors until the lock is released. Who writes a part of one reads it
+ * first, and may be on his way to a cluster that zeros have taken off the disk and another request
+ * fills anew: what he has read must not come back over that.
+ */
+static void lock_sectors(struct writer *writer, struct range_lock *lock, uint64_t guest_offset,
+                         uint64_t length)
+{
+    *lock = (struct range_lock){
+        .first = guest_offset / CIPHER_SECTOR,
+        .last = (guest_offset + length - 1) / CIPHER_SECTOR,
+    };
+    range_lock_take(&writer->sectors, lock);
+}
+
+static int write_sectors(struct writer *writer, const struct encrypted_place *place,
+                         const void *data, uint64_t length)
+{
+    struct range_lock lock;
+    int result;
+
+    lock_sectors(writer, &lock, place->guest_offset, length);
+    result = encrypted_write(writer->image, place, data, length);
+    range_lock_release(&writer->sectors, &lock);
+    return result;
+}
+
+/*
  * The same in an encrypted image, of which whole sectors are written, with what the request brings
  * to this range in its place.
  */
@@ -119,7 +146,7 @@ static int write_encrypted(const struct plan *plan, uint64_t from, uint64_t to)
         return 0;
     }
     if (plan->data != NULL && data_from == from && data_to == to) {
-        return encrypted_write(writer->image, &place, plan->data + (from - plan->from), to - from);
+        return write_sectors(writer, &place, plan->data + (from - plan->from), to - from);
     }
     buffer = malloc(to - from);
     if (buffer == NULL) {
@@ -131,7 +158,7 @@ static int write_encrypted(const struct plan *plan, uint64_t from, uint64_t to)
             memcpy(buffer + (data_from - from), plan->data + (data_from - plan->from),
                    data_to - data_from);
         }
-        result = encrypted_write(writer->image, &place, buffer, to - from);
+        result = write_sectors(writer, &place, buffer, to - from);
     }
     free(buffer);
     return result;
@@ -470,18 +497,15 @@ static int allocate(struct writer *writer, uint64_t guest_offset, const uint8_t 
     return result;
 }
 
-/* In place, where a sector of which a part is written must not be written by others meanwhile. */
+/* In place. */
 static int update_encrypted(struct writer *writer, const struct extent *extent,
                             uint64_t guest_offset, const uint8_t *data)
 {
     const struct encrypted_place place = {extent->store, extent->host_offset, guest_offset};
-    struct range_lock lock = {
-        .first = guest_offset / CIPHER_SECTOR,
-        .last = (guest_offset + extent->length - 1) / CIPHER_SECTOR,
-    };
+    struct range_lock lock;
     int result;
 
-    range_lock_take(&writer->sectors, &lock);
+    lock_sectors(writer, &lock, guest_offset, extent->length);
     result = encrypted_update(writer->image, &place, data, extent->length);
     range_lock_release(&writer->sectors, &lock);
     return result;

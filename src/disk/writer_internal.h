@@ -35,8 +35,8 @@ struct writer {
     struct commit *commit;
     struct inflight inflight;
     struct range_locks ranges;
-    struct range_locks sectors; /* of the guest, that are being written where they are; taken only
-                                   in an encrypted image */
+    struct range_locks sectors; /* of the guest, that are being written; taken only in an encrypted
+                                   image, within `ranges` or alone */
     /* Changes of entries to zeros that keep their clusters: who writes in place looks again. */
     atomic_uint zeroings_begun, zeroings_ended;
     atomic_uint_fast64_t next_commit;

@@ -91,6 +91,26 @@ def _(directory):
     with mount.mount(path, "key-file=" + key, writable=True) as mounted:
         write.scribble(mounted.disk, expected, seed=5, operations=150)
     check_contents(path, key, expected)
+    # The same bytes of one file everywhere, but only one of the two disks is decrypted.
+    encrypted.io(path, key, "write -q -P 7 0 %d" % SIZE)
+    ctl.ctl("compare", "-q", "--key-file=" + key, "-f", "qcow2", "-F", "raw", path,
+            os.path.join(directory, "data.raw"), status=1)
+
+
+@suite.test("rebase reads both chains, each with its key")
+def _(directory):
+    key = encrypted.key_file(directory, "key", KEY)
+    other = encrypted.key_file(directory, "other", b"another one")
+    old = encrypted.template(os.path.join(directory, "old.qcow2"), SIZE, key)
+    new = encrypted.template(os.path.join(directory, "new.qcow2"), SIZE, other)
+    encrypted.io(old, key, "write -q -P 3 0 4M")
+    encrypted.io(new, other, "write -q -P 3 1M 2M", "write -q -P 4 8M 1M")
+    path, keys = os.path.join(directory, "top.qcow2"), ("--key-file=" + key, "--key-file=" + other)
+    tools.run("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", old, "-F", "qcow2", path,
+              str(SIZE))
+    tools.run("cp", path, path + ".before")
+    ctl.ctl("rebase", "-q", *keys, "-b", new, "-F", "qcow2", path)
+    ctl.ctl("compare", "-q", *keys, path, path + ".before")
 
 
 @suite.test("space that is reserved reads as zeros, and no hole of the file is one of the disk")

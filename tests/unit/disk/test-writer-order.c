@@ -8,6 +8,8 @@
 
 #include "assemble.h"
 #include "builder.h"
+#include "crypto/cipher.h"
+#include "crypto/library.h"
 #include "disk/prefetch.h"
 #include "disk/view.h"
 #include "disk/writer.h"
@@ -20,6 +22,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -68,6 +71,7 @@ struct request {
     int fill;
     pthread_t thread;
     int result;
+    atomic_bool done;
 };
 
 static void *perform(void *context)
@@ -82,6 +86,7 @@ static void *perform(void *context)
             ? writer_write(request->subject->writer, request->guest_offset, bytes, request->length)
             : writer_preallocate(request->subject->writer, request->guest_offset, request->length,
                                  NULL);
+    atomic_store(&request->done, true);
     free(bytes);
     return NULL;
 }
@@ -141,8 +146,8 @@ START_TEST(a_disk_that_grows_has_its_new_size_when_all_that_it_gains_is_zeros)
     const struct writer_options growable = {.growable = true};
     struct writer_case subject;
     struct store *base = open_on_base(&subject, M + 512, false, &growable);
-    struct request second = {&subject, 2 * M + 512, M, 'b', 0, 0};
-    struct request first = {&subject, M + CLUSTER, M - CLUSTER, 'a', 0, 0};
+    struct request second = {&subject, 2 * M + 512, M, 'b', 0, 0, false};
+    struct request first = {&subject, M + CLUSTER, M - CLUSTER, 'a', 0, 0, false};
 
     /* The kernel sends one write past the end as several, at once. The second one makes the disk
        larger, and is held where it reads what the base has in the last cluster. */
@@ -165,7 +170,7 @@ START_TEST(a_write_to_the_last_cluster_while_the_disk_grows_is_kept)
 {
     const struct writer_options growable = {.growable = true};
     struct writer_case subject;
-    struct request grow = {&subject, 3 * M - 512, 512, 'g', 0, 0};
+    struct request grow = {&subject, 3 * M - 512, 512, 'g', 0, 0, false};
 
     open_on_base(&subject, M + 512, _i == 1, &growable);
     /* Clusters are there; from here on nothing but the growing needs a sync. */
@@ -218,8 +223,8 @@ START_TEST(a_preallocation_does_not_bring_back_what_was_before_a_write)
 {
     struct writer_case subject;
     struct store *base = open_on_base(&subject, M, true, NULL);
-    struct request write = {&subject, UNIT + 512, 512, 'A', 0, 0};
-    struct request preallocate = {&subject, 0, 4 * UNIT, 0, 0, 0};
+    struct request write = {&subject, UNIT + 512, 512, 'A', 0, 0, false};
+    struct request preallocate = {&subject, 0, 4 * UNIT, 0, 0, 0, false};
 
     /* A write gives subcluster 1 a place, and is held at what stands around its data. */
     memory_store_block_reads(base, UNIT, UNIT);
@@ -251,19 +256,50 @@ END_TEST
 START_TEST(a_write_in_place_that_zeros_overtake_is_not_left_where_nobody_looks)
 {
     struct writer_case subject;
-    struct request late = {&subject, 0, CLUSTER + 512, 'l', 0, 0};
+    struct request late = {&subject, 0, CLUSTER + 512, 'l', 0, 0, false};
 
     open_on_base(&subject, M, _i != 0, NULL);
     write_now(&subject, 0, 2 * CLUSTER, 'f');
-    memory_store_block_writes(subject.file, 0, INT64_MAX);
+    memory_store_hold_write(subject.file);
     begin(&late);
     memory_store_wait_blocked(subject.file, 1);
     expect_zero(&subject, 0, CLUSTER, false);
     expect_fill(&subject, 0, CLUSTER, 0);
-    memory_store_release_writes(subject.file);
+    memory_store_release_write(subject.file);
     end(&late);
     expect_fill(&subject, 0, CLUSTER + 512, 'l');
     expect_fill(&subject, CLUSTER + 512, CLUSTER - 512, 'f');
+    end_sound(&subject);
+}
+END_TEST
+
+/*
+ * Two requests that each bring a part of one sector, of an encrypted disk: the first has read the
+ * rest when zeros take the cluster off the disk, and the second one fills it anew.
+ */
+START_TEST(what_a_part_of_a_sector_is_written_with_does_not_come_back_over_a_newer_write)
+{
+    struct writer_case subject;
+    struct request late = {&subject, 0, 100, 'l', 0, 0, false},
+                   newer = {&subject, 200, 100, 'n', 0, 0, false};
+
+    open_on_base(&subject, M, false, NULL);
+    ck_assert_int_eq(cipher_create_random(&subject.image->cipher), 0);
+    write_now(&subject, 0, CLUSTER, 'f');
+    memory_store_hold_write(subject.file);
+    begin(&late);
+    memory_store_wait_blocked(subject.file, 1);
+    expect_zero(&subject, 0, CLUSTER, false);
+    begin(&newer);
+    while (!atomic_load(&newer.done) && !range_locks_waited_for(&subject.writer->sectors)) {
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    memory_store_release_write(subject.file);
+    end(&late);
+    end(&newer);
+    expect_fill(&subject, 100, 100, 0);
+    expect_fill(&subject, 200, 100, 'n');
+    expect_fill(&subject, 300, CLUSTER - 300, 0);
     end_sound(&subject);
 }
 END_TEST
@@ -332,6 +368,11 @@ int main(void)
     suite_add_tcase(suite, place);
     tcase_add_loop_test(in_place,
                         a_write_in_place_that_zeros_overtake_is_not_left_where_nobody_looks, 0, 2);
+    if (crypto_missing() == NULL) {
+        tcase_add_test(
+            in_place,
+            what_a_part_of_a_sector_is_written_with_does_not_come_back_over_a_newer_write);
+    }
     suite_add_tcase(suite, in_place);
     tcase_add_test(last, a_writer_that_ends_while_it_reads_ahead_leaks_nothing);
     suite_add_tcase(suite, last);

@@ -37,7 +37,12 @@ struct memory_store {
     } failures[MEMORY_STORE_CALLS];
     struct range failing;
     int failing_error;
-    struct range blocked, blocked_writes;
+    struct range blocked;
+    enum {
+        HOLD_NONE,
+        HOLD_NEXT,
+        HOLD_ONE
+    } hold; /* of writes */
     unsigned waiting;
     bool syncs_blocked;
     unsigned waiting_syncs;
@@ -108,15 +113,28 @@ static void set_size(struct memory_store *memory, uint64_t size)
     memory->size = size;
 }
 
-static void wait_while_blocked(struct memory_store *memory, const struct range *blocked,
-                               uint64_t offset, size_t length)
+static void wait_while_blocked(struct memory_store *memory, uint64_t offset, size_t length)
 {
-    if (!touches(*blocked, offset, length)) {
+    if (!touches(memory->blocked, offset, length)) {
         return;
     }
     memory->waiting++;
     pthread_cond_broadcast(&memory->changed);
-    while (touches(*blocked, offset, length)) {
+    while (touches(memory->blocked, offset, length)) {
+        pthread_cond_wait(&memory->changed, &memory->mutex);
+    }
+    memory->waiting--;
+}
+
+static void wait_while_held(struct memory_store *memory)
+{
+    if (memory->hold != HOLD_NEXT) {
+        return;
+    }
+    memory->hold = HOLD_ONE;
+    memory->waiting++;
+    pthread_cond_broadcast(&memory->changed);
+    while (memory->hold == HOLD_ONE) {
         pthread_cond_wait(&memory->changed, &memory->mutex);
     }
     memory->waiting--;
@@ -153,7 +171,7 @@ static int memory_read(struct store *store, uint64_t offset, void *buffer, size_
     int rc = count_call(memory, MEMORY_STORE_READ);
     size_t inside = 0;
 
-    wait_while_blocked(memory, &memory->blocked, offset, length);
+    wait_while_blocked(memory, offset, length);
     if (rc == 0 && touches(memory->failing, offset, length)) {
         rc = -memory->failing_error;
     }
@@ -176,7 +194,7 @@ static int memory_write(struct store *store, uint64_t offset, const void *buffer
     struct memory_store *memory = lock_memory(store);
     int rc = count_call(memory, MEMORY_STORE_WRITE);
 
-    wait_while_blocked(memory, &memory->blocked_writes, offset, length);
+    wait_while_held(memory);
     if (rc == 0 && !range_within(offset, length, INT64_MAX)) {
         rc = -EFBIG;
     }
@@ -447,18 +465,23 @@ void memory_store_release_reads(struct store *store)
     memory_store_block_reads(store, 0, 0);
 }
 
-void memory_store_block_writes(struct store *store, uint64_t offset, uint64_t length)
+static void set_hold(struct store *store, int hold)
 {
     struct memory_store *memory = lock_memory(store);
 
-    memory->blocked_writes = (struct range){offset, length};
+    memory->hold = hold;
     pthread_cond_broadcast(&memory->changed);
     pthread_mutex_unlock(&memory->mutex);
 }
 
-void memory_store_release_writes(struct store *store)
+void memory_store_hold_write(struct store *store)
 {
-    memory_store_block_writes(store, 0, 0);
+    set_hold(store, HOLD_NEXT);
+}
+
+void memory_store_release_write(struct store *store)
+{
+    set_hold(store, HOLD_NONE);
 }
 
 static void set_syncs_blocked(struct store *store, bool blocked)

@@ -66,10 +66,12 @@ void memory_store_block_reads(struct store *store, uint64_t offset, uint64_t len
 void memory_store_wait_blocked(struct store *store, unsigned count);
 void memory_store_release_reads(struct store *store);
 
-/* The same for writes, before they change anything; memory_store_wait_blocked() counts them, too.
+/*
+ * The next write waits before it changes anything, until it is released; those that come after it
+ * do not. memory_store_wait_blocked() counts it, too.
  */
-void memory_store_block_writes(struct store *store, uint64_t offset, uint64_t length);
-void memory_store_release_writes(struct store *store);
+void memory_store_hold_write(struct store *store);
+void memory_store_release_write(struct store *store);
 
 /*
  * The same for syncs: each waits before it does anything, until they are
