@@ -153,12 +153,18 @@ static int open_image(struct overlay *overlay, struct image **image)
  */
 static int encrypt(struct overlay *overlay, struct image *image)
 {
+    bool kept = overlay->options->file != NULL;
+    const struct image *encrypted = overlay->behind;
     int result;
 
-    if (!image_is_encrypted(overlay->behind) || image_is_encrypted(image)) {
+    /* Who keeps one on an image that is none has that already: in the image. */
+    while (!kept && encrypted != NULL && !image_is_encrypted(encrypted)) {
+        encrypted = encrypted->backing;
+    }
+    if (encrypted == NULL || !image_is_encrypted(encrypted) || image_is_encrypted(image)) {
         return 0;
     }
-    if (overlay->options->file != NULL) {
+    if (kept) {
         return error_set(overlay->error, ENOTSUP,
                          "%s: is not encrypted, and would keep what is written to the disk of %s, "
                          "which is; name an overlay that was made with qemu-img create -o "

@@ -85,9 +85,17 @@ int crypto_hash(const char *name)
         const char *name;
         int number;
     } hashes[] = {
-        {"sha256", GCRY_MD_SHA256},       {"sha1", GCRY_MD_SHA1},     {"sha224", GCRY_MD_SHA224},
-        {"sha384", GCRY_MD_SHA384},       {"sha512", GCRY_MD_SHA512}, {"ripemd160", GCRY_MD_RMD160},
-        {"whirlpool", GCRY_MD_WHIRLPOOL}, {"md5", GCRY_MD_MD5},       {"sm3", GCRY_MD_SM3},
+        {"sha256", GCRY_MD_SHA256},
+        {"sha1", GCRY_MD_SHA1},
+        {"sha224", GCRY_MD_SHA224},
+        {"sha384", GCRY_MD_SHA384},
+        {"sha512", GCRY_MD_SHA512},
+        {"ripemd160", GCRY_MD_RMD160},
+        {"whirlpool", GCRY_MD_WHIRLPOOL},
+        {"md5", GCRY_MD_MD5},
+#if GCRYPT_VERSION_NUMBER >= 0x010900
+        {"sm3", GCRY_MD_SM3},
+#endif
     };
 
     for (size_t i = 0; i < sizeof(hashes) / sizeof(hashes[0]); i++) {
@@ -101,6 +109,11 @@ int crypto_hash(const char *name)
 bool crypto_knows_hash(const char *name)
 {
     return crypto_begin() == 0 && crypto_hash(name) != 0;
+}
+
+size_t crypto_hash_length(const char *name)
+{
+    return crypto_knows_hash(name) ? gcry_md_get_algo_dlen(crypto_hash(name)) : 0;
 }
 
 #endif

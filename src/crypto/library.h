@@ -27,4 +27,7 @@ bool crypto_lock(void);
 /* Whether the hash is known: "sha256". */
 bool crypto_knows_hash(const char *name);
 
+/* The length of its digests in bytes; 0 where it is not. */
+size_t crypto_hash_length(const char *name);
+
 #endif

@@ -8,6 +8,7 @@
 #include "meta/format.h"
 #include "meta/luks.h"
 #include "util/checked.h"
+#include "util/printable.h"
 #include "util/prompt.h"
 
 #include <errno.h>
@@ -19,16 +20,17 @@
 #include <string.h>
 #include <unistd.h>
 
-#define AES_KEY_LENGTH                                                         \
-    16 /* bytes, of crypt_method 1: the beginning of the passphrase, and zeros \
-        */
-#define READ_FIRST ((size_t)4096)
+#define AES_KEY_LENGTH 16 /* bytes: the beginning of the passphrase, and zeros (crypt_method 1) */
+#define READ_FIRST     ((size_t)4096)
 
 struct keys {
     uint32_t iterations_max;
     size_t count;
     bool typed; /* none was given: the user is asked */
     struct secret *keys[KEYS_FILES_MAX];
+    char
+        *owners[KEYS_FILES_MAX]; /* the path of the image that took it first, or it was typed for */
+    bool of_aes[KEYS_FILES_MAX]; /* the owner has the old AES */
 };
 
 #define HOW_TO_GIVE \
@@ -186,6 +188,7 @@ void keys_close(struct keys *keys)
     if (keys != NULL) {
         for (size_t i = 0; i < keys->count; i++) {
             secret_destroy(keys->keys[i]);
+            free(keys->owners[i]);
         }
         free(keys);
     }
@@ -193,6 +196,15 @@ void keys_close(struct keys *keys)
 
 /* --- Using them --------------------------------------------------------------------------------
  */
+
+/* The key is that of the image, of which it was the first. */
+static int take(struct keys *keys, size_t index, const char *path, struct error *error)
+{
+    if (keys->owners[index] == NULL) {
+        keys->owners[index] = strdup(path);
+    }
+    return keys->owners[index] == NULL ? error_set(error, ENOMEM, "out of memory") : 0;
+}
 
 /* What the user types for this image is kept: others of the chain may have the same. */
 static int ask(struct keys *keys, const char *path, struct error *error)
@@ -212,6 +224,7 @@ static int ask(struct keys *keys, const char *path, struct error *error)
         secret_destroy(secret);
         return error_set(error, ENOMEM, "out of memory");
     }
+    printable_clean(question); /* an image may have named the path */
     result = prompt_hidden(question, (char *)secret->bytes, KEY_TYPED_MAX, &length);
     free(question);
     if (result < 0) {
@@ -224,10 +237,46 @@ static int ask(struct keys *keys, const char *path, struct error *error)
     }
     secret->length = length;
     keys->keys[keys->count++] = secret;
-    return 0;
+    return take(keys, keys->count - 1, path, error);
 }
 
-/* The old method: a passphrase is the key. A wrong one shows another disk, and nobody can tell. */
+/*
+ * Which key is that of the image, with the old AES. A wrong one shows another disk, and nobody can
+ * tell: so what was typed for another image, or is another's, is not taken for it. Images are
+ * opened from the top down, some of them twice.
+ */
+static int find_aes_key(struct keys *keys, const char *path, size_t *index, struct error *error)
+{
+    size_t none = keys->count, last = 0;
+    int result = 0;
+
+    for (size_t i = 0; i < keys->count; i++) {
+        if (keys->owners[i] == NULL) {
+            none = min_u64(none, i);
+        } else if (strcmp(keys->owners[i], path) == 0) {
+            *index = i;
+            return 0;
+        } else if (keys->of_aes[i]) {
+            last = i;
+        }
+    }
+    *index = none;
+    if (none == keys->count && keys->typed) {
+        result = ask(keys, path, error);
+        if (result == -EKEYREJECTED) {
+            return error_set(error, EKEYREJECTED, "%s: too many passphrases were asked for", path);
+        }
+    } else if (none == keys->count) {
+        *index = last; /* one for several images */
+    }
+    if (result == 0) {
+        keys->of_aes[*index] = true;
+        result = take(keys, *index, path, error);
+    }
+    return result;
+}
+
+/* The old method: a passphrase is the key. */
 static int unlock_aes(struct keys *keys, const struct keys_image *image, struct cipher **cipher,
                       struct error *error)
 {
@@ -238,14 +287,22 @@ static int unlock_aes(struct keys *keys, const struct keys_image *image, struct 
         .iv_hash = "",
     };
     struct secret *key;
-    int result = keys->count == 0 ? ask(keys, image->path, error) : 0;
+    const struct secret *given;
+    size_t index;
+    int result = find_aes_key(keys, image->path, &index, error);
 
     if (result < 0) {
         return result;
     }
+    given = keys->keys[index];
+    if (given->length == 0) { /* end of input, more likely than a key of nothing but zeros */
+        return error_set(error, EKEYREJECTED,
+                         "%s: an empty key is none of an image with the old AES: " HOW_TO_GIVE,
+                         image->path);
+    }
     result = secret_create(AES_KEY_LENGTH, &key);
     if (result == 0) {
-        memcpy(key->bytes, keys->keys[0]->bytes, min_u64(AES_KEY_LENGTH, keys->keys[0]->length));
+        memcpy(key->bytes, given->bytes, min_u64(AES_KEY_LENGTH, given->length));
         result = cipher_create(&kind, key->bytes, key->length, cipher);
         secret_destroy(key);
     }
@@ -254,17 +311,19 @@ static int unlock_aes(struct keys *keys, const struct keys_image *image, struct 
                       : 0;
 }
 
-static int refuse_keys(const struct keys *keys, const char *path, struct error *error)
+static int refuse_keys(const struct keys *keys, const struct luks_lock *lock, struct error *error)
 {
     const struct secret *last = keys->keys[keys->count - 1];
     bool newline = !keys->typed && keys->count == 1 && last->length > 0 &&
                    last->bytes[last->length - 1] == '\n';
+    char skipped[200];
 
-    return error_set(error, EKEYREJECTED, "%s: %s%s", path,
-                     keys->count == 1 ? "the key is not one of this image"
-                                      : "none of the keys is one of this image",
-                     newline ? "; the file ends in a newline, which counts as a part of the key"
-                             : "");
+    luks_tell_skipped(lock, skipped, sizeof(skipped));
+    return error_set(
+        error, EKEYREJECTED, "%s: %s%s%s", lock->name,
+        keys->count == 1 ? "the key is not one of this image"
+                         : "none of the keys is one of this image",
+        newline ? "; the file ends in a newline, which counts as a part of the key" : "", skipped);
 }
 
 static int unlock_luks(struct keys *keys, const struct keys_image *image, struct cipher **cipher,
@@ -296,7 +355,10 @@ static int unlock_luks(struct keys *keys, const struct keys_image *image, struct
             result = luks_unlock(&lock, keys->keys[tried++], cipher, &slot, error);
         }
     } while (result == -EKEYREJECTED && (tried < keys->count || (keys->typed && !asked)));
-    return result == -EKEYREJECTED ? refuse_keys(keys, image->path, error) : result;
+    if (result == -EKEYREJECTED) {
+        return refuse_keys(keys, &lock, error);
+    }
+    return result == 0 ? take(keys, tried - 1, image->path, error) : result;
 }
 
 int keys_unlock(struct keys *keys, const struct keys_image *image, struct cipher **cipher,

@@ -72,6 +72,12 @@ struct luks_lock {
 };
 
 /*
+ * Which active key slot is not tried, and why, for the end of a sentence that begins with "; "; an
+ * empty string where all are. A header may ask for some times iterations_max in all.
+ */
+void luks_tell_skipped(const struct luks_lock *lock, char *text, size_t size);
+
+/*
  * Tries the passphrase at each active key slot, which takes as long as these ask for: the cipher of
  * the disk, and in *slot which it was. -EKEYREJECTED, without a sentence, when it is that of none;
  * -EINVAL, -ENOTSUP, -EIO, -ENOMEM with one.

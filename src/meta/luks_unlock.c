@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 /* Bytes of the material of a slot; the numbers of 32 bits that it is made of cannot overflow it. */
@@ -181,21 +182,66 @@ static int try_slot(const struct luks_lock *lock, size_t slot, const struct secr
     return result;
 }
 
+/* --- Which slots ------------------------------------------------------------------------------ */
+
+#define ROUNDS_OF_A_HEADER 4 /* times iterations_max, of all slots: eight usual ones are far less \
+                              */
+
+/* The next slot at or behind `slot` that is active; why it is not tried, else NULL. */
+static size_t next_slot(const struct luks_lock *lock, size_t slot, uint64_t *rounds,
+                        const char **problem)
+{
+    const struct luks *luks = lock->luks;
+    uint64_t digest = max_u64(crypto_hash_length(luks->hash), 1);
+
+    while (slot < LUKS_SLOTS && !luks->slots[slot].active) {
+        slot++;
+    }
+    if (slot == LUKS_SLOTS) {
+        return slot;
+    }
+    *problem = luks_slot_problem(luks, lock->length, slot, lock->iterations_max);
+    if (*problem == NULL) {
+        /* PBKDF2 does all iterations for each digest that the key is made of. */
+        *rounds += luks->slots[slot].iterations * div_round_up(luks->key_bytes, digest) +
+                   luks->master_key_iterations * div_round_up(LUKS_DIGEST_LENGTH, digest);
+        if (lock->iterations_max != UINT32_MAX &&
+            *rounds > (uint64_t)ROUNDS_OF_A_HEADER * lock->iterations_max) {
+            *problem = "with those before it, it asks for more iterations than are allowed";
+        }
+    }
+    return slot;
+}
+
+void luks_tell_skipped(const struct luks_lock *lock, char *text, size_t size)
+{
+    uint64_t rounds = 0;
+    const char *problem = NULL;
+
+    text[0] = '\0';
+    for (size_t i = next_slot(lock, 0, &rounds, &problem); i < LUKS_SLOTS && text[0] == '\0';
+         i = next_slot(lock, i + 1, &rounds, &problem)) {
+        if (problem != NULL) {
+            snprintf(text, size, "; key slot %zu was not tried: %s (key-iterations-max=)", i,
+                     problem);
+        }
+    }
+}
+
 int luks_unlock(const struct luks_lock *lock, const struct secret *passphrase,
                 struct cipher **cipher, size_t *slot, struct error *error)
 {
-    const char *problem = NULL;
+    const char *problem = NULL, *found = NULL;
     size_t tried = 0, bad = 0;
+    uint64_t rounds = 0;
     int result = check(lock, error);
 
     *cipher = NULL;
-    for (size_t i = 0; i < LUKS_SLOTS && result == 0; i++) {
-        const char *found;
-
-        if (!lock->luks->slots[i].active) {
-            continue;
+    for (size_t i = 0; result == 0; i++) {
+        i = next_slot(lock, i, &rounds, &found);
+        if (i == LUKS_SLOTS) {
+            break;
         }
-        found = luks_slot_problem(lock->luks, lock->length, i, lock->iterations_max);
         if (found != NULL) {
             bad = problem == NULL ? i : bad;
             problem = problem == NULL ? found : problem;

@@ -40,10 +40,13 @@ static int read_line(int terminal, char interrupt, char *answer, size_t size, si
         if (count < 0) {
             return -errno;
         }
-        if (letter == interrupt && count > 0) {
+        if (count == 0) { /* Ctrl-D, or nobody is there any more: no answer */
+            return -ECANCELED;
+        }
+        if (letter == interrupt) {
             return -EINTR;
         }
-        if (count == 0 || letter == '\n') {
+        if (letter == '\n') {
             return too_long ? -EMSGSIZE : 0;
         }
         if (*length == size) {

@@ -8,7 +8,7 @@
 /*
  * Asks on the terminal that standard input is; the answer, without its newline, in `answer`, and
  * how long it is. -ENOTTY where standard input is no terminal; -EMSGSIZE for an answer of more than
- * `size` bytes; -EINTR after a signal; -EIO.
+ * `size` bytes; -ECANCELED when the input ends without one; -EINTR after Ctrl-C; -EIO.
  */
 int prompt_hidden(const char *question, char *answer, size_t size, size_t *length);
 

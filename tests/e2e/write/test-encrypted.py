@@ -235,6 +235,25 @@ def _(directory):
     bad.refused(path, "iterations", options=["key-file=" + key, "key-iterations-max=1"])
 
 
+@suite.test("an image with the old AES takes no key that is another's, and no empty one")
+def _(directory):
+    base, key = make("AES", directory, "base.qcow2")
+    first = encrypted.key_file(directory, "first", b"of the overlay")
+    empty = encrypted.key_file(directory, "empty", b"")
+    encrypted.io(base, key, "write -q -P 7 0 1M")
+    raw = encrypted.to_raw(base, os.path.join(directory, "disk.raw"), key)
+    top = encrypted.create(os.path.join(directory, "top.qcow2"), SIZE, first, "-u", "-b", base,
+                           "-F", "qcow2")
+    compared = [ctl.program(), "compare", "-F", "raw"]
+    ctl.ctl(*compared[1:], "--key-file=" + first, "--key-file=" + key, top, raw)
+    bad.refused(base, "an empty key", options=["key-file=" + empty])
+    shown, ended = at_terminal([*compared, top, raw], b"of the overlay\n", KEY + b"\n")
+    check_equal(ended, 0, "its status; it showed %r" % shown)
+    check(b"base.qcow2: " in shown, "nobody asked for that of the base: %r", shown)
+    shown, ended = at_terminal([*compared, base, raw], b"\x04")
+    check(ended != 0, "the end of input was taken for an answer: %r", shown)
+
+
 @suite.test("a key comes from standard input, from systemd, or from a terminal, which shows none")
 def _(directory):
     path, key = make("LUKS", directory)
@@ -256,16 +275,17 @@ def _(directory):
         check_equal(ended != 0, status != 0, "that it failed: %r" % shown)
 
 
-def at_terminal(command, answer):
-    """Runs a command at a terminal and answers its question: what the terminal shows, its status."""
+def at_terminal(command, *answers):
+    """Runs a command at a terminal and answers its questions: what that shows, the status."""
     child, terminal = pty.fork()
     if child == 0:
         os.execv(command[0], command)
     shown = b""
     try:
-        while b": " not in shown:
-            shown += os.read(terminal, 1000)
-        os.write(terminal, answer)
+        for number, answer in enumerate(answers):
+            while shown.count(b": ") <= number:
+                shown += os.read(terminal, 1000)
+            os.write(terminal, answer)
         while True:
             shown += os.read(terminal, 1000)
     except OSError:  # it has ended

@@ -279,6 +279,34 @@ START_TEST(what_is_hostile_is_refused)
 }
 END_TEST
 
+START_TEST(a_header_asks_for_no_more_than_some_slots_may)
+{
+    struct fixture fixture;
+    struct error error;
+    struct luks luks;
+    struct luks_lock lock = {NULL, AREA, LENGTH, "image", &luks, 100};
+    char skipped[200];
+    size_t slot;
+
+    setup(&fixture);
+    for (size_t i = 0; i < 5; i++) {
+        memmove(slot_of(&fixture, i), slot_of(&fixture, 0), LUKS_SLOT_LENGTH);
+        store_be32(slot_of(&fixture, i) + LUKS_SLOT_ITERATIONS, 100);
+    }
+    ck_assert_int_eq(unlock(&fixture, "two", 100, &slot, &error), -EKEYREJECTED);
+    ck_assert_int_eq(unlock(&fixture, "two", 1000, &slot, &error), 0);
+    ck_assert_int_eq(unlock(&fixture, "two", UINT32_MAX, &slot, &error), 0);
+    lock.file = fixture.store;
+    ck_assert_int_eq(luks_read(fixture.store, AREA, LENGTH, "image", &luks, &error), 0);
+    luks_tell_skipped(&lock, skipped, sizeof(skipped));
+    ck_assert_ptr_nonnull(strstr(skipped, "was not tried"));
+    lock.iterations_max = 1000;
+    luks_tell_skipped(&lock, skipped, sizeof(skipped));
+    ck_assert_str_eq(skipped, "");
+    store_close(fixture.store);
+}
+END_TEST
+
 START_TEST(names_that_are_not_known_are_told)
 {
     static const struct {
@@ -347,6 +375,7 @@ int main(void)
         tcase_add_loop_test(tcase, a_key_that_was_split_needs_every_stripe, 0, STRIPES);
         tcase_add_test(tcase, a_passphrase_opens_its_own_slot);
         tcase_add_test(tcase, a_slot_that_is_damaged_leaves_the_others);
+        tcase_add_test(tcase, a_header_asks_for_no_more_than_some_slots_may);
         tcase_add_loop_test(tcase, what_is_hostile_is_refused, 0,
                             (int)(sizeof(hostile) / sizeof(hostile[0])));
         tcase_add_test(tcase, names_that_are_not_known_are_told);
