@@ -116,6 +116,7 @@ src_libqcow2_a_SOURCES = \
 	src/admin/overlay.c src/admin/overlay.h src/admin/overlay_kept.c src/admin/overlay_internal.h \
 	src/admin/preallocated.c src/admin/preallocated.h \
 	src/admin/rebase.c src/admin/rebase.h \
+	src/disk/preallocate.c \
 	src/disk/prefetch.c src/disk/prefetch.h \
 	src/disk/probe.c src/disk/probe.h \
 	src/disk/look.h \
@@ -126,6 +127,7 @@ src_libqcow2_a_SOURCES = \
 	src/disk/salvage.c src/disk/salvage.h \
 	src/disk/reserve.c \
 	src/disk/resize.c \
+	src/disk/sectors.c \
 	src/disk/snapshots.c src/disk/snapshots.h \
 	src/disk/ticker.c src/disk/ticker.h \
 	src/disk/view.c src/disk/view.h \

@@ -104,33 +104,6 @@ static int copy_range(const struct plan *plan, uint64_t from, uint64_t to)
 }
 
 /*
- * Nobody else writes to these sectors until the lock is released. Who writes a part of one reads it
- * first, and may be on his way to a cluster that zeros have taken off the disk and another request
- * fills anew: what he has read must not come back over that.
- */
-static void lock_sectors(struct writer *writer, struct range_lock *lock, uint64_t guest_offset,
-                         uint64_t length)
-{
-    *lock = (struct range_lock){
-        .first = guest_offset / CIPHER_SECTOR,
-        .last = (guest_offset + length - 1) / CIPHER_SECTOR,
-    };
-    range_lock_take(&writer->sectors, lock);
-}
-
-static int write_sectors(struct writer *writer, const struct encrypted_place *place,
-                         const void *data, uint64_t length)
-{
-    struct range_lock lock;
-    int result;
-
-    lock_sectors(writer, &lock, place->guest_offset, length);
-    result = encrypted_write(writer->image, place, data, length);
-    range_lock_release(&writer->sectors, &lock);
-    return result;
-}
-
-/*
  * The same in an encrypted image, of which whole sectors are written, with what the request brings
  * to this range in its place.
  */
@@ -146,7 +119,7 @@ static int write_encrypted(const struct plan *plan, uint64_t from, uint64_t to)
         return 0;
     }
     if (plan->data != NULL && data_from == from && data_to == to) {
-        return write_sectors(writer, &place, plan->data + (from - plan->from), to - from);
+        return writer_write_sectors(writer, &place, plan->data + (from - plan->from), to - from);
     }
     buffer = malloc(to - from);
     if (buffer == NULL) {
@@ -158,7 +131,7 @@ static int write_encrypted(const struct plan *plan, uint64_t from, uint64_t to)
             memcpy(buffer + (data_from - from), plan->data + (data_from - plan->from),
                    data_to - data_from);
         }
-        result = write_sectors(writer, &place, buffer, to - from);
+        result = writer_write_sectors(writer, &place, buffer, to - from);
     }
     free(buffer);
     return result;
@@ -377,6 +350,51 @@ static void return_unused(const struct plan *plan, size_t used)
     }
 }
 
+/* Has the entries name the plan's places; how many of them do, in *set. */
+static int name_places(struct plan *plan, uint64_t epoch, size_t *set, struct mapping_fault *fault)
+{
+    struct writer *writer = plan->writer;
+    int result;
+
+    plan_values(plan);
+    result =
+        mapping_set(writer->image->active, plan->begin, plan->new, plan->clusters, epoch, fault);
+    *set = result == 0 ? plan->clusters
+                       : (fault->guest_offset - plan->begin) / writer_cluster_size(writer);
+    return result;
+}
+
+static int data_failed(const struct plan *plan, int result, struct mapping_fault *fault)
+{
+    fault->guest_offset = plan->from;
+    fault->host_offset = host_of(plan, plan->from);
+    return result;
+}
+
+/*
+ * In a data file that is the disk: what stands around the data, the entries, and the data last. So
+ * what fails on the way leaves a file and a disk that are the same.
+ */
+static int write_to_disk_file(struct plan *plan, struct mapping_fault *fault)
+{
+    size_t set;
+    int result = copy_range(plan, plan->copy_from, plan->from);
+
+    if (result == 0) {
+        result = copy_range(plan, plan->to, plan->copy_to);
+    }
+    if (result < 0) {
+        return data_failed(plan, result, fault);
+    }
+    result = name_places(plan, barrier_epoch(plan->writer->barrier), &set, fault);
+    if (result < 0) {
+        return result;
+    }
+    result = store_write(plan->writer->image->data_file, host_of(plan, plan->from), plan->data,
+                         plan->to - plan->from);
+    return result < 0 ? data_failed(plan, result, fault) : 0;
+}
+
 /* Writes the plan's data to its place, and then has the entries name it. */
 static int execute(struct plan *plan, struct mapping_fault *fault)
 {
@@ -391,6 +409,9 @@ static int execute(struct plan *plan, struct mapping_fault *fault)
     } else {
         plan_copy_own(plan);
     }
+    if (data_file_is_disk(writer) && plan->data != NULL) {
+        return write_to_disk_file(plan, fault);
+    }
     result = check_overlap(writer, writer->image->data_file, host_of(plan, plan->copy_from),
                            plan->copy_to - plan->copy_from, fault);
     if (result < 0) {
@@ -399,15 +420,9 @@ static int execute(struct plan *plan, struct mapping_fault *fault)
     result = write_data(plan, &epoch);
     if (result < 0) {
         return_unused(plan, 0);
-        fault->guest_offset = plan->from;
-        fault->host_offset = host_of(plan, plan->from);
-        return result;
+        return data_failed(plan, result, fault);
     }
-    plan_values(plan);
-    result =
-        mapping_set(writer->image->active, plan->begin, plan->new, plan->clusters, epoch, fault);
-    set = result == 0 ? plan->clusters
-                      : (fault->guest_offset - plan->begin) / writer_cluster_size(writer);
+    result = name_places(plan, epoch, &set, fault);
     for (i = 0; moves && i < set; i++) {
         writer_drop_old(writer, &plan->old[i]);
     }
@@ -454,8 +469,7 @@ static void keep_off_others(struct plan *plan)
     }
 }
 
-/* Writes what begins at guest_offset, where it has no place of its own yet; *done bytes. */
-static int allocate(struct writer *writer, uint64_t guest_offset, const uint8_t *data,
+int writer_allocate(struct writer *writer, uint64_t guest_offset, const uint8_t *data,
                     uint64_t length, uint64_t *done, struct mapping_fault *fault)
 {
     uint32_t bits = writer->header->cluster_bits;
@@ -497,20 +511,6 @@ static int allocate(struct writer *writer, uint64_t guest_offset, const uint8_t 
     return result;
 }
 
-/* In place. */
-static int update_encrypted(struct writer *writer, const struct extent *extent,
-                            uint64_t guest_offset, const uint8_t *data)
-{
-    const struct encrypted_place place = {extent->store, extent->host_offset, guest_offset};
-    struct range_lock lock;
-    int result;
-
-    lock_sectors(writer, &lock, guest_offset, extent->length);
-    result = encrypted_update(writer->image, &place, data, extent->length);
-    range_lock_release(&writer->sectors, &lock);
-    return result;
-}
-
 /*
  * How much of what was just written in place is still shown from there. Zeros that were made since
  * it was looked up may have kept the cluster, and who writes next to them puts that to use again,
@@ -545,8 +545,10 @@ static int write_in_place(struct writer *writer, uint64_t guest_offset, const ui
     }
     result = check_overlap(writer, extent.store, extent.host_offset, extent.length, fault);
     if (result == 0) {
+        const struct encrypted_place place = {extent.store, extent.host_offset, guest_offset};
+
         result = image_is_encrypted(writer->image)
-                     ? update_encrypted(writer, &extent, guest_offset, data)
+                     ? writer_update_sectors(writer, &place, data, extent.length)
                      : store_write(extent.store, extent.host_offset, data, extent.length);
     }
     *done = extent.length;
@@ -567,7 +569,7 @@ int writer_write_range(struct writer *writer, uint64_t guest_offset, const uint8
 
         result = write_in_place(writer, guest_offset, data, length, &done, &fault);
         if (result == 0 && done == 0) {
-            result = allocate(writer, guest_offset, data, length, &done, &fault);
+            result = writer_allocate(writer, guest_offset, data, length, &done, &fault);
         }
         guest_offset += done;
         data += done;
@@ -599,75 +601,4 @@ int writer_write(struct writer *writer, uint64_t guest_offset, const void *data,
         result = writer_write_range(writer, guest_offset, data, length);
     }
     return writer_end(writer, generation, result);
-}
-
-/* --- Preallocation ------------------------------------------------------------------------ */
-
-/* Gives what begins at `from` (of a cluster) a place, as far as it has none; *next: how far. */
-static int preallocate_some(struct writer *writer, uint64_t from, uint64_t to, uint64_t *next,
-                            struct mapping_fault *fault)
-{
-    struct extent extent;
-    uint64_t done;
-    int result = mapping_lookup(writer->image->active, from, to - from, &extent, fault);
-
-    if (result < 0) {
-        return result;
-    }
-    if (extent.kind == EXTENT_DATA && extent.exclusive) {
-        *next = from + extent.length;
-        return 0;
-    }
-    to = min_u64(to, round_down(from, writer_cluster_size(writer)) + writer_cluster_size(writer));
-    result = allocate(writer, from, NULL, to - from, &done, fault);
-    *next = from + done;
-    return result;
-}
-
-/* The same for all of a range. */
-static int preallocate_range(struct writer *writer, uint64_t from, uint64_t to,
-                             const struct stop *stop)
-{
-    struct mapping_fault fault;
-    int result = 0;
-
-    while (from < to && result == 0) {
-        uint64_t next = from;
-
-        if (stop_requested(stop)) {
-            return -EINTR;
-        }
-        fault = (struct mapping_fault){.guest_offset = from};
-        result = preallocate_some(writer, from, to, &next, &fault);
-        from = next;
-    }
-    if (result < 0) {
-        writer_fault(writer, result, &fault);
-    }
-    return result;
-}
-
-int writer_preallocate(struct writer *writer, uint64_t guest_offset, uint64_t length,
-                       const struct stop *stop)
-{
-    uint64_t most = writer_cluster_size(writer) * WRITER_PART_CLUSTERS;
-    unsigned generation;
-    int result;
-
-    if (!range_within(guest_offset, length, view_size(writer->view))) {
-        return -ENOSPC;
-    }
-    do {
-        /* Parts, as of what is zeroed; the next begins with one, and so with a cluster. */
-        uint64_t part = min_u64(length, most - (guest_offset & (most - 1)));
-
-        result = writer_begin(writer, &generation);
-        if (result == 0) {
-            result = preallocate_range(writer, guest_offset, guest_offset + part, stop);
-        }
-        result = writer_end(writer, generation, result);
-        guest_offset += part;
-        length -= part;
-    } while (length > 0 && result == 0);
-    return result;
 }

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* What the files of the writer share: writer.c, write.c, zero.c and resize.c. */
+/*
+ * What the files of the writer share: writer.c, write.c, sectors.c, preallocate.c, zero.c, resize.c
+ * and snapshots.c.
+ */
 #ifndef IMAGE_WRITER_INTERNAL_H
 #define IMAGE_WRITER_INTERNAL_H
 
@@ -82,6 +85,13 @@ static inline uint64_t writer_unit_size(const struct writer *writer)
     return UINT64_C(1) << writer->header->subcluster_bits;
 }
 
+/* Whether the data file is the disk by itself, whatever the entries say ("raw external data"). */
+static inline bool data_file_is_disk(const struct writer *writer)
+{
+    return writer->header->external_data_file && writer->image->backing == NULL &&
+           (writer->header->autoclear_features & AUTOCLEAR_RAW_EXTERNAL_DATA) != 0;
+}
+
 /* Whether the entry names a host cluster. */
 static inline bool entry_has_host(const struct writer *writer, const struct l2_value *value)
 {
@@ -151,6 +161,20 @@ void writer_drop_old(struct writer *writer, const struct l2_value *old);
 /* *zero: whether what is mapped in the guest range, also behind the end of the disk, is zeros for
  * certain. */
 int writer_reads_zero(struct writer *writer, uint64_t from, uint64_t to, bool *zero);
+
+/*
+ * Writes what begins at guest_offset, where it has no place of its own yet, as far as it gets one
+ * in one piece: *done bytes; 0 where somebody else has given it one meanwhile. `data` NULL: it only
+ * gets a place, and shows what it did.
+ */
+int writer_allocate(struct writer *writer, uint64_t guest_offset, const uint8_t *data,
+                    uint64_t length, uint64_t *done, struct mapping_fault *fault);
+
+/* encrypted_write() and encrypted_update(), while nobody else writes to these sectors. */
+int writer_write_sectors(struct writer *writer, const struct encrypted_place *place,
+                         const void *data, uint64_t length);
+int writer_update_sectors(struct writer *writer, const struct encrypted_place *place,
+                          const void *data, uint64_t length);
 
 /* Writes within the disk, between the brackets. */
 int writer_write_range(struct writer *writer, uint64_t guest_offset, const uint8_t *data,

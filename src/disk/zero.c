@@ -269,7 +269,7 @@ static int zero_data_file(struct zeroing *zeroing)
     if (!writer->header->external_data_file || image_is_encrypted(writer->image)) {
         return 0;
     }
-    if (raw && writer->image->backing == NULL) {
+    if (data_file_is_disk(writer)) {
         zeroing->from = to; /* no entry is touched */
         return zero_raw_data_file(writer, from, to);
     }

@@ -6,6 +6,7 @@
 #include "config.h"
 
 #include "memory_store.h"
+#include "scratch.h"
 #include "suite.h"
 #include "writer_case.h"
 
@@ -343,10 +344,59 @@ START_TEST(a_write_that_finds_no_space_can_be_made_again)
 }
 END_TEST
 
+/* A raw data file is the disk, also where the write of which it has a part has failed. */
+static bool stays_the_disk(const char *name, enum memory_store_call call, unsigned n)
+{
+    struct builder_options made = builder_defaults();
+    struct writer_case subject;
+    struct builder *builder;
+    struct store *file, *data;
+    uint8_t *bytes = malloc(2 * CLUSTER);
+    unsigned before;
+    bool failed;
+
+    ck_assert_ptr_nonnull(bytes);
+    made.external_data_file = true;
+    made.data_file = name;
+    made.autoclear_features = AUTOCLEAR_RAW_EXTERNAL_DATA;
+    made.cluster_bits = 12;
+    builder = builder_create(&made);
+    file = builder_store(builder);
+    builder_destroy(builder);
+    data = memory_store_create(made.virtual_size);
+    writer_case_open_with(&subject, file, data, &options);
+    before = memory_store_calls(file, call);
+    memory_store_fail_from(file, call, n, EIO);
+    memset(bytes, 'w', 2 * CLUSTER);
+    failed = writer_write(subject.writer, 512, bytes, 2 * CLUSTER - 1024) < 0;
+    failed = memory_store_calls(file, call) - before >= n || failed;
+    memory_store_fail(file, call, 0, 0);
+    ck_assert_int_eq(view_read(subject.view, 0, bytes, 2 * CLUSTER), 0);
+    ck_assert_mem_eq(memory_store_data(data), bytes, 2 * CLUSTER);
+    free(bytes);
+    writer_case_close(&subject);
+    return failed;
+}
+
+START_TEST(a_raw_data_file_is_the_disk_whatever_fails_in_the_image)
+{
+    static const enum memory_store_call calls[] = {MEMORY_STORE_WRITE, MEMORY_STORE_RESIZE};
+    unsigned n = 1;
+    uint8_t none = 0;
+
+    scratch_file("raw", &none, 1); /* the image opens it; it is the store that is used */
+    while (stays_the_disk("raw", calls[_i], n)) {
+        n++;
+    }
+    ck_assert_uint_gt(n, 1);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("writer, faults");
-    TCase *each = tcase_create("each call"), *tcase = tcase_create("errors");
+    TCase *each = tcase_create("each call"), *tcase = tcase_create("errors"),
+          *raw = tcase_create("a raw data file");
 
     tcase_add_loop_test(each, whichever_write_fails_the_image_stays_in_order_and_goes_on, 0,
                         SHAPES);
@@ -361,6 +411,9 @@ int main(void)
     tcase_add_test(tcase, after_a_failed_sync_every_flush_fails_and_so_does_closing);
     tcase_add_test(tcase, metadata_that_could_not_be_written_is_written_by_the_next_flush);
     tcase_add_test(tcase, a_write_that_finds_no_space_can_be_made_again);
+    tcase_add_unchecked_fixture(raw, scratch_enter, scratch_leave);
+    tcase_add_loop_test(raw, a_raw_data_file_is_the_disk_whatever_fails_in_the_image, 0, 2);
+    suite_add_tcase(suite, raw);
     suite_add_tcase(suite, each);
     suite_add_tcase(suite, tcase);
     return suite_main(suite);

@@ -5,6 +5,7 @@
 
 #include "check/check.h"
 #include "meta/format.h"
+#include "meta/mapping_internal.h"
 #include "meta/refcount_block.h"
 #include "util/bytes.h"
 
@@ -14,8 +15,8 @@
 
 /* --- Opening and closing --------------------------------------------------------------------- */
 
-void writer_case_open_on(struct writer_case *subject, struct store *file, struct image *backing,
-                         const struct writer_options *options)
+static void open_all(struct writer_case *subject, struct store *file, struct store *data_file,
+                     struct image *backing, const struct writer_options *options)
 {
     const struct writer_options none = {0};
     struct error error = {0};
@@ -25,6 +26,11 @@ void writer_case_open_on(struct writer_case *subject, struct store *file, struct
     log_lines_init(&subject->log);
     subject->file = file;
     subject->image = assemble_image(file, IMAGE_QCOW2, 0, &subject->log.log);
+    if (data_file != NULL) {
+        store_close(subject->image->data_file);
+        subject->image->data_file = data_file;
+        subject->image->active->source.data_file = data_file;
+    }
     if (backing != NULL) {
         assemble_behind(subject->image, backing);
     }
@@ -35,10 +41,22 @@ void writer_case_open_on(struct writer_case *subject, struct store *file, struct
     ck_assert_int_eq(view_open_active(subject->image, &subject->view), 0);
 }
 
+void writer_case_open_on(struct writer_case *subject, struct store *file, struct image *backing,
+                         const struct writer_options *options)
+{
+    open_all(subject, file, NULL, backing, options);
+}
+
+void writer_case_open_with(struct writer_case *subject, struct store *file, struct store *data_file,
+                           const struct writer_options *options)
+{
+    open_all(subject, file, data_file, NULL, options);
+}
+
 void writer_case_open(struct writer_case *subject, struct store *file,
                       const struct writer_options *options)
 {
-    writer_case_open_on(subject, file, NULL, options);
+    open_all(subject, file, NULL, NULL, options);
 }
 
 void writer_case_build(struct writer_case *subject, struct builder *builder,

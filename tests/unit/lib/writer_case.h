@@ -35,6 +35,10 @@ void writer_case_build(struct writer_case *subject, struct builder *builder,
 void writer_case_open_on(struct writer_case *subject, struct store *file, struct image *backing,
                          const struct writer_options *options);
 
+/* The same with a data file, which belongs to the image, in place of the one that it names. */
+void writer_case_open_with(struct writer_case *subject, struct store *file, struct store *data_file,
+                           const struct writer_options *options);
+
 /* Ends it; what the file holds then. `result`: of writer_close(), which must be 0 where it is NULL.
  */
 struct store *writer_case_end(struct writer_case *subject, int *result);
