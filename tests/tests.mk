@@ -342,6 +342,7 @@ RACES_SOURCES = \
 	tests/races/races.c \
 	tests/races/run.c tests/races/run.h \
 	tests/races/schedule.c tests/races/schedule.h \
+	tests/races/snapshots.c \
 	tests/races/verify.c \
 	tests/races/worker.c
 RACES_INCLUDES = $(PROJECT_CPPFLAGS) -I$(top_srcdir)/tests

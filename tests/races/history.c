@@ -356,7 +356,9 @@ static uint64_t stable_before(const struct checker *checker, uint64_t moment)
     for (size_t i = 0; i < checker->count; i++) {
         const struct event *event = checker->order[i];
 
-        if (event->kind == EVENT_FLUSH && event->result == 0 && event->returned < moment) {
+        bool flushes = event->kind == EVENT_FLUSH || event->kind == EVENT_SNAPSHOT;
+
+        if (flushes && event->result == 0 && event->returned < moment) {
             stable = max_u64(stable, event->began);
         }
     }
@@ -399,4 +401,105 @@ bool history_check_crash(struct checker *checker, const uint64_t *values, uint64
         }
     }
     return true;
+}
+
+/* --- Snapshots -------------------------------------------------------------------------------- */
+
+/* Where the writes that were under way stand, as the grains of a snapshot have it. */
+struct sides {
+    bool *before, *after;    /* of each event, as they began: it must be in the snapshot, or not */
+    uint64_t latest_before;  /* moment at which the last of the former began */
+    uint64_t earliest_after; /* moment at which the first of the latter returned */
+};
+
+static size_t index_of(const struct checker *checker, const struct event *event)
+{
+    size_t low = 0, high = checker->count;
+
+    while (high - low > 1) {
+        size_t middle = low + (high - low) / 2;
+
+        if (checker->order[middle]->began <= event->began) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
+/* What the value of one grain says of the writes. Zeros may come from several, and say less. */
+static void take_sides(const struct checker *checker, uint64_t grain, uint64_t value,
+                       uint64_t returned, struct sides *sides)
+{
+    const struct change *seen = NULL;
+    uint64_t last = 0;
+    size_t count = 0;
+
+    for (size_t i = checker->starts[grain]; i < checker->starts[grain + 1]; i++) {
+        const struct change *change = &checker->changes[i];
+
+        if (change->value == value && change->began < returned) {
+            seen = change;
+            last = max_u64(last, change->returned);
+            count++;
+        }
+    }
+    if (count == 1 && seen->event != NULL && seen->event->kind == EVENT_WRITE) {
+        sides->before[index_of(checker, seen->event)] = true;
+        sides->latest_before = max_u64(sides->latest_before, seen->began);
+    }
+    for (size_t i = checker->starts[grain]; i < checker->starts[grain + 1]; i++) {
+        const struct change *change = &checker->changes[i];
+
+        if (change->event != NULL && change->event->kind == EVENT_WRITE &&
+            change->in_force != NEVER && change->began > last) {
+            sides->after[index_of(checker, change->event)] = true;
+            sides->earliest_after = min_u64(sides->earliest_after, change->returned);
+        }
+    }
+}
+
+static bool sides_agree(const struct checker *checker, const struct sides *sides, const char *name,
+                        FILE *out)
+{
+    for (size_t i = 0; i < checker->count; i++) {
+        if (sides->before[i] && sides->after[i]) {
+            fprintf(out, "WRONG: %s has a part of this write, and lacks another:\n", name);
+            tell_event(checker->order[i], out);
+            return false;
+        }
+    }
+    if (sides->latest_before > sides->earliest_after) {
+        fprintf(out,
+                "WRONG: %s has a write that began at moment %" PRIu64
+                ", and lacks one that had returned at %" PRIu64 "\n",
+                name, sides->latest_before, sides->earliest_after);
+        return false;
+    }
+    return true;
+}
+
+bool history_check_snapshot(struct checker *checker, const uint64_t *values, const char *name,
+                            uint64_t began, uint64_t returned, FILE *out)
+{
+    struct sides sides = {
+        .before = grab(checker->count * sizeof(bool)),
+        .after = grab(checker->count * sizeof(bool)),
+        .earliest_after = NEVER,
+    };
+    bool right = true;
+
+    for (uint64_t grain = 0; grain < checker->history->grains && right; grain++) {
+        right = can_be(checker, grain, values[grain], began, returned);
+        if (!right) {
+            tell_wrong(checker, grain, values[grain], name, began, out);
+        } else {
+            take_sides(checker, grain, values[grain], returned, &sides);
+        }
+    }
+    right = right && sides_agree(checker, &sides, name, out);
+    free(sides.before);
+    free(sides.after);
+    return right;
 }

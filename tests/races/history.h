@@ -40,7 +40,8 @@ enum event_kind {
     EVENT_ZERO, /* also what a disk loses that is made smaller */
     EVENT_READ,
     EVENT_FLUSH,
-    EVENT_OTHER, /* for the story alone */
+    EVENT_SNAPSHOT, /* made, or removed: a flush of what had returned before, too */
+    EVENT_OTHER,    /* for the story alone */
 };
 
 struct event {
@@ -96,6 +97,9 @@ bool grain_value(const uint8_t *bytes, uint64_t *value);
  * history_check_reads: all that was read while it ran.
  * history_check_end:   what the disk shows at the end, a value for each grain.
  * history_check_crash: what it shows after a crash at a moment.
+ * history_check_snapshot: what a snapshot shows that was made between two moments. Requests are in
+ *     it as a whole or not at all: what one of its grains shows, or lacks, of a write holds for
+ * all.
  */
 struct checker;
 
@@ -105,6 +109,8 @@ bool history_check_reads(struct checker *checker, FILE *out);
 bool history_check_end(struct checker *checker, const uint64_t *values, FILE *out);
 bool history_check_crash(struct checker *checker, const uint64_t *values, uint64_t moment,
                          FILE *out);
+bool history_check_snapshot(struct checker *checker, const uint64_t *values, const char *name,
+                            uint64_t began, uint64_t returned, FILE *out);
 
 /* All that was done, in the order in which it began. */
 void history_tell(const struct history *history, FILE *out);

@@ -10,8 +10,8 @@
 #include <string.h>
 
 static const char *const operation_names[OPERATIONS] = {
-    "write", "read", "zero",   "punch", "preallocate", "reserve",
-    "flush", "seek", "resize", "clean", "snapshot",    "trouble",
+    "write",  "read",  "zero",     "punch",   "preallocate",     "reserve",    "flush",    "seek",
+    "resize", "clean", "snapshot", "trouble", "make a snapshot", "remove one", "read one",
 };
 
 static bool one_in(struct chance *chance, unsigned odds)
@@ -79,6 +79,7 @@ static void choose_weights(struct run *run)
         [OPERATION_PUNCH] = 8,  [OPERATION_PREALLOCATE] = 6, [OPERATION_RESERVE] = 1,
         [OPERATION_FLUSH] = 6,  [OPERATION_SEEK] = 5,        [OPERATION_RESIZE] = 5,
         [OPERATION_CLEAN] = 2,  [OPERATION_SNAPSHOT] = 3,    [OPERATION_TROUBLE] = 3,
+        [OPERATION_MAKE] = 4,   [OPERATION_REMOVE] = 3,      [OPERATION_READ_MADE] = 8,
     };
     struct plan *plan = &run->plan;
 
@@ -92,6 +93,17 @@ static void choose_weights(struct run *run)
         plan->weights[OPERATION_PREALLOCATE] = 40;
         plan->hots = 1;
         plan->operations = 3 + plan->operations / 3;
+    }
+    if (is_only(run, "snapshots")) {
+        plan->weights[OPERATION_WRITE] = 60;
+        plan->weights[OPERATION_MAKE] = 15;
+        plan->weights[OPERATION_REMOVE] = 10;
+        plan->weights[OPERATION_READ_MADE] = 30;
+    }
+    if (!plan->makes) {
+        plan->weights[OPERATION_MAKE] = 0;
+        plan->weights[OPERATION_REMOVE] = 0;
+        plan->weights[OPERATION_READ_MADE] = 0;
     }
     if (!plan->resizes) {
         plan->weights[OPERATION_RESIZE] = 0;
@@ -126,6 +138,24 @@ static void choose_places(struct run *run)
     plan->longest_range = max_u64(2, cluster * (1 + chance_below(&run->chance, 5)) / 2);
 }
 
+/*
+ * Of version 2, an image with snapshots keeps its size; and as it has no dirty bit, what a crash or
+ * a failure leaves of a change may have COPIED bits that a check finds wrong.
+ */
+static void choose_snapshots(struct run *run)
+{
+    struct plan *plan = &run->plan;
+    const struct kind *kind = plan->template->kind;
+    bool makes = one_in(&run->chance, 3) || is_only(run, "snapshots");
+
+    plan->makes = makes && !kind->data_file;
+    if (plan->makes && strstr(kind->options, "compat=0.10") != NULL) {
+        plan->growable = plan->resizes = false;
+        plan->trouble = plan->syncs_fail = false;
+        plan->crashes = 0;
+    }
+}
+
 void plan_make(struct run *run)
 {
     struct chance *chance = &run->chance;
@@ -157,6 +187,7 @@ void plan_make(struct run *run)
     plan->trouble = one_in(chance, 4) && !run->options->calm;
     plan->syncs_fail = plan->trouble && one_in(chance, 4);
     plan->crashes = one_in(chance, 2) ? 1 + (unsigned)chance_below(chance, CRASHES_MAX) : 0;
+    choose_snapshots(run);
     if (run->options->steady) {
         plan->growable = plan->resizes = false;
     }
@@ -170,14 +201,14 @@ void plan_tell(const struct run *run, FILE *out)
 
     fprintf(out,
             "  kind %s, clusters of %u bytes, disk of %" PRIu64 " bytes; %u threads, %u operations "
-            "each; a pause at one of %u points, of %u%s%s%s%s%s%s%s%s%s\n ",
+            "each; a pause at one of %u points, of %u%s%s%s%s%s%s%s%s%s%s\n ",
             plan->template->kind->name, 1u << plan->template->cluster_bits,
             plan->template->disk_size, plan->threads, plan->operations, plan->often, plan->longest,
             plan->tiny_caches ? ", tiny caches" : "", plan->lazy ? ", lazy" : "",
             plan->discard ? ", discard" : "", plan->growable ? ", growable" : "",
             plan->resizes ? ", resizes" : "", plan->write_through ? ", write-through" : "",
             plan->fills ? ", fills" : "", plan->trouble ? ", trouble" : "",
-            plan->syncs_fail ? ", syncs fail" : "");
+            plan->syncs_fail ? ", syncs fail" : "", plan->makes ? ", makes snapshots" : "");
     for (size_t i = 0; i < OPERATIONS; i++) {
         if (plan->weights[i] > 0) {
             fprintf(out, " %s %u", operation_names[i], plan->weights[i]);

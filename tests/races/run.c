@@ -252,6 +252,7 @@ static void work(struct run *run)
     }
     run_threads(run);
     heal(run);
+    snapshots_close(run);
     result = run_close(run);
     if (result < 0 && atomic_load(&run->trouble.failed_syncs) == 0) {
         run_wrong(run, "it could not be closed: %s; %s", strerror(-result), run->last_line);
@@ -279,6 +280,8 @@ bool run_once(const struct run_options *options, struct totals *totals, FILE *ou
 
     run->options = options;
     run->out = out;
+    pthread_mutex_init(&run->change_mutex, NULL);
+    pthread_mutex_init(&run->made_mutex, NULL);
     current = run;
     plan_make(run);
     make_hosts(run);
@@ -301,6 +304,7 @@ bool run_once(const struct run_options *options, struct totals *totals, FILE *ou
     totals->runs++;
     totals->operations += atomic_load(&run->operations);
     totals->crashes += run->crash_count;
+    snapshots_release(run);
     history_release(&run->history);
     release_hosts(run);
     free(run);

@@ -32,7 +32,7 @@ struct run_options {
     const char *kind;
     const char *without;   /* kinds with commas between, that are left out */
     uint64_t cluster_size; /* bytes */
-    const char *only;      /* "grow", "preallocate": what the threads do most */
+    const char *only;      /* "grow", "preallocate", "snapshots": what the threads do most */
     bool free;             /* the schedule's */
     bool qemu;             /* qemu-img looks at the image, too */
     bool tell;             /* the whole story */
@@ -53,6 +53,9 @@ enum operation {
     OPERATION_CLEAN,
     OPERATION_SNAPSHOT,
     OPERATION_TROUBLE,
+    OPERATION_MAKE, /* of snapshots */
+    OPERATION_REMOVE,
+    OPERATION_READ_MADE,
     OPERATIONS,
 };
 
@@ -63,6 +66,7 @@ struct plan {
     unsigned often, longest;      /* of the schedule */
     unsigned weights[OPERATIONS], total;
     bool tiny_caches, lazy, discard, growable, write_through, fills, resizes, starts_threads;
+    bool makes; /* snapshots, and removes them */
     bool trouble, syncs_fail;
     unsigned crashes;
     uint64_t hot[3]; /* grains around which most of it happens */
@@ -75,6 +79,20 @@ struct plan {
 struct crash {
     struct host *hosts[2];
     uint64_t moment;
+};
+
+#define MADE_MAX 32 /* snapshots of one run */
+
+/* A snapshot that a thread of the run has made; what is not a moment's is guarded by made_mutex. */
+struct made {
+    char name[16];
+    uint64_t began, returned;   /* moments of its making */
+    uint64_t removing, removed; /* of its removal; NEVER where there was none, or it failed */
+    bool failed;                /* its making: it may be there or not */
+    bool going;                 /* nobody begins to read it any more */
+    unsigned users;
+    struct view *view;
+    uint64_t *values; /* of each grain, once somebody has read it */
 };
 
 struct run {
@@ -90,6 +108,11 @@ struct run {
     struct writer *writer;
     struct view *view, *snapshots[TEMPLATE_SNAPSHOTS];
     struct history history;
+    pthread_mutex_t change_mutex; /* one change of the snapshots at a time; outside of made_mutex */
+    pthread_mutex_t made_mutex;
+    struct made made[MADE_MAX];
+    size_t made_count;
+    atomic_bool change_failed; /* one at least */
     struct crash crashes[CRASHES_MAX];
     size_t crash_count;
     atomic_uint_fast64_t operations; /* done */
@@ -116,6 +139,29 @@ void plan_tell(const struct run *run, FILE *out);
 
 /* All operations of one thread. */
 void *worker_run(void *worker);
+
+/* One operation of a thread, which it brackets. */
+struct call {
+    struct event *event;
+    uint64_t failed_before; /* calls of the host */
+};
+
+struct call call_begin(struct worker *worker, enum event_kind kind, const char *name, uint64_t from,
+                       uint64_t to);
+
+/* An error must come from somewhere: `expected`, or a host that is in trouble. */
+void call_end(struct worker *worker, struct call *call, int result, bool expected);
+
+/* Operations on snapshots that are made (snapshots.c); all views of them are closed at the end. */
+void snapshots_make_one(struct worker *worker);
+void snapshots_remove_one(struct worker *worker);
+void snapshots_read_one(struct worker *worker);
+void snapshots_close(struct run *run);
+void snapshots_release(struct run *run);
+
+/* What was read of them, and what the image that is open has of them, after a crash at `moment`. */
+void snapshots_check_reads(struct run *run, struct checker *checker);
+void snapshots_check(struct run *run, struct checker *checker, uint64_t moment, const char *when);
 
 /* Prints a line that begins with WRONG. */
 void run_wrong(struct run *run, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -138,41 +138,6 @@ static void ask_qemu(struct run *run, const char *when, struct host *const *host
 /* --- After a run -------------------------------------------------------------------------------
  */
 
-static void verify_end(struct run *run, struct checker *checker)
-{
-    const char *when = "after it was closed,";
-    bool sync_failed = atomic_load(&run->trouble.failed_syncs) > 0;
-    struct error error = {0};
-    uint64_t *values;
-
-    if (!run_open(run, run->hosts, NULL, &error)) {
-        return run_wrong(run, "%s it cannot be opened: %s", when, error.text);
-    }
-    /* After a sync that failed the file may be behind what the disk showed (R7). */
-    if ((run->image->header->incompatible_features & INCOMPATIBLE_DIRTY) == 0) {
-        check_counts(run, when, sync_failed);
-    } else if (!sync_failed) {
-        run_wrong(run, "%s it is marked dirty (R5)", when);
-    }
-    values = read_disk(run, when);
-    if (!sync_failed && !atomic_load(&run->wrong) &&
-        !history_check_end(checker, values, run->out)) {
-        atomic_store(&run->wrong, true);
-    }
-    check_snapshots(run, when);
-    if (!sync_failed) {
-        check_data_file(run, when, run->hosts[1]);
-    }
-    (void)run_close(run);
-    free(values);
-    if (run->options->qemu && !sync_failed && !atomic_load(&run->wrong)) {
-        ask_qemu(run, when, run->hosts);
-    }
-}
-
-/* --- After a crash -----------------------------------------------------------------------------
- */
-
 /* Opens it to write, which repairs what is marked dirty, and closes it. */
 static bool repair(struct run *run, struct host *const *hosts)
 {
@@ -180,15 +145,75 @@ static bool repair(struct run *run, struct host *const *hosts)
     struct error error = {0};
 
     if (!run_open(run, hosts, &options, &error)) {
-        run_wrong(run, "after a crash it cannot be opened to write: %s", error.text);
+        run_wrong(run, "it cannot be opened to be repaired: %s", error.text);
         return false;
     }
     if (run_close(run) < 0) {
-        run_wrong(run, "after a crash it cannot be closed: %s", run->last_line);
+        run_wrong(run, "it cannot be closed after a repair: %s", run->last_line);
         return false;
     }
     return true;
 }
+
+static bool is_dirty(const struct run *run)
+{
+    return (run->image->header->incompatible_features & INCOMPATIBLE_DIRTY) != 0;
+}
+
+/* `unsure`: what failed may have left leaks, or counts that only a repair puts in order. */
+static void verify_counts(struct run *run, const char *when, bool unsure)
+{
+    if (!is_dirty(run)) {
+        check_counts(run, when, unsure);
+    } else if (!unsure) {
+        run_wrong(run, "%s it is marked dirty (R5)", when);
+    }
+}
+
+static void verify_contents(struct run *run, struct checker *checker, const char *when)
+{
+    uint64_t *values = read_disk(run, when);
+
+    if (!atomic_load(&run->wrong) && !history_check_end(checker, values, run->out)) {
+        atomic_store(&run->wrong, true);
+    }
+    check_snapshots(run, when);
+    snapshots_check(run, checker, UINT64_MAX, when);
+    check_data_file(run, when, run->hosts[1]);
+    free(values);
+}
+
+static void verify_end(struct run *run, struct checker *checker)
+{
+    const char *when = "after it was closed,";
+    bool sync_failed = atomic_load(&run->trouble.failed_syncs) > 0;
+    bool unsure = sync_failed || atomic_load(&run->change_failed);
+    struct error error = {0};
+    bool dirty;
+
+    if (!run_open(run, run->hosts, NULL, &error)) {
+        return run_wrong(run, "%s it cannot be opened: %s", when, error.text);
+    }
+    dirty = is_dirty(run);
+    verify_counts(run, when, unsure);
+    if (sync_failed) { /* the file may be behind what the disk showed (R7) */
+        free(read_disk(run, when));
+        check_snapshots(run, when);
+    } else {
+        verify_contents(run, checker, when);
+    }
+    (void)run_close(run);
+    if (dirty && !sync_failed && !atomic_load(&run->wrong) && repair(run, run->hosts)) {
+        run->change_failed = false;
+        return verify_end(run, checker);
+    }
+    if (run->options->qemu && !unsure && !atomic_load(&run->wrong)) {
+        ask_qemu(run, when, run->hosts);
+    }
+}
+
+/* --- After a crash -----------------------------------------------------------------------------
+ */
 
 static bool look_at_crash(struct run *run, struct checker *checker, const struct crash *crash,
                           const char *when, bool leaks, bool *dirty)
@@ -200,11 +225,12 @@ static bool look_at_crash(struct run *run, struct checker *checker, const struct
         run_wrong(run, "%s it cannot be opened: %s", when, error.text);
         return false;
     }
-    *dirty = (run->image->header->incompatible_features & INCOMPATIBLE_DIRTY) != 0;
+    *dirty = is_dirty(run);
     if (!*dirty) {
         check_counts(run, when, leaks);
     }
     values = read_disk(run, when);
+    snapshots_check(run, checker, crash->moment, when);
     if (!atomic_load(&run->wrong) &&
         !history_check_crash(checker, values, crash->moment, run->out)) {
         atomic_store(&run->wrong, true);
@@ -239,6 +265,7 @@ bool run_verify(struct run *run)
     if (!history_check_reads(checker, run->out)) {
         atomic_store(&run->wrong, true);
     }
+    snapshots_check_reads(run, checker);
     if (!atomic_load(&run->wrong)) {
         verify_end(run, checker);
     }

@@ -61,43 +61,46 @@ static struct range choose_within(struct worker *worker)
 
 /* --- What is answered ------------------------------------------------------------------------ */
 
-struct call {
-    struct event *event;
-    uint64_t failed_before; /* calls of the host */
-};
-
-static struct call begin(struct worker *worker, enum event_kind kind, const char *name,
-                         struct range range)
+struct call call_begin(struct worker *worker, enum event_kind kind, const char *name, uint64_t from,
+                       uint64_t to)
 {
     struct run *run = worker->run;
 
     return (struct call){
         .failed_before = atomic_load(&run->trouble.failed),
-        .event = history_begin(&run->history, worker->number, kind, name, range.from, range.to),
+        .event = history_begin(&run->history, worker->number, kind, name, from, to),
     };
 }
 
-/*
- * An error must come from somewhere: from the host, as long as it is in trouble;
- * or from the size of the disk, where that may be.
- */
-static void end(struct worker *worker, struct call *call, int result, bool may_be_outside)
+void call_end(struct worker *worker, struct call *call, int result, bool expected)
 {
     struct run *run = worker->run;
-    const struct plan *plan = &run->plan;
 
     history_end(&run->history, call->event, result);
     atomic_fetch_add(&run->operations, 1);
-    if (result == 0 ||
-        (may_be_outside && (plan->resizes || plan->growable) &&
-         (result == -ENOSPC || result == -EINVAL)) ||
-        (plan->trouble && (atomic_load(&run->trouble.failed) > 0))) {
+    if (result == 0 || expected || (run->plan.trouble && (atomic_load(&run->trouble.failed) > 0))) {
         return;
     }
     run_wrong(run, "thread %u: %s of %llu bytes at %llu failed: %s; %s", worker->number,
               call->event->name,
               (unsigned long long)((call->event->to - call->event->from) * GRAIN),
               (unsigned long long)(call->event->from * GRAIN), strerror(-result), run->last_line);
+}
+
+static struct call begin(struct worker *worker, enum event_kind kind, const char *name,
+                         struct range range)
+{
+    return call_begin(worker, kind, name, range.from, range.to);
+}
+
+/* An error may come from the size of the disk, where that may be. */
+static void end(struct worker *worker, struct call *call, int result, bool may_be_outside)
+{
+    const struct plan *plan = &worker->run->plan;
+
+    call_end(worker, call, result,
+             may_be_outside && (plan->resizes || plan->growable) &&
+                 (result == -ENOSPC || result == -EINVAL));
 }
 
 /* --- Operations ------------------------------------------------------------------------------ */
@@ -314,6 +317,12 @@ static void do_operation(struct worker *worker, enum operation operation)
         return;
     case OPERATION_SNAPSHOT:
         return do_snapshot(worker);
+    case OPERATION_MAKE:
+        return snapshots_make_one(worker);
+    case OPERATION_REMOVE:
+        return snapshots_remove_one(worker);
+    case OPERATION_READ_MADE:
+        return snapshots_read_one(worker);
     default:
         return do_trouble(worker);
     }
