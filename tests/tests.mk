@@ -7,6 +7,7 @@ if HAVE_CHECK
 UNIT_TESTS += \
 	tests/unit/meta/test-allocator \
 	tests/unit/meta/test-allocator-bound \
+	tests/unit/meta/test-allocator-faults \
 	tests/unit/meta/test-allocator-fill \
 	tests/unit/admin/test-amend \
 	tests/unit/admin/test-audit \
@@ -253,6 +254,7 @@ tests_unit_lib_libunit_a_SOURCES = \
 	tests/unit/lib/mapping_case.c tests/unit/lib/mapping_case.h \
 	tests/unit/lib/memory_log.c tests/unit/lib/memory_log.h \
 	tests/unit/lib/memory_store.c tests/unit/lib/memory_store.h \
+	tests/unit/lib/owner_case.c tests/unit/lib/owner_case.h \
 	tests/unit/lib/pause.h \
 	tests/unit/lib/pool_case.c tests/unit/lib/pool_case.h \
 	tests/unit/lib/scratch.c tests/unit/lib/scratch.h \
