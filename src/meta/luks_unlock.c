@@ -184,8 +184,9 @@ static int try_slot(const struct luks_lock *lock, size_t slot, const struct secr
 
 /* --- Which slots ------------------------------------------------------------------------------ */
 
-#define ROUNDS_OF_A_HEADER 4 /* times iterations_max, of all slots: eight usual ones are far less \
-                              */
+#define ROUNDS_OF_A_HEADER                                                 \
+    4 /* times iterations_max, of all slots: eight usual ones are far less \
+       */
 
 /* The next slot at or behind `slot` that is active; why it is not tried, else NULL. */
 static size_t next_slot(const struct luks_lock *lock, size_t slot, uint64_t *rounds,
