@@ -19,9 +19,11 @@
 
 /*
  * A host whose disk is slow, or busy, may take much longer: a mount does not wait for more than
- * this, and goes on as with an image that has more tables.
+ * this, and goes on as with an image that has more tables. A few tables are read to the end: that
+ * the machine stood still for a moment is no reason to trust them.
  */
 #define AUTO_MILLISECONDS 3000
+#define AUTO_BYTES_ALWAYS (UINT64_C(1) << 20)
 
 /* Otherwise tables are looked at for so long, the half of it for others than L2 tables. */
 #define TABLES_NANOSECONDS UINT64_C(50000000)
@@ -179,7 +181,7 @@ int writer_check(struct writer *writer, struct error *error)
         return 0; /* see writer_check_tables() */
     }
     stop_init(&stop, NULL);
-    if (how == WRITER_CHECK_AUTO) {
+    if (how == WRITER_CHECK_AUTO && bytes > AUTO_BYTES_ALWAYS) {
         stop_after(&stop, AUTO_MILLISECONDS);
         options.stop = &stop;
     }

@@ -466,6 +466,10 @@ static void op_read(fuse_req_t request, fuse_ino_t inode, size_t size, off_t off
 #define SEEK_MILLISECONDS         1000
 #define SEEK_MILLISECONDS_WAITING 100 /* while others wait for its thread */
 
+/* ... but it looks at this many more extents: a machine that stood still, or a signal to who asks,
+   is no reason for a copy that is not sparse. */
+#define SEEK_LOOKS 64
+
 /*
  * A search that was stopped has an answer, too, which may be less than could be
  * said and is never wrong: "data" where it came to, so that who asks looks there
@@ -475,13 +479,15 @@ static int search(struct long_request *asked, uint64_t end, bool want_data, uint
 {
     struct filesystem *filesystem = fuse_req_userdata(asked->request);
     uint64_t base = asked->file->guest_offset;
-    int r;
+    int r = -EINTR;
 
     stop_after(&asked->stop, long_requests_wait(&filesystem->long_requests)
                                  ? SEEK_MILLISECONDS_WAITING
                                  : SEEK_MILLISECONDS);
-    r = view_seek_within(asked->file->view, base + asked->offset, base + end, want_data,
-                         &asked->stop, found);
+    *found = base + asked->offset;
+    for (unsigned looks = 0; r == -EINTR && looks <= SEEK_LOOKS; looks++) {
+        r = view_seek_within(asked->file->view, *found, base + end, want_data, &asked->stop, found);
+    }
     if (r == -ENXIO && !want_data) {
         *found = base + asked->offset; /* the disk has become smaller: zeros from here on */
         r = 0;

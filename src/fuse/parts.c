@@ -16,7 +16,8 @@
 #include <string.h>
 
 #define SNAPSHOTS_KEPT     8    /* whose tables are not read again */
-#define LABEL_MILLISECONDS 1000 /* for which labels are looked for on one disk */
+#define LABEL_MILLISECONDS 1000 /* for which labels are looked for on one disk ... */
+#define LABELS_AT_LEAST    16   /* ... of so many partitions also on a machine that stood still */
 
 /* Those partitions that have a name by one key. */
 struct named {
@@ -320,7 +321,7 @@ static void fill_labels(struct parts *parts, struct shelf *shelf, struct view *v
         const struct partition *partition = &shelf->table.list[i];
         struct part_reader reader = {view, partition->start};
 
-        if (stop_requested(&stop)) {
+        if (i >= LABELS_AT_LEAST && stop_requested(&stop)) {
             log_limited(parts->log, LOG_LEVEL_WARNING,
                         "%s: labels were looked for in %zu of %zu partitions only: it takes too "
                         "long",

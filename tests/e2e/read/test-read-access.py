@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import signal
 import stat
 import types
 
@@ -160,6 +161,19 @@ def _(state):
         if extent["data"]:
             found.append((extent["start"], extent["start"] + extent["length"]))
     check_equal(found, image.seek_extents(state.disk), "the data that qemu-img maps")
+
+
+@copying.test("a program that gets signals sees the same holes")
+def _(state):
+    expected = image.seek_extents(state.disk)
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.0001)
+    try:
+        for _ in range(100):
+            check_equal(image.seek_extents(state.disk), expected, "the data that is seen")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
 
 @copying.test("tar -S makes a small archive", needs=[tools.tool("tar")])
