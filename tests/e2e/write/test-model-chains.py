@@ -8,7 +8,7 @@ from lib import image, model, tap, tools
 from lib.image import KiB, MiB
 
 suite = tap.Suite(needs=[tools.QEMU, model.built])
-SHORT = 9 * MiB + 512
+SHORT = 3 * MiB + 512
 LARGE = (16 * KiB, 64 * KiB, 2 * MiB)
 
 
