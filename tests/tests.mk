@@ -53,6 +53,7 @@ UNIT_TESTS += \
 	tests/unit/fuse/test-later \
 	tests/unit/fuse/test-lost \
 	tests/unit/fuse/test-names \
+	tests/unit/fuse/test-snapshots-shown \
 	tests/unit/store/test-new-file \
 	tests/unit/util/test-options \
 	tests/unit/util/test-options-choice \
@@ -395,6 +396,9 @@ tests_unit_fuse_test_long_requests_SOURCES = tests/unit/fuse/test-long-requests.
 tests_unit_fuse_test_later_SOURCES = tests/unit/fuse/test-later.c src/fuse/later.c
 tests_unit_fuse_test_lost_SOURCES = tests/unit/fuse/test-lost.c src/fuse/lost.c
 tests_unit_fuse_test_names_SOURCES = tests/unit/fuse/test-names.c src/fuse/names.c
+# It is the tree, the open files and the mount, as far as a change of the snapshots needs them.
+tests_unit_fuse_test_snapshots_shown_SOURCES = tests/unit/fuse/test-snapshots-shown.c \
+	src/fuse/lost.c src/fuse/names.c src/fuse/parts.c src/fuse/shown.c src/fuse/snapshots.c
 # With calls of the C library that can be made to fail.
 tests_unit_store_test_store_direct_SOURCES = tests/unit/store/test-store-direct.c \
 	tests/unit/lib/direct_case.c tests/unit/lib/direct_case.h

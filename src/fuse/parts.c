@@ -543,14 +543,17 @@ int parts_name_at(struct parts *parts, uint64_t disk, enum part_key key, uint64_
     return look_up(parts, disk, key, NULL, index, name, part);
 }
 
-void parts_forget(struct parts *parts, uint64_t disk)
+void parts_forget_gone(struct parts *parts)
 {
     struct shelves *shelves = parts->shelves;
+    struct shown_facts facts;
 
     pthread_mutex_lock(&shelves->mutex);
     for (size_t i = 0; i < SNAPSHOTS_KEPT; i++) {
-        if (shelves->snapshots[i].is_read && shelves->snapshots[i].disk == disk) {
-            clear(&shelves->snapshots[i]);
+        struct shelf *shelf = &shelves->snapshots[i];
+
+        if (shelf->is_read && !shown_get(parts->shown, shelf->disk - 1, &facts)) {
+            clear(shelf);
         }
     }
     pthread_mutex_unlock(&shelves->mutex);

@@ -90,8 +90,8 @@ int parts_find_name(struct parts *parts, uint64_t disk, enum part_key key, const
 int parts_name_at(struct parts *parts, uint64_t disk, enum part_key key, uint64_t index,
                   char name[NAMES_MAX + 1], struct part *part);
 
-/* A disk is gone, and so is what was read of it. */
-void parts_forget(struct parts *parts, uint64_t disk);
+/* Drops what was read of snapshots that are not shown any more. */
+void parts_forget_gone(struct parts *parts);
 
 /* Bytes [from, to) of the active disk have changed. */
 static inline void parts_changed(struct parts *parts, uint64_t from, uint64_t to)

@@ -46,11 +46,15 @@ static int begin(struct filesystem *filesystem, struct error *error)
     return 0;
 }
 
-/* After it, however it ended. What could not be shown is shown with the next one. */
+/*
+ * After it, however it ended: a removal that failed may have taken the snapshot out of the table
+ * before. What could not be shown is shown with the next one.
+ */
 static int end(struct filesystem *filesystem, int result, struct error *error)
 {
     int r = shown_update(filesystem->tree->shown);
 
+    parts_forget_gone(filesystem->tree->parts);
     tree_end_change(filesystem->tree);
     return result == 0 && r != 0 ? out_of_memory(filesystem, error) : result;
 }
@@ -114,9 +118,6 @@ int snapshots_remove(struct filesystem *filesystem, uint64_t key, struct error *
     }
     r = end(filesystem, r, error);
     shown_unclaim(shown, key);
-    if (r == 0) {
-        parts_forget(filesystem->tree->parts, PARTS_SNAPSHOT(key));
-    }
     return r;
 }
 
