@@ -129,6 +129,7 @@ E2E_TESTS = \
 	tests/e2e/mount/test-long-requests.py \
 	tests/e2e/mount/test-overlay.py \
 	tests/e2e/mount/test-overlay-kept.py \
+	tests/e2e/mount/test-overlay-media.py \
 	tests/e2e/project/test-manpage.sh \
 	tests/e2e/write/test-model-chains.py \
 	tests/e2e/write/test-model-plain.py \

@@ -68,11 +68,28 @@ static int cannot_make(const struct new_file *file, int code, struct error *erro
         return error_set(error, code, "%s: there is no directory %.*s to make this %s in; make it",
                          file->path, length, directory, file->what);
     case EACCES:
-    case EPERM:
         return error_set(error, code,
                          "%s: no permission to make this %s in the directory %.*s; change the "
                          "directory's permissions, or use another one",
                          file->path, file->what, length, directory);
+    case EPERM: /* to root, too */
+        return error_set(
+            error, code,
+            "%s: no file can be made in the directory %.*s, nor this %s: it is "
+            "immutable or append-only (lsattr shows that), or a policy forbids it; use "
+            "another directory",
+            file->path, length, directory, file->what);
+    case EROFS:
+        return error_set(error, code,
+                         "%s: the directory %.*s is on a file system that is only read, and this "
+                         "%s cannot be made there; use another directory",
+                         file->path, length, directory, file->what);
+    case ENOSPC:
+    case EDQUOT:
+        return error_set(error, code,
+                         "%s: this %s cannot be made: %s; make room there, or use another "
+                         "directory",
+                         file->path, file->what, strerror(code));
     default:
         return error_set(error, code, "%s: this %s cannot be made: %s", file->path, file->what,
                          strerror(code));

@@ -173,6 +173,9 @@ static const char *advice(int code)
         return "; close other programs, or raise the sysctl fs.file-max";
     case EROFS:
         return "; make the file system writable, or open it read-only";
+    case EPERM:
+        return "; it is immutable or append-only (lsattr shows that), or a policy forbids it: "
+               "change that, or open it read-only";
     case ETXTBSY:
         return "; it is in use by the system, as a program or as swap space";
     case EWOULDBLOCK:
