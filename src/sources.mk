@@ -128,7 +128,10 @@ src_libqcow2_a_SOURCES = \
 	src/disk/reserve.c \
 	src/disk/resize.c \
 	src/disk/sectors.c \
-	src/disk/snapshots.c src/disk/snapshots.h \
+	src/disk/snapshot_back.c \
+	src/disk/snapshot_share.c \
+	src/disk/snapshot_table.c \
+	src/disk/snapshots.c src/disk/snapshots.h src/disk/snapshots_internal.h \
 	src/disk/ticker.c src/disk/ticker.h \
 	src/disk/view.c src/disk/view.h \
 	src/disk/walk.c src/disk/walk.h \

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the files of the snapshots share: snapshots.c (made, removed, renamed: the order of things),
+ * snapshot_share.c (what two states have in common, and how it is given up), snapshot_table.c (the
+ * table, and how the header comes to name another one), snapshot_back.c (the disk becomes what a
+ * snapshot has, or nothing).
+ *
+ * All of it is called with requests that change something kept out (writer_pause()). Functions
+ * return 0 or a negative errno, with a sentence only where they are given an `error`.
+ */
+#ifndef DISK_SNAPSHOTS_INTERNAL_H
+#define DISK_SNAPSHOTS_INTERNAL_H
+
+#include "disk/writer_internal.h"
+#include "meta/snapshot.h"
+#include "meta/snapshot_write.h"
+#include "util/error.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* All that is written by now is stable when it returns. */
+int snapshots_sync(struct writer *writer);
+
+/* --- snapshot_table.c ------------------------------------------------------------------------ */
+
+/* The gate holds the clusters of [offset, offset + length) for tables of snapshots, or not (R8). */
+void snapshots_know(struct writer *writer, uint64_t offset, uint64_t length, bool know);
+
+/* Writes so many bytes to clusters of their own, filled up with zeros; *place of them. */
+int snapshots_place(struct writer *writer, const void *bytes, uint64_t length,
+                    struct allocation *place);
+
+/*
+ * R3: writes fields of the header, and waits until they are stable. Where that fails `before`, what
+ * they were, is written again; and where that cannot be done either nobody knows what the header
+ * says: then *begun stays true, nothing is freed that one or the other may name, and the writer
+ * changes nothing any more.
+ */
+int snapshots_switch_fields(struct writer *writer, enum header_field field, const uint8_t *fields,
+                            const uint8_t *before, size_t length, bool *begun);
+
+/* writer_replace_snapshot_table() with what the edit makes of the table. */
+int snapshots_edit_table(struct writer *writer, const struct snapshot_edit *edit, bool *begun,
+                         struct error *error);
+
+/* --- snapshot_share.c ------------------------------------------------------------------------ */
+
+/*
+ * Raises all counts below the table of `entries` L1 entries (host byte order), and makes the *copy
+ * of it that is to name them, without COPIED bits. After an error all is as before, or a leak.
+ */
+int snapshots_share(struct writer *writer, const uint64_t *l1, uint64_t entries,
+                    struct allocation *copy);
+
+/* Nothing has come to name what snapshots_share() made: it goes again. */
+void snapshots_take_back(struct writer *writer, const uint64_t *l1, uint64_t entries,
+                         const struct allocation *copy);
+
+/* The snapshot's L1 table in host byte order, the caller's; NULL with *result where there is none
+ * to be had. */
+uint64_t *snapshots_read_l1(struct writer *writer, const struct snapshot *snapshot, int *result);
+
+/*
+ * References that nobody holds any more, and then the table that made them. Errors leave leaks.
+ */
+int snapshots_give_up(struct writer *writer, const uint64_t *l1, uint64_t entries,
+                      uint64_t l1_offset);
+
+/* --- snapshot_back.c ------------------------------------------------------------------------- */
+
+int snapshots_go_back(struct writer *writer, size_t index, struct error *error);
+int snapshots_go_to_nothing(struct writer *writer, struct error *error);
+
+#endif
