@@ -154,7 +154,9 @@ CTL_SOURCES = \
 	src/ctl/compare.c \
 	src/ctl/convert.c \
 	src/ctl/convert_copy.c src/ctl/convert_copy.h \
+	src/ctl/convert_files.c src/ctl/convert_internal.h \
 	src/ctl/convert_target.c src/ctl/convert_target.h \
+	src/ctl/convert_usage.c \
 	src/ctl/create.c \
 	src/ctl/create_print.c src/ctl/create_print.h \
 	src/ctl/create_values.c src/ctl/create_values.h \

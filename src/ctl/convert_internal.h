@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Between convert.c, which is the command, convert_usage.c, which says what has no meaning, and
+ * convert_files.c, which opens what is read and written: one module in three files.
+ */
+#ifndef CTL_CONVERT_INTERNAL_H
+#define CTL_CONVERT_INTERNAL_H
+
+#include "admin/create_files.h"
+#include "ctl/command.h"
+#include "ctl/convert_target.h"
+#include "ctl/create_values.h"
+#include "ctl/disk.h"
+
+#define CONVERT_ZEROS_DEFAULT UINT64_C(4096)
+#define CONVERT_ZEROS_MIN     UINT64_C(512)
+
+struct convert_options {
+    struct create_values values; /* first: create_values[] is of it */
+    struct common_flags common;
+    struct option_number format, target_format, zeros;
+    char *backing_flag, *backing_format_flag; /* -B, -F */
+    char *snapshot;
+    struct option_bool compress, existing, progress, unordered;
+};
+
+struct conversion {
+    struct ctl *ctl;
+    const struct convert_options *options;
+    const char *source_path, *path;
+    struct ctl_disk source, backing;
+    char *backing_path; /* where it is; owned */
+    bool is_raw;        /* the target */
+    struct create_parameters parameters;
+    struct create_files files;
+    struct create_plan plan;
+    struct convert_target target;
+    struct store *existing; /* a raw target that is written in place */
+};
+
+/*
+ * Looks at the command line alone, whatever files there are, and sets is_raw. 0, or a negative
+ * errno with a sentence.
+ */
+int convert_check_usage(struct conversion *conversion);
+
+/* Opens what is copied. 0, or a negative errno with a sentence. */
+int convert_open_source(struct conversion *conversion);
+
+/*
+ * Opens what it is copied to, and what will be behind that: no file of what is copied. 0, or a
+ * negative errno with a sentence; convert_close_target() in any case.
+ */
+int convert_open_target(struct conversion *conversion);
+
+/* Gives new files their names. 0, or a negative errno with a sentence. */
+int convert_name_files(struct conversion *conversion);
+
+/* What has no name goes. `result` is what came of all that was done; what shall be returned. */
+int convert_close_target(struct conversion *conversion, int result);
+
+/* What was opened and planned. */
+void convert_release(struct conversion *conversion);
+
+#endif
