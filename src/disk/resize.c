@@ -10,8 +10,17 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-/* A disk is made of whole sectors; QEMU would not see the rest of one. */
+/*
+ * The header's size is made of whole sectors; QEMU would not see the rest of one. What a growable
+ * disk shows is as long as a file would be: until it is opened again, it may end within the last
+ * sector. From there on to the header's size there are zeros.
+ */
 #define SECTOR UINT64_C(512)
+
+static uint64_t round_up_to_sector(uint64_t size)
+{
+    return div_round_up(size, SECTOR) * SECTOR;
+}
 
 /* Nobody gives clusters a place while the disk changes its size. */
 static const struct range_lock whole_disk = {.first = 0, .last = UINT64_MAX};
@@ -201,6 +210,30 @@ static void publish_size(struct writer *writer, uint64_t size)
     range_lock_release(&writer->ranges, &lock);
 }
 
+/* Room up to the end of the sector that `size` lies in, and nothing there that shows. */
+static int prepare_to_grow(struct writer *writer, uint64_t size, const struct stop *stop)
+{
+    uint64_t header_size = writer->header->virtual_size, rounded = round_up_to_sector(size);
+    uint64_t from = writer->late_writes ? writer->image->virtual_size : header_size;
+    int result = make_room(writer, header_size, rounded, stop);
+
+#ifdef QCOW2FS_BREAK_GROW
+    publish_size(writer, size); /* for tests/races/races-grow alone, which must see it */
+#endif
+    if (result == 0) {
+        result = hide_old_data(writer, from, rounded, stop);
+    }
+    if (result == 0) {
+        result = commit_flush(writer->commit); /* before the header's size shows it */
+    }
+    if (result < 0) {
+        cut_raw_data_file(writer, header_size);
+    } else if (rounded > header_size) {
+        result = write_size(writer, rounded);
+    }
+    return result;
+}
+
 /*
  * The new size comes last: a write behind the old end that were let in before
  * could be acknowledged, and then be zeroed, or lie behind the end again when
@@ -208,23 +241,11 @@ static void publish_size(struct writer *writer, uint64_t size)
  */
 static int grow(struct writer *writer, uint64_t size, const struct stop *stop)
 {
-    uint64_t old_size = writer->image->virtual_size;
-    int result = make_room(writer, old_size, size, stop);
+    int result = 0;
 
-#ifdef QCOW2FS_BREAK_GROW
-    publish_size(writer, size); /* for tests/races/races-grow alone, which must see it */
-#endif
-    if (result == 0) {
-        result = hide_old_data(writer, old_size, size, stop);
+    if (size > writer->header->virtual_size || writer->late_writes) {
+        result = prepare_to_grow(writer, size, stop);
     }
-    if (result == 0) {
-        result = commit_flush(writer->commit); /* before the header's size shows it */
-    }
-    if (result < 0) {
-        cut_raw_data_file(writer, old_size);
-        return result;
-    }
-    result = write_size(writer, size);
     if (result == 0) {
         publish_size(writer, size);
     }
@@ -244,15 +265,29 @@ static bool size_is_fixed(const struct image *image)
     return false;
 }
 
+/* What the header says of a disk of `size` bytes; of one that it names to the byte, that. */
+static uint64_t size_in_header(const struct writer *writer, uint64_t size)
+{
+    uint64_t now = writer->header->virtual_size;
+
+    return size <= now ? min_u64(round_up_to_sector(size), now) : round_up_to_sector(size);
+}
+
+static bool is_size_refused(const struct writer *writer, uint64_t size)
+{
+    return size_in_header(writer, size) != writer->header->virtual_size &&
+           size_is_fixed(writer->image);
+}
+
 int writer_grow_to(struct writer *writer, uint64_t size, const struct stop *stop)
 {
     int result = 0;
 
     pthread_mutex_lock(&writer->resize_mutex);
-    if (!checked_round_up(size, SECTOR, &size) || size > INT64_MAX) {
+    if (size > INT64_MAX - SECTOR) {
         result = -EFBIG;
     } else if (size > writer->image->virtual_size) {
-        result = size_is_fixed(writer->image) ? -ENOSPC : grow(writer, size, stop);
+        result = is_size_refused(writer, size) ? -ENOSPC : grow(writer, size, stop);
     }
     pthread_mutex_unlock(&writer->resize_mutex);
     return result;
@@ -294,20 +329,25 @@ static int drop_rest(struct writer *writer, uint64_t size, const struct stop *st
 
 static int shrink(struct writer *writer, uint64_t size, const struct stop *stop)
 {
-    uint64_t old_size = writer->image->virtual_size;
+    uint64_t old_size = writer->header->virtual_size;
+    uint64_t rounded = size_in_header(writer, size);
     struct range_lock lock = whole_disk;
     int result;
 
     range_lock_take(&writer->ranges, &lock);
     /* The size first: after a crash, what lies behind the end is unreachable, and no more. */
-    result = stop_requested(stop) ? -EINTR : write_size(writer, size);
+    result = stop_requested(stop) ? -EINTR : 0;
+    if (result == 0 && rounded != old_size) {
+        result = write_size(writer, rounded);
+    }
     if (result == 0) {
         atomic_store(&writer->image->virtual_size, size);
-        result = drop_rest(writer, size, stop);
+        writer->late_writes = writer->options.growable;
+        result = drop_rest(writer, rounded, stop);
     }
     range_lock_release(&writer->ranges, &lock);
     if (result == 0) {
-        result = resize_data_file(writer, old_size, size);
+        result = resize_data_file(writer, old_size, rounded);
     }
     return result == 0 ? commit_flush(writer->commit) : result;
 }
@@ -316,27 +356,65 @@ static int resize(struct writer *writer, uint64_t size, const struct stop *stop)
 {
     const struct image *image = writer->image;
 
-    if (!checked_round_up(size, SECTOR, &size) || size > INT64_MAX) {
+    if (size > INT64_MAX - SECTOR) {
         return -EFBIG;
+    }
+    if (!writer->options.growable) {
+        size = round_up_to_sector(size);
     }
     if (size == image->virtual_size) {
         return 0;
     }
-    if (size_is_fixed(image)) {
+    if (is_size_refused(writer, size)) {
         return -ENOTSUP;
     }
     return size > image->virtual_size ? grow(writer, size, stop) : shrink(writer, size, stop);
 }
 
+/*
+ * A write in place that began before the disk was made smaller may come to its end as late as when
+ * no request is under way any more.
+ */
+int writer_clear_late(struct writer *writer)
+{
+    int result = 0;
+
+    pthread_mutex_lock(&writer->resize_mutex);
+    if (writer->late_writes) {
+        result = writer_zero_range(writer, writer->image->virtual_size,
+                                   writer->header->virtual_size, false, NULL);
+        if (result == 0) {
+            result = commit_flush(writer->commit);
+        }
+        writer->late_writes = result < 0;
+    }
+    pthread_mutex_unlock(&writer->resize_mutex);
+    return result;
+}
+
+static int clear_late_now(struct writer *writer)
+{
+    int result = writer_pause(writer);
+
+    if (result == 0) {
+        result = writer_clear_late(writer);
+    }
+    writer_resume(writer);
+    return result;
+}
+
 int writer_resize(struct writer *writer, uint64_t size, const struct stop *stop)
 {
     unsigned generation;
+    bool to_clear = false;
     int result = writer_begin(writer, &generation);
 
     if (result == 0) {
         pthread_mutex_lock(&writer->resize_mutex);
         result = resize(writer, size, stop);
+        to_clear = writer->late_writes;
         pthread_mutex_unlock(&writer->resize_mutex);
     }
-    return writer_end(writer, generation, result);
+    result = writer_end(writer, generation, result);
+    return result == 0 && to_clear ? clear_late_now(writer) : result;
 }

@@ -121,7 +121,7 @@ int snapshots_go_to_nothing(struct writer *writer, struct error *error)
 {
     const struct snapshot nothing = {
         .l1_entries = writer->header->l1_entries,
-        .disk_size = writer->image->virtual_size,
+        .disk_size = writer->header->virtual_size,
     };
     uint64_t *l1 = calloc((size_t)nothing.l1_entries + 1, L1_ENTRY_BYTES);
     uint64_t *old = NULL, old_entries;

@@ -104,7 +104,7 @@ static int add_snapshot(struct writer *writer, const char *name, const struct al
         .name = (char *)(uintptr_t)name,
         .l1_offset = copy->host_offset,
         .l1_entries = (uint32_t)entries,
-        .disk_size = writer->image->virtual_size,
+        .disk_size = writer->header->virtual_size, /* of whole sectors */
         .icount = UINT64_MAX,
     };
     const struct snapshot_edit edit = {
@@ -250,6 +250,9 @@ static int alone(struct writer *writer, const struct request *request,
         return result;
     }
     result = writer_pause(writer);
+    if (result == 0) {
+        result = writer_clear_late(writer);
+    }
     if (result == 0) {
         result = finish(writer, how(writer, request, error));
     }

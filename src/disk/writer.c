@@ -602,8 +602,11 @@ int writer_start(struct writer *writer)
  */
 static int close_image(struct writer *writer)
 {
-    int result = commit_flush(writer->commit);
+    int result = writer_clear_late(writer);
 
+    if (result == 0) {
+        result = commit_flush(writer->commit);
+    }
     if (result == 0) {
         result = commit_reap(writer->commit);
     }

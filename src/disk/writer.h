@@ -100,15 +100,19 @@ int writer_preallocate(struct writer *writer, uint64_t guest_offset, uint64_t le
                        const struct stop *stop);
 
 /*
- * Makes the disk `size` bytes long, rounded up to a whole sector; what it gains
- * reads as zeros. -ENOTSUP where a snapshot does not record its size, as in
- * version 2. A disk that grows and is stopped has its old size. One that gets
- * smaller has its new size first, and 0 is returned: only the space of what is
- * behind it may not be free before it changes its size again.
+ * Makes the disk `size` bytes long, rounded up to a whole sector unless it is growable; what it
+ * gains reads as zeros. The header's size is of whole sectors in any case: opened again, a disk
+ * that ended within one has zeros up to the end of that. -ENOTSUP where a snapshot does not record
+ * its size, as in version 2. A disk that grows and is stopped has its old size. One that gets
+ * smaller has its new size first, and 0 is returned: only the space of what is behind it may not
+ * be free before it changes its size again.
  */
 int writer_resize(struct writer *writer, uint64_t size, const struct stop *stop);
 
-/* The same where the disk is smaller, and nothing where it is not. -ENOSPC in place of -ENOTSUP. */
+/*
+ * The same where the disk is smaller, to the byte, and nothing where it is not. -ENOSPC in place of
+ * -ENOTSUP.
+ */
 int writer_grow(struct writer *writer, uint64_t size, const struct stop *stop);
 
 /*

@@ -62,6 +62,11 @@ struct writer {
      * in is locked, too: who holds that may rely on where the end is.
      */
     pthread_mutex_t resize_mutex;
+    /*
+     * A growable disk was made smaller, and what it had may still be between its end and the
+     * header's size, or come there by a write that began before. Guarded by resize_mutex.
+     */
+    bool late_writes;
 
     /* Who changes the image as a whole waits for all requests to end, and keeps new ones out. */
     pthread_mutex_t pause_mutex; /* one pause at a time; outside all other locks */
@@ -193,6 +198,12 @@ void writer_tell_of_holes(struct writer *writer);
 
 /* Makes the disk at least `size` bytes long, between the brackets. */
 int writer_grow_to(struct writer *writer, uint64_t size, const struct stop *stop);
+
+/*
+ * Zeros between the end of a disk that was made smaller and the header's size; with no request
+ * under way (paused, or closing). What looks at the disk up to the header's size comes behind that.
+ */
+int writer_clear_late(struct writer *writer);
 
 /* Repairs an image that is marked dirty, as the options say. 0 or a negative errno with a sentence.
  */

@@ -375,8 +375,10 @@ static bool is_truncating_open(const struct stat *attributes, const struct fuse_
 static int check_shrinking(struct filesystem *filesystem, uint64_t size)
 {
     uint64_t now = filesystem->image->virtual_size;
+    uint64_t becomes = filesystem->is_growable ? size /* as writer_resize() has it */
+                                               : div_round_up(size, SECTOR_SIZE) * SECTOR_SIZE;
 
-    if (filesystem->may_shrink || div_round_up(size, SECTOR_SIZE) * SECTOR_SIZE >= now) {
+    if (filesystem->may_shrink || becomes >= now) {
         return 0;
     }
     log_limited(filesystem->log, LOG_LEVEL_WARNING,

@@ -190,6 +190,18 @@ static bool open_writer(struct script *script, const uint8_t *bytes, size_t size
     return true;
 }
 
+/* Opened again, a disk that ended within a sector has zeros up to the end of that. */
+static void learn_size(struct script *script, bool closed)
+{
+    struct model *model = script->model;
+    uint64_t end = model->disk_size, size = script->subject.image->header->virtual_size;
+
+    if (size > end) {
+        set_size(model, size);
+        set_known(model, end, size - end, closed);
+    }
+}
+
 /* Closes the writer, and looks at what is left in the file. */
 static void close_writer(struct script *script)
 {
@@ -204,6 +216,7 @@ static void close_writer(struct script *script)
     view_close(script->view);
     result = writer_close(script->writer);
     guard_trace("close: %d", result);
+    learn_size(script, result == 0);
     full = full || subject_was_full(subject);
     FUZZ_EXPECT(!script->sound || result == 0 || full, "(closing: %d)", result);
     bytes = subject_bytes(subject, &size);
@@ -292,7 +305,8 @@ static void step_write(struct script *script)
     guard_trace("write 0x%" PRIx64 " +0x%" PRIx64 ": %d", guest_offset, length, result);
     if (result == 0) {
         if (length > 0 && guest_offset + length > script->model->disk_size) {
-            set_size(script->model, view_size(script->view));
+            FUZZ_EXPECT(view_size(script->view) == guest_offset + length);
+            set_size(script->model, guest_offset + length);
         }
         set_bytes(script->model, guest_offset, bytes, length);
     } else {
@@ -353,7 +367,10 @@ static void step_resize(struct script *script)
     result = writer_resize(script->writer, size, NULL);
     guard_trace("resize 0x%" PRIx64 ": %d", size, result);
     if (result == 0) {
-        set_size(script->model, round_down(size + BLOCK - 1, BLOCK));
+        FUZZ_EXPECT(view_size(script->view) == size ||
+                    (!script->options.growable &&
+                     view_size(script->view) == round_down(size + BLOCK - 1, BLOCK)));
+        set_size(script->model, view_size(script->view));
     } else {
         script->may_leak = true;
         lose_size(script, size);

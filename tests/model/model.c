@@ -14,6 +14,7 @@
 #include "model.h"
 
 #include "disk/keys.h"
+#include "util/checked.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
@@ -105,7 +106,7 @@ static int open_expected(struct model *model, const char *path)
         die("EXPECTED is empty");
     }
     model->size = (uint64_t)status.st_size;
-    model->capacity = model->size * CAPACITY;
+    model->capacity = round_down(model->size * CAPACITY, SECTOR);
     if (ftruncate(fd, (off_t)model->capacity) < 0) {
         die_of_host(path);
     }
@@ -168,6 +169,9 @@ static void run_round(struct model *model, uint64_t round)
     worker_check_all(&alone);
     snapshots_check(model);
     close_image(model);
+    if (model->options.resize.value) { /* the header's size is of whole sectors */
+        model->size = div_round_up(model->size, SECTOR) * SECTOR;
+    }
 }
 
 /* --- Options -----------------------------------------------------------------------------------

@@ -20,6 +20,8 @@
 #include <pthread.h>
 #include <stdint.h>
 
+#define SECTOR UINT64_C(512)
+
 #define MODEL_PIECE         (UINT64_C(37) * 1024 + 512) /* bytes; an expression, hence the parentheses */
 #define MODEL_THREADS_MAX   64
 #define MODEL_SNAPSHOTS_MAX 3 /* of ours at the same time */

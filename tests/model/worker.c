@@ -11,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SECTOR         UINT64_C(512)
 #define LENGTH_SHORT   UINT64_C(9000)
 #define LENGTH_LONG    UINT64_C(700000)
 #define LENGTH_MOST    UINT64_C(2000000) /* of a preallocation */
@@ -237,13 +236,15 @@ void worker_run(struct worker *worker)
 /* --- The size ----------------------------------------------------------------------------------
  */
 
-/* Any size, also one that is no whole number of clusters. */
+/* Any size, also one that is no whole number of sectors: the disk is growable. */
 static void set_size(struct worker *worker)
 {
     struct model *model = worker->model;
     uint64_t size = 1 + random_below(worker, model->capacity);
 
-    size = min_u64(div_round_up(size, SECTOR) * SECTOR, model->capacity);
+    if (random_below(worker, 2) == 0) {
+        size = min_u64(div_round_up(size, SECTOR) * SECTOR, model->capacity);
+    }
     expect_success(worker, "resizing", (struct range){.length = size},
                    writer_resize(model->writer, size, NULL));
     if (size < model->size) {
@@ -264,8 +265,7 @@ static void write_past_end(struct worker *worker)
     range.length = min_u64(model->capacity - range.offset, 1 + random_below(worker, LENGTH_LONG));
     if (range.length > 0) {
         write_random(worker, range);
-        model->size =
-            max_u64(model->size, div_round_up(range.offset + range.length, SECTOR) * SECTOR);
+        model->size = max_u64(model->size, range.offset + range.length);
     }
 }
 

@@ -145,10 +145,10 @@ static void make_bytes(struct fsx *fsx, struct range range)
     }
 }
 
-/* The disk has at least so many bytes now; it is made of whole sectors. */
+/* The disk has at least so many bytes now. */
 static void reach(struct fsx *fsx, uint64_t end)
 {
-    fsx->size = max_u64(fsx->size, div_round_up(end, SECTOR) * SECTOR);
+    fsx->size = max_u64(fsx->size, end);
 }
 
 /* --- Operations ------------------------------------------------------------------------------ */
@@ -179,6 +179,16 @@ static void do_write(struct fsx *fsx)
     }
 }
 
+/* What is stored behind the end of the disk, in the rest of its last page, is never seen again. */
+static void store_behind(const struct fsx *fsx, uint8_t *mapped, struct range mapping)
+{
+    uint64_t end = div_round_up(mapping.offset + mapping.length, PAGE) * PAGE;
+
+    if (end > fsx->size) {
+        memset(mapped + (fsx->size - mapping.offset), 0xee, end - fsx->size);
+    }
+}
+
 /* Reads and stores through a mapping, of which all pages are within the file. */
 static void do_map(struct fsx *fsx, bool store)
 {
@@ -197,6 +207,7 @@ static void do_map(struct fsx *fsx, bool store)
         make_bytes(fsx, range);
         memcpy(mapped + before, fsx->buffer, range.length);
         memcpy(fsx->expected + range.offset, fsx->buffer, range.length);
+        store_behind(fsx, mapped, (struct range){range.offset - before, before + range.length});
         if (below(fsx, 2) == 0) {
             expect(fsx, msync(mapped, before + range.length, MS_SYNC) == 0, "msync", range);
         }
@@ -230,7 +241,9 @@ static void do_truncate(struct fsx *fsx)
     uint64_t most = fsx->grows ? fsx->capacity : fsx->size;
     struct range range = {.offset = least + below(fsx, most - least + 1)};
 
-    range.offset = min_u64(div_round_up(range.offset, SECTOR) * SECTOR, most);
+    if (!fsx->grows || below(fsx, 2) == 0) {
+        range.offset = min_u64(div_round_up(range.offset, SECTOR) * SECTOR, most);
+    }
     tell(fsx, "truncate", range);
     expect(fsx, ftruncate(fsx->fd, (off_t)range.offset) == 0, "truncate", range);
     if (range.offset < fsx->size) {

@@ -239,7 +239,10 @@ static void do_resize(struct worker *worker)
     struct range range = choose_range(worker, run->plan.grains);
     struct call call;
 
-    range.from = min_u64(div_round_up(range.from + 1, 2) * 2, round_down(run->plan.grains, 2));
+    range.from = min_u64(range.from + 1, run->plan.grains);
+    if (!run->plan.growable) { /* whole sectors */
+        range.from = min_u64(div_round_up(range.from, 2) * 2, round_down(run->plan.grains, 2));
+    }
     range.to = run->plan.grains;
     call = begin(worker, EVENT_ZERO, "resize (cuts off at most)", range);
     end(worker, &call, writer_resize(run->writer, range.from * GRAIN, NULL), false);

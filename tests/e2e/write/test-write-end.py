@@ -4,6 +4,7 @@
 
 import contextlib
 import ctypes
+import errno
 import mmap
 import os
 
@@ -103,6 +104,50 @@ def _(directory):
     with open(found, "rb") as file:
         file.seek(LAST)
         compare.check_bytes(file.read(), bytes(512) + b"C" * 512 + b"B" * 512, LAST)
+
+
+@suite.test("a growable disk is as long as what was written, to the byte; remounted, it ends with "
+            "zeros up to a whole sector")
+def _(directory):
+    path = image.create(os.path.join(directory, "image.qcow2"), 0)
+    written = b""
+    with mount.mount(path, "growable", writable=True) as mounted:
+        for length in (1, 99, 100, 311, 1, 65536 * 2 - 1, 4000):
+            with open(mounted.disk, "ab") as file:
+                file.write(bytes([length % 251 + 1]) * length)
+            written += bytes([length % 251 + 1]) * length
+            check_equal(os.path.getsize(mounted.disk), len(written), "the size")
+        with opened(mounted.disk) as handle:
+            os.ftruncate(handle, len(written))  # changes nothing
+            os.fsync(handle)
+        with open(mounted.disk, "rb") as file:
+            compare.check_bytes(file.read(), written, 0)
+    write.check_clean(path)
+    written += bytes(-len(written) % 512)
+    check_equal(image.info(path)["virtual-size"], len(written), "the virtual size")
+    with mount.mount(path) as mounted, open(mounted.disk, "rb") as file:
+        compare.check_bytes(file.read(), written, 0)
+
+
+@suite.test("a growable disk is cut to the byte, where that is allowed; what is cut off is gone")
+def _(directory):
+    path = image.create(os.path.join(directory, "image.qcow2"), 0)
+    with mount.mount(path, "growable", writable=True) as mounted, opened(mounted.disk) as handle:
+        os.pwrite(handle, b"A" * 1000, 0)
+        write.refuses(errno.EPERM, os.ftruncate, handle, 700)
+        check_equal(os.fstat(handle).st_size, 1000, "the size")
+    with mount.mount(path, "growable", "shrink", writable=True) as mounted:
+        with opened(mounted.disk) as handle:
+            check_equal(os.fstat(handle).st_size, 1024, "the size")
+            os.ftruncate(handle, 700)
+            check_equal(os.fstat(handle).st_size, 700, "the size")
+            os.pwrite(handle, b"B", 710)
+            compare.check_bytes(os.pread(handle, 2000, 0), b"A" * 700 + bytes(10) + b"B", 0)
+            os.ftruncate(handle, 600)
+    write.check_clean(path)
+    check_equal(image.info(path)["virtual-size"], 1024, "the virtual size")
+    with mount.mount(path) as mounted, open(mounted.disk, "rb") as file:
+        compare.check_bytes(file.read(), b"A" * 600 + bytes(424), 0)
 
 
 if __name__ == "__main__":

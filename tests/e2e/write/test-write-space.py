@@ -150,7 +150,10 @@ def _(directory):
                     refuses(errno.EPERM, os.ftruncate, handle, size)
                 for size in (1, 5120, SIZE - 512):
                     refuses(errno.EPERM, os.truncate, mounted.disk, size)
-                os.ftruncate(handle, SIZE - 511)  # the disk is of whole sectors, and has that size
+                if options == ("growable",):  # it has any size, to the byte
+                    refuses(errno.EPERM, os.ftruncate, handle, SIZE - 1)
+                else:  # it is of whole sectors, and has that size
+                    os.ftruncate(handle, SIZE - 511)
                 os.truncate(mounted.disk, 0)  # as open() with O_TRUNC
                 os.ftruncate(handle, SIZE)
                 check_equal(os.fstat(handle).st_size, SIZE, "the size")

@@ -6,6 +6,7 @@
 #include "suite.h"
 #include "writer_case.h"
 
+#include "disk/snapshots.h"
 #include "meta/format.h"
 
 #include <errno.h>
@@ -419,6 +420,168 @@ START_TEST(growing_never_makes_a_disk_smaller)
 }
 END_TEST
 
+/* --- Growable: to the byte ------------------------------------------------------------------ */
+
+static const struct writer_options growable = {.growable = true};
+
+static void open_growable(struct writer_case *subject, uint64_t size)
+{
+    struct builder_options options = disk_of(size);
+
+    writer_case_build(subject, builder_create(&options), &growable);
+}
+
+static void expect_sizes(struct writer_case *subject, uint64_t shown, uint64_t in_header)
+{
+    ck_assert_uint_eq(view_size(subject->view), shown);
+    ck_assert_uint_eq(disk_u64(subject->file, HEADER_SIZE), in_header);
+}
+
+static void end_and_open_again(struct writer_case *subject)
+{
+    struct store *file = writer_case_end(subject, NULL);
+
+    expect_sound(file, false);
+    writer_case_open(subject, file, &growable);
+}
+
+START_TEST(a_disk_that_grows_ends_where_it_was_written_to_and_the_headers_size_is_of_sectors)
+{
+    struct writer_case subject;
+
+    open_growable(&subject, M);
+    ck_assert_int_eq(writer_grow(subject.writer, M + 100, NULL), 0);
+    expect_sizes(&subject, M + 100, M + 512);
+    expect_write(&subject, 0, M + 300, 1); /* within the last sector */
+    expect_sizes(&subject, M + 300, M + 512);
+    expect_write(&subject, M + 300, 700, 2);
+    expect_sizes(&subject, M + 1000, M + 1024);
+    ck_assert_int_eq(writer_resize(subject.writer, M + 1000, NULL), 0); /* it has that */
+    expect_sizes(&subject, M + 1000, M + 1024);
+    expect_pattern(&subject, 0, M + 300, 1, 0);
+    expect_pattern(&subject, M + 300, 700, 2, 0);
+    end_and_open_again(&subject);
+    expect_sizes(&subject, M + 1024, M + 1024);
+    expect_pattern(&subject, M + 300, 700, 2, 0);
+    expect_zeros(&subject, M + 1000, 24);
+    end_sound(&subject);
+}
+END_TEST
+
+/* As of any file: and what is cut off is not there when it is longer, or opened, again. */
+START_TEST(a_growable_disk_is_made_smaller_to_the_byte_and_nothing_comes_back)
+{
+    static const uint64_t sizes[] = {M + 1024, M + 1000, M + 700, M + 512, M - 1};
+    struct writer_case subject;
+
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        uint64_t size = sizes[i], rounded = (size + 511) / 512 * 512;
+
+        open_growable(&subject, M + 4096);
+        expect_write(&subject, 0, M + 4096, 1);
+        if (_i == 1) {
+            expect_flush(&subject);
+        }
+        ck_assert_int_eq(writer_resize(subject.writer, M + 1024, NULL), 0);
+        ck_assert_int_eq(writer_resize(subject.writer, size, NULL), 0);
+        expect_sizes(&subject, size, rounded);
+        if (_i == 2) {
+            ck_assert_int_eq(writer_resize(subject.writer, size + 5, NULL), 0);
+            rounded = (size + 5 + 511) / 512 * 512;
+            expect_sizes(&subject, size + 5, rounded);
+            expect_zeros(&subject, size, 5);
+        }
+        end_and_open_again(&subject);
+        expect_sizes(&subject, rounded, rounded);
+        ck_assert_int_eq(writer_grow(subject.writer, M + 4096, NULL), 0);
+        expect_pattern(&subject, 0, size, 1, 0);
+        expect_zeros(&subject, size, M + 4096 - size);
+        end_sound(&subject);
+    }
+}
+END_TEST
+
+START_TEST(a_disk_cut_within_its_last_sector_hides_the_rest_also_where_that_could_not_be_zeroed)
+{
+    struct writer_case subject;
+    int result;
+
+    open_growable(&subject, M);
+    expect_write(&subject, 0, M, 1);
+    expect_flush(&subject);
+    memory_store_fail(subject.file, MEMORY_STORE_WRITE, (unsigned)_i + 1, EIO);
+    result = writer_resize(subject.writer, M - 300, NULL);
+    memory_store_fail(subject.file, MEMORY_STORE_WRITE, 0, 0);
+    if (result == 0) {
+        expect_sizes(&subject, M - 300, M);
+    }
+    ck_assert_int_eq(writer_resize(subject.writer, M - 400, NULL), 0);
+    ck_assert_int_eq(writer_grow(subject.writer, M - 200, NULL), 0);
+    expect_zeros(&subject, M - 400, 200);
+    end_and_open_again(&subject);
+    expect_pattern(&subject, 0, M - 400, 1, 0);
+    expect_zeros(&subject, M - 400, 400);
+    end_sound(&subject);
+}
+END_TEST
+
+/* What could not be zeroed when the disk was made smaller is in no snapshot, and not there later.
+ */
+START_TEST(what_a_cut_within_a_sector_left_is_in_no_snapshot_and_is_gone_when_opened_again)
+{
+    struct error error = {0};
+    struct writer_case subject;
+    uint8_t bytes[512];
+    struct view *saved;
+
+    open_growable(&subject, M);
+    expect_write(&subject, 0, M, 1);
+    expect_flush(&subject);
+    memory_store_fail_from(subject.file, MEMORY_STORE_WRITE, 1, EIO);
+    ck_assert_int_eq(writer_resize(subject.writer, M - 300, NULL), -EIO);
+    memory_store_fail(subject.file, MEMORY_STORE_WRITE, 0, 0);
+    expect_sizes(&subject, M - 300, M);
+    if (_i == 1) {
+        ck_assert_int_eq(writer_snapshot_make(subject.writer, "now", &error), 0);
+        expect_write(&subject, M - 300, 300, 2);
+        ck_assert_int_eq(view_open_saved(subject.image, &subject.image->snapshots->snapshots[0],
+                                         false, &saved, &error),
+                         0);
+        ck_assert_int_eq(view_read(saved, M - 512, bytes, 512), 0);
+        view_close(saved);
+        for (unsigned i = 212; i < 512; i++) {
+            ck_assert_uint_eq(bytes[i], 0);
+        }
+        ck_assert_int_eq(writer_resize(subject.writer, M - 300, NULL), 0);
+    }
+    end_and_open_again(&subject);
+    expect_pattern(&subject, 0, M - 300, 1, 0);
+    expect_zeros(&subject, M - 300, 300);
+    end_sound(&subject);
+}
+END_TEST
+
+/* The snapshot's size is the header's, which does not change. */
+START_TEST(with_snapshots_of_version_2_a_disk_still_grows_within_its_last_sector)
+{
+    struct builder_options options = disk_of(M);
+    struct error error = {0};
+    struct writer_case subject;
+
+    options.version = 2;
+    writer_case_build(&subject, builder_create(&options), &growable);
+    ck_assert_int_eq(writer_grow(subject.writer, M + 100, NULL), 0);
+    ck_assert_int_eq(writer_snapshot_make(subject.writer, "now", &error), 0);
+    expect_write(&subject, M + 100, 100, 1);
+    expect_sizes(&subject, M + 200, M + 512);
+    ck_assert_int_eq(writer_resize(subject.writer, M + 1, NULL), 0);
+    ck_assert_int_eq(writer_resize(subject.writer, M, NULL), -ENOTSUP);
+    ck_assert_int_eq(writer_grow(subject.writer, M + 513, NULL), -ENOSPC);
+    expect_sizes(&subject, M + 1, M + 512);
+    end_sound(&subject);
+}
+END_TEST
+
 START_TEST(a_disk_whose_shrinking_is_stopped_is_smaller_and_frees_the_rest_later)
 {
     struct writer_case subject;
@@ -496,6 +659,17 @@ int main(void)
     tcase_add_test(tcase, a_preallocation_that_is_stopped_goes_on_when_asked_again);
     tcase_add_loop_test(tcase, growing_that_is_stopped_leaves_the_size_as_it_was, 0, 2);
     tcase_add_test(tcase, growing_never_makes_a_disk_smaller);
+    tcase_add_test(
+        tcase, a_disk_that_grows_ends_where_it_was_written_to_and_the_headers_size_is_of_sectors);
+    tcase_add_loop_test(tcase, a_growable_disk_is_made_smaller_to_the_byte_and_nothing_comes_back,
+                        0, 3);
+    tcase_add_loop_test(
+        tcase, a_disk_cut_within_its_last_sector_hides_the_rest_also_where_that_could_not_be_zeroed,
+        0, 3);
+    tcase_add_loop_test(
+        tcase, what_a_cut_within_a_sector_left_is_in_no_snapshot_and_is_gone_when_opened_again, 0,
+        2);
+    tcase_add_test(tcase, with_snapshots_of_version_2_a_disk_still_grows_within_its_last_sector);
     tcase_add_test(tcase, a_disk_whose_shrinking_is_stopped_is_smaller_and_frees_the_rest_later);
     tcase_add_loop_test(tcase, zeros_where_the_disk_is_empty_make_no_tables, 0, 2);
     tcase_add_loop_test(tcase, an_l1_table_that_could_not_move_leaves_nothing_behind, 0, 2);
