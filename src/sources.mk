@@ -112,6 +112,7 @@ src_libqcow2_a_SOURCES = \
 	src/admin/inspect.c src/admin/inspect.h \
 	src/admin/inspect_problems.c \
 	src/admin/new_image.c src/admin/new_image.h src/admin/new_image_internal.h \
+	src/admin/new_image_places.c \
 	src/admin/new_image_refcounts.c \
 	src/admin/overlay.c src/admin/overlay.h src/admin/overlay_kept.c src/admin/overlay_internal.h \
 	src/admin/preallocated.c src/admin/preallocated.h \

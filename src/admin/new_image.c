@@ -64,35 +64,12 @@ static uint64_t l2_table_of(const struct new_image *image, uint64_t guest_offset
     return guest_offset >> header_l1_entry_bits(image->header);
 }
 
-/* With a raw data file every cluster of the disk is at its place there. */
-static void fill_raw(struct new_image *image)
-{
-    const struct header *header = image->header;
-    uint64_t guest_offset = image->l2_index << header_l1_entry_bits(header);
-    uint8_t *entry = image->l2;
-
-    for (uint64_t i = 0; i < UINT64_C(1) << header->l2_bits; i++) {
-        if (guest_offset >= header->virtual_size) {
-            return;
-        }
-        store_be64(entry, guest_offset | ENTRY_COPIED);
-        if (header->extended_l2) {
-            store_be64(entry + L2_ENTRY_BYTES, SUBCLUSTERS_ALL);
-        }
-        entry += header->l2_entry_bytes;
-        guest_offset += header->cluster_size;
-        image->l2_used = true;
-    }
-}
-
-static void begin_l2(struct new_image *image, uint64_t index)
+static int begin_l2(struct new_image *image, uint64_t index)
 {
     memset(image->l2, 0, image->header->cluster_size);
     image->l2_index = index;
     image->l2_used = false;
-    if (image->is_raw) {
-        fill_raw(image);
-    }
+    return image->has_places ? new_image_give_places(image) : 0;
 }
 
 static int end_l2(struct new_image *image)
@@ -103,7 +80,10 @@ static int end_l2(struct new_image *image)
     if (!image->l2_used) {
         return 0;
     }
-    result = new_image_take(image, 1, &host_offset);
+    result = new_image_finish_places(image);
+    if (result == 0) {
+        result = new_image_take(image, 1, &host_offset);
+    }
     if (result == 0) {
         store_be64(image->l1 + image->l2_index * L1_ENTRY_BYTES, host_offset | ENTRY_COPIED);
         result = new_image_put(image, host_offset, image->l2, image->header->cluster_size);
@@ -119,7 +99,7 @@ static int go_to_l2(struct new_image *image, uint64_t index)
     while (image->l2_index < index && result == 0) {
         result = end_l2(image);
         if (result == 0) {
-            begin_l2(image, image->is_raw ? image->l2_index + 1 : index);
+            result = begin_l2(image, image->has_places ? image->l2_index + 1 : index);
         }
     }
     return result;
@@ -152,11 +132,14 @@ static int set_entry(struct new_image *image, uint64_t guest_offset, uint64_t en
 static int take_data(struct new_image *image, uint64_t guest_offset, uint64_t length,
                      uint64_t *host_offset)
 {
-    if (image->data_file == NULL) {
+    if (image->has_places) {
+        *host_offset = new_image_place_of(image, guest_offset);
+    } else if (image->data_file != NULL) {
+        *host_offset = guest_offset;
+    } else {
         return new_image_take(image, div_round_up(length, image->header->cluster_size),
                               host_offset);
     }
-    *host_offset = guest_offset;
     return 0;
 }
 
@@ -184,6 +167,9 @@ static int put_data(struct new_image *image, uint64_t guest_offset, const void *
     if (result == 0) {
         /* What of the last cluster is behind the end of the disk: zeros, also on a device. */
         result = image->data_file == NULL ? new_image_pad(image, host_offset, length) : 0;
+    }
+    if (result == 0) {
+        new_image_mark_written(image, guest_offset, length);
     }
     for (at = 0; at < length && result == 0; at += cluster_size) {
         result =
@@ -233,18 +219,28 @@ int new_image_compressed(struct new_image *image, uint64_t guest_offset, const v
         L2_ENTRY_COMPRESSED | l2_entry_compressed_place(host_offset, whole, cluster_bits), 0);
 }
 
+/* What an entry says of the place of a cluster that has one without having data. */
+static uint64_t place_entry(const struct new_image *image, uint64_t guest_offset)
+{
+    return image->has_places ? new_image_place_of(image, guest_offset) | ENTRY_COPIED : 0;
+}
+
 int new_image_zeros(struct new_image *image, uint64_t guest_offset, uint64_t length)
 {
     const struct header *header = image->header;
-    bool extended = header->extended_l2;
+    uint64_t zero = header->extended_l2 ? 0 : L2_ENTRY_ZERO;
     int result = 0;
 
     if (image->is_raw) {
         return 0; /* the data file has a hole there */
     }
     for (uint64_t at = 0; at < length && result == 0; at += header->cluster_size) {
-        result = set_entry(image, guest_offset + at, extended ? 0 : L2_ENTRY_ZERO,
-                           SUBCLUSTERS_ALL << 32);
+        /* The table first: it gives the places. */
+        result = go_to_l2(image, l2_table_of(image, guest_offset + at));
+        if (result == 0) {
+            result = set_entry(image, guest_offset + at,
+                               zero | place_entry(image, guest_offset + at), SUBCLUSTERS_ALL << 32);
+        }
     }
     return result;
 }
@@ -252,12 +248,18 @@ int new_image_zeros(struct new_image *image, uint64_t guest_offset, uint64_t len
 int new_image_subclusters(struct new_image *image, uint64_t guest_offset, const void *bytes,
                           uint64_t length, uint32_t data, uint32_t zeros)
 {
-    uint64_t size = UINT64_C(1) << image->header->subcluster_bits, host_offset = 0;
+    const struct header *header = image->header;
+    uint64_t size = UINT64_C(1) << header->subcluster_bits, host_offset = 0, entry, bitmap;
     const uint8_t *from = bytes;
     int result = go_to_l2(image, l2_table_of(image, guest_offset));
 
     if (result == 0 && data != 0) {
-        result = take_data(image, guest_offset, image->header->cluster_size, &host_offset);
+        result = take_data(image, guest_offset, header->cluster_size, &host_offset);
+        if (result == 0 && image->fills) { /* around the data */
+            result = new_image_write_zeros(
+                image, host_offset, image->data_file != NULL ? length : header->cluster_size);
+        }
+        new_image_mark_written(image, guest_offset, length);
     }
     for (unsigned i = 0; i < SUBCLUSTERS_EXTENDED && result == 0; i++) {
         uint64_t at = i * size;
@@ -266,9 +268,10 @@ int new_image_subclusters(struct new_image *image, uint64_t guest_offset, const 
             result = write_data(image, host_offset + at, from + at, min_u64(size, length - at));
         }
     }
-    return result < 0 ? result
-                      : set_entry(image, guest_offset, data != 0 ? host_offset | ENTRY_COPIED : 0,
-                                  (uint64_t)zeros << 32 | data);
+    entry = data != 0 ? host_offset | ENTRY_COPIED : place_entry(image, guest_offset);
+    /* Of a raw data file everything is shown. */
+    bitmap = image->is_raw ? SUBCLUSTERS_ALL : (uint64_t)zeros << 32 | data;
+    return result < 0 ? result : set_entry(image, guest_offset, entry, bitmap);
 }
 
 /* --- The beginning and the end -----------------------------------------------------------------
@@ -292,18 +295,24 @@ int new_image_begin(const struct create_plan *plan, const struct create_target *
     begun->is_raw = (header->autoclear_features & AUTOCLEAR_RAW_EXTERNAL_DATA) != 0;
     begun->counts_per_block = (header->cluster_size * 8) >> header->refcount_order;
     begun->pending = malloc(PENDING_BYTES);
-    begun->zeros = calloc(1, header->cluster_size);
+    begun->zeros_bytes = max_u64(header->cluster_size, PENDING_BYTES / 2);
+    begun->zeros = calloc(1, begun->zeros_bytes);
     begun->l2 = malloc(header->cluster_size);
     begun->l1 = calloc(header->l1_entries + 1, L1_ENTRY_BYTES);
     if (begun->pending == NULL || begun->zeros == NULL || begun->l2 == NULL || begun->l1 == NULL) {
         new_image_free(begun);
         return -ENOMEM;
     }
-    begin_l2(begun, 0);
-    result = new_image_take(begun, 1, &begun->header_offset);
+    result = new_image_prepare_places(begun, target);
+    if (result == 0) {
+        result = new_image_take(begun, 1, &begun->header_offset);
+    }
     if (result == 0 && target->is_device) { /* neither an old image nor a new one from here on */
         result = store_write(begun->file, 0, begun->zeros, header->cluster_size);
         result = result == 0 ? store_sync(begun->file) : result;
+    }
+    if (result == 0) {
+        result = begin_l2(begun, 0);
     }
     if (result < 0) {
         new_image_free(begun);
@@ -387,6 +396,7 @@ void new_image_free(struct new_image *image)
     new_image_free_refcounts(image);
     free(image->pending);
     free(image->zeros);
+    free(image->written);
     free(image->l2);
     free(image->l1);
     free(image);

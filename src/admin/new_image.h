@@ -17,6 +17,9 @@
  * Compressed clusters are packed to the byte, one behind the other: a cluster of the file may hold
  * the ends and beginnings of many, and counts as many references.
  *
+ * With preallocation all clusters that an L2 table maps are taken in one piece where the table
+ * begins, and data is written to its place there.
+ *
  * With an external data file the data is written there, where it is on the disk. Of one thread.
  */
 #ifndef IMAGE_NEW_IMAGE_H
@@ -27,9 +30,10 @@
 struct new_image;
 
 /*
- * `plan` is of an image without preallocation (but that of a raw data file); both outlive the new
- * image. Of the target count the stores and is_device alone: the file is empty, or a device;
- * the data file is empty, or a device that reads as zeros. 0; a negative errno of writing; -ENOMEM.
+ * `plan` outlives the new image. Of the target count the stores, is_device, and stop with its
+ * context, which is asked while zeros are written for preallocation=full and the like: the file is
+ * empty, or a device; the data file is empty, or a device that reads as zeros. 0; a negative errno
+ * of writing, -EINTR among them; -ENOMEM. So it is with all that follow.
  */
 int new_image_begin(const struct create_plan *plan, const struct create_target *target,
                     struct new_image **image);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Between new_image.c, which knows what is on the disk, and new_image_refcounts.c, which knows
- * which clusters of the file are taken: one module in two files.
+ * Between new_image.c, which knows what is on the disk, new_image_places.c, which gives clusters
+ * their places before there is data for them, and new_image_refcounts.c, which knows which clusters
+ * of the file are taken: one module in three files.
  */
 #ifndef IMAGE_NEW_IMAGE_INTERNAL_H
 #define IMAGE_NEW_IMAGE_INTERNAL_H
@@ -20,12 +21,22 @@ struct new_image {
 
     uint8_t *pending; /* what is to be written next, in one piece */
     uint64_t pending_offset, pending_length;
-    uint8_t *zeros; /* a cluster of them */
+    uint8_t *zeros; /* zeros_bytes, a multiple of a cluster */
+    uint64_t zeros_bytes;
 
     uint8_t *l1;       /* the table */
     uint8_t *l2;       /* table number l2_index */
     uint64_t l2_index; /* which is being filled */
     bool l2_used;
+
+    bool has_places;        /* preallocated: every cluster has its place */
+    bool reserves;          /* and the host's space from the beginning */
+    bool fills;             /* what is not written gets zeros */
+    bool clears;            /* what is not written is punched: it is a device */
+    uint64_t places_offset; /* host offset of the first cluster that table number l2_index maps */
+    uint8_t *written;       /* of each cluster that the table maps; NULL without places */
+    bool (*stop)(void *context); /* NULL: never */
+    void *stop_context;
 
     uint64_t next;             /* the number of the first cluster of the file that is not taken */
     uint64_t tail;             /* where the next compressed data may begin; at a cluster: nowhere */
@@ -56,6 +67,25 @@ int new_image_pad(struct new_image *image, uint64_t host_offset, uint64_t length
 
 /* Writes all blocks that are left, and the table. No cluster is taken behind that. */
 int new_image_write_refcounts(struct new_image *image);
+
+/* --- Places: what a preallocated image has more ------------------------------------------- */
+
+/* What is to be done for them, from the plan. 0, or -ENOMEM. */
+int new_image_prepare_places(struct new_image *image, const struct create_target *target);
+
+/* Takes all clusters of the L2 table that begins, in one piece, and fills in their entries. */
+int new_image_give_places(struct new_image *image);
+
+/* The host offset of a cluster that the table maps. */
+uint64_t new_image_place_of(const struct new_image *image, uint64_t guest_offset);
+
+void new_image_mark_written(struct new_image *image, uint64_t guest_offset, uint64_t length);
+
+/* To where the data is. -EINTR where a stop was asked for. */
+int new_image_write_zeros(struct new_image *image, uint64_t host_offset, uint64_t length);
+
+/* Before the next table: what of this one was not written is made what it is to be. */
+int new_image_finish_places(struct new_image *image);
 
 void new_image_free_refcounts(struct new_image *image);
 

@@ -15,7 +15,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define JOB_BYTES   (UINT64_C(1) << 20) /* or a cluster, where that is more */
+#define JOB_BYTES (UINT64_C(1) << 20) /* or a cluster, where that is more */
+#define ZEROS_BYTES \
+    (UINT64_C(1) << 30) /* passed on at once: where they are written, it takes long */
 #define THREADS_MAX 16
 #define HOLE_BYTES  (UINT64_C(64) << 10) /* shorter holes are read with what is around them */
 
@@ -303,8 +305,8 @@ static int plan(struct copying *copying, struct job *job)
             job->is_zeros = true;
             job->result = 0;
             job->offset = copying->position;
-            job->length = units;
-            copying->position += units;
+            job->length = min_u64(units, ZEROS_BYTES);
+            copying->position += job->length;
             return 1;
         }
         progress_show(&copying->progress, copying->position, copying->target->size);

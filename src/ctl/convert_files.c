@@ -2,6 +2,7 @@
 #include "config.h"
 
 #include "ctl/convert_internal.h"
+#include "ctl/interrupt.h"
 #include "ctl/open.h"
 #include "disk/filename.h"
 #include "store/file.h"
@@ -15,6 +16,7 @@
 
 #define RAW_UNIT_MAX     (UINT64_C(1) << 20)
 #define RAW_UNIT_DEFAULT (UINT64_C(64) << 10)
+#define RESERVE_BYTES    (UINT64_C(1) << 30) /* before an interrupt is looked for */
 
 /* --- What is read ----------------------------------------------------------------------------- */
 
@@ -116,6 +118,47 @@ static uint64_t raw_unit(const struct conversion *conversion)
     return unit;
 }
 
+/* The host's space for all of the file. Where the host cannot, zeros are written. */
+static int reserve_raw(struct conversion *conversion, enum convert_raw *kind)
+{
+    struct convert_target *target = &conversion->target;
+    uint64_t offset = 0;
+    int r = 0;
+
+    while (offset < target->size && r == 0) {
+        uint64_t part = min_u64(target->size - offset, RESERVE_BYTES);
+
+        r = interrupt_pending(NULL) ? -EINTR : store_allocate(target->store, offset, part);
+        offset += part;
+    }
+    if (r == -EOPNOTSUPP) {
+        *kind = CONVERT_RAW_FILLED;
+        return 0;
+    }
+    return r == 0 || r == -EINTR ? r
+                                 : error_set(&conversion->ctl->error, -r,
+                                             "%s: %" PRIu64 " bytes cannot be reserved: %s; make "
+                                             "room there, or leave out preallocation",
+                                             conversion->path, target->size, strerror(-r));
+}
+
+/* With its kind of a target: what it is to be where the disk has zeros. */
+static int set_raw(struct conversion *conversion, bool is_device)
+{
+    uint64_t preallocation = conversion->options->values.preallocation.value;
+    enum convert_raw kind =
+        is_device || conversion->options->existing.value ? CONVERT_RAW_OTHER : CONVERT_RAW_EMPTY;
+    int r = 0;
+
+    if (preallocation == PREALLOCATION_FULL) {
+        kind = CONVERT_RAW_FILLED;
+    } else if (preallocation == PREALLOCATION_FALLOC && !is_device) {
+        r = reserve_raw(conversion, &kind);
+    }
+    convert_target_raw(&conversion->target, kind);
+    return r;
+}
+
 static int open_raw(struct conversion *conversion)
 {
     const struct store_file_options in_place = {.access = STORE_WRITE,
@@ -143,9 +186,10 @@ static int open_raw(struct conversion *conversion)
         return r;
     }
     is_device = S_ISBLK(info.mode);
-    convert_target_raw(target, is_device || conversion->options->existing.value);
-    return is_device ? create_check_device(conversion->path, target->store, target->size, error)
-                     : 0;
+    if (is_device) {
+        r = create_check_device(conversion->path, target->store, target->size, error);
+    }
+    return r == 0 ? set_raw(conversion, is_device) : r;
 }
 
 /* --- A new image --------------------------------------------------------------------------- */
@@ -221,6 +265,7 @@ static int open_new_image(struct conversion *conversion)
     if (r == 0) {
         target->files.file = new_file_store(target->file);
         target->files.is_device = new_file_is_device(target->file);
+        target->files.stop = interrupt_pending;
         create_values_hint(&conversion->options->values, conversion->path, target->file,
                            conversion->ctl->log);
     }

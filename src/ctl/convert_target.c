@@ -10,6 +10,27 @@
 
 #define ZEROS_BYTES UINT64_C(1048576) /* written at a time where the format has no other way */
 
+typedef int (*write_data)(struct convert_target *target, uint64_t offset, const void *bytes,
+                          uint64_t length);
+
+static int write_zeros(struct convert_target *target, write_data data, uint64_t offset,
+                       uint64_t length)
+{
+    uint64_t most = max_u64(ZEROS_BYTES, target->unit);
+    uint8_t *zeros = calloc(1, min_u64(length, most));
+    int r = zeros == NULL ? -ENOMEM : 0;
+
+    while (length > 0 && r == 0) {
+        uint64_t part = min_u64(length, most);
+
+        r = data(target, offset, zeros, part);
+        offset += part;
+        length -= part;
+    }
+    free(zeros);
+    return r;
+}
+
 /* --- A raw file or device --------------------------------------------------------------- */
 
 static int raw_data(struct convert_target *target, uint64_t offset, const void *bytes,
@@ -23,6 +44,11 @@ static int raw_zeros(struct convert_target *target, uint64_t offset, uint64_t le
     return store_punch(target->store, offset, length);
 }
 
+static int raw_written_zeros(struct convert_target *target, uint64_t offset, uint64_t length)
+{
+    return write_zeros(target, raw_data, offset, length);
+}
+
 static int raw_finish(struct convert_target *target)
 {
     struct store_info info;
@@ -34,19 +60,24 @@ static int raw_finish(struct convert_target *target)
     return r == 0 ? store_sync(target->store) : r;
 }
 
-void convert_target_raw(struct convert_target *target, bool in_place)
+void convert_target_raw(struct convert_target *target, enum convert_raw kind)
 {
     static const struct convert_target_ops empty = {
         .data = raw_data,
         .finish = raw_finish,
     };
-    static const struct convert_target_ops full = {
+    static const struct convert_target_ops other = {
         .data = raw_data,
         .zeros = raw_zeros,
         .finish = raw_finish,
     };
+    static const struct convert_target_ops filled = {
+        .data = raw_data,
+        .zeros = raw_written_zeros,
+        .finish = raw_finish,
+    };
 
-    target->ops = in_place ? &full : &empty;
+    target->ops = kind == CONVERT_RAW_EMPTY ? &empty : kind == CONVERT_RAW_OTHER ? &other : &filled;
 }
 
 /* --- A new image ---------------------------------------------------------------------------- */
@@ -65,19 +96,7 @@ static int new_zeros(struct convert_target *target, uint64_t offset, uint64_t le
 /* Version 2 cannot say that something reads as zeros, and what is behind it shows. */
 static int new_written_zeros(struct convert_target *target, uint64_t offset, uint64_t length)
 {
-    uint64_t most = max_u64(ZEROS_BYTES, target->unit);
-    uint8_t *zeros = calloc(1, min_u64(length, most));
-    int r = zeros == NULL ? -ENOMEM : 0;
-
-    while (length > 0 && r == 0) {
-        uint64_t part = min_u64(length, most);
-
-        r = new_image_data(target->image, offset, zeros, part);
-        offset += part;
-        length -= part;
-    }
-    free(zeros);
-    return r;
+    return write_zeros(target, new_data, offset, length);
 }
 
 static int new_finish(struct convert_target *target)

@@ -39,8 +39,15 @@ struct convert_target {
     struct writer *writer;
 };
 
+/* What a raw target shows where nothing was written to it, and what shall be there. */
+enum convert_raw {
+    CONVERT_RAW_EMPTY,  /* holes, which may stay */
+    CONVERT_RAW_OTHER,  /* something else: it is punched */
+    CONVERT_RAW_FILLED, /* whatever it is: zeros are written over it */
+};
+
 /* All as they are set before: path, size, unit and what the kind needs. They only set ops. */
-void convert_target_raw(struct convert_target *target, bool in_place);
+void convert_target_raw(struct convert_target *target, enum convert_raw kind);
 void convert_target_new_image(struct convert_target *target, bool has_backing, bool old_version);
 void convert_target_writer(struct convert_target *target);
 

@@ -14,6 +14,7 @@ static int refuse(struct conversion *conversion, const char *sentence)
 static int check_raw(struct conversion *conversion)
 {
     const struct convert_options *options = conversion->options;
+    struct create_values values = options->values;
 
     if (options->compress.value) {
         return refuse(conversion, "a raw file cannot be compressed; leave out -c, or add -O qcow2");
@@ -22,9 +23,16 @@ static int check_raw(struct conversion *conversion)
         return refuse(conversion,
                       "a raw file has nothing behind it; leave out -B, or add -O qcow2");
     }
-    if (create_values_given(&options->values)) {
-        return refuse(conversion, "-o says what a qcow2 image is to be, and this is a raw file; "
-                                  "leave it out, or add -O qcow2");
+    values.preallocation = (struct option_number){0};
+    if (create_values_given(&values)) {
+        return refuse(conversion, "-o says what a qcow2 image is to be, and this is a raw file, of "
+                                  "which there is preallocation alone; leave it out, or add -O "
+                                  "qcow2");
+    }
+    if (options->values.preallocation.value == PREALLOCATION_METADATA) {
+        return refuse(conversion,
+                      "a raw file has no metadata; use preallocation=falloc or full, or "
+                      "add -O qcow2");
     }
     return 0;
 }
@@ -54,9 +62,10 @@ static int check_image(struct conversion *conversion)
                       "the disk has the size of the one that is copied; leave out size, "
                       "and use qcow2ctl resize afterwards");
     }
-    if (values->preallocation.value != PREALLOCATION_OFF) {
-        return refuse(conversion, "preallocation is not there in convert; make the image with "
-                                  "qcow2ctl create -o preallocation=, and convert to it with -n");
+    if (options->compress.value && values->preallocation.value != PREALLOCATION_OFF) {
+        return refuse(conversion,
+                      "compressed clusters have no place before they are there; leave out "
+                      "-c, or preallocation");
     }
     if (options->compress.value && values->data_file != NULL) {
         return refuse(conversion, "an external data file holds no compressed clusters; leave out "

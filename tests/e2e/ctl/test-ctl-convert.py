@@ -192,6 +192,90 @@ def _(directory):
                     "bytes of the raw copy with -S %s" % zeros)
 
 
+def check_places(path, mode, size):
+    """Fails unless each cluster of the disk has a place in the file, and the host what is said."""
+    found = json.loads(tools.output("qemu-img", "map", "--output=json", path))
+    check(all("offset" in extent for extent in found), "no place: %r", found)
+    places = sorted(extent["offset"] for extent in found)
+    check_equal([extent["offset"] for extent in found], places, "the order of the places")
+    image.settle(path)
+    occupied = os.stat(path).st_blocks * 512
+    check(occupied < 3 * MiB if mode == "metadata" else occupied >= size,
+          "%s: %d bytes of the host", mode, occupied)
+    if mode == "full":
+        written = sum(end - start for start, end in image.host_data(path))
+        check(written >= size, "%d bytes were written", written)
+
+
+@suite.test("preallocated, each cluster has its place, and the host's space", needs=[tools.EXTENDED_L2])
+def _(directory):
+    raw, path, back = (os.path.join(directory, name) for name in ("raw", "copy.qcow2", "back"))
+    with open(raw, "wb") as file:
+        file.truncate(SIZE)
+        for at in (64 * KiB, 3 * MiB + 4096, SIZE - 700):
+            file.seek(at)
+            file.write(b"data" * 175)
+    for number, options in enumerate(("", "cluster_size=512", "extended_l2=on", "compat=0.10")):
+        for mode in ("metadata", "falloc", "full")[:3 if number != 1 else 2]:
+            given = ",".join(filter(None, (options, "preallocation=" + mode)))
+            convert("-o", given, raw, path)
+            check_image(path, raw)
+            if options != "extended_l2=on":  # what is not there yet has no offset to be told
+                check_places(path, mode, SIZE)
+            image.settle(path)
+            check(mode == "metadata" or os.stat(path).st_blocks * 512 >= SIZE, "%s: space", given)
+    for mode in ("falloc", "full"):
+        convert("-O", "raw", "-o", "preallocation=" + mode, path, back)
+        compare.check_files(back, raw)
+        image.settle(back)
+        check(os.stat(back).st_blocks * 512 >= SIZE, "%s: space of a raw file", mode)
+    check_equal(image.host_data(back), [(0, SIZE)], "what was written")
+
+
+@suite.test("a preallocated data file is reserved or written, and above a base nothing hides it",
+            needs=[tools.EXTENDED_L2])
+def _(directory):
+    raw = mixed_raw(os.path.join(directory, "raw"))
+    path, data = (os.path.join(directory, name) for name in ("copy.qcow2", "data"))
+    for more in ("", ",data_file_raw=on", ",extended_l2=on,data_file_raw=on"):
+        for mode in ("metadata", "falloc", "full"):
+            convert("-o", "data_file=%s%s,preallocation=%s" % (data, more, mode), raw, path)
+            check_image(path, raw)
+            check_equal(os.path.getsize(data), SIZE + (-SIZE % 512), "the data file's size")
+            image.settle(data)
+            check(mode == "metadata" or os.stat(data).st_blocks * 512 >= SIZE, "%s: no space", mode)
+    base = shutil.copyfile(raw, os.path.join(directory, "base.raw"))
+    with open(base, "r+b") as file:  # a few subclusters differ
+        file.seek(2 * MiB + 6 * KiB)
+        file.write(b"other" * 100)
+    for mode in ("metadata", "full"):
+        convert("-f", "raw", "-B", base, "-F", "raw", "-o", "extended_l2=on,preallocation=" + mode,
+                raw, path)
+        check_image(path, raw)
+        own = sum(extent["length"] for extent in extents(path)
+                  if extent["depth"] == 0 and extent["present"])
+        check(own <= 8 * KiB, "%d bytes are its own", own)
+    ctl.refused("convert", "-B", base, "-F", "raw", "-o", "preallocation=full", raw, path,
+                words=["extended_l2=on"], unchanged=[path])
+
+
+@suite.test("a preallocated image on a device shows nothing of what that held", needs=[tools.loop])
+def _(directory):
+    raw = mixed_raw(os.path.join(directory, "raw"))
+    host = os.path.join(directory, "host")
+    for options in ("", ",extended_l2=on"):
+        for mode in ("metadata", "falloc", "full"):
+            with open(host, "wb") as file:
+                file.write(b"\xa5" * (8 * MiB))
+            with mount.loop_device(host, writable=True) as device:
+                convert("-o", "preallocation=" + mode + options, raw, device)
+                check_image(device, raw)
+    with mount.loop_device(host, writable=True) as device:
+        convert("-O", "raw", "-o", "preallocation=full", raw, device)
+        with open(device, "rb") as file, open(raw, "rb") as expected:
+            compare.check_bytes(file.read(SIZE), expected.read(), 0)
+
+
 @suite.test("an empty disk of 1 TiB is copied at once, both ways")
 def _(directory):
     path = image.create(os.path.join(directory, "image.qcow2"), 1 << 40)
@@ -408,7 +492,9 @@ def _(directory):
                          (["-O", "raw", "-o", "compat=1.1"], ["-o"]), (["-S", "100"], ["-S 100"]),
                          (["-n", "-c"], ["-n", "-c"]), (["-n", "-B", "x"], ["-n", "-B"]),
                          (["-o", "size=1G"], ["size"]), (["-o", "encryption=on"], ["encryption"]),
-                         (["-o", "preallocation=full"], ["qcow2ctl create", "-n"]),
+                         (["-c", "-o", "preallocation=full"], ["-c", "preallocation"]),
+                         (["-O", "raw", "-o", "preallocation=metadata"], ["falloc or full"]),
+                         (["-n", "-o", "preallocation=falloc"], ["-n", "-o"]),
                          (["-O", "vmdk"], ["vmdk"])):
         ctl.refused("convert", *flags, os.path.join(directory, "source"), target, words=words,
                     status=64)
