@@ -5,8 +5,10 @@
 #include "ctl/convert_copy.h"
 #include "ctl/convert_internal.h"
 #include "ctl/interrupt.h"
+#include "util/json.h"
 
 #include <errno.h>
+#include <string.h>
 
 static int copy(struct conversion *conversion)
 {
@@ -20,9 +22,11 @@ static int copy(struct conversion *conversion)
         .zeros = options->zeros.set ? options->zeros.value : CONVERT_ZEROS_DEFAULT,
         .compress = options->compress.value,
         .compression_type = conversion->plan.header.compression_type,
+        .written = &conversion->written,
         .stop = interrupt_pending,
     };
 
+    conversion->size = conversion->target.size;
     return convert_copy(&how, &conversion->ctl->error);
 }
 
@@ -50,6 +54,23 @@ static int make_copy(struct conversion *conversion)
                            conversion->path, in_place ? "holds a part of the copy" : "is not made");
 }
 
+static int report_json(struct conversion *conversion)
+{
+    struct json *object = json_new_object();
+    int r;
+
+    json_put_text(object, "filename", conversion->path);
+    json_put_text(object, "format", conversion->is_raw ? "raw" : "qcow2");
+    json_put_number(object, "virtual-size", conversion->size);
+    json_put_number(object, "copied", conversion->written);
+    r = json_print(object, stdout);
+    json_free(object);
+    return r == 0 ? 0
+                  : error_set(&conversion->ctl->error, -r,
+                              "%s: is copied, but that could not be printed: %s", conversion->path,
+                              strerror(-r));
+}
+
 static int run_convert(struct ctl *ctl)
 {
     struct conversion conversion = {
@@ -58,14 +79,21 @@ static int run_convert(struct ctl *ctl)
         .source_path = ctl->operands[0],
         .path = ctl->operands[1],
     };
+    const struct common_flags *common = &conversion.options->common;
     int r = convert_check_usage(&conversion);
     int status = r != 0 ? CTL_USAGE : CTL_FAILED;
 
+    if (r == 0 && command_prints_json(common)) {
+        r = json_require(&ctl->error);
+    }
     if (r == 0) {
         r = convert_open_source(&conversion);
     }
     if (r == 0) {
         r = make_copy(&conversion);
+    }
+    if (r == 0 && command_prints_json(common) && !common->quiet.value) {
+        r = report_json(&conversion);
     }
     convert_release(&conversion);
     return r == 0 ? CTL_OK : status;
@@ -136,6 +164,12 @@ static const struct option_spec convert_flags[] = {
      .type = OPTION_BOOL,
      .field = FIELD(unordered),
      .help = "accepted as of qemu-img; what can be done out of order is done so in any case"},
+    {.name = "json",
+     .type = OPTION_PRESET,
+     .field = FIELD(common.output),
+     .min = CTL_OUTPUT_JSON,
+     .help = "print JSON: filename, format, virtual-size, copied (bytes of the disk)"},
+    FLAG_OUTPUT(struct convert_options),
     FLAG_FORCE_SHARE(struct convert_options),
     FLAG_TRUST_NAMES(struct convert_options),
     FLAG_KEY_FILE(struct convert_options),

@@ -48,6 +48,7 @@ struct copying {
     struct disk_walk source, backing;
     uint64_t position; /* of the disk: what jobs have been made for */
     uint64_t job_bytes;
+    uint64_t written; /* bytes of the disk */
     struct workers *workers;
     unsigned threads, jobs;
     struct compressor *compressors[THREADS_MAX + 1]; /* one for each thread, and ours */
@@ -330,6 +331,9 @@ static int write_mixed(struct copying *copying, const struct job *job, uint64_t 
         enum kind kind = (enum kind)job->kinds[index * subunits + i];
 
         data |= kind == KIND_DATA ? UINT32_C(1) << i : 0;
+        if (kind == KIND_DATA) {
+            copying->written += min_u64(target->subunit, job->length - at - i * target->subunit);
+        }
         zeros |= kind == KIND_ZEROS && job->behind != NULL ? UINT32_C(1) << i : 0;
     }
     return new_image_subclusters(target->image, job->offset + at, job->bytes + at,
@@ -373,6 +377,7 @@ static int write_run(struct copying *copying, const struct job *job, uint64_t in
     uint64_t length = min_u64(count * target->unit, job->length - at);
 
     if (kind == KIND_DATA) {
+        copying->written += length;
         return target->ops->data(target, job->offset + at, job->bytes + at, length);
     }
     if (kind == KIND_ZEROS && target->ops->zeros != NULL) {
@@ -397,6 +402,7 @@ static int write_piece(struct copying *copying, const struct job *job)
             r = new_image_compressed(target->image, job->offset + index * target->unit, packed,
                                      job->sizes[index]);
             packed += job->sizes[index];
+            copying->written += min_u64(target->unit, job->length - index * target->unit);
         } else if (mixed) {
             r = write_mixed(copying, job, index);
         } else {
@@ -551,6 +557,7 @@ int convert_copy(const struct convert_copy *copy, struct error *error)
         r = copy_all(copying);
         progress_end(&copying->progress);
     }
+    *copy->written = copying->written;
     stop(copying);
     free(copying);
     if (r == 0) {

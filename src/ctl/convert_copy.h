@@ -24,6 +24,7 @@ struct convert_copy {
     uint64_t zeros; /* bytes: how many zeros in a row are left out; 0: none, all is written */
     bool compress;
     uint8_t compression_type;
+    uint64_t *written; /* set: bytes of the disk that were written, compressed ones among them */
     /* Asked from time to time; true ends the work with -EINTR. */
     bool (*stop)(void *context);
 };

@@ -36,6 +36,7 @@ struct conversion {
     struct create_plan plan;
     struct convert_target target;
     struct store *existing; /* a raw target that is written in place */
+    uint64_t size, written; /* bytes: of the disk, and what of it the target was told */
 };
 
 /*

@@ -53,6 +53,11 @@ def qemu_equal(first, second, first_format="qcow2", second_format="qcow2"):
     tools.run("qemu-img", "compare", "-q", "-f", first_format, "-F", second_format, first, second)
 
 
+def written_bytes(path):
+    """How much of the host file was written, and not only reserved."""
+    return sum(end - start for start, end in image.host_data(path))
+
+
 # --- what is copied ------------------------------------------------------------------------
 
 
@@ -188,7 +193,7 @@ def _(directory):
         convert("-S", zeros, "-O", "raw", path, back)
         compare.check_files(back, raw)
         image.settle(back)
-        check_equal(sum(end - start for start, end in image.host_data(back)), blocks,
+        check_equal(written_bytes(back), blocks,
                     "bytes of the raw copy with -S %s" % zeros)
 
 
@@ -203,8 +208,7 @@ def check_places(path, mode, size):
     check(occupied < 3 * MiB if mode == "metadata" else occupied >= size,
           "%s: %d bytes of the host", mode, occupied)
     if mode == "full":
-        written = sum(end - start for start, end in image.host_data(path))
-        check(written >= size, "%d bytes were written", written)
+        check(written_bytes(path) >= size, "%d bytes were written", written_bytes(path))
 
 
 @suite.test("preallocated, each cluster has its place, and the host's space", needs=[tools.EXTENDED_L2])
@@ -229,7 +233,7 @@ def _(directory):
         compare.check_files(back, raw)
         image.settle(back)
         check(os.stat(back).st_blocks * 512 >= SIZE, "%s: space of a raw file", mode)
-    check_equal(image.host_data(back), [(0, SIZE)], "what was written")
+    check_equal(written_bytes(back), SIZE, "bytes of a raw file that were written")
 
 
 @suite.test("a preallocated data file is reserved or written, and above a base nothing hides it",
@@ -286,6 +290,24 @@ def _(directory):
     qemu_equal(path, back)
     check(os.stat(raw).st_blocks * 512 < 2 * MiB and os.path.getsize(back) < 3 * MiB,
           "the copies are large")
+
+
+@suite.test("with --json it is told what was copied, or what is wrong", needs=[tools.EXTENDED_L2])
+def _(directory):
+    raw, path = (os.path.join(directory, name) for name in ("raw", "copy"))
+    with open(raw, "wb") as file:
+        file.truncate(2 * MiB)
+        file.seek(64 * KiB)
+        file.write(b"data" * 32 * KiB)
+    for flags, copied in (([], 128 * KiB), (["-c"], 128 * KiB), (["-o", "extended_l2=on"], 128 * KiB),
+                          (["-O", "raw"], 128 * KiB), (["-S", "0"], 2 * MiB)):
+        told = json.loads(convert("--json", *flags, "-f", "raw", raw, path).stdout)
+        check_equal(told, {"filename": path, "format": "raw" if "-O" in flags else "qcow2",
+                           "virtual-size": 2 * MiB, "copied": copied}, "what %r tells" % flags)
+    check_equal(convert("--json", "-q", raw, path).stdout, "", "what --quiet leaves of it")
+    for status, arguments in ((64, ("-S", "1", raw, path)), (1, (raw + "x", path))):
+        said = json.loads(convert("--output=json", *arguments, status=status).stderr)
+        check_equal(said["status"], status, "the status in %r" % said)
 
 
 # --- with something behind it -------------------------------------------------------------------
