@@ -83,6 +83,7 @@ src_libqcow2_a_SOURCES = \
 	src/meta/header_write.c src/meta/header_write.h \
 	src/meta/luks.c src/meta/luks.h \
 	src/meta/luks_unlock.c \
+	src/meta/luks_write.c src/meta/luks_write.h \
 	src/meta/mapping.c src/meta/mapping.h src/meta/mapping_internal.h \
 	src/meta/mapping_open.c \
 	src/meta/mapping_share.c \
@@ -165,6 +166,7 @@ CTL_SOURCES = \
 	src/ctl/helper.c src/ctl/helper.h \
 	src/ctl/info.c \
 	src/ctl/info_text.c src/ctl/info_text.h \
+	src/ctl/key_options.c src/ctl/key_options.h \
 	src/ctl/interrupt.c src/ctl/interrupt.h \
 	src/ctl/list.c \
 	src/ctl/loop.c src/ctl/loop.h \

@@ -163,6 +163,7 @@ E2E_TESTS = \
 	tests/e2e/project/test-release.sh \
 	tests/e2e/read/test-tree.py \
 	tests/e2e/write/test-encrypted.py \
+	tests/e2e/write/test-encrypted-kinds.py \
 	tests/e2e/project/test-try-debian.py \
 	tests/e2e/write/test-snapshots-mounted.py \
 	tests/e2e/write/test-write-basic.py \
@@ -183,6 +184,7 @@ E2E_HELPERS = \
 	tests/e2e/run \
 	tests/e2e/lib/__init__.py \
 	tests/e2e/lib/bad.py \
+	tests/e2e/lib/busy_clock.c \
 	tests/e2e/lib/chains.py \
 	tests/e2e/lib/changed.py \
 	tests/e2e/lib/checks.py \
@@ -238,6 +240,13 @@ TSAN_PATTERN = */test-allocator-fill | */test-barrier | */test-cache | */test-ch
 
 check_PROGRAMS = $(UNIT_TESTS) tests/bench/decompress tests/crash/explore tests/crash/explore-r4 \
 	tests/crash/faults tests/model/model $(RACES)
+# What lib/encrypted.py has qemu-img run with; tests do without it, and take longer.
+check_DATA = tests/e2e/lib/busy_clock.so
+CLEANFILES += tests/e2e/lib/busy_clock.so
+tests/e2e/lib/busy_clock.so: $(srcdir)/tests/e2e/lib/busy_clock.c
+	@$(MKDIR_P) tests/e2e/lib
+	$(AM_V_CC)$(CC) -O -shared -fPIC -o $@ $(srcdir)/tests/e2e/lib/busy_clock.c
+
 check_LIBRARIES =
 if HAVE_CHECK
 check_PROGRAMS += $(FUZZ_TARGETS) tests/fuzz/dump

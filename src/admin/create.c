@@ -123,6 +123,32 @@ static int check_combinations(const struct request *request)
     return 0;
 }
 
+/* Where zeros of the file are no zeros of the disk. */
+static int check_encryption(const struct request *request)
+{
+    const struct create_parameters *parameters = request->parameters;
+    static const struct luks_wish aes = {
+        .kind = {.name = "aes", .mode = "cbc", .iv = "plain64", .iv_hash = ""},
+        .hash = "sha256",
+        .key_bytes = 16,
+    };
+
+    if (parameters->crypt_method == CRYPT_NONE) {
+        return 0;
+    }
+    if (parameters->data_file_raw) {
+        return refuse(request, "data_file_raw=on says that the data file can be read as it is, and "
+                               "it would be encrypted; leave out one of them");
+    }
+    if (parameters->preallocation != PREALLOCATION_OFF && parameters->version < 3) {
+        return refuse(request, "preallocated clusters of an encrypted disk need compatibility "
+                               "level 1.1, which can say that they are zeros; add compat=1.1, or "
+                               "use preallocation=off");
+    }
+    return luks_check_wish(parameters->crypt_method == CRYPT_LUKS ? &parameters->luks : &aes,
+                           request->name, request->error);
+}
+
 static int check_compression(const struct request *request)
 {
     uint8_t type = request->parameters->compression_type;
@@ -184,7 +210,11 @@ static int plan_header(const struct create_parameters *parameters, struct header
         .refcount_order = log2_of(parameters->refcount_bits),
         .header_length = parameters->version == 2 ? HEADER_V2_LENGTH : HEADER_FULL_LENGTH,
         .compression_type = parameters->compression_type,
+        .crypt_method = parameters->crypt_method,
     };
+    if (parameters->crypt_method == CRYPT_LUKS) {
+        header->crypt_header_length = luks_area_length(parameters->luks.key_bytes);
+    }
     header->incompatible_features =
         (parameters->data_file != NULL ? INCOMPATIBLE_EXTERNAL_DATA_FILE : 0) |
         (parameters->compression_type != COMPRESSION_DEFLATE ? INCOMPATIBLE_COMPRESSION_TYPE : 0) |
@@ -271,6 +301,7 @@ static int plan_layout(const struct request *request, struct create_plan *plan)
 {
     struct header *header = &plan->header;
     uint32_t bits = header->cluster_bits;
+    uint64_t crypt_clusters = div_round_up(header->crypt_header_length, header->cluster_size);
     uint64_t l1_offset;
 
     plan->l1_clusters =
@@ -279,7 +310,7 @@ static int plan_layout(const struct request *request, struct create_plan *plan)
         plan->l2_tables = header->l1_entries;
         plan->data_clusters = div_round_up(header->virtual_size, header->cluster_size);
     }
-    plan_refcounts(plan, 1 + plan->l1_clusters + plan->l2_tables +
+    plan_refcounts(plan, 1 + plan->l1_clusters + crypt_clusters + plan->l2_tables +
                              (header->external_data_file ? 0 : plan->data_clusters));
     if ((uint64_t)header->refcount_table_clusters << bits > HEADER_REFCOUNT_TABLE_SIZE_MAX ||
         plan->file_size > HOST_SIZE_MAX >> bits) {
@@ -293,7 +324,9 @@ static int plan_layout(const struct request *request, struct create_plan *plan)
     header->refcount_table_offset = header->cluster_size;
     l1_offset = (1 + header->refcount_table_clusters + plan->refcount_blocks) << bits;
     header->l1_offset = header->l1_entries > 0 ? l1_offset : 0;
-    plan->l2_offset = l1_offset + (plan->l1_clusters << bits);
+    plan->l2_offset = l1_offset + ((plan->l1_clusters + crypt_clusters) << bits);
+    header->crypt_header_offset =
+        crypt_clusters > 0 ? plan->l2_offset - (crypt_clusters << bits) : 0;
     plan->data_offset =
         header->external_data_file ? 0 : plan->l2_offset + (plan->l2_tables << bits);
     return 0;
@@ -301,7 +334,8 @@ static int plan_layout(const struct request *request, struct create_plan *plan)
 
 /* In this order: a later step relies on what the earlier ones have checked. */
 static int (*const checks[])(const struct request *request) = {
-    check_numbers, check_version, check_combinations, check_compression, check_names,
+    check_numbers,     check_version, check_combinations,
+    check_compression, check_names,   check_encryption,
 };
 
 int create_plan_make(const struct create_parameters *parameters, const char *name,

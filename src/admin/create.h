@@ -12,7 +12,8 @@
  * Where each part comes, in clusters; L2 tables and data only where the disk is
  * preallocated (with an external data file the data is there):
  *
- *     | header | refcount table | refcount blocks | L1 table | L2 tables | data ... |
+ *     | header | refcount table | refcount blocks | L1 table | encryption header |
+ *     | L2 tables | data ... |
  *
  * Pure planning and stores: what names and files are about is the caller's
  * (image/create_behind.h, store/new_file.h).
@@ -21,6 +22,7 @@
 #define IMAGE_CREATE_H
 
 #include "meta/header.h"
+#include "meta/luks_write.h"
 #include "store/store.h"
 #include "util/error.h"
 
@@ -53,6 +55,8 @@ struct create_parameters {
     const char *backing_file, *backing_format; /* as they are recorded */
     const char *data_file;
     bool data_file_raw;
+    uint32_t crypt_method; /* CRYPT_NONE, CRYPT_AES or CRYPT_LUKS of meta/format.h */
+    struct luks_wish luks;
 };
 
 /* What will be written. */
@@ -88,6 +92,7 @@ struct create_target {
     bool keep_data; /* what the data file holds is what the disk shall show */
     bool is_device; /* `file` has its size, and holds the bytes of something else */
     bool data_is_device;
+    const uint8_t *crypt_header; /* with LUKS: of header.crypt_header_length bytes (luks_make()) */
     /* Called from time to time with bytes; may be NULL. */
     void (*progress)(void *context, uint64_t done, uint64_t total);
     /* Asked from time to time; true ends the work with -EINTR. May be NULL. */

@@ -179,7 +179,10 @@ static void fill_l2(const struct work *work, uint8_t *entry, uint64_t index)
     const struct header *header = work->header;
     uint64_t host_offset = work->plan->data_offset + (index << header->cluster_bits);
 
-    store_be64(entry, host_offset | ENTRY_COPIED);
+    /* What the file has there is zeros, but not of an encrypted disk. */
+    bool zero = header->crypt_method != CRYPT_NONE && !header->extended_l2;
+
+    store_be64(entry, host_offset | ENTRY_COPIED | (zero ? L2_ENTRY_ZERO : 0));
     if (header->extended_l2) {
         /* Without a raw data file, nothing is allocated of the cluster yet: what is below shows. */
         bool raw = (header->autoclear_features & AUTOCLEAR_RAW_EXTERNAL_DATA) != 0;
@@ -252,6 +255,23 @@ static int write_refcount_blocks(struct work *work)
     return result;
 }
 
+/* All of its last cluster, where a device may hold something else. */
+static int write_crypt_header(struct work *work)
+{
+    const struct header *header = work->header;
+    struct store *file = work->target->file;
+    uint64_t length = header->crypt_header_length;
+    uint64_t rest = div_round_up(length, header->cluster_size) * header->cluster_size - length;
+    int result = length == 0 ? 0
+                             : store_write(file, header->crypt_header_offset,
+                                           work->target->crypt_header, (size_t)length);
+
+    if (result == 0 && work->target->is_device) {
+        result = write_zeros(work, file, header->crypt_header_offset + length, rest);
+    }
+    return result;
+}
+
 static int write_tables(struct work *work)
 {
     const struct create_plan *plan = work->plan;
@@ -268,6 +288,9 @@ static int write_tables(struct work *work)
     /* A new file is all zeros: that is an L1 table without L2 tables. */
     if (result == 0 && (plan->l2_tables > 0 || work->target->is_device)) {
         result = write_table(work, &l1);
+    }
+    if (result == 0) {
+        result = write_crypt_header(work);
     }
     if (result == 0) {
         result = write_refcount_blocks(work);

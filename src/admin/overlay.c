@@ -167,8 +167,8 @@ static int encrypt(struct overlay *overlay, struct image *image)
     if (kept) {
         return error_set(overlay->error, ENOTSUP,
                          "%s: is not encrypted, and would keep what is written to the disk of %s, "
-                         "which is; name an overlay that was made with qemu-img create -o "
-                         "encrypt.format=luks,... -b",
+                         "which is; name an overlay that was made with qcow2ctl create -o "
+                         "encrypt.format=luks -b",
                          overlay->name, overlay->behind->path);
     }
     result = cipher_create_random(&image->cipher);

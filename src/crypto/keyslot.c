@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <gcrypt.h>
 #include <string.h>
+#include <time.h>
 
 /* The number of a hash in a library that is ready, in *number. */
 static int find_hash(const char *name, int *number)
@@ -38,6 +39,58 @@ int keyslot_derive(const char *hash, const struct secret *passphrase, const uint
     error = gcry_kdf_derive(passphrase->bytes, passphrase->length, GCRY_KDF_PBKDF2, number, salt,
                             KEYSLOT_SALT_LENGTH, iterations, key_length, key);
     return error == 0 ? 0 : gcry_err_code(error) == GPG_ERR_ENOMEM ? -ENOMEM : -EIO;
+}
+
+#define MEASURED_FIRST   UINT32_C(2048)    /* iterations */
+#define MEASURED_LEAST   UINT64_C(1000000) /* nanoseconds */
+#define MEASURED_ENOUGH  UINT64_C(50000000)
+#define MEASURED_AT_MOST UINT32_C(1 << 28)
+
+/* Of this thread alone: others may use the processor meanwhile. */
+static uint64_t processor_time(void)
+{
+    struct timespec now = {0};
+
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+int keyslot_measure(const char *hash, size_t key_length, uint32_t milliseconds,
+                    uint64_t *iterations)
+{
+    static const uint8_t salt[KEYSLOT_SALT_LENGTH];
+    uint32_t measured = MEASURED_FIRST;
+    uint64_t half = UINT64_C(500000) * milliseconds, time = 0;
+    uint64_t enough = min_u64(max_u64(half, MEASURED_LEAST), MEASURED_ENOUGH);
+    struct secret *passphrase, *key;
+    int result = secret_copy("measured", 8, &passphrase);
+
+    if (result == 0) {
+        result = secret_create(key_length, &key);
+        if (result < 0) {
+            secret_destroy(passphrase);
+        }
+    }
+    if (result < 0) {
+        return result;
+    }
+    for (;;) {
+        uint64_t begin = processor_time();
+
+        result = keyslot_derive(hash, passphrase, salt, measured, key->bytes, key_length);
+        time = processor_time() - begin;
+        if (result < 0 || time >= enough || measured >= MEASURED_AT_MOST) {
+            break;
+        }
+        measured *= 2;
+    }
+    secret_destroy(key);
+    secret_destroy(passphrase);
+    /* At most 2^28 * 2^32 * 10^6 / 10^6. */
+    *iterations = result == 0
+                      ? (uint64_t)((double)measured * milliseconds * 1e6 / (double)max_u64(time, 1))
+                      : 0;
+    return result;
 }
 
 static void exclusive_or(uint8_t *to, const uint8_t *with, size_t length)

@@ -19,6 +19,13 @@
 int keyslot_derive(const char *hash, const struct secret *passphrase, const uint8_t *salt,
                    uint32_t iterations, void *key, size_t key_length);
 
+/*
+ * How many iterations keyslot_derive() does in so many milliseconds of this processor, for a key
+ * of that length. Measuring takes a tenth of a second at most.
+ */
+int keyslot_measure(const char *hash, size_t key_length, uint32_t milliseconds,
+                    uint64_t *iterations);
+
 /* `split` is of key_length * stripes bytes, which must be possible. */
 int keyslot_merge(const char *hash, const void *split, size_t key_length, uint32_t stripes,
                   void *key);

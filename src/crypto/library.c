@@ -79,6 +79,16 @@ bool crypto_lock(void)
     return crypto_begin() == 0 && library.pool != NULL && mlock(library.pool, POOL_SIZE) == 0;
 }
 
+int crypto_random(void *bytes, size_t length)
+{
+    int result = crypto_begin();
+
+    if (result == 0) {
+        gcry_randomize(bytes, length, GCRY_STRONG_RANDOM);
+    }
+    return result;
+}
+
 int crypto_hash(const char *name)
 {
     static const struct {

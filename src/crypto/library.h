@@ -24,6 +24,9 @@ int crypto_begin(void);
  */
 bool crypto_lock(void);
 
+/* Bytes that nobody can guess. 0, or -ENOSYS. */
+int crypto_random(void *bytes, size_t length);
+
 /* Whether the hash is known: "sha256". */
 bool crypto_knows_hash(const char *name);
 

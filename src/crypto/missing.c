@@ -25,6 +25,13 @@ bool crypto_lock(void)
     return false;
 }
 
+int crypto_random(void *bytes, size_t length)
+{
+    (void)bytes;
+    (void)length;
+    return -ENOSYS;
+}
+
 bool crypto_knows_hash(const char *name)
 {
     (void)name;
@@ -93,6 +100,16 @@ int keyslot_derive(const char *hash, const struct secret *passphrase, const uint
     (void)iterations;
     (void)key;
     (void)key_length;
+    return -ENOSYS;
+}
+
+int keyslot_measure(const char *hash, size_t key_length, uint32_t milliseconds,
+                    uint64_t *iterations)
+{
+    (void)hash;
+    (void)key_length;
+    (void)milliseconds;
+    (void)iterations;
     return -ENOSYS;
 }
 

@@ -7,6 +7,7 @@
 #ifndef CTL_COMMAND_H
 #define CTL_COMMAND_H
 
+#include "meta/luks.h"
 #include "util/error.h"
 #include "util/log.h"
 #include "util/options.h"
@@ -155,7 +156,7 @@ bool command_prints_json(const struct common_flags *common);
     {                                                                                    \
         .name = "key-iterations-max", .type = OPTION_UINT,                               \
         .field = offsetof(target, common.key_iterations_max), .max = UINT32_MAX,         \
-        .value_name = "N", .default_text = "50000000",                                   \
+        .value_name = "N", .default_text = LUKS_ITERATIONS_MAX_TEXT,                     \
         .help = "the most iterations that an encrypted image may ask for; 0: any number" \
     }
 

@@ -71,6 +71,10 @@ static int check_image(struct conversion *conversion)
         return refuse(conversion, "an external data file holds no compressed clusters; leave out "
                                   "-c, or data_file");
     }
+    if (create_values_encrypt(values)) {
+        return refuse(conversion, "convert makes images that are not encrypted; make this one with "
+                                  "qcow2ctl create -o encrypt.format=, and convert to it with -n");
+    }
     return create_values_check(values, conversion->path, &conversion->ctl->error);
 }
 

@@ -9,6 +9,9 @@
 #include "ctl/create_print.h"
 #include "ctl/create_values.h"
 #include "ctl/interrupt.h"
+#include "ctl/key_options.h"
+#include "disk/keys.h"
+#include "meta/format.h"
 #include "store/file.h"
 #include "store/new_file.h"
 #include "util/json.h"
@@ -29,6 +32,7 @@ struct create_options {
     struct common_flags common;
     struct option_bool force, unchecked;
     char *backing_flag, *backing_format_flag; /* -b, -F */
+    char *objects;
 };
 
 /* --- From the options to what is to be made ------------------------------------------------ */
@@ -44,6 +48,7 @@ struct creation {
     struct new_file *data;       /* a new data file, or a device */
     struct store *existing_data; /* one whose bytes are those of the disk */
     bool data_is_new;            /* nothing had its name */
+    uint8_t *crypt_header;       /* with LUKS; owned */
     struct progress progress;
 };
 
@@ -134,6 +139,14 @@ static int check_usage(struct creation *creation, bool *size_given)
     bool names_backing = options->backing_flag != NULL || options->values.backing_file != NULL;
     int result = create_values_check(&options->values, creation->path, &creation->ctl->error);
 
+    if (result == 0 && options->common.key_files != NULL &&
+        !create_values_encrypt(&options->values)) {
+        result = error_set(&creation->ctl->error, EINVAL,
+                           "%s: --key-file is the key of an image that is made encrypted; add -o "
+                           "encrypt.format=luks, or leave it out: the images behind it are looked "
+                           "at without a key",
+                           creation->path);
+    }
     if (result == 0) {
         result = take_size(creation, size_given);
     }
@@ -148,6 +161,60 @@ static int check_usage(struct creation *creation, bool *size_given)
         take_options(creation);
         result = make_plan(creation); /* without a size yet, it still refuses impossible options */
     }
+    return result;
+}
+
+/* --- Encryption ------------------------------------------------------------------------------- */
+
+/* Which key files there are of. */
+static int list_keys(struct creation *creation, char **list)
+{
+    const struct create_options *options = creation->options;
+    const struct key_option key = {
+        .flag = "--key-file",
+        .files = options->common.key_files,
+        .option = "encrypt.key-secret",
+        .id = options->values.key_secret,
+    };
+
+    return key_option_list(&key, options->objects, list, &creation->ctl->error);
+}
+
+static int make_crypt_header(struct creation *creation, struct keys *keys)
+{
+    const struct create_parameters *parameters = &creation->parameters;
+    struct error *error = &creation->ctl->error;
+    const struct secret *secret;
+    int result = keys_new(keys, creation->path, "an encrypted image", &secret, error);
+
+    if (result < 0) {
+        return result;
+    }
+    if (parameters->crypt_method == CRYPT_AES) {
+        log_line(creation->ctl->log, LOG_LEVEL_WARNING,
+                 "%s: the old AES is weak: its key is the first 16 bytes of the passphrase as they "
+                 "are, and nothing tells a wrong one; use encrypt.format=luks where that is known",
+                 creation->path);
+        return 0;
+    }
+    return luks_make(&parameters->luks, secret, creation->path, &creation->crypt_header, error);
+}
+
+/* What takes as long as the user wants it to: before signals are held. */
+static int encrypt(struct creation *creation)
+{
+    struct keys *keys = NULL;
+    char *list;
+    int result = list_keys(creation, &list);
+
+    if (result == 0) {
+        result = keys_open(list, 0, &keys, &creation->ctl->error);
+    }
+    if (result == 0) {
+        result = make_crypt_header(creation, keys);
+    }
+    keys_close(keys);
+    free(list);
     return result;
 }
 
@@ -242,6 +309,7 @@ static int write_files(struct creation *creation)
         .progress = progress_show,
         .stop = interrupt_pending,
         .context = &creation->progress,
+        .crypt_header = creation->crypt_header,
     };
     struct store_info before = {0};
     int result = 0;
@@ -331,9 +399,13 @@ static int run_create(struct ctl *ctl)
     if (result == 0) {
         result = look_at_files(&creation, size_given);
     }
+    if (result == 0 && creation.parameters.crypt_method != CRYPT_NONE) {
+        result = encrypt(&creation);
+    }
     if (result == 0) {
         result = make_files(&creation);
     }
+    free(creation.crypt_header);
     if (result == 0) {
         result = create_print(ctl, &creation.parameters, &creation.plan, &creation.options->common);
     }
@@ -372,6 +444,14 @@ static const struct option_spec create_flags[] = {
      .field = FIELD(force),
      .help = "replace IMAGE, and its data file, where they exist; what they hold is lost"},
     FLAG_QUIET(struct create_options),
+    {.name = "key-file",
+     .type = OPTION_SEVERAL,
+     .field = FIELD(common.key_files),
+     .value_name = "FILE",
+     .help =
+         "the key of the new image, with encrypt.format=: all bytes of this file (- is standard "
+         "input); without it, the systemd credential qcow2fs.key, or what is typed"},
+    FLAG_OBJECT(struct create_options),
     FLAG_JSON(struct create_options),
     FLAG_OUTPUT(struct create_options),
     {.name = NULL},
@@ -391,7 +471,8 @@ const struct command create_command = {
     .examples = "  qcow2ctl create a.qcow2 10G\n"
                 "  qcow2ctl create -f qcow2 -o compat=1.1,lazy_refcounts=on a.qcow2 10G\n"
                 "  qcow2ctl create -b base.qcow2 -F qcow2 overlay.qcow2\n"
-                "  qcow2ctl create -o preallocation=falloc,cluster_size=1M a.qcow2 100G\n",
+                "  qcow2ctl create -o preallocation=falloc,cluster_size=1M a.qcow2 100G\n"
+                "  qcow2ctl create -o encrypt.format=luks --key-file=key a.qcow2 10G\n",
     .options_size = sizeof(struct create_options),
     .flags = create_flags,
     .values = create_values,

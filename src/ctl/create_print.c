@@ -4,6 +4,7 @@
 #include "ctl/create_print.h"
 
 #include "codec/codec.h"
+#include "meta/format.h"
 #include "util/json.h"
 #include "util/printable.h"
 #include "util/size.h"
@@ -13,6 +14,13 @@
 #include <string.h>
 
 static const char *const compat_names[] = {"0.10", "1.1"};
+
+/* By crypt_method. */
+static const char *const encryption_names[] = {
+    [CRYPT_NONE] = "",
+    [CRYPT_AES] = ", encrypt.format=aes",
+    [CRYPT_LUKS] = ", encrypt.format=luks",
+};
 
 const char *create_preallocation_name(enum preallocation preallocation)
 {
@@ -36,19 +44,19 @@ static void print_line(const char *path, const struct create_parameters *paramet
         behind = parameters->data_file;
         after = parameters->data_file_raw ? " (raw)" : "";
     }
-    printable_line(stdout,
-                   "Made %s: a disk of %s (%" PRIu64 " bytes), compat=%s, cluster_size=%" PRIu64
-                   ", refcount_bits=%" PRIu64
-                   ", compression_type=%s%s%s, preallocation=%s%s%s%s%s%s%s",
-                   path, size_format(header->virtual_size, size), header->virtual_size,
-                   compat_names[header->version - 2], header->cluster_size,
-                   parameters->refcount_bits, compression_type_name(header->compression_type),
-                   parameters->lazy_refcounts ? ", lazy_refcounts=on" : "",
-                   parameters->extended_l2 ? ", extended_l2=on" : "",
-                   create_preallocation_name(plan->preallocation), name, behind,
-                   parameters->backing_file != NULL ? " (" : "",
-                   parameters->backing_file != NULL ? parameters->backing_format : "",
-                   parameters->backing_file != NULL ? ")" : "", after);
+    printable_line(
+        stdout,
+        "Made %s: a disk of %s (%" PRIu64 " bytes), compat=%s, cluster_size=%" PRIu64
+        ", refcount_bits=%" PRIu64 ", compression_type=%s%s%s, preallocation=%s%s%s%s%s%s%s%s",
+        path, size_format(header->virtual_size, size), header->virtual_size,
+        compat_names[header->version - 2], header->cluster_size, parameters->refcount_bits,
+        compression_type_name(header->compression_type),
+        parameters->lazy_refcounts ? ", lazy_refcounts=on" : "",
+        parameters->extended_l2 ? ", extended_l2=on" : "",
+        create_preallocation_name(plan->preallocation), encryption_names[header->crypt_method],
+        name, behind, parameters->backing_file != NULL ? " (" : "",
+        parameters->backing_file != NULL ? parameters->backing_format : "",
+        parameters->backing_file != NULL ? ")" : "", after);
 }
 
 /* "format-specific" of qemu-img info. */
@@ -89,6 +97,9 @@ static int print_json(const char *path, const struct create_parameters *paramete
         json_put_text(object, "backing-filename-format", parameters->backing_format);
     }
     json_put_text(object, "preallocation", create_preallocation_name(plan->preallocation));
+    if (plan->header.crypt_method != CRYPT_NONE) {
+        json_put_bool(object, "encrypted", true);
+    }
     json_put(object, "format-specific", format_specific(parameters, &plan->header));
     result = json_print(object, stdout);
     json_free(object);

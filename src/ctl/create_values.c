@@ -3,6 +3,7 @@
 
 #include "ctl/create_values.h"
 
+#include "meta/format.h"
 #include "util/size.h"
 
 #include <errno.h>
@@ -14,24 +15,101 @@ enum compat {
     COMPAT_1_1,
 };
 
+/* By the place of the words in the tables. */
+enum encryption {
+    ENCRYPTION_AES,
+    ENCRYPTION_LUKS,
+};
+
+static const struct cipher_choice {
+    const char *name; /* of LUKS */
+    uint32_t key_bytes;
+} cipher_choices[] = {
+    {"aes", 16},     {"aes", 24},     {"aes", 32},     {"cast5", 16},   {"serpent", 16},
+    {"serpent", 24}, {"serpent", 32}, {"twofish", 16}, {"twofish", 24}, {"twofish", 32},
+};
+#define CIPHERS                                                                          \
+    "aes-128 aes-192 aes-256 cast5-128 serpent-128 serpent-192 serpent-256 twofish-128 " \
+    "twofish-192 twofish-256"
+#define CIPHER_DEFAULT 2 /* aes-256 */
+
+static const char *const mode_choices[] = {"xts", "cbc", "ecb", "ctr"};
+#define MODES "xts cbc ecb ctr"
+
+static const char *const iv_choices[] = {"plain64", "plain", "essiv"};
+#define IVS "plain64 plain essiv"
+
+static const char *const hash_choices[] = {"sha256", "sha1", "sha224",   "sha384",
+                                           "sha512", "md5",  "ripemd160"};
+#define HASHES "sha256 sha1 sha224 sha384 sha512 md5 ripemd160"
+
+bool create_values_encrypt(const struct create_values *values)
+{
+    return values->encrypt_format.set || values->encryption.value;
+}
+
+static bool asks_for_luks(const struct create_values *values)
+{
+    return values->encrypt_format.set && values->encrypt_format.value == ENCRYPTION_LUKS;
+}
+
 int create_values_check(const struct create_values *values, const char *path, struct error *error)
 {
-    static const char *const names[] = {
-        "encrypt.format",   "encrypt.key-secret", "encrypt.cipher-alg",     "encrypt.cipher-mode",
-        "encrypt.hash-alg", "encrypt.ivgen-alg",  "encrypt.ivgen-hash-alg", "encrypt.iter-time",
+    const struct {
+        bool given;
+        const char *name;
+    } of_luks[] = {
+        {values->cipher.set, "encrypt.cipher-alg"},
+        {values->cipher_mode.set, "encrypt.cipher-mode"},
+        {values->iv.set, "encrypt.ivgen-alg"},
+        {values->iv_hash.set, "encrypt.ivgen-hash-alg"},
+        {values->hash.set, "encrypt.hash-alg"},
+        {values->iteration_time.set, "encrypt.iter-time"},
     };
-    const char *given = values->encryption.value ? "encryption" : NULL;
 
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]) && given == NULL; i++) {
-        given = values->encrypt[i] != NULL ? names[i] : NULL;
+    if (values->encrypt_format.set && values->encryption.set) {
+        return error_set(error, EINVAL,
+                         "%s: encryption=on is an old name of encrypt.format=aes; leave out one",
+                         path);
     }
-    if (given == NULL) {
-        return 0;
+    for (size_t i = 0; i < sizeof(of_luks) / sizeof(of_luks[0]); i++) {
+        if (of_luks[i].given && !asks_for_luks(values)) {
+            return error_set(
+                error, EINVAL,
+                "%s: %s is an option of LUKS; add encrypt.format=luks, or leave it out", path,
+                of_luks[i].name);
+        }
     }
-    return error_set(error, ENOTSUP,
-                     "%s: %s: encryption is not there: qcow2ctl makes images that are not "
-                     "encrypted; leave it out, or make the image with qemu-img create",
-                     path, given);
+    if (values->key_secret != NULL && !create_values_encrypt(values)) {
+        return error_set(error, EINVAL,
+                         "%s: encrypt.key-secret names a key, and the image would not be "
+                         "encrypted; add encrypt.format=luks, or leave it out",
+                         path);
+    }
+    return 0;
+}
+
+static void take_luks(const struct create_values *values, struct luks_wish *wish)
+{
+    const struct cipher_choice *cipher =
+        &cipher_choices[values->cipher.set ? values->cipher.value : CIPHER_DEFAULT];
+
+    *wish = (struct luks_wish){
+        .kind =
+            {
+                .name = cipher->name,
+                .mode = mode_choices[values->cipher_mode.value],
+                .iv = iv_choices[values->iv.value],
+                .iv_hash = hash_choices[values->iv_hash.value],
+            },
+        .hash = hash_choices[values->hash.value],
+        .key_bytes = cipher->key_bytes,
+        .iteration_time = values->iteration_time.set ? (uint32_t)values->iteration_time.value
+                                                     : LUKS_ITER_TIME_DEFAULT,
+    };
+    if (strcmp(wish->kind.mode, "xts") == 0) {
+        wish->key_bytes *= 2;
+    }
 }
 
 void create_values_take(const struct create_values *values, struct create_parameters *parameters)
@@ -49,6 +127,12 @@ void create_values_take(const struct create_values *values, struct create_parame
     parameters->data_file_raw = values->data_file_raw.value;
     parameters->backing_file = values->backing_file;
     parameters->backing_format = values->backing_format;
+    if (asks_for_luks(values)) {
+        parameters->crypt_method = CRYPT_LUKS;
+        take_luks(values, &parameters->luks);
+    } else if (create_values_encrypt(values)) {
+        parameters->crypt_method = CRYPT_AES;
+    }
 }
 
 bool create_values_given(const struct create_values *values)
@@ -92,9 +176,10 @@ int create_check_device(const char *path, struct store *store, uint64_t needed, 
 
 #define FIELD(member) offsetof(struct create_values, member)
 
-#define ENCRYPT(option, number)                                                           \
-    {                                                                                     \
-        .name = "encrypt." option, .type = OPTION_STRING, .field = FIELD(encrypt[number]) \
+#define ENCRYPT(option, member, words, first, sentence)                                 \
+    {                                                                                   \
+        .name = "encrypt." option, .type = OPTION_CHOICE, .field = FIELD(member),       \
+        .choices = words, .value_name = "NAME", .default_text = first, .help = sentence \
     }
 
 const struct option_spec create_values[] = {
@@ -189,13 +274,26 @@ const struct option_spec create_values[] = {
      .value_name = "SIZE",
      .help = "the same as SIZE behind IMAGE"},
     {.name = "encryption", .type = OPTION_BOOL, .field = FIELD(encryption)},
-    ENCRYPT("format", 0),
-    ENCRYPT("key-secret", 1),
-    ENCRYPT("cipher-alg", 2),
-    ENCRYPT("cipher-mode", 3),
-    ENCRYPT("hash-alg", 4),
-    ENCRYPT("ivgen-alg", 5),
-    ENCRYPT("ivgen-hash-alg", 6),
-    ENCRYPT("iter-time", 7),
+    ENCRYPT("format", encrypt_format, "aes luks", "not encrypted",
+            "encrypt the disk: luks, or aes, which is old and weak, for programs that know no "
+            "other; with the key of --key-file"),
+    {.name = "encrypt.key-secret",
+     .type = OPTION_STRING,
+     .field = FIELD(key_secret),
+     .value_name = "ID",
+     .help = "the key is that of --object secret,id=ID,file=FILE, as of qemu-img"},
+    ENCRYPT("cipher-alg", cipher, CIPHERS, "aes-256", "with LUKS: the cipher"),
+    ENCRYPT("cipher-mode", cipher_mode, MODES, "xts", "with LUKS: the mode of the cipher"),
+    ENCRYPT("ivgen-alg", iv, IVS, "plain64",
+            "with LUKS: how a sector's initialization vector is made"),
+    ENCRYPT("ivgen-hash-alg", iv_hash, HASHES, "sha256", "with LUKS: the hash for essiv"),
+    ENCRYPT("hash-alg", hash, HASHES, "sha256", "with LUKS: the hash of the key derivation"),
+    {.name = "encrypt.iter-time",
+     .type = OPTION_UINT,
+     .field = FIELD(iteration_time),
+     .max = UINT32_MAX,
+     .value_name = "MS",
+     .default_text = "2000",
+     .help = "with LUKS: how long the key derivation shall take on this machine, in milliseconds"},
     {.name = NULL},
 };

@@ -14,14 +14,21 @@ struct create_values {
     struct option_bool lazy_refcounts, extended_l2, data_file_raw, encryption, nocow;
     struct option_number extent_size_hint;
     char *backing_file, *backing_format, *data_file;
-    char *encrypt[8];
+    struct option_number encrypt_format, cipher, cipher_mode, iv, iv_hash, hash, iteration_time;
+    char *key_secret;
 };
 
 /* The table, for struct command. */
 extern const struct option_spec create_values[];
 
-/* Refuses what is understood, but not there: encryption. 0, or a negative errno with a sentence. */
+/*
+ * Refuses options of an encryption that is not asked for, or of another one. 0, or a negative errno
+ * with a sentence.
+ */
 int create_values_check(const struct create_values *values, const char *path, struct error *error);
+
+/* Whether the image is to be encrypted. */
+bool create_values_encrypt(const struct create_values *values);
 
 /* Sets all but size; the names are borrowed. */
 void create_values_take(const struct create_values *values, struct create_parameters *parameters);

@@ -110,7 +110,8 @@ static uint64_t measure_all(const struct header *header, uint64_t clusters)
 {
     uint64_t l2 = div_round_up(clusters * header->l2_entry_bytes, header->cluster_size);
     uint64_t l1 = div_round_up(l2 * L1_ENTRY_BYTES, header->cluster_size);
-    uint64_t total = 1 + l2 + l1 + clusters;
+    uint64_t crypt = div_round_up(header->crypt_header_length, header->cluster_size);
+    uint64_t total = 1 + l2 + l1 + crypt + clusters;
 
     return (total + refcount_clusters(header, total)) << header->cluster_bits;
 }

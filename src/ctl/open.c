@@ -4,7 +4,6 @@
 #include "ctl/open.h"
 
 #include "disk/keys.h"
-#include "meta/luks.h"
 #include "util/progress.h"
 
 #include <errno.h>
@@ -22,11 +21,9 @@ bool ctl_no_locks(const struct common_flags *flags)
 
 struct keys *ctl_keys(struct ctl *ctl, const struct common_flags *flags)
 {
-    uint32_t iterations = flags->key_iterations_max.set ? (uint32_t)flags->key_iterations_max.value
-                                                        : LUKS_ITERATIONS_MAX;
-
     if (ctl->keys == NULL) {
-        (void)keys_open(flags->key_files, iterations, &ctl->keys, &ctl->error);
+        (void)keys_open(flags->key_files, keys_iterations_max(&flags->key_iterations_max),
+                        &ctl->keys, &ctl->error);
     }
     return ctl->keys;
 }

@@ -163,6 +163,11 @@ static int add_credential(struct keys *keys, struct error *error)
     return result;
 }
 
+uint32_t keys_iterations_max(const struct option_number *option)
+{
+    return option->set ? (uint32_t)option->value : LUKS_ITERATIONS_MAX;
+}
+
 int keys_open(const char *list, uint32_t iterations_max, struct keys **keys, struct error *error)
 {
     struct keys *opened = calloc(1, sizeof(*opened));
@@ -206,8 +211,8 @@ static int take(struct keys *keys, size_t index, const char *path, struct error 
     return keys->owners[index] == NULL ? error_set(error, ENOMEM, "out of memory") : 0;
 }
 
-/* What the user types for this image is kept: others of the chain may have the same. */
-static int ask(struct keys *keys, const char *path, struct error *error)
+/* What is typed is the last key then. */
+static int type_key(struct keys *keys, const char *asked, const char *path, struct error *error)
 {
     struct secret *secret;
     char *question;
@@ -220,7 +225,7 @@ static int ask(struct keys *keys, const char *path, struct error *error)
     if (secret_create(KEY_TYPED_MAX, &secret) < 0) {
         return error_set(error, ENOMEM, "out of memory");
     }
-    if (asprintf(&question, "Passphrase for %s: ", path) < 0) {
+    if (asprintf(&question, "%s for %s: ", asked, path) < 0) {
         secret_destroy(secret);
         return error_set(error, ENOMEM, "out of memory");
     }
@@ -237,7 +242,15 @@ static int ask(struct keys *keys, const char *path, struct error *error)
     }
     secret->length = length;
     keys->keys[keys->count++] = secret;
-    return take(keys, keys->count - 1, path, error);
+    return 0;
+}
+
+/* What the user types for this image is kept: others of the chain may have the same. */
+static int ask(struct keys *keys, const char *path, struct error *error)
+{
+    int result = type_key(keys, "Passphrase", path, error);
+
+    return result == 0 ? take(keys, keys->count - 1, path, error) : result;
 }
 
 /*
@@ -377,4 +390,51 @@ int keys_unlock(struct keys *keys, const struct keys_image *image, struct cipher
                          missing != NULL ? missing : "a libgcrypt that is new enough");
     }
     return luks ? unlock_luks(keys, image, cipher, error) : unlock_aes(keys, image, cipher, error);
+}
+
+/* --- Something new -----------------------------------------------------------------------------
+ */
+
+/* Twice: nobody sees what is typed, and nobody could find out what it was. */
+static int type_twice(struct keys *keys, const char *path, struct error *error)
+{
+    const struct secret *first, *again;
+    int result = type_key(keys, "New passphrase", path, error);
+
+    if (result == 0) {
+        result = type_key(keys, "The same again", path, error);
+    }
+    if (result < 0) {
+        return result;
+    }
+    first = keys->keys[keys->count - 2];
+    again = keys->keys[keys->count - 1];
+    if (first->length != again->length || memcmp(first->bytes, again->bytes, first->length) != 0) {
+        return error_set(error, EINVAL, "%s: what was typed is not the same twice", path);
+    }
+    return 0;
+}
+
+int keys_new(struct keys *keys, const char *path, const char *what, const struct secret **secret,
+             struct error *error)
+{
+    int result = 0;
+
+    if (!keys->typed && keys->count != 1) {
+        return error_set(error, EINVAL, "%s: %zu key files were given, and %s has one key", path,
+                         keys->count, what);
+    }
+    if (keys->typed) {
+        result = type_twice(keys, path, error);
+    }
+    if (result < 0) {
+        return result;
+    }
+    *secret = keys->keys[keys->count - 1];
+    if ((*secret)->length == 0) {
+        return error_set(error, EINVAL,
+                         "%s: the new key is empty, which would keep out nobody; give another one",
+                         path);
+    }
+    return 0;
 }

@@ -10,6 +10,7 @@
 #include "crypto/cipher.h"
 #include "store/store.h"
 #include "util/error.h"
+#include "util/options.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -20,6 +21,10 @@
 #define KEYS_CREDENTIAL "qcow2fs.key"     /* its name in $CREDENTIALS_DIRECTORY */
 
 struct keys;
+struct secret;
+
+/* How many iterations an image may ask for, by the option key-iterations-max. */
+uint32_t keys_iterations_max(const struct option_number *option);
 
 /*
  * Reads the key files that `list` names (as OPTION_SEVERAL collects them; "-" is standard input;
@@ -47,5 +52,12 @@ struct keys_image {
  */
 int keys_unlock(struct keys *keys, const struct keys_image *image, struct cipher **cipher,
                 struct error *error);
+
+/*
+ * The passphrase for something new, `what` of sentences ("an encrypted image"): the one key file or
+ * the credential that was given, or what is typed, twice. Borrowed, of at least one byte.
+ */
+int keys_new(struct keys *keys, const char *path, const char *what, const struct secret **secret,
+             struct error *error);
 
 #endif

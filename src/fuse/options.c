@@ -130,7 +130,7 @@ const struct option_spec mount_option_table[] = {
      .value_name = "N",
      .help = "The most iterations of the key derivation that an encrypted image may ask for, which "
              "each takes time; 0: as many as it wants.",
-     .default_text = "50000000"},
+     .default_text = LUKS_ITERATIONS_MAX_TEXT},
     {.name = "trust-names",
      .type = OPTION_BOOL,
      .field = FIELD(trust_names),
@@ -418,12 +418,6 @@ enum store_cache mount_cache_mode(const struct mount_options *options)
 {
     return options->cache_mode.set ? (enum store_cache)options->cache_mode.value
                                    : STORE_CACHE_WRITEBACK;
-}
-
-uint32_t mount_key_iterations_max(const struct mount_options *options)
-{
-    return options->key_iterations_max.set ? (uint32_t)options->key_iterations_max.value
-                                           : LUKS_ITERATIONS_MAX;
 }
 
 enum image_names mount_names(const struct mount_options *options)

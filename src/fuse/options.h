@@ -83,9 +83,6 @@ unsigned mount_threads(const struct mount_options *options);
 /* cache=, or its default. */
 enum store_cache mount_cache_mode(const struct mount_options *options);
 
-/* How many iterations an image may ask for, as keys_open() takes it. */
-uint32_t mount_key_iterations_max(const struct mount_options *options);
-
 /* With whose rights the files are opened that an image names. */
 enum image_names mount_names(const struct mount_options *options);
 

@@ -151,7 +151,8 @@ int source_open(const char *path, const struct mount_options *options, struct lo
         source->options_do_not_fit = true;
         return r;
     }
-    r = keys_open(options->key_files, mount_key_iterations_max(options), &opening.keys, error);
+    r = keys_open(options->key_files, keys_iterations_max(&options->key_iterations_max),
+                  &opening.keys, error);
     if (r == 0) {
         r = open_with_keys(&opening, source, error);
     }

@@ -115,6 +115,7 @@ enum feature_name_field {
 
 #define LUKS_MAGIC       "LUKS\xba\xbe"
 #define LUKS_SLOT_ACTIVE UINT32_C(0x00ac71f3)
+#define LUKS_SLOT_DEAD   UINT32_C(0x0000dead)
 #define LUKS_SLOTS       8
 
 enum luks_field {

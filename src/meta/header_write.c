@@ -178,6 +178,22 @@ static void put_bitmaps(struct encoder *encoder)
     }
 }
 
+/* Of a new image; that of one that exists is kept, with whatever it has besides. */
+static void put_encryption(struct encoder *encoder)
+{
+    const struct header *header = encoder->header;
+    uint8_t *room;
+
+    if (header->crypt_method != CRYPT_LUKS || encoder->rest->cluster != NULL) {
+        return;
+    }
+    room = put_extension(encoder, EXTENSION_ENCRYPTION, CRYPT_HEADER_LENGTH_END);
+    if (room != NULL) {
+        store_be64(room + CRYPT_HEADER_OFFSET, header->crypt_header_offset);
+        store_be64(room + CRYPT_HEADER_LENGTH, header->crypt_header_length);
+    }
+}
+
 static void put_rest(struct encoder *encoder)
 {
     const struct header_rest *rest = encoder->rest;
@@ -295,6 +311,7 @@ static bool put_all(struct encoder *encoder, bool with_feature_names)
         put_feature_names(encoder);
     }
     put_bitmaps(encoder);
+    put_encryption(encoder);
     put_rest(encoder);
     put_extension(encoder, EXTENSION_END, 0);
     put_backing_file(encoder);

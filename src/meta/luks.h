@@ -49,8 +49,14 @@ int luks_read(struct store *file, uint64_t offset, uint64_t length, const char *
 
 /* Limits on what an image can ask for; what is made with cryptsetup and QEMU has 4000 stripes. */
 #define LUKS_STRIPES_MAX UINT32_C(65536)
-#define LUKS_ITERATIONS_MAX \
-    UINT32_C(50000000) /* unless the user says otherwise: some ten seconds */
+/* Unless the user says otherwise: some ten seconds; and for lists of options. */
+#define LUKS_ITERATIONS_MAX      50000000
+#define LUKS_ITERATIONS_MAX_TEXT LUKS_TEXT_OF(LUKS_ITERATIONS_MAX)
+#define LUKS_TEXT_OF(number)     LUKS_TEXT_OF_WORD(number)
+#define LUKS_TEXT_OF_WORD(word)  #word
+
+/* Bytes of the key material of a slot. */
+uint64_t luks_material_length(const struct luks *luks, size_t slot);
 
 /*
  * Why the key slot, which is active, cannot be used, for the end of a sentence; NULL when it can.
@@ -61,6 +67,9 @@ const char *luks_slot_problem(const struct luks *luks, uint64_t length, size_t s
 
 /* The number of another active slot whose key material is in part that of `slot`, or LUKS_SLOTS. */
 size_t luks_slot_overlap(const struct luks *luks, size_t slot);
+
+/* Its encryption; the texts are those of `luks`. */
+void luks_kind(const struct luks *luks, struct cipher_kind *kind);
 
 /* What luks_read() has read, and the passphrase for it. */
 struct luks_lock {
@@ -78,10 +87,18 @@ struct luks_lock {
 void luks_tell_skipped(const struct luks_lock *lock, char *text, size_t size);
 
 /*
- * Tries the passphrase at each active key slot, which takes as long as these ask for: the cipher of
- * the disk, and in *slot which it was. -EKEYREJECTED, without a sentence, when it is that of none;
- * -EINVAL, -ENOTSUP, -EIO, -ENOMEM with one.
+ * Tries the passphrase at each active key slot, which takes as long as these ask for: the master
+ * key, owned, and in *slot which it was. -EKEYREJECTED, without a sentence, when it is that of
+ * none; -EINVAL, -ENOTSUP, -EIO, -ENOMEM with one.
  */
+int luks_unlock_key(const struct luks_lock *lock, const struct secret *passphrase,
+                    struct secret **key, size_t *slot, struct error *error);
+
+/* The same of one slot, whose iterations and place have been looked at (luks_slot_problem()). */
+int luks_unlock_slot(const struct luks_lock *lock, size_t slot, const struct secret *passphrase,
+                     struct secret **key, struct error *error);
+
+/* The cipher of the disk; as luks_unlock_key(). */
 int luks_unlock(const struct luks_lock *lock, const struct secret *passphrase,
                 struct cipher **cipher, size_t *slot, struct error *error);
 

@@ -11,8 +11,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Bytes of the material of a slot; the numbers of 32 bits that it is made of cannot overflow it. */
-static uint64_t material_length(const struct luks *luks, size_t slot)
+/* The numbers of 32 bits that it is made of cannot overflow it. */
+uint64_t luks_material_length(const struct luks *luks, size_t slot)
 {
     return (uint64_t)luks->key_bytes * luks->slots[slot].stripes;
 }
@@ -34,7 +34,7 @@ const char *luks_slot_problem(const struct luks *luks, uint64_t length, size_t s
     if (it->key_offset < LUKS_LENGTH) {
         return "its key material would lie in the header itself";
     }
-    if (!range_within(it->key_offset, material_length(luks, slot), length)) {
+    if (!range_within(it->key_offset, luks_material_length(luks, slot), length)) {
         return "its key material does not lie within the encryption header";
     }
     return NULL;
@@ -44,8 +44,8 @@ size_t luks_slot_overlap(const struct luks *luks, size_t slot)
 {
     for (size_t i = 0; i < LUKS_SLOTS; i++) {
         if (i != slot && luks->slots[i].active && luks->slots[slot].active &&
-            ranges_overlap(luks->slots[i].key_offset, material_length(luks, i),
-                           luks->slots[slot].key_offset, material_length(luks, slot))) {
+            ranges_overlap(luks->slots[i].key_offset, luks_material_length(luks, i),
+                           luks->slots[slot].key_offset, luks_material_length(luks, slot))) {
             return i;
         }
     }
@@ -54,7 +54,7 @@ size_t luks_slot_overlap(const struct luks *luks, size_t slot)
 
 /* --- Opening ------------------------------------------------------------------------------ */
 
-static void kind_of(const struct luks *luks, struct cipher_kind *kind)
+void luks_kind(const struct luks *luks, struct cipher_kind *kind)
 {
     *kind = (struct cipher_kind){
         .name = luks->cipher_name,
@@ -122,7 +122,7 @@ static int merge_slot(const struct luks_lock *lock, size_t slot, const struct se
         return error_set(error, -result, "%s: key slot %zu cannot be read: %s", lock->name, slot,
                          strerror(-result));
     }
-    kind_of(luks, &kind);
+    luks_kind(luks, &kind);
     result = keyslot_derive(luks->hash, passphrase, luks->slots[slot].salt,
                             luks->slots[slot].iterations, key->bytes, key->length);
     if (result == 0) {
@@ -154,31 +154,29 @@ static int check_key(const struct luks_lock *lock, const struct secret *key, str
     return memcmp(digest, luks->digest, sizeof(digest)) == 0 ? 0 : -EKEYREJECTED;
 }
 
-static int try_slot(const struct luks_lock *lock, size_t slot, const struct secret *passphrase,
-                    struct cipher **cipher, struct error *error)
+int luks_unlock_slot(const struct luks_lock *lock, size_t slot, const struct secret *passphrase,
+                     struct secret **key, struct error *error)
 {
-    struct secret *split = NULL, *key = NULL;
-    struct cipher_kind kind;
-    int result = secret_create(material_length(lock->luks, slot), &split);
+    struct secret *split = NULL;
+    int result = secret_create(luks_material_length(lock->luks, slot), &split);
 
+    *key = NULL;
     if (result == 0) {
-        result = secret_create(lock->luks->key_bytes, &key);
+        result = secret_create(lock->luks->key_bytes, key);
     }
     if (result < 0) {
         result = error_set(error, ENOMEM, "%s: out of memory", lock->name);
     } else {
-        result = merge_slot(lock, slot, passphrase, split, key, error);
+        result = merge_slot(lock, slot, passphrase, split, *key, error);
     }
     if (result == 0) {
-        result = check_key(lock, key, error);
+        result = check_key(lock, *key, error);
     }
-    if (result == 0) {
-        kind_of(lock->luks, &kind);
-        result = cipher_create(&kind, key->bytes, key->length, cipher);
-        result = result < 0 ? cipher_failure(lock, result, error) : 0;
-    }
-    secret_destroy(key);
     secret_destroy(split);
+    if (result < 0) {
+        secret_destroy(*key);
+        *key = NULL;
+    }
     return result;
 }
 
@@ -229,15 +227,15 @@ void luks_tell_skipped(const struct luks_lock *lock, char *text, size_t size)
     }
 }
 
-int luks_unlock(const struct luks_lock *lock, const struct secret *passphrase,
-                struct cipher **cipher, size_t *slot, struct error *error)
+int luks_unlock_key(const struct luks_lock *lock, const struct secret *passphrase,
+                    struct secret **key, size_t *slot, struct error *error)
 {
     const char *problem = NULL, *found = NULL;
     size_t tried = 0, bad = 0;
     uint64_t rounds = 0;
     int result = check(lock, error);
 
-    *cipher = NULL;
+    *key = NULL;
     for (size_t i = 0; result == 0; i++) {
         i = next_slot(lock, i, &rounds, &found);
         if (i == LUKS_SLOTS) {
@@ -249,7 +247,7 @@ int luks_unlock(const struct luks_lock *lock, const struct secret *passphrase,
             continue;
         }
         tried++;
-        result = try_slot(lock, i, passphrase, cipher, error);
+        result = luks_unlock_slot(lock, i, passphrase, key, error);
         if (result == 0) {
             *slot = i;
             return 0;
@@ -273,4 +271,21 @@ int luks_unlock(const struct luks_lock *lock, const struct secret *passphrase,
                          lock->name);
     }
     return -EKEYREJECTED;
+}
+
+int luks_unlock(const struct luks_lock *lock, const struct secret *passphrase,
+                struct cipher **cipher, size_t *slot, struct error *error)
+{
+    struct cipher_kind kind;
+    struct secret *key;
+    int result = luks_unlock_key(lock, passphrase, &key, slot, error);
+
+    *cipher = NULL;
+    if (result == 0) {
+        luks_kind(lock->luks, &kind);
+        result = cipher_create(&kind, key->bytes, key->length, cipher);
+        result = result < 0 ? cipher_failure(lock, result, error) : 0;
+        secret_destroy(key);
+    }
+    return result;
 }

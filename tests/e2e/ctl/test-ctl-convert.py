@@ -513,7 +513,7 @@ def _(directory):
     for flags, words in ((["-O", "raw", "-c"], ["-c"]), (["-O", "raw", "-B", "x"], ["-B"]),
                          (["-O", "raw", "-o", "compat=1.1"], ["-o"]), (["-S", "100"], ["-S 100"]),
                          (["-n", "-c"], ["-n", "-c"]), (["-n", "-B", "x"], ["-n", "-B"]),
-                         (["-o", "size=1G"], ["size"]), (["-o", "encryption=on"], ["encryption"]),
+                         (["-o", "size=1G"], ["size"]), (["-o", "encryption=on"], ["not encrypted"]),
                          (["-c", "-o", "preallocation=full"], ["-c", "preallocation"]),
                          (["-O", "raw", "-o", "preallocation=metadata"], ["falloc or full"]),
                          (["-n", "-o", "preallocation=falloc"], ["-n", "-o"]),

@@ -56,9 +56,10 @@ IMPOSSIBLE = (
     ("backing_fmt=raw", "1M", ("backing format raw", "-b")),
     ("backing_file=", "1M", ("backing file is empty",)),
     ("data_file=", "1M", ("data file is empty",)),
-    ("encryption=on", "1M", ("encryption", "is not there")),
-    ("encrypt.format=luks,encrypt.key-secret=s0", "1M", ("encrypt.format", "is not there")),
-    ("encrypt.iter-time=10", "1M", ("encrypt.iter-time", "is not there")),
+    ("encryption=on,encrypt.format=luks", "1M", ("encryption=on", "leave out one")),
+    ("encrypt.format=aes,encrypt.iter-time=10", "1M", ("encrypt.iter-time", "LUKS")),
+    ("encrypt.iter-time=10", "1M", ("encrypt.iter-time", "encrypt.format=luks")),
+    ("encrypt.key-secret=s0", "1M", ("encrypt.key-secret", "encrypt.format=luks")),
     ("", "100E", ("100E", "2^63")),
     ("", "1E", ("1 EiB", "larger cluster_size", "2 PiB")),
     ("", "lots", ("'lots' is not a size", "10G")),
@@ -71,7 +72,7 @@ for impossible, impossible_size, impossible_words in IMPOSSIBLE:
     def _(directory, options=impossible, size=impossible_size, words=impossible_words):
         arguments = (["-o", options] if options else []) + ["a.qcow2", size]
         refused(directory, *arguments, words=words, status=64)
-        if options != "encrypt.iter-time=10":
+        if options not in ("encrypt.iter-time=10", "encrypt.key-secret=s0"):
             tools.run("qemu-img", "create", "-f", "qcow2", *arguments, cwd=directory, status=1)
 
     suite.test("refused before a byte is written: %s %s" % (impossible, impossible_size))(_)

@@ -76,7 +76,7 @@ def _(directory):
     check_equal(ctl.ctl("measure", "--size=1000").stdout,
                 "required size: 327680\nfully allocated size: 393216\n", "what is said")
     for arguments in ([], ["--size=1G", path], ["-O", "raw", "-o", "compat=1.1", path],
-                      ["-o", "size=1G", path], ["-o", "encryption=on", path]):
+                      ["-o", "size=1G", path], ["-o", "encrypt.iter-time=9", path]):
         ctl.refused("measure", *arguments, status=64)
     ctl.refused("measure", "-o", "cluster_size=1000", path, words=["cluster_size=1000"])
     ctl.refused("measure", "-o", "cluster_size=512", "--size=1P", words=["cluster_size"])

@@ -3,6 +3,7 @@
 
 import json
 import os
+import pty
 
 from . import run, tools
 from .tap import check
@@ -17,25 +18,33 @@ def key_file(directory, name, data):
     return path
 
 
-def _secrets(*keys):
+def secrets(*keys):
     arguments = []
     for number, key in enumerate(keys):
         arguments += ["--object", "secret,id=s%d,file=%s" % (number, key)]
     return arguments
 
 
+def quickly(*command):
+    """Runs a qemu-img that measures how fast it derives keys, which it would do for seconds."""
+    clock = os.path.join(os.path.dirname(run.program()), "..", "tests", "e2e", "lib", "busy_clock.so")
+    known = {"LD_PRELOAD": os.path.abspath(clock)} if os.path.exists(clock) else {}
+    for _ in range(10):
+        done = tools.run(*command, status=None, env=known)
+        if "accurate CPU usage" not in done.stderr:  # it is on a machine that is busy, for QEMU
+            break
+    return done
+
+
 def create(path, size, key, *arguments, kind="luks", **options):
-    """An image that qemu-img makes. For LUKS it measures how fast it is, which takes seconds."""
+    """An image that qemu-img makes."""
     options = {"encrypt.format": kind, "encrypt.key-secret": "s0", **options}
     if kind == "luks":
         options.setdefault("encrypt.iter-time", 10)
     listed = ",".join("%s=%s" % item for item in options.items())
-    command = ["qemu-img", "create", "-q", *_secrets(key), "-f", "qcow2", "-o", listed, *arguments,
+    command = ["qemu-img", "create", "-q", *secrets(key), "-f", "qcow2", "-o", listed, *arguments,
                path, str(size)]
-    for _ in range(10):
-        done = tools.run(*command, status=None)
-        if "accurate CPU usage" not in done.stderr:  # it is on a machine that is busy, for QEMU
-            break
+    done = quickly(*command)
     check(done.returncode == 0, "qemu-img create said %s", done.stderr)
     return path
 
@@ -61,19 +70,19 @@ def io(path, key, *commands, status=0):
     arguments = []
     for command in commands:
         arguments += ["-c", command]
-    return tools.run("qemu-io", "-d", "unmap", *_secrets(key), *arguments, "--image-opts",
+    return tools.run("qemu-io", "-d", "unmap", *secrets(key), *arguments, "--image-opts",
                      options_of(path), status=status)
 
 
 def to_raw(path, raw, *keys, backing=None):
     """What QEMU reads, as a raw file."""
-    tools.run("qemu-img", "convert", *_secrets(*keys), "--image-opts",
+    tools.run("qemu-img", "convert", *secrets(*keys), "--image-opts",
               options_of(path, backing=backing), "-O", "raw", raw)
     return raw
 
 
 def check_clean(path, key):
-    done = tools.run("qemu-img", "check", *_secrets(key), "--output=json", "--image-opts",
+    done = tools.run("qemu-img", "check", *secrets(key), "--output=json", "--image-opts",
                      options_of(path), status=None)
     check(done.stdout.startswith("{"), "qemu-img check said %s", done.stdout + done.stderr)
     told = json.loads(done.stdout)
@@ -86,6 +95,25 @@ def library():
     """The need for a qcow2fs that was built with libgcrypt."""
     known = tools.run(run.program(), "--version", status=None).stdout
     return None if "libgcrypt yes" in known else "this qcow2fs was built without libgcrypt"
+
+
+def at_terminal(command, *answers):
+    """Runs a command at a terminal and answers its questions: what that shows, the status."""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execv(command[0], command)
+    shown = b""
+    try:
+        for number, answer in enumerate(answers):
+            while shown.count(b": ") <= number:
+                shown += os.read(terminal, 1000)
+            os.write(terminal, answer)
+        while True:
+            shown += os.read(terminal, 1000)
+    except OSError:  # it has ended
+        pass
+    os.close(terminal)
+    return shown, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def dumped(pid):

@@ -4,7 +4,6 @@
 
 import json
 import os
-import pty
 import random
 import subprocess
 
@@ -247,10 +246,10 @@ def _(directory):
     compared = [ctl.program(), "compare", "-F", "raw"]
     ctl.ctl(*compared[1:], "--key-file=" + first, "--key-file=" + key, top, raw)
     bad.refused(base, "an empty key", options=["key-file=" + empty])
-    shown, ended = at_terminal([*compared, top, raw], b"of the overlay\n", KEY + b"\n")
+    shown, ended = encrypted.at_terminal([*compared, top, raw], b"of the overlay\n", KEY + b"\n")
     check_equal(ended, 0, "its status; it showed %r" % shown)
     check(b"base.qcow2: " in shown, "nobody asked for that of the base: %r", shown)
-    shown, ended = at_terminal([*compared, base, raw], b"\x04")
+    shown, ended = encrypted.at_terminal([*compared, base, raw], b"\x04")
     check(ended != 0, "the end of input was taken for an answer: %r", shown)
 
 
@@ -269,29 +268,10 @@ def _(directory):
                           stdin=subprocess.DEVNULL, capture_output=True, check=False)
     check_equal(done.returncode, 0, "the status; it said %s" % done.stderr)
     for typed, status in ((KEY, 0), (b"wrong", 2)):
-        shown, ended = at_terminal(command, typed + b"\n")
+        shown, ended = encrypted.at_terminal(command, typed + b"\n")
         check(b"Passphrase for " in shown, "it showed %r", shown)
         check(typed not in shown, "it shows the passphrase: %r", shown)
         check_equal(ended != 0, status != 0, "that it failed: %r" % shown)
-
-
-def at_terminal(command, *answers):
-    """Runs a command at a terminal and answers its questions: what that shows, the status."""
-    child, terminal = pty.fork()
-    if child == 0:
-        os.execv(command[0], command)
-    shown = b""
-    try:
-        for number, answer in enumerate(answers):
-            while shown.count(b": ") <= number:
-                shown += os.read(terminal, 1000)
-            os.write(terminal, answer)
-        while True:
-            shown += os.read(terminal, 1000)
-    except OSError:  # it has ended
-        pass
-    os.close(terminal)
-    return shown, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 @suite.test("info, check and map need no key; convert, compare and measure take it")
