@@ -3,6 +3,8 @@
 
 #include "admin/chain_work.h"
 
+#include <inttypes.h>
+
 struct image_options chain_work_opening(const struct chain_work *work)
 {
     return (struct image_options){
@@ -40,5 +42,15 @@ void chain_work_progress(const struct chain_work *work, uint64_t done, uint64_t 
 {
     if (work->progress != NULL) {
         work->progress(work->context, done, total);
+    }
+}
+
+void chain_work_warn_of_bitmaps(const struct image *image, struct log *log)
+{
+    if (image->header->bitmap_count > 0) {
+        log_line(log, LOG_LEVEL_WARNING,
+                 "%s: its persistent bitmaps (%" PRIu32 ") do not record this change, and are "
+                 "inconsistent from now on; remove them and begin new ones",
+                 image->path, image->header->bitmap_count);
     }
 }

@@ -38,4 +38,10 @@ int chain_work_open_writer(struct image *image, struct writer **writer, struct e
 
 void chain_work_progress(const struct chain_work *work, uint64_t done, uint64_t total);
 
+/*
+ * Says, where the image has persistent bitmaps, that they are of no use any more: nothing of what
+ * is written is recorded there, and with the first change (R6) the format says so, too.
+ */
+void chain_work_warn_of_bitmaps(const struct image *image, struct log *log);
+
 #endif

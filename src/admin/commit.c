@@ -394,6 +394,22 @@ static int close_image(struct committing *committing, int result)
     return result;
 }
 
+/* Where another image is between, it would show through. */
+static bool is_to_be_emptied(const struct committing *committing)
+{
+    return !committing->options->keep && committing->above == committing->image;
+}
+
+static void warn_of_bitmaps(const struct committing *committing)
+{
+    if (committing->base_writer != NULL) {
+        chain_work_warn_of_bitmaps(committing->base, committing->log);
+    }
+    if (is_to_be_emptied(committing)) {
+        chain_work_warn_of_bitmaps(committing->image, committing->log);
+    }
+}
+
 int chain_commit(const char *path, const struct chain_commit_options *options, struct log *log,
                  struct chain_commit_result *result, struct error *error)
 {
@@ -404,14 +420,14 @@ int chain_commit(const char *path, const struct chain_commit_options *options, s
     *result = (struct chain_commit_result){0};
     status = open_all(&committing, path);
     if (status == 0) {
+        warn_of_bitmaps(&committing);
         status = grow_base(&committing);
     }
     if (status == 0) {
         status = copy_all(&committing);
     }
     status = close_base(&committing, status);
-    /* Where another image is between it would show through. */
-    if (status == 0 && !options->keep && committing.above == committing.image) {
+    if (status == 0 && is_to_be_emptied(&committing)) {
         status = empty_image(&committing);
     }
     view_close(committing.view);

@@ -386,6 +386,13 @@ static int rebase_names(struct rebasing *rebasing, const char *path)
     if (result == 0) {
         result = amend_check(rebasing->image, &rebasing->change, rebasing->error);
     }
+    if (result == 0 && rebasing->image->header->bitmap_count > 0) {
+        log_line(rebasing->log, LOG_LEVEL_WARNING,
+                 "%s: its persistent bitmaps (%" PRIu32 ") stay as they are; where the new backing "
+                 "file shows something else than the old one they do not record it, and are to be "
+                 "removed",
+                 path, rebasing->image->header->bitmap_count);
+    }
     return result == 0 ? name_new(rebasing) : result;
 }
 
@@ -398,6 +405,9 @@ static int rebase_data(struct rebasing *rebasing, const char *path)
     }
     if (result == 0) {
         result = keep_disk(rebasing);
+    }
+    if (result == 0 && rebasing->result->copied + rebasing->result->zeroed > 0) {
+        chain_work_warn_of_bitmaps(rebasing->image, rebasing->log);
     }
     result = close_writer(rebasing, result);
     return result == 0 ? name_new(rebasing) : result;

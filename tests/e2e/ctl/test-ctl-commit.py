@@ -168,6 +168,61 @@ def _(directory):
         write.check_clean(base)
 
 
+# --- where it goes --------------------------------------------------------------------------------
+
+@suite.test("into a block device, raw or an image; one that is too small or only read is refused",
+            needs=[tools.root, tools.loop])
+def _(directory):
+    host, path, expected = (os.path.join(directory, name) for name in ("host", "over", "expected"))
+    image.sparse_raw(host, 4 * MiB, seed=1)
+    for size, kind in ((4 * MiB, "raw"), (3 * MiB, "qcow2"), (6 * MiB, "raw")):
+        with mount.loop_device(host, writable=True) as device:
+            if kind == "qcow2":
+                tools.run("qemu-img", "create", "-q", "-f", "qcow2", device, "2M")
+            image.create(path, size, backing=device, backing_format=kind)
+            image.io(path, image.write(MiB, MiB, 3), "write -q -z 2M 100k")
+            image.to_raw(path, expected)
+            if size > 4 * MiB:
+                ctl.refused("commit", path, words=(device, "make it larger"), unchanged=[path, host])
+                continue
+            ctl.ctl("commit", path)
+            write.check_clean(path)
+            for each, also in ((path, "qcow2"), (device, kind)):
+                tools.run("qemu-img", "compare", "-f", also, "-F", "raw", each, expected)
+    with mount.loop_device(host) as device:
+        tools.run("qemu-img", "rebase", "-u", "-f", "qcow2", "-b", device, "-F", "raw", path)
+        ctl.refused("commit", path, words=(device, "read-only"), unchanged=[path, host])
+
+
+@suite.test("a kept overlay is committed when it is not mounted any more", needs=[tools.fuse])
+def _(directory):
+    path = bad.sample("plain", directory)
+    kept, expected = (os.path.join(directory, name) for name in ("kept", "expected"))
+    with mount.mount(path, "overlay=" + kept, writable=True) as mounted:
+        with open(mounted.disk, "r+b") as file:
+            file.write(b"kept" * 1000)
+        ctl.refused("commit", kept, words=("another program", "close it first"))
+    image.to_raw(kept, expected)
+    ctl.ctl("commit", kept)
+    for each in (path, kept):
+        write.check_clean(each)
+        tools.run("qemu-img", "compare", "-q", "-f", "qcow2", "-F", "raw", each, expected)
+
+
+@suite.test("persistent bitmaps of the base, and of what is emptied, are told of")
+def _(directory):
+    path = chain(Q(MiB), Q(MiB))(directory)
+    base = os.path.join(directory, "0.qcow2")
+    for flags, told in ((["-d"], [base]), ([], [base, path])):
+        for each in (base, path):
+            tools.run("qemu-img", "bitmap", "--remove", each, "one", status=None)
+            tools.run("qemu-img", "bitmap", "--add", each, "one")
+        said = ctl.ctl("commit", *flags, path).stderr.splitlines()
+        check_equal(len(said), len(told), "the lines of %r" % said)
+        for each, line in zip(told, said):
+            check(each in line and "persistent bitmaps (1)" in line, "it said %s", line)
+
+
 # --- refused --------------------------------------------------------------------------------------
 
 @suite.test("refused: nothing behind, another image, a raw base only guessed to be, corrupt ones")

@@ -149,6 +149,18 @@ def _(directory):
             write.check_clean(ours)
 
 
+@suite.test("persistent bitmaps are told of where they become untrue, or may have")
+def _(directory):
+    path = chain(Q(MiB), Q(MiB))(directory)
+    tools.run("qemu-img", "bitmap", "--add", path, "one")
+    said = ctl.ctl("rebase", "-u", "-b", "0.qcow2", "-F", "qcow2", path).stderr
+    check("persistent bitmaps (1) stay" in said, "it said %r", said)
+    check_equal(ctl.ctl("rebase", "-b", "0.qcow2", "-F", "qcow2", path).stderr, "",
+                "of a rebase that changes nothing")
+    said = ctl.ctl("rebase", "-b", "", path).stderr
+    check("persistent bitmaps (1) do not record" in said, "it said %r", said)
+
+
 # --- snapshots --------------------------------------------------------------------------------
 
 @suite.test("a snapshot that would show something else: refused, and with --change-snapshots as by QEMU")
