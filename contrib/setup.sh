@@ -50,6 +50,11 @@ tests   strace          command strace
 tests   systemd         command systemd-analyze
 tests   libxml2-utils   command xmllint
 tests   procps          file    /bin/kill
+tests   dpkg-dev        command dpkg-checkbuilddeps
+tests   rpm             command rpmspec
+package debhelper       command dh
+package dpkg-dev        command dpkg-buildpackage
+package lintian         command lintian
 fuzz    clang           command clang
 fuzz    libclang-rt-dev fuzzer clang
 lint    clang-format    format  14

@@ -131,6 +131,7 @@ E2E_TESTS = \
 	tests/e2e/mount/test-overlay-kept.py \
 	tests/e2e/mount/test-overlay-media.py \
 	tests/e2e/project/test-manpage.sh \
+	tests/e2e/project/test-packages.py \
 	tests/e2e/write/test-model-chains.py \
 	tests/e2e/write/test-model-plain.py \
 	tests/e2e/write/test-model-shared.py \

@@ -85,7 +85,7 @@ installed() {
 commands=$("$qcow2ctl" --help=names | grep -v '^-')
 # shellcheck disable=SC2086 # a list of words
 set -- $commands
-echo "1..$(($# + 6))"
+echo "1..$(($# + 7))"
 same_options qcow2fs.1 '(from qcow2fs --help=man)' "$qcow2fs"
 for command; do
     same_options qcow2ctl.1 "$command" "$qcow2ctl" "$command"
@@ -93,5 +93,6 @@ done
 well_formed qcow2fs.1
 well_formed qcow2ctl.1
 well_formed qcow2fs-domain.1
+well_formed mount.qcow2.8
 named_options qcow2fs-domain.1 contrib/libvirt/qcow2fs-domain
 installed qcow2fs.1 qcow2ctl.1 qcow2fs-domain.1

@@ -33,7 +33,7 @@ wrong=$(for program in "$qcow2fs" "$qcow2ctl"; do
 done)
 report "$(worth "$wrong")" "both programs tell the version of configure.ac" "$wrong"
 
-wrong=$(for page in "$source_dir"/docs/*.1; do
+wrong=$(for page in "$source_dir"/docs/*.1 "$source_dir"/docs/mount.qcow2.8; do
     grep -q "^\.TH .*\"qcow2fs $version\"" "$page" || echo "$page is not of $version"
 done)
 report "$(worth "$wrong")" "the man pages are those of that version" "$wrong"
