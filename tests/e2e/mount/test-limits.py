@@ -4,6 +4,7 @@
 with the limit named."""
 
 import contextlib
+import errno
 import json
 import os
 import resource
@@ -175,6 +176,8 @@ def _(directory):
         with write.opened(mounted.disk) as handle:
             write.write_all(handle, image.pattern(MiB // 2, 2), 0)
             os.fsync(handle)
+        write.refuses(errno.EMLINK, os.mkdir, os.path.join(top, "one more"))
+        check("65536" in mounted.stderr(), "it said %s", mounted.stderr())
         for number in range(0, SNAPSHOTS, 4096 - 32):
             with open(os.path.join(top, "snapshot %d" % number, "disk.raw"), "rb") as file:
                 expected = image.pattern(MiB, 1) if number % 64 == 0 else bytes(MiB)
