@@ -276,7 +276,8 @@ tests_unit_lib_libunit_a_SOURCES = \
 	tests/unit/lib/writer_case.c tests/unit/lib/writer_case.h
 
 # Fuzz targets; tests/fuzz/README.md tells of them. They are tests, too, unless built for the fuzzer.
-FUZZ_TARGETS = tests/fuzz/fuzz-image tests/fuzz/fuzz-luks tests/fuzz/fuzz-structure tests/fuzz/fuzz-text
+FUZZ_TARGETS = tests/fuzz/fuzz-image tests/fuzz/fuzz-luks tests/fuzz/fuzz-partitions \
+	tests/fuzz/fuzz-structure tests/fuzz/fuzz-text
 FUZZ_FILES = tests/fuzz/README.md tests/fuzz/corpus
 tests_fuzz_libfuzz_a_SOURCES = \
 	tests/fuzz/bases.c tests/fuzz/bases.h \
@@ -300,6 +301,9 @@ tests_fuzz_fuzz_image_LDADD = $(FUZZ_LIBS)
 tests_fuzz_fuzz_luks_SOURCES = tests/fuzz/fuzz-luks.c $(FUZZ_MAIN)
 tests_fuzz_fuzz_luks_LDFLAGS = $(FUZZ_LINK_FLAGS)
 tests_fuzz_fuzz_luks_LDADD = $(FUZZ_LIBS)
+tests_fuzz_fuzz_partitions_SOURCES = tests/fuzz/fuzz-partitions.c $(FUZZ_MAIN)
+tests_fuzz_fuzz_partitions_LDFLAGS = $(FUZZ_LINK_FLAGS)
+tests_fuzz_fuzz_partitions_LDADD = $(FUZZ_LIBS)
 tests_fuzz_fuzz_structure_SOURCES = tests/fuzz/fuzz-structure.c $(FUZZ_MAIN)
 tests_fuzz_fuzz_structure_LDFLAGS = $(FUZZ_LINK_FLAGS)
 tests_fuzz_fuzz_structure_LDADD = $(FUZZ_LIBS)
