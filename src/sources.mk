@@ -94,6 +94,7 @@ src_libqcow2_a_SOURCES = \
 	src/meta/snapshot.c src/meta/snapshot.h \
 	src/meta/snapshot_write.c src/meta/snapshot_write.h \
 	src/admin/amend.c src/admin/amend.h src/admin/amend_internal.h \
+	src/admin/amend_keys.c src/admin/amend_keys.h \
 	src/admin/amend_names.c src/admin/amend_zeros.c \
 	src/admin/audit.c src/admin/audit.h src/admin/audit_internal.h \
 	src/admin/audit_clusters.c src/admin/audit_names.c src/admin/audit_slack.c \
@@ -151,6 +152,7 @@ LIBQCOW2_LIBS = src/libqcow2.a $(ZLIB_LIBS) $(ZSTD_LIBS) $(LIBDEFLATE_LIBS) $(JA
 # The commands; the fuzz target of texts has them, too.
 CTL_SOURCES = \
 	src/ctl/amend.c \
+	src/ctl/amend_keys.c src/ctl/amend_keys.h \
 	src/ctl/attach.c \
 	src/ctl/chain_work.c src/ctl/chain_work.h \
 	src/ctl/check.c \

@@ -106,6 +106,7 @@ E2E_TESTS = \
 	tests/e2e/crash/test-crash-states.py \
 	tests/e2e/project/test-bench.py \
 	tests/e2e/ctl/test-ctl-amend.py \
+	tests/e2e/ctl/test-ctl-amend-keys.py \
 	tests/e2e/ctl/test-ctl-check.py \
 	tests/e2e/ctl/test-ctl-check-mutated.py \
 	tests/e2e/ctl/test-ctl-commit.py \

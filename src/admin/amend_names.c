@@ -72,6 +72,7 @@ int amend_open(const char *path, const struct amend_change *change,
         .cache = STORE_CACHE_WRITEBACK,
         .names = opening->names,
         .no_locks = opening->no_locks,
+        .keys = opening->keys,
         .codec = CODEC_FASTEST,
     };
     bool with_chain = change->size.set || change->version == 2;

@@ -3,9 +3,12 @@
 #include "config.h"
 
 #include "admin/amend.h"
+#include "ctl/amend_keys.h"
 #include "ctl/command.h"
+#include "ctl/key_options.h"
 #include "ctl/open.h"
 #include "ctl/resize.h"
+#include "meta/format.h"
 #include "util/json.h"
 #include "util/printable.h"
 #include "util/progress.h"
@@ -14,7 +17,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-#define ENCRYPT_NAMES 12
+#define ENCRYPT_NAMES 6
 
 struct amend_command_options {
     struct common_flags common;
@@ -25,6 +28,7 @@ struct amend_command_options {
     /* What cannot be changed. */
     char *cluster_size, *extended_l2, *compression_type, *preallocation, *encryption;
     char *encrypt[ENCRYPT_NAMES];
+    struct amend_key_options keys;
 };
 
 /* --- What cannot be changed ------------------------------------------------------------------ */
@@ -70,10 +74,8 @@ static int check_unchangeable(struct ctl *ctl)
     }
     for (size_t i = 0; i < ENCRYPT_NAMES; i++) {
         if (options->encrypt[i] != NULL) {
-            return error_set(&ctl->error, ENOTSUP,
-                             "%s: encrypt.* are about encrypted images, which qcow2ctl cannot "
-                             "change; use qemu-img amend",
-                             ctl->operands[0]);
+            return refuse(ctl, "the encryption (but for its keys)",
+                          "every cluster would have to be written anew");
         }
     }
     return 0;
@@ -101,8 +103,17 @@ static int take_change(struct ctl *ctl, struct amend_change *change)
     if (change->version == 0 && !change->lazy_refcounts.set && change->backing_file == NULL &&
         change->backing_format == NULL && change->data_file == NULL && !change->data_file_raw.set &&
         !options->refcount_bits.set && !change->size.set) {
+        if (amend_keys_given(&options->keys)) {
+            return amend_keys_usage(ctl, &options->keys, &options->common) < 0 ? CTL_USAGE : 0;
+        }
         error_set(&ctl->error, EINVAL,
                   "%s: what shall be changed is not said; add -o NAME=VALUE, see --help",
+                  ctl->operands[0]);
+        return CTL_USAGE;
+    }
+    if (amend_keys_given(&options->keys)) {
+        error_set(&ctl->error, EINVAL,
+                  "%s: the keys are changed alone; give encrypt.* in a command of its own",
                   ctl->operands[0]);
         return CTL_USAGE;
     }
@@ -256,7 +267,7 @@ static int amend(struct ctl *ctl, struct image *image, const struct amend_change
 
 static int run_amend(struct ctl *ctl)
 {
-    const struct amend_opening opening = how_to_open(ctl->options);
+    struct amend_opening opening = how_to_open(ctl->options);
     const struct amend_command_options *options = ctl->options;
     struct amend_change change;
     struct image *image;
@@ -272,11 +283,22 @@ static int run_amend(struct ctl *ctl)
     if (r != 0) {
         return r;
     }
+    if (change.size.set && options->common.key_files != NULL) {
+        opening.keys = ctl_keys(ctl, &options->common);
+        if (opening.keys == NULL) {
+            return CTL_FAILED;
+        }
+    }
     r = amend_open(ctl->operands[0], &change, &opening, ctl->log, &image, &ctl->error);
     if (r < 0) {
         return CTL_FAILED;
     }
     r = amend(ctl, image, &change);
+    if (r == 0 && amend_keys_given(&options->keys)) {
+        r = amend_keys_run(ctl, &options->keys, &options->common, image);
+        image_close(image);
+        return r < 0 ? CTL_FAILED : CTL_OK;
+    }
     image_close(image);
     if (r < 0) {
         return CTL_FAILED;
@@ -308,6 +330,29 @@ static const struct option_spec amend_flags[] = {
         .type = OPTION_BOOL,
         .field = FIELD(progress),
         .help = "accepted as of qemu-img; on a terminal, progress is shown in any case",
+    },
+    FLAG_KEY_FILE(struct amend_command_options),
+    {
+        .name = "new-key-file",
+        .type = OPTION_SEVERAL,
+        .field = FIELD(keys.new_files),
+        .value_name = "FILE",
+        .help = "with encrypt.state=active: the key that is added; without it, what is typed twice",
+    },
+    {
+        .name = "old-key-file",
+        .type = OPTION_SEVERAL,
+        .field = FIELD(keys.old_files),
+        .value_name = "FILE",
+        .help = "the key that is erased: from all slots that have it, once the new one is there",
+    },
+    FLAG_OBJECT(struct amend_command_options, keys.objects),
+    FLAG_KEY_ITERATIONS(struct amend_command_options),
+    {
+        .name = "force",
+        .type = OPTION_BOOL,
+        .field = FIELD(keys.force),
+        .help = "erase the last key, too: the disk can never be read again",
     },
     FLAG_JSON(struct amend_command_options),
     FLAG_OUTPUT(struct amend_command_options),
@@ -377,17 +422,40 @@ static const struct option_spec amend_values[] = {
     REFUSED("preallocation", preallocation),
     REFUSED("encryption", encryption),
     REFUSED("encrypt.format", encrypt[0]),
-    REFUSED("encrypt.key-secret", encrypt[1]),
-    REFUSED("encrypt.cipher-alg", encrypt[2]),
-    REFUSED("encrypt.cipher-mode", encrypt[3]),
-    REFUSED("encrypt.ivgen-alg", encrypt[4]),
-    REFUSED("encrypt.ivgen-hash-alg", encrypt[5]),
-    REFUSED("encrypt.hash-alg", encrypt[6]),
-    REFUSED("encrypt.iter-time", encrypt[7]),
-    REFUSED("encrypt.keyslot", encrypt[8]),
-    REFUSED("encrypt.new-secret", encrypt[9]),
-    REFUSED("encrypt.old-secret", encrypt[10]),
-    REFUSED("encrypt.state", encrypt[11]),
+    REFUSED("encrypt.cipher-alg", encrypt[1]),
+    REFUSED("encrypt.cipher-mode", encrypt[2]),
+    REFUSED("encrypt.ivgen-alg", encrypt[3]),
+    REFUSED("encrypt.ivgen-hash-alg", encrypt[4]),
+    REFUSED("encrypt.hash-alg", encrypt[5]),
+    {
+        .name = "encrypt.state",
+        .type = OPTION_CHOICE,
+        .field = FIELD(keys.state),
+        .choices = "active inactive",
+        .value_name = "active|inactive",
+        .help = "active: add a key to an image with LUKS, the disk being opened with --key-file; "
+                "inactive: erase one",
+    },
+    {
+        .name = "encrypt.keyslot",
+        .type = OPTION_UINT,
+        .field = FIELD(keys.slot),
+        .max = LUKS_SLOTS - 1,
+        .value_name = "N",
+        .help = "the key slot, 0 to 7; for a new key the first that is not in use, unless given",
+    },
+    {
+        .name = "encrypt.iter-time",
+        .type = OPTION_UINT,
+        .field = FIELD(keys.iteration_time),
+        .max = UINT32_MAX,
+        .value_name = "MS",
+        .default_text = "2000",
+        .help = "how long the new key shall take to be tried on this machine, in milliseconds",
+    },
+    TEXT("encrypt.key-secret", keys.key_secret, "ID", "of an --object: as --key-file"),
+    TEXT("encrypt.new-secret", keys.new_secret, "ID", "of an --object: as --new-key-file"),
+    TEXT("encrypt.old-secret", keys.old_secret, "ID", "of an --object: as --old-key-file"),
     {.name = NULL},
 };
 
@@ -407,10 +475,13 @@ const struct command amend_command = {
                    "\n"
                    "Killed at any moment, the image is in order and each change is either made or\n"
                    "not; the command can be given again.\n",
-    .examples = "  qcow2ctl amend -o lazy_refcounts=on disk.qcow2\n"
-                "  qcow2ctl amend -o compat=0.10 disk.qcow2\n"
-                "  qcow2ctl amend -o backing_file=/srv/base.qcow2,backing_fmt=qcow2 disk.qcow2\n"
-                "  qcow2ctl amend -o backing_file= disk.qcow2\n",
+    .examples =
+        "  qcow2ctl amend -o lazy_refcounts=on disk.qcow2\n"
+        "  qcow2ctl amend -o compat=0.10 disk.qcow2\n"
+        "  qcow2ctl amend -o backing_file=/srv/base.qcow2,backing_fmt=qcow2 disk.qcow2\n"
+        "  qcow2ctl amend -o backing_file= disk.qcow2\n"
+        "  qcow2ctl amend -o encrypt.state=active --key-file=key --new-key-file=k2 a.qcow2\n"
+        "  qcow2ctl amend -o encrypt.state=inactive,encrypt.keyslot=0 a.qcow2\n",
     .options_size = sizeof(struct amend_command_options),
     .flags = amend_flags,
     .values = amend_values,

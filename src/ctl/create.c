@@ -451,7 +451,7 @@ static const struct option_spec create_flags[] = {
      .help =
          "the key of the new image, with encrypt.format=: all bytes of this file (- is standard "
          "input); without it, the systemd credential qcow2fs.key, or what is typed"},
-    FLAG_OBJECT(struct create_options),
+    FLAG_OBJECT(struct create_options, objects),
     FLAG_JSON(struct create_options),
     FLAG_OUTPUT(struct create_options),
     {.name = NULL},

@@ -8,10 +8,10 @@
 
 #include "util/error.h"
 
-/* An entry of a flag table; `target` has a member `char *objects`. */
-#define FLAG_OBJECT(target)                                                              \
+/* An entry of a flag table; `member` of `target` is a char *. */
+#define FLAG_OBJECT(target, member)                                                      \
     {                                                                                    \
-        .name = "object", .type = OPTION_SEVERAL, .field = offsetof(target, objects),    \
+        .name = "object", .type = OPTION_SEVERAL, .field = offsetof(target, member),     \
         .value_name = "secret,id=ID,file=FILE",                                          \
         .help = "as of qemu-img: a key file, which an encrypt.* option names by this ID" \
     }

@@ -438,3 +438,22 @@ int keys_new(struct keys *keys, const char *path, const char *what, const struct
     }
     return 0;
 }
+
+int keys_one(struct keys *keys, const char *path, const char *what, const struct secret **secret,
+             struct error *error)
+{
+    int result = 0;
+
+    if (what != NULL) {
+        return keys_new(keys, path, what, secret, error);
+    }
+    if (!keys->typed && keys->count != 1) {
+        return error_set(error, EINVAL, "%s: %zu key files were given, and one is wanted", path,
+                         keys->count);
+    }
+    if (keys->typed) {
+        result = type_key(keys, "Passphrase", path, error);
+    }
+    *secret = result == 0 ? keys->keys[keys->count - 1] : NULL;
+    return result;
+}

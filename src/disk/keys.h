@@ -54,6 +54,13 @@ int keys_unlock(struct keys *keys, const struct keys_image *image, struct cipher
                 struct error *error);
 
 /*
+ * The one key that was given for an image that exists, or is typed; for something new, `what` is
+ * not NULL, and this is keys_new(). Borrowed.
+ */
+int keys_one(struct keys *keys, const char *path, const char *what, const struct secret **secret,
+             struct error *error);
+
+/*
  * The passphrase for something new, `what` of sentences ("an encrypted image"): the one key file or
  * the credential that was given, or what is typed, twice. Borrowed, of at least one byte.
  */

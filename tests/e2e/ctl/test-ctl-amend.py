@@ -359,7 +359,7 @@ IMPOSSIBLE = (
     ("plain", "compression_type=zstd", ("compression_type cannot be changed", "new image")),
     ("plain", "preallocation=full", ("preallocation cannot be changed", "resize")),
     ("plain", "encryption=on", ("encryption cannot be changed",)),
-    ("plain", "encrypt.format=luks", ("encrypt", "qemu-img amend")),
+    ("plain", "encrypt.format=luks", ("encryption", "cannot be changed")),
     ("plain", "compat=0.10,lazy_refcounts=on", ("lazy refcounts need", "add compat=1.1")),
     ("version2", "lazy_refcounts=on", ("lazy refcounts need", "add compat=1.1")),
     ("version2", "refcount_bits=8", ("8 bits", "compat=1.1")),

@@ -4,8 +4,10 @@
 
 #include "crypto/keyslot.h"
 #include "crypto/library.h"
+#include "memory_log.h"
 #include "memory_store.h"
 #include "meta/luks.h"
+#include "meta/luks_write.h"
 #include "suite.h"
 
 #include <errno.h>
@@ -363,6 +365,192 @@ START_TEST(what_cannot_be_read_is_told)
 }
 END_TEST
 
+/* --- Changing slots, and power cuts ---------------------------------------------------------- */
+
+#define CUTS   16 /* states of each moment */
+#define SECTOR 512
+#define FILLED 6 /* the slot whose entry lies in two sectors of the header */
+
+struct changes {
+    struct store *store;
+    struct luks luks;
+    struct luks_edit edit;
+    uint64_t length;
+};
+
+static void make_header(struct changes *changes)
+{
+    const struct luks_wish wish = {
+        .kind = {.name = "aes", .mode = "cbc", .iv = "plain64", .iv_hash = ""},
+        .hash = "sha256",
+        .key_bytes = 16,
+    };
+    struct secret *one = passphrase("one");
+    struct error error = {0};
+    uint8_t *area;
+
+    ck_assert_int_eq(luks_make(&wish, one, "image", &area, &error), 0);
+    secret_destroy(one);
+    changes->length = luks_area_length(16);
+    changes->store = memory_store_create(AREA + changes->length);
+    ck_assert_int_eq(store_write(changes->store, AREA, area, changes->length), 0);
+    free(area);
+    ck_assert_int_eq(
+        luks_read(changes->store, AREA, changes->length, "image", &changes->luks, &error), 0);
+    changes->edit = (struct luks_edit){.file = changes->store,
+                                       .offset = AREA,
+                                       .length = changes->length,
+                                       .name = "image",
+                                       .luks = &changes->luks};
+}
+
+/* The slot that it opens, or a negative errno; `key` may be NULL. */
+static int opens(struct store *store, uint64_t length, const char *text, struct secret **key)
+{
+    struct secret *secret = passphrase(text), *found;
+    struct error error = {0};
+    struct luks luks;
+    size_t slot;
+    int result = luks_read(store, AREA, length, "image", &luks, &error);
+    const struct luks_lock lock = {.file = store,
+                                   .offset = AREA,
+                                   .length = length,
+                                   .name = "image",
+                                   .luks = &luks,
+                                   .iterations_max = UINT32_MAX};
+
+    ck_assert_int_eq(result, 0);
+    result = luks_unlock_key(&lock, secret, &found, &slot, &error);
+    secret_destroy(secret);
+    if (key != NULL) {
+        *key = found;
+    } else {
+        secret_destroy(found);
+    }
+    return result == 0 ? (int)slot : result == -EINVAL ? -EKEYREJECTED : result;
+}
+
+/* Of an entry each sector may have arrived, or not. */
+static void write_some(struct store *store, const struct memory_log_entry *entry)
+{
+    uint64_t at = entry->offset, end = entry->offset + entry->length;
+
+    while (at < end) {
+        uint64_t next = (at / SECTOR + 1) * SECTOR;
+        uint64_t part = (next < end ? next : end) - at;
+
+        if (rand() % 2 == 0) {
+            memcpy(memory_store_data(store) + at,
+                   (const uint8_t *)entry->data + (at - entry->offset), part);
+        }
+        at += part;
+    }
+}
+
+/* What a power cut before entry `at` of the log could leave. */
+static struct store *cut(struct memory_log *log, const struct changes *changes,
+                         const uint8_t *before, size_t at)
+{
+    struct store *store = memory_store_from(before, AREA + changes->length);
+    size_t synced = 0;
+
+    for (size_t i = 0; i < at; i++) {
+        synced = memory_log_at(log, i)->kind == MEMORY_LOG_SYNC ? i + 1 : synced;
+    }
+    memory_log_replay(log, 0, synced, changes->store, store);
+    for (size_t i = synced; i < at; i++) {
+        write_some(store, memory_log_at(log, i));
+    }
+    return store;
+}
+
+/* In every state `kept` opens the disk, and a slot that says that it is in use does, too. */
+static void check_cuts(struct memory_log *log, const struct changes *changes, const uint8_t *before,
+                       const char *kept, const char *other)
+{
+    srand(17);
+    for (size_t at = 0; at <= memory_log_count(log); at++) {
+        for (int i = 0; i < CUTS; i++) {
+            struct store *store = cut(log, changes, before, at);
+            struct error error = {0};
+            struct luks luks;
+
+            ck_assert_msg(opens(store, changes->length, kept, NULL) >= 0, "entry %zu", at);
+            ck_assert_int_eq(luks_read(store, AREA, changes->length, "image", &luks, &error), 0);
+            if (luks.slots[FILLED].active) {
+                ck_assert_int_eq(opens(store, changes->length, other, NULL), FILLED);
+            }
+            store_close(store);
+        }
+    }
+}
+
+static uint8_t *copy_of(const struct changes *changes)
+{
+    uint8_t *copy = malloc(AREA + changes->length);
+
+    ck_assert_ptr_nonnull(copy);
+    memcpy(copy, memory_store_data(changes->store), AREA + changes->length);
+    return copy;
+}
+
+START_TEST(a_power_cut_while_a_slot_is_filled_or_emptied_leaves_a_key)
+{
+    struct memory_log *log = memory_log_create(), *erased = memory_log_create();
+    struct secret *two = passphrase("two"), *key;
+    struct changes changes;
+    struct error error = {0};
+    uint8_t *before;
+
+    make_header(&changes);
+    before = copy_of(&changes);
+    ck_assert_int_eq(opens(changes.store, changes.length, "one", &key), 0);
+    memory_store_set_log(changes.store, log);
+    ck_assert_int_eq(luks_check_slot(&changes.edit, FILLED, &error), 0);
+    ck_assert_int_eq(luks_fill_slot(&changes.edit, FILLED, key, two, 0, &error), 0);
+    ck_assert_int_eq(opens(changes.store, changes.length, "two", NULL), FILLED);
+    ck_assert_uint_eq(luks_usable_slots(&changes.edit), 2);
+    check_cuts(log, &changes, before, "one", "two");
+    free(before);
+    before = copy_of(&changes);
+    memory_store_set_log(changes.store, erased);
+    ck_assert_int_eq(luks_empty_slot(&changes.edit, 0, &error), 0);
+    ck_assert_int_eq(opens(changes.store, changes.length, "one", NULL), -EKEYREJECTED);
+    ck_assert_uint_eq(luks_usable_slots(&changes.edit), 1);
+    check_cuts(erased, &changes, before, "two", "two");
+    /* Nothing of its stripes is left, and that is stable. */
+    for (uint64_t at = 4096; at < 4096 + 64000; at += 64) {
+        ck_assert_int_ne(
+            memcmp(before + AREA + at, memory_store_data(changes.store) + AREA + at, 64), 0);
+    }
+    ck_assert_int_eq(memory_log_at(erased, memory_log_count(erased) - 1)->kind, MEMORY_LOG_SYNC);
+    free(before);
+    secret_destroy(key);
+    secret_destroy(two);
+    store_close(changes.store);
+    memory_log_destroy(log);
+    memory_log_destroy(erased);
+}
+END_TEST
+
+START_TEST(a_slot_whose_bytes_are_anothers_is_not_changed)
+{
+    struct changes changes;
+    struct error error = {0};
+
+    make_header(&changes);
+    changes.luks.slots[1].key_offset = changes.luks.slots[0].key_offset + 512;
+    ck_assert_int_eq(luks_check_slot(&changes.edit, 1, &error), -EINVAL);
+    ck_assert_ptr_nonnull(strstr(error.text, "slot 0"));
+    changes.luks.slots[1].key_offset = 0; /* the header */
+    ck_assert_int_eq(luks_check_slot(&changes.edit, 1, &error), -EINVAL);
+    changes.luks.slots[1].key_offset = changes.length - 512; /* past the end */
+    ck_assert_int_eq(luks_check_slot(&changes.edit, 1, &error), -EINVAL);
+    ck_assert_int_eq(luks_check_slot(&changes.edit, 2, &error), 0);
+    store_close(changes.store);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("luks");
@@ -380,6 +568,8 @@ int main(void)
                             (int)(sizeof(hostile) / sizeof(hostile[0])));
         tcase_add_test(tcase, names_that_are_not_known_are_told);
         tcase_add_test(tcase, what_cannot_be_read_is_told);
+        tcase_add_test(tcase, a_power_cut_while_a_slot_is_filled_or_emptied_leaves_a_key);
+        tcase_add_test(tcase, a_slot_whose_bytes_are_anothers_is_not_changed);
     }
     suite_add_tcase(suite, tcase);
     return suite_main(suite);
