@@ -38,6 +38,9 @@ def _(directory):
         check("in order" in done.stdout, "no check: %s", done.stdout)
         check_equal(done.stderr, "", "standard error")
         check(len(done.stdout.splitlines()) < 32, "too much to read:\n%s", done.stdout)
+        with open(os.path.join(run.SOURCE, "contrib", "try-debian"), encoding="utf-8") as file:
+            marker = re.search(r'sed -n "/\^([^/]*)/', file.read()).group(1)
+        check("\n%s\n" % marker in done.stdout, "try-debian looks for %s:\n%s", marker, done.stdout)
     finally:
         end(directory, done)
 
