@@ -14,8 +14,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define UNCHECKED "or add -u and a SIZE to record it without a look at it"
-
 /* --- Which file a name means ------------------------------------------------------------- */
 
 static const char *base_name(const char *path)
@@ -135,8 +133,9 @@ int create_files_check_names(const struct create_files *files, struct error *err
 static int unusable(const struct create_files *files, int result, const char *cause,
                     struct error *error)
 {
-    return error_set(error, -result, "%s: its backing file cannot be used: %s; " UNCHECKED,
-                     files->image, cause);
+    return error_set(error, -result, "%s: its backing file cannot be used: %s%s%s", files->image,
+                     cause, files->remedy != NULL ? "; " : "",
+                     files->remedy != NULL ? files->remedy : "");
 }
 
 /* No file of the chain may be one that will be written. */
@@ -279,10 +278,12 @@ int create_files_check_backing(struct create_files *files, struct log *log, stru
                strcmp(format, "host_device") == 0) {
         result = check_raw(files, path, log, error);
     } else {
-        result = error_set(error, ENOTSUP,
-                           "%s: the format '%s' of its backing file %s (-F) is none that qcow2fs "
-                           "reads; convert it with qemu-img convert -O qcow2, " UNCHECKED,
-                           files->image, format, files->backing_file);
+        result =
+            error_set(error, ENOTSUP,
+                      "%s: the format '%s' of its backing file %s (-F) is none that qcow2fs "
+                      "reads; convert it with qemu-img convert -O qcow2%s%s",
+                      files->image, format, files->backing_file, files->remedy != NULL ? ", " : "",
+                      files->remedy != NULL ? files->remedy : "");
     }
     free(path);
     return result;

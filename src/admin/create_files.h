@@ -16,6 +16,7 @@ struct create_files {
     const char *image; /* path of the new image, which need not exist */
     const char *backing_file, *backing_format;
     const char *data_file; /* NULL, as the others, where there is none */
+    const char *remedy;    /* ends the sentence about a backing file that cannot be used; or NULL */
     /* Set by the functions below. */
     char *data_path;       /* owned */
     uint64_t backing_size; /* bytes, of the disk that the backing file shows */

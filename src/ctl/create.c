@@ -97,6 +97,7 @@ static void take_options(struct creation *creation)
                                      ? options->backing_format_flag
                                      : options->values.backing_format;
     creation->files = (struct create_files){
+        .remedy = "or add -u and a SIZE to record it without a look at it",
         .image = creation->path,
         .backing_file = parameters->backing_file,
         .backing_format = parameters->backing_format,

@@ -294,6 +294,17 @@ static int set_string(const struct option_spec *spec, void *target, const struct
     return 0;
 }
 
+/* With nothing behind the = it is what a script makes of a variable that is not set. */
+static int set_optional(const struct option_spec *spec, void *target, const struct item *item,
+                        struct error *error)
+{
+    if (item->value != NULL && *item->value == '\0') {
+        return error_set(error, EINVAL, "%s= is empty; write %s alone, or a value behind it",
+                         item->name, item->name);
+    }
+    return set_string(spec, target, item, error);
+}
+
 static int add_passed(const struct option_spec *spec, void *target, const struct item *item,
                       struct error *error)
 {
@@ -405,8 +416,9 @@ static int set_field(const struct option_spec *spec, void *target, const struct 
     case OPTION_CHOICE:
         return set_choice(spec, target, item, error);
     case OPTION_STRING:
-    case OPTION_OPTIONAL:
         return set_string(spec, target, item, error);
+    case OPTION_OPTIONAL:
+        return set_optional(spec, target, item, error);
     case OPTION_PASS:
         return add_passed(spec, target, item, error);
     case OPTION_SEVERAL:

@@ -26,7 +26,7 @@ enum option_type {
     OPTION_OCTAL,    /* struct option_number; a file mode */
     OPTION_CHOICE,   /* struct option_number; one of `choices`, as the number of its place */
     OPTION_STRING,   /* char *, owned by the target */
-    OPTION_OPTIONAL, /* the same; bare, or empty, it is "" */
+    OPTION_OPTIONAL, /* the same; bare it is "" */
     OPTION_PASS,    /* char *: collects name[=value] items, comma-separated, escaped as they came */
     OPTION_SEVERAL, /* char *: each value that was given, with a newline behind it; a newline, or a
                        backslash, in a value has a backslash before it */

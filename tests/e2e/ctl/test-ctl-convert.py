@@ -354,7 +354,9 @@ def _(directory):
              if extent["depth"] == 0 and extent["start"] < 2 * MiB]
     check_equal(found, [(64 * KiB, 64 * KiB, False), (512 * KiB, 64 * KiB, True)], "its own extents")
     ctl.refused("convert", "-B", "base.qcow2", path, copy, words=["base.qcow2", "-F qcow2"])
-    ctl.refused("convert", "-B", "none.qcow2", "-F", "qcow2", path, copy, words=["none.qcow2"])
+    said = ctl.refused("convert", "-B", "none.qcow2", "-F", "qcow2", path, copy,
+                       words=["none.qcow2"])
+    check("-u" not in said, "it advises what convert has not: %s", said)
     qemu_equal(path, copy)
     check(os.path.exists(base), "the base is gone")
 

@@ -368,6 +368,7 @@ def _(directory):
             (("overlay-dir=/tmp",), ("overlay-dir", "add overlay")),
             (("format=raw",), ("needs no qcow2fs", "overlay")),
             (("overlay=on",), ("overlay alone", "./on")),
+            (("overlay=",), ("overlay= is empty", "overlay alone")),
             (("overlay", "overlay-max=9"), ("out of range", "1 MiB")),
             (("snapshot=one",), ("at-snapshot=NAME", "snapshots/NAME/disk.raw"))):
         bad.refused(path, *words, options=options, status=2, named=words[0])

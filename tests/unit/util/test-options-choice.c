@@ -81,6 +81,7 @@ END_TEST
 static const struct {
     const char *list, *sentence;
 } refused[] = {
+    {"overlay=", "overlay= is empty; write overlay alone, or a value behind it"},
     {"cache=writethrough",
      "option cache=writethrough: 'writethrough' is not possible; write one of writeback, none, "
      "unsafe"},
@@ -126,7 +127,6 @@ static const struct {
 } optional[] = {
     {"ro", NULL},
     {"overlay", ""},
-    {"overlay=", ""},
     {"overlay=a\\,b", "a,b"},
     {"overlay=x,overlay", ""},
     {"overlay,overlay=x", "x"},
