@@ -27,7 +27,7 @@ struct fixture {
     uint8_t *header;
 };
 
-static const uint8_t master_key[KEY_BYTES] = "the key of the disk, 32 bytes...";
+static const uint8_t master_key[KEY_BYTES] = "the key of the disk, 32 bytes..";
 
 static struct secret *passphrase(const char *text)
 {
