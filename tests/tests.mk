@@ -9,7 +9,6 @@ UNIT_TESTS += \
 	tests/unit/meta/test-allocator-bound \
 	tests/unit/meta/test-allocator-faults \
 	tests/unit/meta/test-allocator-fill \
-	tests/unit/meta/test-allocator-pack \
 	tests/unit/admin/test-amend \
 	tests/unit/admin/test-audit \
 	tests/unit/admin/test-audit-clusters \
@@ -26,7 +25,6 @@ UNIT_TESTS += \
 	tests/unit/codec/test-compress \
 	tests/unit/crypto/test-cipher \
 	tests/unit/disk/test-commit \
-	tests/unit/disk/test-compressing \
 	tests/unit/admin/test-create \
 	tests/unit/util/test-control \
 	tests/unit/util/test-error \
@@ -65,7 +63,6 @@ UNIT_TESTS += \
 	tests/unit/disk/test-probe \
 	tests/unit/meta/test-refcount \
 	tests/unit/disk/test-resize \
-	tests/unit/disk/test-seams \
 	tests/unit/util/test-registry \
 	tests/unit/util/test-size \
 	tests/unit/util/test-stop \
@@ -167,7 +164,6 @@ E2E_TESTS = \
 	tests/e2e/project/test-readme.py \
 	tests/e2e/project/test-release.sh \
 	tests/e2e/read/test-tree.py \
-	tests/e2e/write/test-compress.py \
 	tests/e2e/write/test-encrypted.py \
 	tests/e2e/write/test-encrypted-kinds.py \
 	tests/e2e/project/test-try-debian.py \

@@ -4,7 +4,6 @@
 #include "disk/writer.h"
 
 #include "cache/change.h"
-#include "disk/compressing.h"
 #include "disk/writer_internal.h"
 #include "util/checked.h"
 
@@ -252,7 +251,6 @@ static int wait_for_requests(struct writer *writer)
         pthread_cond_wait(&writer->paused_changed, &writer->paused_mutex);
     }
     pthread_mutex_unlock(&writer->paused_mutex);
-    allocator_end_packing(writer->allocator);
     return commit_flush(writer->commit);
 }
 
@@ -430,9 +428,7 @@ static int check_writable(const struct image *image, const struct writer_options
                          "qcow2ctl amend -o compat=1.1",
                          image->path);
     }
-    return options->compress != NULL
-               ? compressing_check(header, options->compress, image->path, error)
-               : 0;
+    return 0;
 }
 
 static void want_fill(void *context)
@@ -544,9 +540,6 @@ static int open_parts(struct writer *writer, struct error *error)
         result = mapping_set_writer(image->active, writer->allocator, writer->barrier, writer->gate,
                                     &writer->next_commit);
     }
-    if (result == 0 && writer->options.compress != NULL) {
-        result = compressing_create(image->header, &writer->compressing);
-    }
     return result;
 }
 
@@ -577,7 +570,6 @@ static int open_all(struct writer *writer, struct error *error)
 static void destroy(struct writer *writer)
 {
     writer->image->inflight = NULL;
-    compressing_destroy(writer->compressing);
     commit_destroy(writer->commit);
     allocator_destroy(writer->allocator);
     refcounts_close(writer->refcounts);

@@ -43,9 +43,6 @@ struct writer_options {
     bool repair;        /* repair, rather than refuse, counts that are found to be too low */
     enum writer_check check;
     bool refuse_at_once; /* counts that are too low fail writer_open(), not each write */
-    /* Whole clusters that are new are compressed: the name of the type, "" for the image's, or
-     * NULL. */
-    const char *compress;
     struct option_bool lazy_refcounts; /* in place of the image's own bit */
     unsigned interval;                 /* seconds between write-backs of metadata, 0 = never */
     unsigned tables_at_once; /* L2 tables done at once for a snapshot, 0 = for some milliseconds */

@@ -21,7 +21,6 @@ static struct session_options options_of(const struct workload *workload)
         .writer = {.tables_at_once = 1,
                    .discard = workload->discard,
                    .write_through = workload->write_through,
-                   .compress = workload->compresses ? "" : NULL,
                    .growable = workload->growable},
         .writable = true,
         .tiny_caches = workload->tiny_caches,

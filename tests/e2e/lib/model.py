@@ -54,13 +54,13 @@ class Kind:
     `make(directory, source, **options)` makes it, from the raw file `source` where it is to hold
     something, and returns its path; `options` are those of qemu-img's -o. `resize`: its disk can
     change its size. `lazy`: it is written with lazy refcounts. `saves`: it can have snapshots, which
-    are then made and removed among the rest. `compress`: what is written is compressed.
+    are then made and removed among the rest.
     """
 
-    def __init__(self, name, make, resize=True, lazy=False, saves=True, compress=False,
-                 clusters=CLUSTERS, needs=(), **options):
+    def __init__(self, name, make, resize=True, lazy=False, saves=True, clusters=CLUSTERS,
+                 needs=(), **options):
         self.name, self.make, self.options = name, make, options
-        self.resize, self.lazy, self.saves, self.compress = resize, lazy, saves, compress
+        self.resize, self.lazy, self.saves = resize, lazy, saves
         self.clusters, self.needs = clusters, list(needs)
 
 
@@ -146,7 +146,6 @@ def _options(kind, caches, threads, seed):
     given += ["discard"] if seed % 2 else []
     given += ["snapshots"] if kind.saves else []
     given += ["lazy-refcounts"] if kind.lazy else []
-    given += ["compress"] if kind.compress else []
     return ",".join(given)
 
 
