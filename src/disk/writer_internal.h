@@ -26,16 +26,6 @@
  */
 #define WRITER_PART_CLUSTERS 4096
 
-/* Which requests that change something wait. */
-enum pause {
-    PAUSE_NONE,
-    PAUSE_ALL,
-    PAUSE_BUT_WRITES, /* those that stay within the disk may pass */
-};
-
-/* Whether a write of the guest bytes [from, to) may begin; where not it waits for the end. */
-typedef bool writer_admit_fn(void *context, uint64_t from, uint64_t to);
-
 struct writer {
     struct image *image;
     struct writer_options options;
@@ -82,12 +72,8 @@ struct writer {
     pthread_mutex_t pause_mutex; /* one pause at a time; outside all other locks */
     pthread_mutex_t paused_mutex;
     pthread_cond_t paused_changed;
-    atomic_int paused;    /* enum pause */
-    unsigned waiting;     /* for the end of it; guarded by paused_mutex */
+    atomic_bool paused;
     atomic_uint changing; /* requests between the brackets */
-    /* While writes pass: see writer_pause_but_writes(); changed only while none is under way. */
-    writer_admit_fn *admit;
-    void *admit_context;
 
     /* The thread that flushes each options.interval, where something has changed, and fills runs.
      */
@@ -144,8 +130,6 @@ void writer_stop(struct writer *writer);
  * returns the result of all.
  */
 int writer_begin(struct writer *writer, unsigned *generation);
-/* The same for one that writes [from, to), which passes where such a one may. */
-int writer_begin_write(struct writer *writer, uint64_t from, uint64_t to, unsigned *generation);
 int writer_end(struct writer *writer, unsigned generation, int result);
 
 /*
@@ -155,16 +139,6 @@ int writer_end(struct writer *writer, unsigned generation, int result);
  */
 int writer_pause(struct writer *writer);
 void writer_resume(struct writer *writer);
-
-/*
- * In the midst of it: writes within the disk pass that `admit` lets in, called by whoever writes,
- * with nothing held. Or all requests go on: who waited has begun when it returns. Another
- * writer_pause() still waits for the end.
- */
-void writer_pause_but_writes(struct writer *writer, writer_admit_fn *admit, void *context);
-void writer_pause_nobody(struct writer *writer);
-/* All wait again, and what they did is stable: as writer_pause(). */
-int writer_pause_again(struct writer *writer);
 
 /*
  * The dirty bit, stably, for as long as counts, references and COPIED bits do not agree; and away

@@ -18,8 +18,7 @@
 static struct session_options options_of(const struct workload *workload)
 {
     return (struct session_options){
-        .writer = {.tables_at_once = 1,
-                   .discard = workload->discard,
+        .writer = {.discard = workload->discard,
                    .write_through = workload->write_through,
                    .growable = workload->growable},
         .writable = true,

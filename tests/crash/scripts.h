@@ -20,7 +20,6 @@ void script_resize(struct run *run);
 void script_reuse(struct run *run);
 void script_small(struct run *run);
 void script_snapshots(struct run *run);
-void script_snapshots_resize(struct run *run);
 void script_snapshots_back(struct run *run);
 void script_threads(struct run *run);
 void script_threads_grow(struct run *run);

@@ -9,8 +9,6 @@
 #include "meta/format.h"
 
 #include <errno.h>
-#include <pthread.h>
-#include <string.h>
 
 #define CLUSTER UINT64_C(4096)
 
@@ -165,177 +163,10 @@ START_TEST(references_that_were_not_added_are_not_taken_away_by_who_takes_back_t
 }
 END_TEST
 
-/* --- While it is written to --------------------------------------------------------------------
- */
-
-#define TABLE (CLUSTER / 8 * CLUSTER) /* bytes of the disk that an L2 table maps */
-
-static const struct writer_options one_table = {.discard = true, .tables_at_once = 1};
-
-/* Something below each of the four L2 tables of a disk. */
-static void open_four(struct writer_case *subject)
-{
-    struct builder_options made = builder_defaults();
-
-    made.cluster_bits = 12;
-    made.virtual_size = 4 * TABLE;
-    writer_case_build(subject, builder_create(&made), &one_table);
-    for (unsigned i = 0; i < 4; i++) {
-        expect_write(subject, i * TABLE, 4 * CLUSTER, i + 1);
-    }
-    expect_flush(subject);
-}
-
-struct change {
-    struct writer_case *subject;
-    int (*change)(struct writer_case *);
-    uint64_t guest_offset; /* of a write, where there is no change */
-    pthread_t thread;
-    int result;
-};
-
-static void *perform(void *context)
-{
-    struct change *change = context;
-    uint8_t bytes[CLUSTER];
-
-    memset(bytes, 'w', sizeof(bytes));
-    change->result =
-        change->change != NULL
-            ? change->change(change->subject)
-            : writer_write(change->subject->writer, change->guest_offset, bytes, sizeof(bytes));
-    return NULL;
-}
-
-static void begin(struct change *change)
-{
-    ck_assert_int_eq(pthread_create(&change->thread, NULL, perform, change), 0);
-}
-
-/* Of snapshot 0 what was there at first. */
-static void expect_first_state(struct writer_case *subject)
-{
-    struct writer_case snapshot = *subject;
-    struct error error = {0};
-
-    ck_assert_int_eq(view_open_snapshot(subject->image, 0, &snapshot.view, &error), 0);
-    for (unsigned i = 0; i < 4; i++) {
-        expect_pattern(&snapshot, i * TABLE, 4 * CLUSTER, i + 1, 0);
-    }
-    view_close(snapshot.view);
-}
-
-static void end_four(struct writer_case *subject)
-{
-    struct store *file = writer_case_end(subject, NULL);
-
-    expect_sound(file, false);
-    writer_case_open(subject, file, &one_table);
-    for (unsigned i = 0; i < 4; i++) {
-        expect_pattern(subject, i * TABLE, CLUSTER, i == 2 ? 3 : 10 + i, 0);
-        expect_pattern(subject, i * TABLE + CLUSTER, 3 * CLUSTER, i + 1, CLUSTER);
-    }
-}
-
-/* The change is held at the third table; writes where it has been, and is to come, are done. */
-static void write_meanwhile(struct writer_case *subject, int (*change)(struct writer_case *))
-{
-    struct change changing = {.subject = subject, .change = change};
-    uint64_t third = l1_entry_table(disk_l1_entry(subject->file, 2 * TABLE));
-
-    memory_store_block_reads(subject->file, third, 1);
-    begin(&changing);
-    memory_store_wait_blocked(subject->file, 1);
-    expect_write(subject, 0, CLUSTER, 10);
-    expect_write(subject, TABLE, CLUSTER, 11);
-    expect_write(subject, 3 * TABLE, CLUSTER, 13);
-    expect_flush(subject);
-    memory_store_release_reads(subject->file);
-    pthread_join(changing.thread, NULL);
-    ck_assert_int_eq(changing.result, 0);
-}
-
-START_TEST(writes_go_on_while_a_snapshot_is_made_and_it_is_what_the_disk_was)
-{
-    struct writer_case subject;
-
-    open_four(&subject);
-    write_meanwhile(&subject, make);
-    expect_first_state(&subject);
-    end_four(&subject);
-    expect_first_state(&subject);
-    writer_case_close(&subject);
-}
-END_TEST
-
-START_TEST(writes_go_on_while_a_snapshot_is_removed)
-{
-    struct writer_case subject;
-
-    open_four(&subject);
-    ck_assert_int_eq(make(&subject), 0);
-    write_meanwhile(&subject, remove_first);
-    end_four(&subject);
-    ck_assert_uint_eq(subject.image->header->snapshot_count, 0);
-    writer_case_close(&subject);
-}
-END_TEST
-
-START_TEST(a_write_where_the_snapshot_is_just_being_made_waits_and_is_not_in_it)
-{
-    struct writer_case subject;
-    struct change changing = {.subject = &subject, .change = make};
-    struct change writing = {.subject = &subject, .guest_offset = 2 * TABLE};
-    struct store *file;
-    uint64_t third;
-
-    open_four(&subject);
-    third = l1_entry_table(disk_l1_entry(subject.file, 2 * TABLE));
-    memory_store_block_reads(subject.file, third, 1);
-    begin(&changing);
-    memory_store_wait_blocked(subject.file, 1);
-    begin(&writing);
-    memory_store_release_reads(subject.file);
-    pthread_join(changing.thread, NULL);
-    pthread_join(writing.thread, NULL);
-    ck_assert_int_eq(changing.result, 0);
-    ck_assert_int_eq(writing.result, 0);
-    expect_first_state(&subject);
-    file = writer_case_end(&subject, NULL);
-    expect_sound(file, false);
-    store_close(file);
-}
-END_TEST
-
-/* Counts cannot be written, and then they can: all is as it was but for what was written. */
-START_TEST(a_snapshot_that_fails_while_it_is_written_to_leaves_nothing)
-{
-    struct writer_case subject;
-    struct change changing = {.subject = &subject, .change = make};
-    uint64_t third;
-
-    open_four(&subject);
-    third = l1_entry_table(disk_l1_entry(subject.file, 2 * TABLE));
-    memory_store_block_reads(subject.file, third, 1);
-    begin(&changing);
-    memory_store_wait_blocked(subject.file, 1);
-    expect_write(&subject, 0, CLUSTER, 10);
-    expect_write(&subject, TABLE, CLUSTER, 11);
-    expect_write(&subject, 3 * TABLE, CLUSTER, 13);
-    memory_store_fail(subject.file, MEMORY_STORE_WRITE, 1, EIO);
-    memory_store_release_reads(subject.file);
-    pthread_join(changing.thread, NULL);
-    ck_assert_int_eq(changing.result, -EIO);
-    ck_assert_uint_eq(subject.image->header->snapshot_count, 0);
-    end_four(&subject);
-    writer_case_close(&subject);
-}
-END_TEST
-
 int main(void)
 {
     Suite *suite = suite_create("snapshots");
-    TCase *faults = tcase_create("faults"), *meanwhile = tcase_create("meanwhile");
+    TCase *faults = tcase_create("faults");
 
     tcase_add_loop_test(faults, what_a_change_that_failed_leaves_is_in_order_or_says_that_it_is_not,
                         0, 2);
@@ -344,10 +175,5 @@ int main(void)
                    references_that_were_not_added_are_not_taken_away_by_who_takes_back_the_others);
     tcase_set_timeout(faults, 120);
     suite_add_tcase(suite, faults);
-    tcase_add_test(meanwhile, writes_go_on_while_a_snapshot_is_made_and_it_is_what_the_disk_was);
-    tcase_add_test(meanwhile, writes_go_on_while_a_snapshot_is_removed);
-    tcase_add_test(meanwhile, a_write_where_the_snapshot_is_just_being_made_waits_and_is_not_in_it);
-    tcase_add_test(meanwhile, a_snapshot_that_fails_while_it_is_written_to_leaves_nothing);
-    suite_add_tcase(suite, meanwhile);
     return suite_main(suite);
 }
