@@ -602,11 +602,9 @@ int writer_start(struct writer *writer)
  */
 static int close_image(struct writer *writer)
 {
-    int result = writer_clear_late(writer);
+    int late = writer_clear_late(writer), result = commit_flush(writer->commit);
 
-    if (result == 0) {
-        result = commit_flush(writer->commit);
-    }
+    result = result == 0 ? late : result; /* what was written is flushed whatever became of that */
     if (result == 0) {
         result = commit_reap(writer->commit);
     }
