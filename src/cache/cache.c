@@ -3,6 +3,8 @@
 
 #include "cache/cache.h"
 
+#include "util/deadline.h"
+
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
@@ -104,16 +106,12 @@ static int cleaner_spawn(struct cache *cache)
 static struct cache_cleaner *cleaner_create(void)
 {
     struct cache_cleaner *cleaner = calloc(1, sizeof(*cleaner));
-    pthread_condattr_t attributes;
 
     if (cleaner == NULL) {
         return NULL;
     }
     pthread_mutex_init(&cleaner->mutex, NULL);
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(&cleaner->wake, &attributes);
-    pthread_condattr_destroy(&attributes);
+    deadline_condition(&cleaner->wake);
     return cleaner;
 }
 

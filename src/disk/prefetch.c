@@ -4,6 +4,7 @@
 #include "disk/prefetch.h"
 
 #include "util/checked.h"
+#include "util/deadline.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -64,17 +65,13 @@ unsigned prefetch_processors(void)
 int prefetch_create(const struct prefetch_options *options, struct prefetch **prefetch)
 {
     struct prefetch *made = calloc(1, sizeof(*made));
-    pthread_condattr_t attributes;
 
     if (made == NULL) {
         return -ENOMEM;
     }
     made->options = *options;
     pthread_mutex_init(&made->mutex, NULL);
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(&made->wake, &attributes);
-    pthread_condattr_destroy(&attributes);
+    deadline_condition(&made->wake);
     *prefetch = made;
     return 0;
 }

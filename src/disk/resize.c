@@ -352,6 +352,11 @@ static int shrink(struct writer *writer, uint64_t size, const struct stop *stop)
     return result == 0 ? commit_flush(writer->commit) : result;
 }
 
+uint64_t writer_size_for(const struct writer *writer, uint64_t size)
+{
+    return writer->options.growable ? size : round_up_to_sector(size);
+}
+
 static int resize(struct writer *writer, uint64_t size, const struct stop *stop)
 {
     const struct image *image = writer->image;
@@ -359,9 +364,7 @@ static int resize(struct writer *writer, uint64_t size, const struct stop *stop)
     if (size > INT64_MAX - SECTOR) {
         return -EFBIG;
     }
-    if (!writer->options.growable) {
-        size = round_up_to_sector(size);
-    }
+    size = writer_size_for(writer, size);
     if (size == image->virtual_size) {
         return 0;
     }

@@ -3,6 +3,8 @@
 
 #include "disk/ticker.h"
 
+#include "util/deadline.h"
+
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
@@ -87,7 +89,6 @@ static int start_thread(struct ticker *ticker)
 int ticker_start(unsigned interval, const struct ticker_calls *calls, struct ticker **ticker)
 {
     struct ticker *started = calloc(1, sizeof(*started));
-    pthread_condattr_t monotonic;
     int result;
 
     if (started == NULL) {
@@ -96,10 +97,7 @@ int ticker_start(unsigned interval, const struct ticker_calls *calls, struct tic
     started->calls = *calls;
     started->interval = interval;
     pthread_mutex_init(&started->mutex, NULL);
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&started->changed, &monotonic);
-    pthread_condattr_destroy(&monotonic);
+    deadline_condition(&started->changed);
     result = start_thread(started);
     if (result < 0) {
         pthread_cond_destroy(&started->changed);

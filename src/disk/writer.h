@@ -109,6 +109,9 @@ int writer_preallocate(struct writer *writer, uint64_t guest_offset, uint64_t le
  */
 int writer_resize(struct writer *writer, uint64_t size, const struct stop *stop);
 
+/* The size, in bytes, that writer_resize() gives a disk that is to have `size` bytes. */
+uint64_t writer_size_for(const struct writer *writer, uint64_t size);
+
 /*
  * The same where the disk is smaller, to the byte, and nothing where it is not. -ENOSPC in place of
  * -ENOTSUP.

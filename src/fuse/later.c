@@ -2,6 +2,7 @@
 #include "config.h"
 
 #include "fuse/later.h"
+#include "util/deadline.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -24,17 +25,13 @@ struct later {
 int later_create(struct later **later)
 {
     struct later *made = calloc(1, sizeof(*made));
-    pthread_condattr_t attributes;
 
     if (made == NULL) {
         return -ENOMEM;
     }
     made->last = &made->first;
     pthread_mutex_init(&made->mutex, NULL);
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(&made->changed, &attributes);
-    pthread_condattr_destroy(&attributes);
+    deadline_condition(&made->changed);
     *later = made;
     return 0;
 }

@@ -55,7 +55,6 @@ static void destroy(struct clearing *clearing)
 static int create(const struct filesystem *filesystem, struct clearing **clearing)
 {
     struct clearing *made = calloc(1, sizeof(*made));
-    pthread_condattr_t attributes;
 
     if (made == NULL) {
         return -ENOMEM;
@@ -68,10 +67,7 @@ static int create(const struct filesystem *filesystem, struct clearing **clearin
     }
     made->fuse = filesystem->fuse;
     pthread_mutex_init(&made->mutex, NULL);
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(&made->changed, &attributes);
-    pthread_condattr_destroy(&attributes);
+    deadline_condition(&made->changed);
     *clearing = made;
     return 0;
 }

@@ -15,8 +15,6 @@
 #include <inttypes.h>
 #include <linux/falloc.h>
 
-#define SECTOR_SIZE 512 /* what the size of a disk is rounded up to */
-
 /* That of this request; the kernel lets none through to a file that is not open to write. */
 static int check_writable(const struct filesystem *filesystem, const struct open_file *file)
 {
@@ -375,10 +373,8 @@ static bool is_truncating_open(const struct stat *attributes, const struct fuse_
 static int check_shrinking(struct filesystem *filesystem, uint64_t size)
 {
     uint64_t now = filesystem->image->virtual_size;
-    uint64_t becomes = filesystem->is_growable ? size /* as writer_resize() has it */
-                                               : div_round_up(size, SECTOR_SIZE) * SECTOR_SIZE;
 
-    if (filesystem->may_shrink || becomes >= now) {
+    if (filesystem->may_shrink || writer_size_for(filesystem->writer, size) >= now) {
         return 0;
     }
     log_limited(filesystem->log, LOG_LEVEL_WARNING,

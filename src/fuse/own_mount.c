@@ -2,6 +2,7 @@
 #include "config.h"
 
 #include "fuse/own_mount.h"
+#include "util/deadline.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -49,7 +50,6 @@ struct own_mount {
 int own_mount_create(const char *disk_path, ino_t inode, struct own_mount **own)
 {
     struct own_mount *made = calloc(1, sizeof(*made));
-    pthread_condattr_t attributes;
 
     if (made != NULL) {
         made->disk_path = strdup(disk_path);
@@ -61,10 +61,7 @@ int own_mount_create(const char *disk_path, ino_t inode, struct own_mount **own)
     made->inode = inode;
     atomic_init(&made->asking, 0);
     pthread_mutex_init(&made->mutex, NULL);
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(&made->changed, &attributes);
-    pthread_condattr_destroy(&attributes);
+    deadline_condition(&made->changed);
     *own = made;
     return 0;
 }

@@ -223,7 +223,6 @@ int shown_settle(struct shown *shown)
 int shown_create(struct image *image, struct shown **shown)
 {
     struct shown *made = calloc(1, sizeof(*made));
-    pthread_condattr_t attributes;
     int r;
 
     if (made == NULL) {
@@ -231,10 +230,7 @@ int shown_create(struct image *image, struct shown **shown)
     }
     made->image = image;
     pthread_mutex_init(&made->mutex, NULL);
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(&made->left, &attributes);
-    pthread_condattr_destroy(&attributes);
+    deadline_condition(&made->left);
     r = shown_update(made);
     if (r != 0) {
         shown_destroy(made);

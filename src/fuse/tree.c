@@ -246,16 +246,13 @@ static size_t count_snapshots(const struct tree *tree, size_t *vm_states)
 
 static bool exists(const struct tree *tree, const struct node *node)
 {
-    size_t vm_states;
-
     switch (node->kind) {
     case NODE_ROOT:
         return tree->root_is_directory;
     case NODE_DISK:
         return tree->root_is_directory == (node->inode != TREE_ROOT);
     case NODE_SNAPSHOTS:
-        return tree->root_is_directory &&
-               (tree_makes_snapshots(tree) || count_snapshots(tree, &vm_states) > 0);
+        return tree->root_is_directory;
     case NODE_INFO:
         return tree->root_is_directory && image_info_available();
     case NODE_STATS:
@@ -437,7 +434,7 @@ static nlink_t count_links(const struct tree *tree, const struct node *node)
 
     switch (node->kind) {
     case NODE_ROOT:
-        return 3 + (tree_makes_snapshots(tree) || count_snapshots(tree, &vm_states) > 0);
+        return 4; /* partitions/ and snapshots/ */
     case NODE_SNAPSHOTS:
         return 2 + count_snapshots(tree, &vm_states);
     case NODE_SNAPSHOT:

@@ -1,9 +1,22 @@
 /* SPDX-License-Identifier: MIT */
-/* A moment on the monotonic clock, for pthread_cond_timedwait() of a condition that goes by it. */
+/* A moment on the monotonic clock, and a condition whose pthread_cond_timedwait() goes by it. */
 #ifndef UTIL_DEADLINE_H
 #define UTIL_DEADLINE_H
 
+#include <pthread.h>
 #include <time.h>
+
+/* Makes a condition whose waiting goes by the clock of these moments; pthread_cond_destroy() ends
+ * it. */
+static inline void deadline_condition(pthread_cond_t *condition)
+{
+    pthread_condattr_t attributes;
+
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(condition, &attributes);
+    pthread_condattr_destroy(&attributes);
+}
 
 /* So many milliseconds from now. */
 static inline struct timespec deadline_after(unsigned milliseconds)

@@ -199,13 +199,16 @@ def _(directory):
             check_equal(file.read(), bytes(70000), "VM state that nobody wrote")
 
 
-@suite.test("an image without snapshots has no directory for them")
+@suite.test("an image without snapshots has an empty directory for them")
 def _(directory):
     path = bad.sample("plain", directory)
     with mount.mount(path, directory=True) as mounted:
-        check_equal(os.listdir(mounted.path), ["disk.raw", "info.json", "partitions", "stats.json"],
-                    "the names")
-        check_equal(os.stat(mounted.path).st_nlink, 3, "the links")
+        check_equal(sorted(os.listdir(mounted.path)),
+                    ["disk.raw", "info.json", "partitions", "snapshots", "stats.json"], "the names")
+        check_equal(os.listdir(os.path.join(mounted.path, "snapshots")), [], "the snapshots")
+        check_equal(os.stat(mounted.path).st_nlink, 4, "the links")
+        check_equal(stat.S_IMODE(os.stat(os.path.join(mounted.path, "snapshots")).st_mode) & 0o222,
+                    0, "who may make one")
 
 
 # --- attributes -----------------------------------------------------------------------------------
