@@ -40,6 +40,8 @@ tests   dosfstools      command mkfs.vfat
 tests   mtools          command mcopy
 tests   fusefat         command fusefat
 tests   ntfs-3g         command ntfs-3g
+tests   exfatprogs      command mkfs.exfat
+tests   exfat-fuse      command mount.exfat-fuse
 tests   squashfs-tools  command mksquashfs
 tests   squashfuse      command squashfuse
 tests   genisoimage     command genisoimage

@@ -96,11 +96,12 @@ struct fuse_program {
     const char *options;   /* always; or NULL */
     const char *read_only; /* options for that */
     bool can_write;
-    bool takes_fsname; /* and shows it as what is mounted */
-    bool takes_offset; /* so that a partition can be told within the file of the disk */
-    bool resolves;     /* opens the name that the file has, not the one that it is given */
-    bool chatters;     /* says what nobody wants to know */
-    const char *hint;  /* where it failed without root; or NULL */
+    bool takes_fsname;  /* and shows it as what is mounted */
+    bool takes_offset;  /* so that a partition can be told within the file of the disk */
+    bool resolves;      /* opens the name that the file has, not the one that it is given */
+    bool chatters;      /* says what nobody wants to know */
+    const char *helper; /* it mounts devices alone, for root: the type by which mount(8) calls it */
+    const char *hint;   /* where it failed without root; or NULL */
 };
 
 static const struct fuse_program programs[] = {
@@ -116,8 +117,7 @@ static const struct fuse_program programs[] = {
              "user_allow_other in /etc/fuse.conf"},
     {"vfat", "fusefat", "fusefat", .options = "rw+", .read_only = "ro", .can_write = true,
      .takes_offset = true, .chatters = true},
-    {"exfat", "mount.exfat-fuse", "exfat-fuse", .read_only = "ro", .can_write = true,
-     .chatters = true},
+    {"exfat", "mount.exfat-fuse", "exfat-fuse", .helper = "exfat-fuse"},
     {"squashfs", "squashfuse", "squashfuse", .read_only = "ro", .takes_offset = true},
     {"erofs", "erofsfuse", "erofsfuse", .read_only = "ro"},
     /* It would keep a list of its mounts in the user's home. */
@@ -250,6 +250,12 @@ static int mount_by_program(const struct filesystem_mount *wanted, const char *t
                          "where the kernel does",
                          wanted->image, type);
     }
+    if (program->helper != NULL) {
+        return error_set(error, ENOTSUP,
+                         "%s: %s mounts nothing but block devices; mount it as root, where it gets "
+                         "a loop device",
+                         wanted->image, program->program);
+    }
     if (wanted->place->partition != 0 && !program->takes_offset) {
         return error_set(error, ENOTSUP,
                          "%s: %s cannot be told where in the disk a partition begins; mount it as "
@@ -356,6 +362,9 @@ int mount_filesystem(const struct filesystem_mount *wanted, struct log *log, str
             return result;
         }
         *error = (struct error){0};
+        if (other->helper != NULL) {
+            return mount_by_kernel(wanted, other->helper, log, error);
+        }
     }
     return mount_by_program(wanted, type, log, error);
 }

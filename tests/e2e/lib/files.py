@@ -16,6 +16,7 @@ MAKERS = {
     "xfs": ("mkfs.xfs", "-q", "-f", "-L", "LABEL"),
     "btrfs": ("mkfs.btrfs", "-q", "-f", "-L", "LABEL"),
     "vfat": ("mkfs.vfat", "-n", "LABEL"),
+    "exfat": ("mkfs.exfat", "-L", "LABEL"),
     "ntfs": ("mkfs.ntfs", "-q", "-F", "-f", "-L", "LABEL"),
 }
 

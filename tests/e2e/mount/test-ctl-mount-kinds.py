@@ -34,6 +34,14 @@ def by_mkfs(raw, directory, kind):
     here = os.path.join(sources(directory), "here")
     if kind == "vfat":
         tools.run("mcopy", "-i", raw, here, "::here")
+    elif kind == "exfat":
+        at = os.path.join(directory, "inside")  # no program copies into one
+        os.mkdir(at)
+        tools.run("mount", "-o", "loop", "-t", "exfat-fuse", raw, at)
+        try:
+            shutil.copy(here, at)
+        finally:
+            tools.run("umount", at)
     else:
         tools.run("ntfscp", "-q", raw, here, "here")
 
@@ -51,6 +59,9 @@ KINDS = {
     # Debian's is set-uid root, and root may not look into a user's mount.
     "ntfs": Kind(lambda raw, at: by_mkfs(raw, at, "ntfs"), ["mkfs.ntfs", "ntfscp"], "ntfs-3g", True,
                  as_user=False),
+    # It mounts devices alone, which is root's.
+    "exfat": Kind(lambda raw, at: by_mkfs(raw, at, "exfat"), ["mkfs.exfat", "mount.exfat-fuse"],
+                  "mount.exfat-fuse", True, as_user=False),
     "squashfs": Kind(lambda raw, at: tools.run("mksquashfs", sources(at), raw, "-quiet",
                                                "-no-progress"), ["mksquashfs"], "squashfuse"),
     "iso9660": Kind(lambda raw, at: tools.run("genisoimage", "-quiet", "-R", "-o", raw,
@@ -118,6 +129,25 @@ for name, each in KINDS.items():
                                      status=1)
                     bad.check_sentence(done.stderr, KINDS[kind].program, "install it",
                                        program="qcow2ctl")
+
+
+def refused_to_user(kind, *words):
+    @suite.test("%s: an ordinary user is told why %s does not do it" % (kind, KINDS[kind].program),
+                needs=[KINDS[kind].needs, tools.tool("setpriv", "fusermount3"),
+                       tools.tool(KINDS[kind].program)])
+    def _(directory):
+        with files.place_of_user() as (home, program):
+            path, at = [shutil.move(item, home) for item in made(kind, directory)]
+            for item in (home, path, at):
+                os.chown(item, 65534, 65534)
+            done = tools.run(*bad.user_prefix(bad.NOBODY), program, "mount", path, at, status=1)
+            bad.check_sentence(done.stderr, *words, program="qcow2ctl")
+            check(not mount.is_mounted(at), "mounted")
+            files.check_nothing_left(path)
+
+
+refused_to_user("exfat", "mount.exfat-fuse", "block devices", "as root")
+refused_to_user("ntfs", "ntfs-3g", "allow_other")
 
 
 if __name__ == "__main__":
