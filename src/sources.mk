@@ -67,6 +67,7 @@ src_libqcow2_a_SOURCES = \
 	src/check/bitmaps.c \
 	src/check/copied.c \
 	src/check/counts.c src/check/counts.h \
+	src/check/encryption.c \
 	src/check/header.c \
 	src/check/rebuild.c \
 	src/check/references.c \
@@ -82,6 +83,7 @@ src_libqcow2_a_SOURCES = \
 	src/meta/header_replace.c src/meta/header_replace.h \
 	src/meta/header_write.c src/meta/header_write.h \
 	src/meta/luks.c src/meta/luks.h \
+	src/meta/luks_faults.c \
 	src/meta/luks_unlock.c \
 	src/meta/luks_write.c src/meta/luks_write.h \
 	src/meta/mapping.c src/meta/mapping.h src/meta/mapping_internal.h \

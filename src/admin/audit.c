@@ -232,8 +232,24 @@ static void find_extensions(struct audit *audit, const struct inspection *image)
     }
 }
 
+struct telling_fault {
+    struct audit *audit;
+    const struct inspection *image;
+};
+
+static void tell_fault(void *context, bool is_error, uint64_t at, const char *text)
+{
+    const struct telling_fault *telling = context;
+
+    audit_add_at(telling->audit, is_error ? AUDIT_DANGER : AUDIT_WARNING,
+                 is_error ? "encryption-header-damaged" : "encryption-header-odd", telling->image,
+                 telling->image->header->crypt_header_offset + at, "its LUKS header: %s", text);
+}
+
 static void find_encryption(struct audit *audit, const struct inspection *image)
 {
+    struct telling_fault telling = {audit, image};
+
     switch (image->header->crypt_method) {
     case CRYPT_NONE:
         break;
@@ -248,6 +264,9 @@ static void find_encryption(struct audit *audit, const struct inspection *image)
                      image->luks != NULL ? ": " : "",
                      image->luks != NULL ? image->luks->cipher : "",
                      image->luks != NULL ? ", " : "", image->luks != NULL ? image->luks->mode : "");
+        if (image->luks != NULL) {
+            luks_faults(image->luks, image->header->crypt_header_length, tell_fault, &telling);
+        }
         break;
     default:
         break; /* a problem of the header */

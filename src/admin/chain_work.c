@@ -38,6 +38,13 @@ int chain_work_open_writer(struct image *image, struct writer **writer, struct e
     return writer_open(image, &options, writer, error);
 }
 
+void chain_work_begin(const struct chain_work *work)
+{
+    if (work->begin != NULL) {
+        work->begin(work->context);
+    }
+}
+
 void chain_work_progress(const struct chain_work *work, uint64_t done, uint64_t total)
 {
     if (work->progress != NULL) {

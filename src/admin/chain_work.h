@@ -21,6 +21,11 @@ struct chain_work {
     bool no_locks;
     struct keys *keys;       /* as of image_options */
     const struct stop *stop; /* may be NULL */
+    /*
+     * All is open, and the first change is about to be made: what has gone before, with keys that
+     * are derived, may take long, and can be cut off by the end of the process. May be NULL.
+     */
+    void (*begin)(void *context);
     /* How much of the disk has been looked at; may be NULL. */
     void (*progress)(void *context, uint64_t done, uint64_t total);
     void *context;
@@ -35,6 +40,9 @@ int chain_work_attach_cache(struct image *image, struct error *error);
 
 /* Its writer, for an image that has its cache; refused where it must not be written. */
 int chain_work_open_writer(struct image *image, struct writer **writer, struct error *error);
+
+/* To be called by who has opened all that it changes, before anything is. */
+void chain_work_begin(const struct chain_work *work);
 
 void chain_work_progress(const struct chain_work *work, uint64_t done, uint64_t total);
 

@@ -420,6 +420,7 @@ int chain_commit(const char *path, const struct chain_commit_options *options, s
     *result = (struct chain_commit_result){0};
     status = open_all(&committing, path);
     if (status == 0) {
+        chain_work_begin(&options->work);
         warn_of_bitmaps(&committing);
         status = grow_base(&committing);
     }

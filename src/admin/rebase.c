@@ -384,6 +384,7 @@ static int rebase_names(struct rebasing *rebasing, const char *path)
                             rebasing->error);
 
     if (result == 0) {
+        chain_work_begin(&rebasing->options->work);
         result = amend_check(rebasing->image, &rebasing->change, rebasing->error);
     }
     if (result == 0 && rebasing->image->header->bitmap_count > 0) {
@@ -400,6 +401,9 @@ static int rebase_data(struct rebasing *rebasing, const char *path)
 {
     int result = open_all(rebasing, path);
 
+    if (result == 0) {
+        chain_work_begin(&rebasing->options->work);
+    }
     if (result == 0 && !rebasing->options->change_snapshots) {
         result = check_snapshots(rebasing);
     }

@@ -34,6 +34,8 @@ void check_found(struct check *check, enum check_finding finding, const char *fo
     case CHECK_UNREADABLE:
         check->result->unreadable += check->weight;
         break;
+    case CHECK_NOTE:
+        break;
     }
     if (check->quiet || check->options->report == NULL) {
         return;

@@ -54,6 +54,7 @@ enum check_finding {
     CHECK_LEAK,       /* space is lost, nothing else */
     CHECK_ERROR,      /* data is in danger, or lost */
     CHECK_UNREADABLE, /* could not be checked */
+    CHECK_NOTE,       /* nothing is wrong with the image; counted nowhere */
 };
 
 /* What refers to a host cluster. */
@@ -135,6 +136,14 @@ int check_read_header(struct store *file, uint64_t file_size, const char *name,
 int check_image(struct header *header, struct store *file, const char *name,
                 const struct check_options *options, struct check_result *result,
                 struct error *error);
+
+/*
+ * What is wrong with the LUKS header of an image that has one, for options->report: how many
+ * errors, or that it could not be read. No repair mends any of it, and none makes it dangerous to
+ * write to the image: so it is apart from check_image(), and no key is needed.
+ */
+void check_encryption(const struct header *header, struct store *file, const char *name,
+                      const struct check_options *options, uint64_t *errors, uint64_t *unreadable);
 
 /* Whether nothing is left that makes it dangerous to write to the image. */
 static inline bool check_is_clean(const struct check_result *result)

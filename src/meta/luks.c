@@ -61,6 +61,7 @@ static void decode(const uint8_t *bytes, struct luks *luks)
 
         *to = (struct luks_slot){
             .active = load_be32(slot + LUKS_SLOT_STATE) == LUKS_SLOT_ACTIVE,
+            .state = load_be32(slot + LUKS_SLOT_STATE),
             .iterations = load_be32(slot + LUKS_SLOT_ITERATIONS),
             .key_offset = LUKS_SECTOR * load_be32(slot + LUKS_SLOT_KEY_OFFSET),
             .stripes = load_be32(slot + LUKS_SLOT_STRIPES),

@@ -18,6 +18,7 @@
 
 struct luks_slot {
     bool active;
+    uint32_t state; /* as the image has it: LUKS_SLOT_... */
     uint32_t iterations;
     uint64_t key_offset; /* bytes, in the area of the encryption header */
     uint32_t stripes;
@@ -67,6 +68,19 @@ const char *luks_slot_problem(const struct luks *luks, uint64_t length, size_t s
 
 /* The number of another active slot whose key material is in part that of `slot`, or LUKS_SLOTS. */
 size_t luks_slot_overlap(const struct luks *luks, size_t slot);
+
+/* However fast they are: neither QEMU, nor cryptsetup, nor we make a slot with fewer. */
+#define LUKS_ITERATIONS_MIN UINT32_C(1000)
+
+/* A fault, as a sentence without the file's name: of the byte `at` of the area. */
+typedef void luks_fault_fn(void *context, bool is_error, uint64_t at, const char *text);
+
+/*
+ * Tells what is wrong with the header, whose area has `length` bytes: errors, where a key cannot be
+ * used, or using or changing one destroys another or the header; and else what somebody should know
+ * (few iterations, a payload that would begin inside the area).
+ */
+void luks_faults(const struct luks *luks, uint64_t length, luks_fault_fn *fn, void *context);
 
 /* Its encryption; the texts are those of `luks`. */
 void luks_kind(const struct luks *luks, struct cipher_kind *kind);

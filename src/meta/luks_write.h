@@ -21,7 +21,6 @@
 #include <stdint.h>
 
 #define LUKS_STRIPES           UINT32_C(4000)
-#define LUKS_ITERATIONS_MIN    UINT32_C(1000) /* however fast that is */
 #define LUKS_ITER_TIME_DEFAULT UINT32_C(2000) /* milliseconds */
 
 /* What a new header shall say; texts are borrowed, in the words of LUKS. */

@@ -351,6 +351,103 @@ START_TEST(slots_that_overlap_are_found)
 }
 END_TEST
 
+/* What luks_faults() tells, one a line, errors with a "!". */
+static void collect(void *context, bool is_error, uint64_t at, const char *text)
+{
+    char *told = context;
+
+    ck_assert_uint_lt(at, LUKS_LENGTH);
+    ck_assert_uint_lt(strlen(told) + strlen(text), 2000);
+    strcat(strcat(strcat(told, is_error ? "!" : ""), text), "\n");
+}
+
+static const char *faults(const struct luks *luks, char *told)
+{
+    *told = '\0';
+    luks_faults(luks, LENGTH, collect, told);
+    return told;
+}
+
+/* Nothing is wrong with it. */
+static struct luks sound(void)
+{
+    struct luks luks = {
+        .key_bytes = KEY_BYTES,
+        .master_key_iterations = LUKS_ITERATIONS_MIN,
+        .payload_offset = LENGTH,
+    };
+
+    for (size_t i = 0; i < LUKS_SLOTS; i++) {
+        luks.slots[i] = (struct luks_slot){
+            .active = i % 5 == 0,
+            .state = i % 5 == 0 ? LUKS_SLOT_ACTIVE : LUKS_SLOT_DEAD,
+            .iterations = i % 5 == 0 ? LUKS_ITERATIONS_MIN : 0,
+            .key_offset = SLOT_BYTES * (i + 1),
+            .stripes = SLOT_BYTES / KEY_BYTES,
+        };
+    }
+    return luks;
+}
+
+START_TEST(what_is_wrong_with_a_header_is_told)
+{
+    struct luks luks = sound();
+    char told[4096];
+
+    ck_assert_str_eq(faults(&luks, told), "");
+    luks.master_key_iterations = luks.slots[5].iterations = LUKS_ITERATIONS_MIN - 1;
+    luks.slots[1].iterations = 1; /* not in use */
+    luks.slots[2].state = 7;
+    ck_assert_str_eq(faults(&luks, told),
+                     "the digest of its master key has 999 iterations, fewer than the 1000 of any "
+                     "program that makes such headers\n"
+                     "key slot 2 has the unknown state 0x00000007, and is not in use\n"
+                     "key slot 5 has 999 iterations, fewer than 1000: its passphrase is guessed "
+                     "quickly; exchange it with qcow2ctl amend\n");
+    luks.master_key_iterations = luks.slots[0].iterations = 0;
+    luks.slots[5].iterations = LUKS_ITERATIONS_MAX + 1;
+    faults(&luks, told);
+    ck_assert_ptr_nonnull(strstr(told, "!the digest of its master key has no iteration"));
+    ck_assert_ptr_nonnull(strstr(told, "!key slot 0 cannot be used: it asks for no iteration"));
+    ck_assert_ptr_nonnull(strstr(told, "\nkey slot 5 has 50000001 iterations: only key-iter"));
+    luks = sound();
+    luks.key_bytes = CIPHER_KEY_MAX + 1;
+    ck_assert_ptr_nonnull(strstr(faults(&luks, told), "!a master key of "));
+    luks = sound();
+    luks.slots[0].active = luks.slots[5].active = false;
+    ck_assert_str_eq(faults(&luks, told),
+                     "no key slot is in use: all its keys were erased, and nobody can read it any "
+                     "more\n");
+}
+END_TEST
+
+START_TEST(slots_that_reach_into_something_else_are_told)
+{
+    struct luks luks = sound();
+    char told[4096];
+
+    luks.slots[5].key_offset = luks.slots[0].key_offset + SLOT_BYTES - 512;
+    faults(&luks, told);
+    ck_assert_ptr_nonnull(strstr(told, "!key slots 0 and 5 overlap: their key material begins at "
+                                       "bytes 4096 and 7680\n"));
+    ck_assert_ptr_nonnull(strstr(told, "key slots 5 and 1 overlap: their key material begins at "
+                                       "bytes 7680 and 8192; the second is not in use"));
+    ck_assert_ptr_null(strstr(told, "!key slots 5 and 1"));
+    luks = sound();
+    luks.payload_offset = LUKS_LENGTH - 80;
+    ck_assert_str_eq(faults(&luks, told),
+                     "!its payload would begin at byte 512, inside the header of 592 bytes\n");
+    luks.payload_offset = luks.slots[5].key_offset + SLOT_BYTES - 512;
+    faults(&luks, told);
+    ck_assert_ptr_nonnull(strstr(told, "its payload would begin at byte 28160, inside its area"));
+    ck_assert_ptr_nonnull(strstr(told, "!key slot 5, of bytes 24576 to 28672, overlaps the pay"));
+    ck_assert_ptr_null(strstr(told, "key slot 0"));
+    luks = sound();
+    luks.slots[0].key_offset = 512;
+    ck_assert_ptr_nonnull(strstr(faults(&luks, told), "!key slot 0 cannot be used: its key mat"));
+}
+END_TEST
+
 START_TEST(what_cannot_be_read_is_told)
 {
     struct fixture fixture;
@@ -557,6 +654,8 @@ int main(void)
     TCase *tcase = tcase_create("luks");
 
     tcase_add_test(tcase, slots_that_overlap_are_found);
+    tcase_add_test(tcase, what_is_wrong_with_a_header_is_told);
+    tcase_add_test(tcase, slots_that_reach_into_something_else_are_told);
     if (crypto_missing() == NULL) {
         tcase_add_loop_test(tcase, pbkdf2_gives_what_another_library_gives, 0, 5);
         tcase_add_test(tcase, stripes_come_to_the_key);
