@@ -146,6 +146,21 @@ static int part_from_base(struct committing *committing, struct base_request *re
     return 0;
 }
 
+/* Opening it read-only, the usual advice for what cannot be written, is none for who writes to it.
+ */
+static int advise(struct error *error)
+{
+    static const char usual[] = "open it read-only";
+    const struct error said = *error;
+    size_t length = strlen(said.text), cut = strlen(usual);
+
+    if (length < cut || strcmp(said.text + length - cut, usual) != 0) {
+        return -said.code;
+    }
+    return error_set(error, said.code, "%.*smake one image of both with qcow2ctl convert",
+                     (int)(length - cut), said.text);
+}
+
 static int open_base(struct committing *committing, struct base_request *request)
 {
     const struct image_options options = chain_work_opening(&committing->options->work);
@@ -159,7 +174,7 @@ static int open_base(struct committing *committing, struct base_request *request
                                  committing->error);
 
     if (result < 0) {
-        return result;
+        return advise(committing->error);
     }
     result = store_info(request->image.file, &info);
     if (result < 0 || info.device != request->info.device || info.inode != request->info.inode) {

@@ -43,6 +43,7 @@ static int check_usage(struct measuring *measuring)
     const struct measure_options *options = measuring->options;
     struct error *error = &measuring->ctl->error;
     bool is_raw = options->target_format.set && options->target_format.value == IMAGE_RAW;
+    struct create_values values = options->values;
 
     if (options->size.set == (measuring->path != NULL)) {
         return error_set(error, EINVAL,
@@ -55,10 +56,12 @@ static int check_usage(struct measuring *measuring)
                          "-o size: the size is that of the disk; leave it out, or use --size "
                          "without the name of a disk");
     }
-    if (is_raw && create_values_given(&options->values)) {
+    values.preallocation = (struct option_number){0};
+    if (is_raw && (create_values_given(&values) ||
+                   options->values.preallocation.value == PREALLOCATION_METADATA)) {
         return error_set(error, EINVAL,
-                         "-o says what a qcow2 image is to be; leave it out, or add "
-                         "-O qcow2");
+                         "-o says what a qcow2 image is to be, and of a raw file there are "
+                         "preallocation=off, falloc and full alone; leave it out, or add -O qcow2");
     }
     return create_values_check(&options->values, "measure", error);
 }

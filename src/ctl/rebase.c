@@ -5,6 +5,7 @@
 #include "admin/rebase.h"
 #include "ctl/chain_work.h"
 #include "ctl/command.h"
+#include "disk/filename.h"
 #include "util/json.h"
 #include "util/printable.h"
 
@@ -101,6 +102,21 @@ static int report(struct ctl *ctl, const struct chain_rebase_result *result)
     return 0;
 }
 
+/* Which is recorded all the same, as by QEMU: nobody has looked at it. */
+static void warn_of_protocol(struct ctl *ctl)
+{
+    const struct rebase_flags *flags = ctl->options;
+    const char *name = flags->backing_file;
+    size_t length = filename_protocol(name);
+
+    if (flags->unsafe.value && length > 0 && strncmp(name, "file:", 5) != 0) {
+        log_line(ctl->log, LOG_LEVEL_WARNING,
+                 "%s: '%s' is no file name, here or to QEMU, but an address of the protocol "
+                 "'%.*s:'; a file of that name is -b './%s'",
+                 ctl->operands[0], name, (int)length, name, name);
+    }
+}
+
 static int run_rebase(struct ctl *ctl)
 {
     const struct rebase_flags *flags = ctl->options;
@@ -116,6 +132,7 @@ static int run_rebase(struct ctl *ctl)
     }
     r = ctl_chain_work(ctl, &flags->common, "rebasing", rebase, &result);
     if (r == 0) {
+        warn_of_protocol(ctl);
         r = report(ctl, &result);
     }
     return r < 0 ? CTL_FAILED : CTL_OK;

@@ -79,7 +79,8 @@ int filename_resolve(const char *overlay, const char *what, const char *name, bo
         return error_set(
             error, ENOTSUP,
             "%s: its %s is '%s', which is not a file but %s'%.*s:'; qcow2fs reads "
-            "local files: bring it here and record its path with qcow2ctl amend -o %s=PATH",
+            "local files: bring it here and record its path (of a name with a colon: ./NAME) with "
+            "qcow2ctl amend -o %s=PATH",
             overlay, what, name,
             strncmp(name, "json:", 5) == 0 ? "a description in QEMU's syntax "
                                            : "an address of the protocol ",

@@ -191,7 +191,8 @@ def _(directory):
                 tools.run("qemu-img", "compare", "-f", also, "-F", "raw", each, expected)
     with mount.loop_device(host) as device:
         tools.run("qemu-img", "rebase", "-u", "-f", "qcow2", "-b", device, "-F", "raw", path)
-        ctl.refused("commit", path, words=(device, "read-only"), unchanged=[path, host])
+        ctl.refused("commit", path, words=(device, "read-only", "; make one image of both with "
+                                           "qcow2ctl convert"), unchanged=[path, host])
 
 
 @suite.test("a kept overlay is committed when it is not mounted any more", needs=[tools.fuse])

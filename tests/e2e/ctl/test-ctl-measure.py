@@ -28,6 +28,8 @@ def same(*arguments):
 def _(_directory):
     for size in (0, 1, 1000, 64 * KiB, 10 * MiB, (1 << 30) + 512, 1 << 40, 50 << 40):
         same("-O", "raw", "--size=%d" % size)
+        for kind in ("off", "falloc", "full"):
+            same("-O", "raw", "-o", "preallocation=" + kind, "--size=%d" % size)
         for options in (None,) + TARGETS:
             if options and size > 1 << 30 and ("=512" in options or "=4k" in options):
                 continue
@@ -76,6 +78,7 @@ def _(directory):
     check_equal(ctl.ctl("measure", "--size=1000").stdout,
                 "required size: 327680\nfully allocated size: 393216\n", "what is said")
     for arguments in ([], ["--size=1G", path], ["-O", "raw", "-o", "compat=1.1", path],
+                      ["-O", "raw", "-o", "preallocation=metadata", path],
                       ["-o", "size=1G", path], ["-o", "encrypt.iter-time=9", path]):
         ctl.refused("measure", *arguments, status=64)
     ctl.refused("measure", "-o", "cluster_size=1000", path, words=["cluster_size=1000"])

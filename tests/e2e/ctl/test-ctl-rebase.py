@@ -105,6 +105,21 @@ same("subclusters", (Q(2 * MiB), Q(2 * MiB + 512, **SUBCLUSTERS)), (Q(2 * MiB, *
      needs=[tools.EXTENDED_L2])
 
 
+@suite.test("a name with a colon is recorded as by QEMU, which takes it for no file; ./ makes it one")
+def _(directory):
+    ours, theirs = (image.create(os.path.join(directory, name), MiB) for name in ("ours", "theirs"))
+    image.sparse_raw(os.path.join(directory, "c:d.raw"), MiB)
+    for name, is_file in (("c:d.raw", False), ("nbd:host:1", False), ("./c:d.raw", True),
+                          ("file:c:d.raw", True), ("../x/c:d.raw", True)):
+        said = ctl.ctl("rebase", "-u", "-b", name, "-F", "raw", ours).stderr
+        tools.run("qemu-img", "rebase", "-u", "-f", "qcow2", "-b", name, "-F", "raw", theirs)
+        check_equal(changed.facts(ours), changed.facts(theirs), "the facts with " + name)
+        check_equal("a file of that name is -b './%s'" % name in said, not is_file, "the warning")
+    ctl.ctl("rebase", "-u", "-b", "", ours)
+    ctl.refused("rebase", "-b", "c:d.raw", "-F", "raw", ours, words=("'c:'", "./NAME"))
+    ctl.ctl("rebase", "-b", "./c:d.raw", "-F", "raw", ours)
+
+
 @suite.test("what only the old one hides stays hidden, and takes no space")
 def _(directory):
     old = image.create(os.path.join(directory, "old.qcow2"), 64 * MiB)

@@ -11,7 +11,7 @@ import contextlib
 import os
 import types
 
-from . import checks, compare, image, infos, maps, mount, qcow2, tools, tree
+from . import checks, compare, ctl, image, infos, maps, mount, qcow2, tools, tree
 from .tap import check, check_equal
 
 
@@ -80,6 +80,17 @@ def _check_verdict(state):
     checks.check_same(state.image)
 
 
+def _check_copies(state):
+    """What qcow2ctl copies QEMU reads: as qcow2, and where that is quick as a raw file, too."""
+    for kind in ("qcow2",) if state.holds else ("qcow2", "raw"):
+        copy = os.path.join(state.directory, "copy." + kind)
+        ctl.ctl("convert", "-f", "qcow2", "-O", kind, state.image, copy)
+        tools.run("qemu-img", "compare", "-q", "-f", kind, "-F", "raw", copy, state.expected)
+        if kind == "qcow2":
+            tools.run("qemu-img", "check", "-q", copy)
+        os.unlink(copy)
+
+
 def _check_fsck(state):
     with mount.loop_device(state.mounted.disk) as device:
         tools.run("e2fsck", "-fn", device)
@@ -126,6 +137,7 @@ def read(suite, name, make, holds=None, needs=(), options=(), says=None):
     group.after("bytes and times of its files are unchanged",
                 lambda state: state.unchanged.check())
     if "allow-probed-backing" not in options:  # which qcow2ctl does not have
+        group.test("what qcow2ctl convert makes of it QEMU reads the same", _check_copies)
         group.after("qcow2ctl maps it as qemu-img does", _check_map)
         group.after("qcow2ctl check finds what qemu-img check finds", _check_verdict)
         group.after("qcow2ctl info says what qemu-img info says", _check_info)
