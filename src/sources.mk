@@ -63,6 +63,7 @@ src_libqcow2_a_SOURCES = \
 	src/meta/allocator_free.c src/meta/allocator_internal.h \
 	src/meta/allocator_share.c \
 	src/meta/bitmap.c src/meta/bitmap.h \
+	src/meta/bitmap_write.c src/meta/bitmap_write.h \
 	src/check/check.c src/check/check.h src/check/internal.h \
 	src/check/bitmaps.c \
 	src/check/copied.c \
@@ -100,6 +101,8 @@ src_libqcow2_a_SOURCES = \
 	src/admin/audit.c src/admin/audit.h src/admin/audit_internal.h \
 	src/admin/audit_clusters.c src/admin/audit_names.c src/admin/audit_slack.c \
 	src/disk/at_snapshot.c src/disk/at_snapshot.h \
+	src/disk/bitmap_merge.c \
+	src/disk/bitmaps.c src/disk/bitmaps.h src/disk/bitmaps_internal.h \
 	src/disk/chain.c src/disk/chain.h \
 	src/disk/commit.c src/disk/commit.h \
 	src/disk/compressed.c src/disk/compressed.h \
@@ -189,6 +192,7 @@ CTL_SOURCES = \
 	src/ctl/raw_disk.c src/ctl/raw_disk.h \
 	src/ctl/rebase.c \
 	src/ctl/resize.c src/ctl/resize.h \
+	src/ctl/bitmap.c \
 	src/ctl/snapshot.c \
 	src/ctl/run.c src/ctl/run.h \
 	src/ctl/daemon.c src/ctl/daemon.h \

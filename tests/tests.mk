@@ -103,6 +103,7 @@ E2E_TESTS = \
 	tests/e2e/crash/test-crash-states.py \
 	tests/e2e/project/test-bench.py \
 	tests/e2e/ctl/test-ctl-amend.py \
+	tests/e2e/ctl/test-ctl-bitmap.py \
 	tests/e2e/ctl/test-ctl-amend-keys.py \
 	tests/e2e/ctl/test-ctl-check.py \
 	tests/e2e/ctl/test-ctl-check-mutated.py \
@@ -324,6 +325,7 @@ tests_bench_decompress_LDADD = $(LIBQCOW2_LIBS)
 
 # What tests/e2e/crash/test-crash-*.py run; tests/crash/README.md tells of them.
 CRASH_SOURCES = \
+	tests/crash/bitmaps.c tests/crash/bitmaps.h \
 	tests/crash/disk.c tests/crash/disk.h \
 	tests/crash/log.c tests/crash/log.h \
 	tests/crash/model.c tests/crash/model.h \

@@ -57,14 +57,6 @@ static int count_piece(struct check *check, const struct bitmap *bitmap, uint64_
     return result;
 }
 
-/* How many clusters a bitmap has that has a bit for each part of the disk. */
-static uint64_t clusters_needed(const struct header *header, const struct bitmap *bitmap)
-{
-    uint64_t bits = div_round_up(header->virtual_size, bitmap->granularity);
-
-    return div_round_up(bits, header->cluster_size * 8);
-}
-
 /* "Bitmap directory entry"; NULL where all is possible. */
 static const char *impossible(const struct header *header, const struct bitmap *bitmap)
 {
@@ -81,7 +73,7 @@ static const char *impossible(const struct header *header, const struct bitmap *
         return "it has no table";
     }
     /* One that nobody has stored yet may be as large as the disk once was. */
-    needed = clusters_needed(header, bitmap);
+    needed = bitmap_table_entries(header, bitmap->granularity);
     if ((bitmap->flags & BITMAP_FLAG_IN_USE) != 0 || bitmap->table_entries == needed) {
         return NULL;
     }

@@ -2,6 +2,7 @@
 #include "config.h"
 
 #include "ctl/key_options.h"
+#include "util/options.h"
 
 #include <errno.h>
 #include <stdbool.h>
@@ -13,17 +14,6 @@ struct object {
 };
 
 /* --- Lists, as OPTION_SEVERAL makes them ---------------------------------------------------- */
-
-/* The next value of the list, without its escapes, in `value`; where the list goes on. */
-static const char *next_value(const char *list, char *value)
-{
-    while (*list != '\n') {
-        list += *list == '\\';
-        *value++ = *list++;
-    }
-    *value = '\0';
-    return list + 1;
-}
 
 /* A list of one value, owned; NULL: out of memory. */
 static char *make_list(const char *value)
@@ -120,7 +110,7 @@ static int find_object(const char *objects, const struct key_option *key, char *
         return error_set(error, ENOMEM, "out of memory");
     }
     while (*objects != '\0' && result == 0) {
-        objects = next_value(objects, text);
+        objects = options_next_several(objects, text);
         result = parse_object(text, &object, error);
         if (result == 0 && key->id != NULL && strcmp(object.id, key->id) == 0) {
             free(*list);

@@ -71,11 +71,12 @@ int ctl_open(struct ctl *ctl, const char *path, const struct common_flags *flags
     return open_chain(ctl, path, flags, IMAGE_QCOW2, access, NULL, image);
 }
 
-int ctl_open_writer(struct ctl *ctl, const char *path, const struct common_flags *flags,
-                    struct image **image, struct writer **writer)
+static int open_writer(struct ctl *ctl, const char *path, const struct common_flags *flags,
+                       bool keeps_bitmaps, struct image **image, struct writer **writer)
 {
     struct progress progress;
     const struct writer_options options = {
+        .keeps_bitmaps = keeps_bitmaps,
         .discard = true,
         .check = WRITER_CHECK_AUTO,
         .refuse_at_once = true,
@@ -96,6 +97,18 @@ int ctl_open_writer(struct ctl *ctl, const char *path, const struct common_flags
         image_close(*image);
     }
     return r;
+}
+
+int ctl_open_writer(struct ctl *ctl, const char *path, const struct common_flags *flags,
+                    struct image **image, struct writer **writer)
+{
+    return open_writer(ctl, path, flags, false, image, writer);
+}
+
+int ctl_open_bitmap_writer(struct ctl *ctl, const char *path, const struct common_flags *flags,
+                           struct image **image, struct writer **writer)
+{
+    return open_writer(ctl, path, flags, true, image, writer);
 }
 
 int ctl_close_writer(struct ctl *ctl, struct image *image, struct writer *writer, int r)

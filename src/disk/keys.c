@@ -116,17 +116,6 @@ static int add_file(struct keys *keys, const char *path, struct error *error)
     return 0;
 }
 
-/* The next value of the list, without its escapes, in `value`; where the list goes on. */
-static const char *next_file(const char *list, char *value)
-{
-    while (*list != '\n') {
-        list += *list == '\\';
-        *value++ = *list++;
-    }
-    *value = '\0';
-    return list + 1;
-}
-
 static int add_files(struct keys *keys, const char *list, struct error *error)
 {
     char *path = malloc(strlen(list) + 1);
@@ -136,7 +125,7 @@ static int add_files(struct keys *keys, const char *list, struct error *error)
         return error_set(error, ENOMEM, "out of memory");
     }
     while (*list != '\0' && result == 0) {
-        list = next_file(list, path);
+        list = options_next_several(list, path);
         result = add_file(keys, path, error);
     }
     free(path);

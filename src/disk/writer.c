@@ -32,7 +32,9 @@ static int write_features(struct writer *writer, enum header_field field, uint64
 static int clear_autoclear(struct writer *writer)
 {
     struct header *header = writer->image->header;
-    uint64_t kept = header->autoclear_features & AUTOCLEAR_RAW_EXTERNAL_DATA;
+    bool keeps_bitmaps = writer->options.keeps_bitmaps && header->bitmap_count > 0;
+    uint64_t known = AUTOCLEAR_RAW_EXTERNAL_DATA | (keeps_bitmaps ? AUTOCLEAR_BITMAPS : 0);
+    uint64_t kept = header->autoclear_features & known;
     int result;
 
     if (header->version < 3 || kept == header->autoclear_features) {

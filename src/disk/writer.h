@@ -42,6 +42,7 @@ struct writer_options {
     bool no_repair;     /* refuse an image that is marked dirty, rather than repair it */
     bool repair;        /* repair, rather than refuse, counts that are found to be too low */
     enum writer_check check;
+    bool keeps_bitmaps;  /* what the disk shows is not changed: its bitmaps go on to be true */
     bool refuse_at_once; /* counts that are too low fail writer_open(), not each write */
     struct option_bool lazy_refcounts; /* in place of the image's own bit */
     unsigned interval;                 /* seconds between write-backs of metadata, 0 = never */

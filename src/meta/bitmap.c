@@ -34,7 +34,10 @@ static int decode_entry(const uint8_t *data, uint64_t size, uint64_t *position,
     bitmap->table_offset = load_be64(entry + BITMAP_TABLE_OFFSET);
     bitmap->table_entries = load_be32(entry + BITMAP_TABLE_SIZE);
     bitmap->flags = load_be32(entry + BITMAP_FLAGS);
+    bitmap->type = entry[BITMAP_TYPE];
     bitmap->granularity = UINT64_C(1) << entry[BITMAP_GRANULARITY_BITS];
+    bitmap->entry_offset = (size_t)*position;
+    bitmap->entry_length = (size_t)length;
     bitmap->name = strndup((const char *)entry + BITMAP_FIXED_LENGTH + extra_size, name_size);
     *position += length;
     return bitmap->name == NULL ? -ENOMEM : 0;
@@ -102,6 +105,98 @@ int bitmap_directory_read(struct store *file, const struct header *header, const
     if (result < 0) {
         bitmap_directory_free(*directory);
         *directory = NULL;
+    }
+    return result;
+}
+
+const struct bitmap *bitmap_find(const struct bitmap_directory *directory, const char *name)
+{
+    for (size_t i = 0; i < directory->count; i++) {
+        if (strcmp(directory->bitmaps[i].name, name) == 0) {
+            return &directory->bitmaps[i];
+        }
+    }
+    return NULL;
+}
+
+uint64_t bitmap_table_entries(const struct header *header, uint64_t granularity)
+{
+    return div_round_up(div_round_up(header->virtual_size, granularity), header->cluster_size * 8);
+}
+
+/* What is wrong with one that is to be used; NULL: nothing. */
+static const char *unusable(const struct header *header, uint64_t file_size,
+                            const struct bitmap *bitmap, bool goes)
+{
+    uint64_t bytes = (uint64_t)bitmap->table_entries * BITMAP_TABLE_ENTRY_BYTES;
+
+    if (bitmap->table_entries > BITMAP_SIZE_MAX / header->cluster_size ||
+        bitmap->table_offset % header->cluster_size != 0 || bitmap->table_offset == 0 ||
+        !range_within(bitmap->table_offset, bytes, file_size)) {
+        return "is damaged; check the image with qcow2ctl check";
+    }
+    if (goes) {
+        return NULL;
+    }
+    if ((bitmap->flags & BITMAP_FLAG_IN_USE) != 0) {
+        return "is inconsistent: it was in use when its program ended, and does not know all "
+               "changes; it can only be removed";
+    }
+    if (bitmap->type != BITMAP_TYPE_DIRTY_TRACKING ||
+        (bitmap->flags & BITMAP_FLAGS_RESERVED) != 0) {
+        return "is of a kind that this program does not know";
+    }
+    if (bitmap->granularity < BITMAP_GRANULARITY_MIN ||
+        bitmap->granularity > BITMAP_GRANULARITY_MAX ||
+        bitmap->table_entries != bitmap_table_entries(header, bitmap->granularity)) {
+        return "is damaged; check the image with qcow2ctl check";
+    }
+    return NULL;
+}
+
+/* "Bitmap table": whether it can be, of a file of so many bytes. */
+static bool is_possible(const struct header *header, uint64_t file_size, uint64_t entry)
+{
+    uint64_t host_offset = entry & ENTRY_HOST_OFFSET_MASK;
+
+    return (entry & BITMAP_TABLE_ENTRY_RESERVED) == 0 &&
+           (host_offset == 0 || (entry & BITMAP_TABLE_ENTRY_ALL_ONES) == 0) &&
+           host_offset % header->cluster_size == 0 &&
+           (host_offset == 0 || range_within(host_offset, header->cluster_size, file_size));
+}
+
+int bitmap_table_read(struct store *file, const struct header *header, const char *name,
+                      const struct bitmap *bitmap, bool goes, uint64_t **table, struct error *error)
+{
+    size_t bytes = (size_t)bitmap->table_entries * BITMAP_TABLE_ENTRY_BYTES;
+    struct store_info info = {0};
+    int result = store_info(file, &info);
+    const char *problem = unusable(header, info.size, bitmap, goes);
+
+    *table = NULL;
+    if (result == 0 && problem != NULL) {
+        return error_set(error, EINVAL, "%s: bitmap '%s' %s", name, bitmap->name, problem);
+    }
+    if (result == 0) {
+        *table = malloc(bytes);
+        result = *table == NULL ? -ENOMEM : store_read(file, bitmap->table_offset, *table, bytes);
+    }
+    for (size_t i = 0; result == 0 && i < bitmap->table_entries; i++) {
+        (*table)[i] = load_be64(&(*table)[i]);
+        if (!is_possible(header, info.size, (*table)[i])) {
+            result = error_set(error, EINVAL,
+                               "%s: bitmap '%s' has the impossible table entry 0x%016" PRIx64
+                               "; check the image with qcow2ctl check",
+                               name, bitmap->name, (*table)[i]);
+        }
+    }
+    if (result < 0) {
+        free(*table);
+        *table = NULL;
+        if (result != -EINVAL) {
+            error_set(error, -result, "%s: the table of bitmap '%s' cannot be read: %s", name,
+                      bitmap->name, strerror(-result));
+        }
     }
     return result;
 }

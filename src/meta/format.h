@@ -269,6 +269,8 @@ enum bitmap_field {
 #define BITMAP_TABLE_ENTRY_ALL_ONES (UINT64_C(1) << 0)
 #define BITMAP_TABLE_ENTRY_RESERVED UINT64_C(0xff000000000001fe)
 
+#define BITMAP_TYPE_DIRTY_TRACKING 1
+
 #define BITMAP_FLAG_IN_USE     UINT32_C(1)
 #define BITMAP_FLAG_AUTO       UINT32_C(2)
 #define BITMAP_NAME_MAX        1023
@@ -276,5 +278,6 @@ enum bitmap_field {
 #define BITMAP_GRANULARITY_MIN UINT64_C(512) /* bytes */
 #define BITMAP_GRANULARITY_MAX (UINT64_C(1) << 31)
 #define BITMAPS_MAX            65535
+#define BITMAP_SIZE_MAX        (UINT64_C(512) << 20) /* of the bits of one, bytes: what QEMU loads */
 
 #endif

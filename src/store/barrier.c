@@ -119,6 +119,14 @@ int barrier_wait(struct barrier *barrier, uint64_t epoch)
     return result;
 }
 
+void barrier_fail(struct barrier *barrier, int result)
+{
+    pthread_mutex_lock(&barrier->mutex);
+    barrier->failed = result;
+    pthread_cond_broadcast(&barrier->synced);
+    pthread_mutex_unlock(&barrier->mutex);
+}
+
 uint64_t barrier_syncs(struct barrier *barrier)
 {
     return atomic_load_explicit(&barrier->syncs, memory_order_relaxed);

@@ -51,6 +51,9 @@ bool barrier_is_stable(struct barrier *barrier, uint64_t epoch);
  */
 int barrier_wait(struct barrier *barrier, uint64_t epoch);
 
+/* A sync of one of the files that was not asked for here has failed, with that errno (R7). */
+void barrier_fail(struct barrier *barrier, int result);
+
 /* How many syncs have been made; for tests and counters. */
 uint64_t barrier_syncs(struct barrier *barrier);
 

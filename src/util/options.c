@@ -346,6 +346,16 @@ static int add_several(const struct option_spec *spec, void *target, const struc
     return 0;
 }
 
+const char *options_next_several(const char *list, char *value)
+{
+    while (*list != '\n') {
+        list += *list == '\\';
+        *value++ = *list++;
+    }
+    *value = '\0';
+    return list + 1;
+}
+
 /* The value without the quotes around it; its length. */
 static const char *unquoted(const char *value, size_t *length)
 {

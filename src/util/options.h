@@ -72,6 +72,12 @@ int options_parse(const struct option_spec *table, void *target, const char *lis
                   struct error *error);
 void options_release(const struct option_spec *table, void *target);
 
+/*
+ * The next value of a list of OPTION_SEVERAL that has one, without its escapes, in `value`, which
+ * has room for all of the list; where the list goes on.
+ */
+const char *options_next_several(const char *list, char *value);
+
 /* The option of that name, also by an alias; NULL where there is none. */
 const struct option_spec *options_find(const struct option_spec *table, const char *name);
 

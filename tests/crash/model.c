@@ -95,6 +95,7 @@ void model_release(struct model *model)
     for (i = 0; i < model->snapshot_count; i++) {
         free(model->snapshots[i].bytes);
     }
+    bitmap_states_release(&model->bitmaps);
     free(model->versions);
     free(model->sizes);
     free(model->flushes);

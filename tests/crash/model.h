@@ -14,6 +14,7 @@
 #ifndef CRASH_MODEL_H
 #define CRASH_MODEL_H
 
+#include "bitmaps.h"
 #include "disk.h"
 #include "log.h"
 
@@ -64,6 +65,7 @@ struct model {
     uint32_t generation;
     struct model_snapshot snapshots[MODEL_SNAPSHOTS];
     size_t snapshot_count;
+    struct bitmap_states bitmaps;
 };
 
 #define NEVER SIZE_MAX

@@ -3,6 +3,7 @@
 
 #include "run.h"
 
+#include "disk/bitmaps.h"
 #include "disk/snapshots.h"
 #include "meta/format.h"
 #include "util/checked.h"
@@ -19,6 +20,7 @@ static struct session_options options_of(const struct workload *workload)
 {
     return (struct session_options){
         .writer = {.discard = workload->discard,
+                   .keeps_bitmaps = workload->bitmaps,
                    .write_through = workload->write_through,
                    .growable = workload->growable},
         .writable = true,
@@ -177,6 +179,42 @@ void run_flush(struct run *run)
     }
 }
 
+/* --- Bitmaps ------------------------------------------------------------------------------- */
+
+void run_bitmap(struct run *run, enum run_bitmap_change change, const char *name, uint64_t argument,
+                const char *from)
+{
+    struct session *session = &run->session;
+    struct error error = {0};
+    size_t begun;
+    int result = 0;
+
+    if (!run->open) {
+        return;
+    }
+    begun = crash_log_mark(&run->log, "bitmaps");
+    switch (change) {
+    case RUN_BITMAP_ADD:
+        result = writer_bitmap_add(session->writer, name, argument, &error);
+        break;
+    case RUN_BITMAP_REMOVE:
+        result = writer_bitmap_remove(session->writer, name, &error);
+        break;
+    case RUN_BITMAP_CLEAR:
+        result = writer_bitmap_clear(session->writer, name, &error);
+        break;
+    case RUN_BITMAP_ENABLE:
+        result = writer_bitmap_enable(session->writer, name, argument != 0, &error);
+        break;
+    case RUN_BITMAP_MERGE:
+        result = writer_bitmap_merge(session->writer, name, session->image, from, &error);
+        break;
+    }
+    bitmap_states_add(&run->model.bitmaps, result == 0 ? bitmaps_describe(session->image) : NULL,
+                      begun, crash_log_mark(&run->log, result == 0 ? "done" : "failed"));
+    failed(run, result, "changing a bitmap");
+}
+
 /* --- Snapshots ----------------------------------------------------------------------------- */
 
 void run_snapshot(struct run *run)
@@ -280,6 +318,9 @@ static void start(struct run *run, const struct base *base)
     crash_log_init(&run->log);
     model_init(&run->model, &run->log, base->disk, base->size, base->workload->most);
     run->model.generation = base->generation;
+    if (base->bitmaps != NULL) {
+        bitmap_states_add(&run->model.bitmaps, strdup(base->bitmaps), 0, 0);
+    }
     for (i = 0; i < DISKS; i++) {
         run->stack.disks[i].log = &run->log;
     }
@@ -341,6 +382,9 @@ static void look(struct base *base)
     free(base->disk);
     base->disk = read_view(session.view, &base->size);
     base->autoclear = session.image->header->autoclear_features & ~AUTOCLEAR_RAW_EXTERNAL_DATA;
+    if (base->workload->bitmaps) {
+        base->bitmaps = bitmaps_describe(session.image);
+    }
     base->snapshot_count = session.image->snapshots->count;
     for (i = 0; i < base->snapshot_count; i++) {
         struct view *view;
@@ -493,6 +537,14 @@ void base_make(struct base *base, const struct workload *workload, uint64_t seed
         load(base);
         change_base(base, workload->change, workload->crashed);
     }
+    if (workload->bitmaps) {
+        save(base);
+        must_run((const char *const[]){"qemu-img", "bitmap", "--add", "-g", "1024", path, "first",
+                                       NULL});
+        must_run((const char *const[]){"qemu-io", "-f", "qcow2", "-c", "write 5k 9k", "-c",
+                                       "write 40k 1k", path, NULL});
+        load(base);
+    }
     if (workload->snapshots == 0) {
         change_base(base, workload->change, workload->crashed);
     }
@@ -506,6 +558,7 @@ void base_release(struct base *base)
     for (i = 0; i < RUN_SNAPSHOTS; i++) {
         free(base->snapshots[i]);
     }
+    free(base->bitmaps);
     free(base->disk);
     stack_release(&base->stack);
 }

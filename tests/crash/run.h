@@ -29,6 +29,7 @@ struct base {
     size_t snapshot_count;
     uint32_t generation; /* of the last stamp */
     uint64_t autoclear;  /* bits of the header that the first change must clear; R6 */
+    char *bitmaps;       /* what it has; NULL where they are not looked at */
 };
 
 /* `directory` is for the image's files. */
@@ -67,6 +68,17 @@ void run_zero(struct run *run, uint64_t offset, uint64_t length, bool unmap);
 void run_preallocate(struct run *run, uint64_t offset, uint64_t length);
 void run_resize(struct run *run, uint64_t size);
 void run_flush(struct run *run);
+
+enum run_bitmap_change {
+    RUN_BITMAP_ADD,    /* argument: its granularity */
+    RUN_BITMAP_REMOVE, /* none */
+    RUN_BITMAP_CLEAR,  /* none */
+    RUN_BITMAP_ENABLE, /* whether */
+    RUN_BITMAP_MERGE,  /* `from`, another one */
+};
+
+void run_bitmap(struct run *run, enum run_bitmap_change change, const char *name, uint64_t argument,
+                const char *from);
 
 /* Snapshots: one more; the oldest that was made goes; the disk becomes what the newest has. */
 void run_snapshot(struct run *run);

@@ -369,6 +369,25 @@ void script_threads_grow(struct run *run)
     pthread_join(grower.thread, NULL);
 }
 
+/* Each change that there is, down to none and up again. */
+void script_bitmaps(struct run *run)
+{
+    run_bitmap(run, RUN_BITMAP_ADD, "one", 0, NULL);
+    run_bitmap(run, RUN_BITMAP_ADD, "two", 512, NULL);
+    run_bitmap(run, RUN_BITMAP_MERGE, "one", 0, "first");
+    run_bitmap(run, RUN_BITMAP_MERGE, "two", 0, "first");
+    run_bitmap(run, RUN_BITMAP_ENABLE, "one", false, NULL);
+    run_bitmap(run, RUN_BITMAP_CLEAR, "first", 0, NULL);
+    run_bitmap(run, RUN_BITMAP_MERGE, "first", 0, "two");
+    run_reopen(run);
+    run_bitmap(run, RUN_BITMAP_REMOVE, "one", 0, NULL);
+    run_bitmap(run, RUN_BITMAP_ADD, "with a long name that takes another place", 65536, NULL);
+    run_bitmap(run, RUN_BITMAP_REMOVE, "two", 0, NULL);
+    run_bitmap(run, RUN_BITMAP_REMOVE, "first", 0, NULL);
+    run_bitmap(run, RUN_BITMAP_REMOVE, "with a long name that takes another place", 0, NULL);
+    run_bitmap(run, RUN_BITMAP_ADD, "again", 4096, NULL);
+}
+
 /* Made and removed among writes, some of them not flushed. */
 void script_snapshots(struct run *run)
 {

@@ -19,6 +19,7 @@ void script_repair_and_go_on(struct run *run);
 void script_resize(struct run *run);
 void script_reuse(struct run *run);
 void script_small(struct run *run);
+void script_bitmaps(struct run *run);
 void script_snapshots(struct run *run);
 void script_snapshots_back(struct run *run);
 void script_threads(struct run *run);

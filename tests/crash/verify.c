@@ -168,12 +168,34 @@ static const char *check_snapshots(struct verify *verify, struct session *sessio
     return found;
 }
 
+static const char *check_bitmaps(struct verify *verify, struct session *session)
+{
+    const char *found = NULL;
+    char *text;
+
+    if (!verify->base->workload->bitmaps) {
+        return NULL;
+    }
+    text = bitmaps_describe(session->image);
+    if (text == NULL) {
+        return FOUND(verify, "the bitmaps cannot be read");
+    }
+    if (!bitmap_states_allow(&verify->model->bitmaps, verify->moment.crash, text)) {
+        found = FOUND(verify, "the bitmaps are neither what was nor what was to be: %s", text);
+    }
+    free(text);
+    return found;
+}
+
 /* R6: an image that still has the bits is the one from before. */
 static const char *check_autoclear(struct verify *verify, struct session *session)
 {
     const struct disk *now = &verify->stack->disks[DISK_IMAGE];
     const struct disk *before = &verify->base->stack.disks[DISK_IMAGE];
 
+    if (verify->base->workload->bitmaps) {
+        return NULL; /* they are kept */
+    }
     if ((session->image->header->autoclear_features & verify->base->autoclear) != 0 &&
         (now->size < before->size || memcmp(now->data, before->data, before->size) != 0)) {
         return FOUND(verify, "something was changed while an autoclear bit stood (R6)");
@@ -196,6 +218,9 @@ static const char *check_contents(struct verify *verify, struct session *session
         model_check(verify->model, &verify->moment, verify->bytes, size, verify->text, VERIFY_TEXT);
     if (found == NULL) {
         found = check_snapshots(verify, session);
+    }
+    if (found == NULL) {
+        found = check_bitmaps(verify, session);
     }
     return found != NULL ? found : check_autoclear(verify, session);
 }

@@ -16,6 +16,7 @@ struct workload {
     void (*prepare)(struct run *); /* before anything is recorded; may be NULL */
     unsigned snapshots;            /* are made then */
     bool backing, data_file, bitmap, compressed;
+    bool bitmaps;                 /* they are what is changed, and one with bits is there */
     void (*change)(struct run *); /* after the snapshots, not recorded either; may be NULL */
     bool crashed;                 /* and then it crashed, which leaves it to the script */
     void (*script)(struct run *);

@@ -1,0 +1,558 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "disk/bitmaps.h"
+
+#include "disk/bitmaps_internal.h"
+#include "disk/snapshots_internal.h"
+#include "meta/bitmap_write.h"
+#include "meta/header_replace.h"
+#include "util/checked.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define GRANULARITY_DEFAULT_MIN UINT64_C(4096)
+#define GRANULARITY_DEFAULT_MAX UINT64_C(65536)
+
+/* --- New clusters ---------------------------------------------------------------------------- */
+
+int bitmap_place(struct bitmap_change *change, const void *bytes, uint64_t length,
+                 uint64_t *host_offset)
+{
+    int result;
+
+    if (change->made_count == change->made_room) {
+        size_t room = change->made_room * 2 + 16;
+        struct allocation *larger = reallocarray(change->made, room, sizeof(*larger));
+
+        if (larger == NULL) {
+            return -ENOMEM;
+        }
+        change->made = larger;
+        change->made_room = room;
+    }
+    result = snapshots_place(change->writer, bytes, length, &change->made[change->made_count]);
+    if (result == 0) {
+        *host_offset = change->made[change->made_count++].host_offset;
+    }
+    return result;
+}
+
+static int place_table(struct bitmap_change *change, const uint64_t *table, struct bitmap *bitmap)
+{
+    uint64_t *raw = calloc(bitmap->table_entries, sizeof(*raw));
+    int result;
+
+    if (raw == NULL) {
+        return -ENOMEM;
+    }
+    for (size_t i = 0; table != NULL && i < bitmap->table_entries; i++) {
+        store_be64(&raw[i], table[i]);
+    }
+    result = bitmap_place(change, raw, (uint64_t)bitmap->table_entries * BITMAP_TABLE_ENTRY_BYTES,
+                          &bitmap->table_offset);
+    free(raw);
+    return result;
+}
+
+/* --- The header names them ------------------------------------------------------------------- */
+
+/*
+ * What else the first cluster holds is kept byte for byte. The extension of bitmaps is that of
+ * `changed`, or none, also where there was one that had become stale.
+ */
+static int write_header(struct bitmap_change *change, const struct header *changed)
+{
+    struct writer *writer = change->writer;
+    struct image *image = writer->image;
+    struct header has = *changed;
+    struct header_rest rest;
+    size_t length;
+    uint8_t *bytes;
+    int result;
+
+    has.bitmap_count = 1; /* so that none is taken for one of those that are kept */
+    result = header_rest_read(image->file, &has, image->path, &rest, change->error);
+    if (result < 0) {
+        return result;
+    }
+    result = header_encode(changed, &rest, image->path, &bytes, &length, change->error);
+    if (result == 0) { /* it fits */
+        free(bytes);
+        result = header_replace(image->file, changed, &rest, image->path, change->error);
+        if (result < 0) {
+            change->begun = true;
+            writer->refused = true;
+            barrier_fail(writer->barrier, result);
+            allocator_stop(writer->allocator);
+        }
+    }
+    header_rest_free(&rest);
+    return result;
+}
+
+/* The bit that says whether the extension is true, in a write of its own: the one moment that
+   counts where it comes or goes, for the extension may lie in more than one sector. */
+static int switch_truth(struct bitmap_change *change, bool is_true)
+{
+    struct writer *writer = change->writer;
+    struct header *header = writer->image->header;
+    uint64_t features =
+        (header->autoclear_features & ~AUTOCLEAR_BITMAPS) | (is_true ? AUTOCLEAR_BITMAPS : 0);
+    uint8_t field[sizeof(features)], before[sizeof(features)];
+    bool begun;
+    int result;
+
+    store_be64(field, features);
+    store_be64(before, header->autoclear_features);
+    result = snapshots_switch_fields(writer, HEADER_AUTOCLEAR_FEATURES, field, before,
+                                     sizeof(field), &begun);
+    if (result == 0) {
+        header->autoclear_features = features;
+    } else {
+        change->begun = begun;
+    }
+    return result;
+}
+
+static void set_directory(struct header *header, uint64_t host_offset, size_t size, uint32_t count)
+{
+    header->bitmap_count = count;
+    header->bitmap_directory_size = size;
+    header->bitmap_directory_offset = host_offset;
+}
+
+/* The first one: the extension becomes true once it is there. */
+static int switch_on(struct bitmap_change *change, const struct header *changed)
+{
+    struct header *header = change->writer->image->header;
+    int result = write_header(change, changed);
+
+    if (result == 0) {
+        result = switch_truth(change, true);
+    }
+    if (result == 0) {
+        set_directory(header, changed->bitmap_directory_offset, changed->bitmap_directory_size,
+                      changed->bitmap_count);
+    }
+    return result;
+}
+
+/* The last one: there is none from the moment on that the extension is not true. */
+static int switch_off(struct bitmap_change *change)
+{
+    struct header *header = change->writer->image->header;
+    int result = switch_truth(change, false);
+
+    if (result == 0) {
+        set_directory(header, 0, 0, 0);
+        result = write_header(change, header);
+        if (result < 0 && !change->begun) {
+            change->error->text[0] = '\0'; /* it stays, stale */
+            result = 0;
+        }
+    }
+    return result;
+}
+
+static int switch_directory(struct bitmap_change *change, uint64_t host_offset, size_t size,
+                            uint32_t count)
+{
+    struct writer *writer = change->writer;
+    struct header *header = writer->image->header;
+    struct header changed;
+    int result;
+
+    pthread_mutex_lock(&writer->prepare_mutex); /* nobody else writes features meanwhile */
+    changed = *header;
+    set_directory(&changed, host_offset, size, count);
+    if (count == 0) {
+        result = switch_off(change);
+    } else if (header->bitmap_count == 0) {
+        result = switch_on(change, &changed);
+    } else {
+        result = write_header(change, &changed);
+        if (result == 0) {
+            *header = changed;
+        }
+    }
+    pthread_mutex_unlock(&writer->prepare_mutex);
+    return result;
+}
+
+/* --- What was before ------------------------------------------------------------------------- */
+
+/* One reference less; what cannot be remembered is a leak. */
+static void drop(struct writer *writer, uint64_t host_offset, uint64_t length)
+{
+    (void)allocator_drop(writer->allocator, host_offset,
+                         div_round_up(length, writer_cluster_size(writer)),
+                         atomic_load(&writer->next_commit)); /* R4 */
+}
+
+/* A table that nothing names any more, and the bits that only it names; `kept` has the new one. */
+static void drop_table(struct writer *writer, const struct bitmap *bitmap, const uint64_t *table,
+                       const uint64_t *kept)
+{
+    for (size_t i = 0; i < bitmap->table_entries; i++) {
+        if ((table[i] & ENTRY_HOST_OFFSET_MASK) != 0 && (kept == NULL || kept[i] != table[i])) {
+            drop(writer, table[i], writer_cluster_size(writer));
+        }
+    }
+    drop(writer, bitmap->table_offset, (uint64_t)bitmap->table_entries * BITMAP_TABLE_ENTRY_BYTES);
+}
+
+/* --- One change ------------------------------------------------------------------------------ */
+
+/* The directory after the edit comes into force. */
+static int apply(struct bitmap_change *change, const struct bitmap_edit *edit)
+{
+    struct writer *writer = change->writer;
+    struct image *image = writer->image;
+    uint64_t old = image->header->bitmap_directory_offset;
+    uint64_t old_size = image->header->bitmap_directory_size, place = 0;
+    uint32_t old_count = image->header->bitmap_count;
+    uint32_t count = old_count + (edit->old == NULL) - (edit->new == NULL);
+    uint8_t *bytes;
+    size_t length;
+    int result = bitmap_directory_edit(image->file, image->header, image->path, edit, &bytes,
+                                       &length, change->error);
+
+    if (result < 0) {
+        return result;
+    }
+    if (bytes != NULL) {
+        result = bitmap_place(change, bytes, length, &place);
+        free(bytes);
+    }
+    if (result == 0) {
+        result = snapshots_sync(writer); /* R2, R3 */
+    }
+    if (result == 0) {
+        result = switch_directory(change, place, length, count);
+    }
+    if (result == 0) {
+        change->made_count = 0; /* they have their names */
+        if (old_count > 0) {
+            drop(writer, old, old_size);
+        }
+    }
+    return result;
+}
+
+static const struct bitmap *find(const struct bitmap_change *change)
+{
+    const struct bitmap *bitmap = bitmap_find(change->directory, change->name);
+
+    if (bitmap == NULL) {
+        error_set(change->error, ENOENT, "%s: has no bitmap '%s'; qcow2ctl info lists them",
+                  change->writer->image->path, change->name);
+    }
+    return bitmap;
+}
+
+static int read_table(const struct bitmap_change *change, const struct bitmap *bitmap, bool goes,
+                      uint64_t **table)
+{
+    const struct image *image = change->writer->image;
+
+    return bitmap_table_read(image->file, image->header, image->path, bitmap, goes, table,
+                             change->error);
+}
+
+struct bitmap_request {
+    uint64_t granularity;
+    bool enabled;
+    struct image *source;
+    const char *from;
+};
+
+static int check_new(const struct bitmap_change *change, uint64_t granularity)
+{
+    const struct header *header = change->writer->header;
+    const char *path = change->writer->image->path;
+    uint64_t bytes = bitmap_table_entries(header, granularity) * header->cluster_size;
+
+    if (change->name[0] == '\0' || strlen(change->name) > BITMAP_NAME_MAX) {
+        return error_set(change->error, EINVAL,
+                         "%s: the name of a bitmap has 1 to %d bytes, this one %zu", path,
+                         BITMAP_NAME_MAX, strlen(change->name));
+    }
+    if (bitmap_find(change->directory, change->name) != NULL) {
+        return error_set(change->error, EEXIST,
+                         "%s: has a bitmap '%s' already; choose another name", path, change->name);
+    }
+    if (granularity < BITMAP_GRANULARITY_MIN || granularity > BITMAP_GRANULARITY_MAX ||
+        (granularity & (granularity - 1)) != 0) {
+        return error_set(change->error, EINVAL,
+                         "%s: the granularity of a bitmap is a power of two from 512 to 2G, not "
+                         "%" PRIu64,
+                         path, granularity);
+    }
+    if (bytes == 0) {
+        return error_set(change->error, EINVAL, "%s: an empty disk can have no bitmap", path);
+    }
+    if (bytes > BITMAP_SIZE_MAX) {
+        return error_set(change->error, EFBIG,
+                         "%s: a bitmap of this disk with a bit for each %" PRIu64
+                         " bytes would take more than 512 MiB; choose a larger granularity",
+                         path, granularity);
+    }
+    if (change->directory->count >= BITMAPS_MAX) {
+        return error_set(change->error, EMLINK, "%s: has %d bitmaps, as many as there can be", path,
+                         BITMAPS_MAX);
+    }
+    return 0;
+}
+
+static int do_add(struct bitmap_change *change, const struct bitmap_request *request)
+{
+    const struct header *header = change->writer->header;
+    uint64_t granularity = request->granularity != 0
+                               ? request->granularity
+                               : min_u64(max_u64(GRANULARITY_DEFAULT_MIN, header->cluster_size),
+                                         GRANULARITY_DEFAULT_MAX);
+    struct bitmap made = {
+        .name = (char *)(uintptr_t)change->name,
+        .granularity = granularity,
+        .flags = BITMAP_FLAG_AUTO,
+        .type = BITMAP_TYPE_DIRTY_TRACKING,
+    };
+    const struct bitmap_edit edit = {.new = &made};
+    int result = check_new(change, granularity);
+
+    if (result < 0) {
+        return result;
+    }
+    made.table_entries = (uint32_t)bitmap_table_entries(header, granularity);
+    result = place_table(change, NULL, &made);
+    return result < 0 ? result : apply(change, &edit);
+}
+
+static int do_remove(struct bitmap_change *change, const struct bitmap_request *request)
+{
+    const struct bitmap *bitmap = find(change);
+    const struct bitmap_edit edit = {.old = bitmap};
+    uint64_t *table = NULL;
+    int result;
+
+    (void)request;
+    if (bitmap == NULL) {
+        return -ENOENT;
+    }
+    result = read_table(change, bitmap, true, &table);
+    if (result == 0) {
+        result = apply(change, &edit);
+    }
+    if (result == 0) {
+        drop_table(change->writer, bitmap, table, NULL);
+    }
+    free(table);
+    return result;
+}
+
+/* It gets the bits that `table` names, in place of those of `old`; both are freed. */
+static int exchange(struct bitmap_change *change, const struct bitmap *bitmap, uint64_t *old,
+                    uint64_t *table)
+{
+    struct bitmap changed = *bitmap;
+    const struct bitmap_edit edit = {.old = bitmap, .new = &changed};
+    int result = place_table(change, table, &changed);
+
+    if (result == 0) {
+        result = apply(change, &edit);
+    }
+    if (result == 0) {
+        drop_table(change->writer, bitmap, old, table);
+    }
+    free(table);
+    free(old);
+    return result;
+}
+
+static int do_clear(struct bitmap_change *change, const struct bitmap_request *request)
+{
+    const struct bitmap *bitmap = find(change);
+    uint64_t *old;
+    int result = bitmap == NULL ? -ENOENT : read_table(change, bitmap, false, &old);
+
+    (void)request;
+    return result < 0 ? result : exchange(change, bitmap, old, NULL);
+}
+
+static int do_enable(struct bitmap_change *change, const struct bitmap_request *request)
+{
+    const struct bitmap *bitmap = find(change);
+    struct bitmap changed;
+    const struct bitmap_edit edit = {.old = bitmap, .new = &changed};
+    uint64_t *table;
+    int result = bitmap == NULL ? -ENOENT : read_table(change, bitmap, false, &table);
+
+    if (result < 0) {
+        return result;
+    }
+    free(table); /* it can be used */
+    changed = *bitmap;
+    changed.flags &= ~BITMAP_FLAG_AUTO;
+    changed.flags |= request->enabled ? BITMAP_FLAG_AUTO : 0;
+    return changed.flags == bitmap->flags ? 0 : apply(change, &edit);
+}
+
+/* The other bitmap, and whether the two can be merged. */
+static int find_source(const struct bitmap_change *change, const struct bitmap_request *request,
+                       const struct bitmap_directory *directory, const struct bitmap **bitmap)
+{
+    const struct header *theirs = request->source->header;
+    const char *path = request->source->path;
+
+    *bitmap = bitmap_find(directory, request->from);
+    if (*bitmap == NULL) {
+        return error_set(change->error, ENOENT, "%s: has no bitmap '%s'; qcow2ctl info lists them",
+                         path, request->from);
+    }
+    if (theirs->virtual_size != change->writer->header->virtual_size) {
+        return error_set(change->error, EINVAL,
+                         "%s: has a disk of %" PRIu64 " bytes, and that of %s has %" PRIu64
+                         ": bitmaps of different sizes cannot be merged",
+                         path, theirs->virtual_size, change->writer->image->path,
+                         change->writer->header->virtual_size);
+    }
+    return 0;
+}
+
+static int merge_from(struct bitmap_change *change, const struct bitmap_request *request,
+                      const struct bitmap_directory *directory)
+{
+    const struct bitmap *bitmap = find(change), *from;
+    uint64_t *old = NULL, *table = NULL;
+    int result = bitmap == NULL ? -ENOENT : find_source(change, request, directory, &from);
+
+    if (result == 0) {
+        result = read_table(change, bitmap, false, &old);
+    }
+    if (result == 0) {
+        result = read_table(change, bitmap, false, &table);
+    }
+    if (result == 0) {
+        result = bitmap_merge(change, bitmap, table, request->source, from);
+    }
+    if (result < 0) {
+        free(old);
+        free(table);
+        return result;
+    }
+    return exchange(change, bitmap, old, table);
+}
+
+static int do_merge(struct bitmap_change *change, const struct bitmap_request *request)
+{
+    struct image *source = request->source;
+    struct bitmap_directory *directory;
+    int result = bitmap_directory_read(source->file, source->header, source->path, &directory,
+                                       change->error);
+
+    if (result == 0) {
+        result = merge_from(change, request, directory);
+        bitmap_directory_free(directory);
+    }
+    return result;
+}
+
+/* --- From outside ---------------------------------------------------------------------------- */
+
+typedef int how_fn(struct bitmap_change *change, const struct bitmap_request *request);
+
+static int do_it(struct bitmap_change *change, const struct bitmap_request *request, how_fn *how)
+{
+    struct writer *writer = change->writer;
+    const struct image *image = writer->image;
+    int result = bitmap_directory_read(image->file, image->header, image->path, &change->directory,
+                                       change->error);
+    int last;
+
+    if (result < 0) {
+        return result;
+    }
+    result = how(change, request);
+    for (size_t i = 0; !change->begun && i < change->made_count; i++) {
+        allocator_return(writer->allocator, change->made[i].host_offset, change->made[i].clusters);
+    }
+    last = commit_flush(writer->commit);
+    bitmap_directory_free(change->directory);
+    free(change->made);
+    return result == 0 ? last : result;
+}
+
+static int check_image(struct writer *writer, struct error *error)
+{
+    const char *path = writer->image->path;
+
+    if (writer->header->version < 3) {
+        return error_set(error, ENOTSUP,
+                         "%s: is of version 2, which has no bitmaps; qcow2ctl amend -o compat=1.1 "
+                         "makes it version 3",
+                         path);
+    }
+    return writer->options.keeps_bitmaps
+               ? 0
+               : error_set(error, EBUSY, "%s: its disk is being written, which its bitmaps miss",
+                           path);
+}
+
+/* Does it with all other requests kept out. */
+static int alone(struct writer *writer, const char *name, const struct bitmap_request *request,
+                 how_fn *how, const char *failure, struct error *error)
+{
+    struct bitmap_change change = {.writer = writer, .name = name, .error = error};
+    int result;
+
+    error->text[0] = '\0';
+    result = check_image(writer, error);
+    if (result < 0) {
+        return result;
+    }
+    result = writer_pause(writer);
+    if (result == 0) {
+        result = do_it(&change, request, how);
+    }
+    writer_resume(writer);
+    if (result < 0 && error->text[0] == '\0') {
+        error_set(error, -result, "%s: %s: %s", writer->image->path, failure, strerror(-result));
+    }
+    return result;
+}
+
+int writer_bitmap_add(struct writer *writer, const char *name, uint64_t granularity,
+                      struct error *error)
+{
+    return alone(writer, name, &(struct bitmap_request){.granularity = granularity}, do_add,
+                 "the bitmap cannot be made", error);
+}
+
+int writer_bitmap_remove(struct writer *writer, const char *name, struct error *error)
+{
+    return alone(writer, name, &(struct bitmap_request){0}, do_remove,
+                 "the bitmap cannot be removed", error);
+}
+
+int writer_bitmap_clear(struct writer *writer, const char *name, struct error *error)
+{
+    return alone(writer, name, &(struct bitmap_request){0}, do_clear,
+                 "the bitmap cannot be cleared", error);
+}
+
+int writer_bitmap_enable(struct writer *writer, const char *name, bool enabled, struct error *error)
+{
+    return alone(writer, name, &(struct bitmap_request){.enabled = enabled}, do_enable,
+                 "the bitmap cannot be switched", error);
+}
+
+int writer_bitmap_merge(struct writer *writer, const char *name, struct image *source,
+                        const char *from, struct error *error)
+{
+    return alone(writer, name, &(struct bitmap_request){.source = source, .from = from}, do_merge,
+                 "the bitmaps cannot be merged", error);
+}

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the files of bitmaps share: bitmaps.c (what is done, and how the header comes to name it),
+ * bitmap_merge.c (bits).
+ */
+#ifndef DISK_BITMAPS_INTERNAL_H
+#define DISK_BITMAPS_INTERNAL_H
+
+#include "disk/writer_internal.h"
+#include "meta/bitmap.h"
+#include "util/error.h"
+
+#include <stddef.h>
+
+/* One change, with all requests kept out. */
+struct bitmap_change {
+    struct writer *writer;
+    const char *name;
+    struct bitmap_directory *directory; /* what it is now */
+    struct error *error;
+    /* Clusters that nothing names yet; they go again where the change fails. */
+    struct allocation *made;
+    size_t made_count, made_room;
+    bool begun; /* nobody knows what the header names: they stay, and so does what was before */
+};
+
+/* Writes to new clusters, filled up with zeros. 0 or a negative errno. */
+int bitmap_place(struct bitmap_change *change, const void *bytes, uint64_t length,
+                 uint64_t *host_offset);
+
+/*
+ * Sets in `table`, of the bitmap `into`, what is set in `bitmap` of `source`: clusters that change
+ * are written to new places. 0 or a negative errno, with a sentence where the other bitmap cannot
+ * be used.
+ */
+int bitmap_merge(struct bitmap_change *change, const struct bitmap *into, uint64_t *table,
+                 struct image *source, const struct bitmap *bitmap);
+
+#endif

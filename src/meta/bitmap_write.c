@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "meta/bitmap_write.h"
+
+#include "meta/format.h"
+#include "util/checked.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* "Bitmap directory entry" of a new one; it has no extra data. */
+static size_t entry_length(const struct bitmap *bitmap)
+{
+    return (BITMAP_FIXED_LENGTH + strlen(bitmap->name) + 7) & ~(size_t)7;
+}
+
+/* What an edit may change. */
+static void encode_state(uint8_t *entry, const struct bitmap *bitmap)
+{
+    store_be64(entry + BITMAP_TABLE_OFFSET, bitmap->table_offset);
+    store_be32(entry + BITMAP_TABLE_SIZE, bitmap->table_entries);
+    store_be32(entry + BITMAP_FLAGS, bitmap->flags);
+}
+
+static void encode_new(uint8_t *entry, const struct bitmap *bitmap)
+{
+    encode_state(entry, bitmap);
+    entry[BITMAP_TYPE] = bitmap->type;
+    entry[BITMAP_GRANULARITY_BITS] = (uint8_t)__builtin_ctzll(bitmap->granularity);
+    store_be16(entry + BITMAP_NAME_SIZE, (uint16_t)strlen(bitmap->name));
+    memcpy(entry + BITMAP_FIXED_LENGTH, bitmap->name, strlen(bitmap->name));
+}
+
+int bitmap_directory_edit(struct store *file, const struct header *header, const char *name,
+                          const struct bitmap_edit *edit, uint8_t **bytes, size_t *length,
+                          struct error *error)
+{
+    size_t size = header->bitmap_count > 0 ? (size_t)header->bitmap_directory_size : 0;
+    size_t added = edit->old == NULL ? entry_length(edit->new) : 0;
+    uint8_t *made = calloc(1, size + added + 1);
+    int result = 0;
+
+    if (made == NULL) {
+        return error_set(error, ENOMEM, "%s: out of memory for the bitmap directory", name);
+    }
+    if (size > 0) {
+        result = store_read(file, header->bitmap_directory_offset, made, size);
+    }
+    if (result < 0) {
+        free(made);
+        return error_set(error, -result, "%s: the bitmap directory cannot be read: %s", name,
+                         strerror(-result));
+    }
+    if (edit->old == NULL) {
+        encode_new(made + size, edit->new);
+    } else if (edit->new != NULL) {
+        encode_state(made + edit->old->entry_offset, edit->new);
+    } else {
+        size_t end = edit->old->entry_offset + edit->old->entry_length;
+
+        memmove(made + edit->old->entry_offset, made + end, size - end);
+        size -= edit->old->entry_length;
+    }
+    *length = size + added;
+    if (*length == 0) {
+        free(made);
+        made = NULL;
+    }
+    *bytes = made;
+    return 0;
+}

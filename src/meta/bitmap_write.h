@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: MIT */
+/* The bitmap directory ("Bitmap directory") as it is to be, from what it is. */
+#ifndef META_BITMAP_WRITE_H
+#define META_BITMAP_WRITE_H
+
+#include "meta/bitmap.h"
+#include "meta/header.h"
+#include "store/store.h"
+#include "util/error.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* What is to be done with one bitmap. */
+struct bitmap_edit {
+    const struct bitmap *old; /* of the directory; NULL: `new` comes behind the others */
+    const struct bitmap *new; /* its flags and its table; NULL: the old one goes */
+};
+
+/*
+ * The bytes of the directory after the edit, in memory that the caller frees: NULL where none is
+ * left. Other entries, and extra data, stay byte for byte. 0, or a negative errno with a sentence
+ * that begins with `name`: -EIO and the like, -ENOMEM.
+ */
+int bitmap_directory_edit(struct store *file, const struct header *header, const char *name,
+                          const struct bitmap_edit *edit, uint8_t **bytes, size_t *length,
+                          struct error *error);
+
+#endif
