@@ -4,12 +4,13 @@
 The chroot is a small one, of programs of this machine: another debootstrap makes it.
 """
 
+import contextlib
 import os
 import re
 import shutil
 import signal
 
-from lib import run, tap, tools
+from lib import mount, run, tap, tools
 from lib.tap import check, check_equal
 
 TRY = os.path.join(run.SOURCE, "contrib", "try-debian")
@@ -91,8 +92,7 @@ def _(directory):
     check("no chroot of nothing could be made" in done.stderr, "it said %s", done.stderr)
 
 
-@suite.test("killed, it ends what runs in the chroot, and removes it")
-def _(directory):
+def killed(directory, meanwhile=lambda: None):
     tried = Tried(directory)
     pipe = os.path.join(directory, "pipe")
     os.mkfifo(pipe)
@@ -107,11 +107,26 @@ def _(directory):
             more = os.read(reading.fileno(), 4096)
             check(more, "it ended early: %s", said)
             said += more
+        meanwhile()
         process.send_signal(signal.SIGTERM)
         while os.read(reading.fileno(), 4096):
             pass
     check_equal(process.wait(timeout=60), 130, "the status")
     check_equal(os.listdir(tried.place), [], "what is left")
+
+
+@suite.test("killed, it ends what runs in the chroot, and removes it")
+def _(directory):
+    killed(directory)
+
+
+@suite.test("a daemon that was mounted before ends when it is unmounted meanwhile", needs=[tools.fuse])
+def _(directory):
+    path = os.path.join(directory, "image.qcow2")
+    tools.run("qemu-img", "create", "-q", "-f", "qcow2", path, "1M")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mount.mount(path))
+        killed(directory, stack.close)  # which waits for its end
 
 
 @suite.test("--help tells, and a wrong command line is refused")
