@@ -46,6 +46,7 @@ src_libqcow2_a_SOURCES = \
 	src/codec/compress.c src/codec/compress.h \
 	src/codec/deflate.c src/codec/zstd.c src/codec/backend.h \
 	src/crypto/cipher.c src/crypto/cipher.h \
+	src/crypto/digest.c src/crypto/digest.h \
 	src/crypto/keyslot.c src/crypto/keyslot.h \
 	src/crypto/library.c src/crypto/library.h src/crypto/library_internal.h \
 	src/crypto/missing.c \
@@ -170,6 +171,9 @@ CTL_SOURCES = \
 	src/ctl/create_print.c src/ctl/create_print.h \
 	src/ctl/create_values.c src/ctl/create_values.h \
 	src/ctl/disk.c src/ctl/disk.h \
+	src/ctl/hash.c \
+	src/ctl/hash_files.c src/ctl/hash_files.h \
+	src/ctl/hash_one.c src/ctl/hash_one.h \
 	src/ctl/helper.c src/ctl/helper.h \
 	src/ctl/info.c \
 	src/ctl/info_text.c src/ctl/info_text.h \
@@ -200,6 +204,7 @@ CTL_SOURCES = \
 	src/ctl/stack.c src/ctl/stack.h \
 	src/ctl/teardown.c src/ctl/teardown.h \
 	src/ctl/umount.c \
+	src/fuse/names.c src/fuse/names.h \
 	src/guest/filesystem.c src/guest/filesystem.h
 
 bin_PROGRAMS = src/qcow2ctl src/qcow2fs

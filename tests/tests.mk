@@ -113,6 +113,7 @@ E2E_TESTS = \
 	tests/e2e/ctl/test-ctl-create.py \
 	tests/e2e/ctl/test-ctl-create-bad.py \
 	tests/e2e/ctl/test-ctl-encrypted.py \
+	tests/e2e/ctl/test-ctl-hash.py \
 	tests/e2e/ctl/test-ctl-hostile-names.py \
 	tests/e2e/ctl/test-ctl-info.py \
 	tests/e2e/ctl/test-ctl-map.py \
@@ -309,7 +310,7 @@ tests_fuzz_fuzz_partitions_LDADD = $(FUZZ_LIBS)
 tests_fuzz_fuzz_structure_SOURCES = tests/fuzz/fuzz-structure.c $(FUZZ_MAIN)
 tests_fuzz_fuzz_structure_LDFLAGS = $(FUZZ_LINK_FLAGS)
 tests_fuzz_fuzz_structure_LDADD = $(FUZZ_LIBS)
-tests_fuzz_fuzz_text_SOURCES = tests/fuzz/fuzz-text.c src/fuse/names.c src/fuse/options.c \
+tests_fuzz_fuzz_text_SOURCES = tests/fuzz/fuzz-text.c src/fuse/options.c \
 	src/util/progress.c $(CTL_SOURCES) $(FUZZ_MAIN)
 tests_fuzz_fuzz_text_LDFLAGS = $(FUZZ_LINK_FLAGS)
 tests_fuzz_fuzz_text_LDADD = $(FUZZ_LIBS) $(BLKID_LIBS)
