@@ -162,6 +162,7 @@ CTL_SOURCES = \
 	src/ctl/contents.c src/ctl/contents.h \
 	src/ctl/commit.c \
 	src/ctl/compare.c \
+	src/ctl/compare_disks.c src/ctl/compare_disks.h \
 	src/ctl/convert.c \
 	src/ctl/convert_copy.c src/ctl/convert_copy.h \
 	src/ctl/convert_files.c src/ctl/convert_internal.h \
@@ -170,6 +171,7 @@ CTL_SOURCES = \
 	src/ctl/create.c \
 	src/ctl/create_print.c src/ctl/create_print.h \
 	src/ctl/create_values.c src/ctl/create_values.h \
+	src/ctl/diff.c \
 	src/ctl/disk.c src/ctl/disk.h \
 	src/ctl/hash.c \
 	src/ctl/hash_files.c src/ctl/hash_files.h \

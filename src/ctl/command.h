@@ -67,6 +67,7 @@ extern const struct command compare_command;
 extern const struct command convert_command;
 extern const struct command create_command;
 extern const struct command detach_command;
+extern const struct command diff_command;
 extern const struct command hash_command;
 extern const struct command info_command;
 extern const struct command list_command;

@@ -51,14 +51,15 @@ static int find_format(struct ctl *ctl, const char *path, const struct common_fl
     return 0;
 }
 
-static int open_view(struct ctl *ctl, const char *snapshot, struct ctl_disk *disk)
+int ctl_disk_open_state(struct ctl *ctl, struct image *image, const char *snapshot,
+                        struct ctl_disk *disk)
 {
-    const struct image *image = disk->image;
     size_t index = 0;
     int r;
 
+    *disk = (struct ctl_disk){.image = image};
     if (snapshot == NULL) {
-        r = view_open_active(disk->image, &disk->view);
+        r = view_open_active(image, &disk->view);
         return r == 0 ? 0 : error_set(&ctl->error, -r, "%s: out of memory", image->path);
     }
     if (image->format == IMAGE_RAW) {
@@ -67,7 +68,7 @@ static int open_view(struct ctl *ctl, const char *snapshot, struct ctl_disk *dis
                          snapshot);
     }
     r = snapshot_choose(image->snapshots, image->path, snapshot, false, &index, &ctl->error);
-    return r == 0 ? view_open_snapshot(disk->image, index, &disk->view, &ctl->error) : r;
+    return r == 0 ? view_open_snapshot(image, index, &disk->view, &ctl->error) : r;
 }
 
 int ctl_disk_open(struct ctl *ctl, const struct ctl_disk_request *request,
@@ -84,7 +85,7 @@ int ctl_disk_open(struct ctl *ctl, const struct ctl_disk_request *request,
         r = ctl_open_format(ctl, request->path, flags, format, access_of(flags), &disk->image);
     }
     if (r == 0) {
-        r = open_view(ctl, request->snapshot, disk);
+        r = ctl_disk_open_state(ctl, disk->image, request->snapshot, disk);
         if (r != 0) {
             image_close(disk->image);
             disk->image = NULL;

@@ -29,6 +29,13 @@ struct ctl_disk {
  */
 int ctl_disk_open(struct ctl *ctl, const struct ctl_disk_request *request,
                   const struct common_flags *flags, struct ctl_disk *disk);
+/*
+ * Another state of an image that is open, which the caller closes: of it view_close() alone what is
+ * in *disk afterwards. As ctl_disk_open().
+ */
+int ctl_disk_open_state(struct ctl *ctl, struct image *image, const char *snapshot,
+                        struct ctl_disk *disk);
+
 void ctl_disk_close(struct ctl_disk *disk);
 
 /* The name of its format: "qcow2", "raw". */

@@ -578,3 +578,12 @@ uint64_t view_shared(struct view *a, struct view *b, uint64_t guest_offset, uint
     }
     return is_same_place(&of_a, &of_b) ? min_u64(of_a.extent.length, of_b.extent.length) : 0;
 }
+
+uint64_t view_same_table(struct view *a, struct view *b, uint64_t guest_offset, uint64_t length)
+{
+    if (a->image != b->image || a->image->format == IMAGE_RAW || a->has_backing != b->has_backing ||
+        a->base != b->base) {
+        return 0;
+    }
+    return min_u64(length, mapping_same_table(a->mapping, b->mapping, a->base + guest_offset));
+}

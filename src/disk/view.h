@@ -93,6 +93,13 @@ int view_classify(struct view *view, uint64_t guest_offset, uint64_t window, boo
 uint64_t view_shared(struct view *a, struct view *b, uint64_t guest_offset, uint64_t length);
 
 /*
+ * For how many bytes from guest_offset on, at most `length` (within both), the two views, of states
+ * of one image, have one L2 table, or none: they show the same there, whatever that says. 0 where
+ * that is not so, or not known.
+ */
+uint64_t view_same_table(struct view *a, struct view *b, uint64_t guest_offset, uint64_t length);
+
+/*
  * The first offset >= guest_offset that is data (want_data), or that is a hole;
  * the end of the view counts as a hole. A hole is what reads as zeros without
  * a look at any byte: zero and unallocated (sub)clusters, data (sub)clusters

@@ -535,3 +535,20 @@ int mapping_lookup_exact(struct mapping *mapping, uint64_t guest_offset, uint64_
 
     return walk_all(&walk, length);
 }
+
+uint64_t mapping_same_table(struct mapping *a, struct mapping *b, uint64_t guest_offset)
+{
+    uint32_t l1_bits = header_l1_entry_bits(a->source.header);
+    uint64_t index = guest_offset >> l1_bits, size = UINT64_C(1) << l1_bits;
+    struct mapping_fault fault;
+    struct walk of_a = {.mapping = a, .position = guest_offset, .fault = &fault};
+    struct walk of_b = {.mapping = b, .position = guest_offset, .fault = &fault};
+
+    if (a->source.header != b->source.header || index >= mapping_l1_present(a) ||
+        index >= mapping_l1_present(b) || find_l1_entry(&of_a, index) < 0 ||
+        find_l1_entry(&of_b, index) < 0 ||
+        l1_entry_table(of_a.l1_entry) != l1_entry_table(of_b.l1_entry)) {
+        return 0;
+    }
+    return size - (guest_offset & (size - 1));
+}

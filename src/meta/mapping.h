@@ -124,4 +124,10 @@ uint64_t mapping_l1_memory(const struct mapping *mapping);
 /* How many L1 entries are themselves not inside the file; see partial_l1. */
 uint64_t mapping_l1_missing(const struct mapping *mapping);
 
+/*
+ * For how many bytes from guest_offset on two states of one image have the same L2 table, or none;
+ * 0 where they do not, or that cannot be told.
+ */
+uint64_t mapping_same_table(struct mapping *a, struct mapping *b, uint64_t guest_offset);
+
 #endif
