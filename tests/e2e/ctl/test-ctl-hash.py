@@ -88,7 +88,7 @@ def _(directory):
 
 @suite.test("what is known to be zeros is not read", needs=[STRACE])
 def _(directory):
-    path = image.create(os.path.join(directory, "image"), 200 * MiB)
+    path = image.create(os.path.join(directory, "image"), 200 * MiB, preallocation="metadata")
     image.io(path, image.write(100 * MiB, MiB, 1), "write -q -z 20M 20M")
     log = os.path.join(directory, "log")
     tools.run("strace", "-f", "-o", log, "-e", "trace=pread64,preadv,preadv2,read", ctl.program(),
