@@ -22,6 +22,7 @@ build   libdeflate-dev  module  libdeflate
 build   libjansson-dev  module  jansson
 build   libblkid-dev    module  blkid
 build   libgcrypt20-dev module  libgcrypt
+build   libnbd-dev      module  libnbd
 mount   fuse3           command fusermount3
 look    e2fsprogs       command debugfs
 look    fdisk           command sfdisk
@@ -49,6 +50,7 @@ tests   fuseiso         command fuseiso
 tests   erofs-utils     command mkfs.erofs
 tests   bash-completion file    /usr/share/bash-completion/bash_completion
 tests   strace          command strace
+tests   nbdkit          command nbdkit
 tests   systemd         command systemd-analyze
 tests   libxml2-utils   command xmllint
 tests   procps          file    /bin/kill

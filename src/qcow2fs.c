@@ -116,6 +116,11 @@ static void print_version(void)
 #else
         {"libgcrypt", false},
 #endif
+#ifdef HAVE_LIBNBD
+        {"libnbd", true},
+#else
+        {"libnbd", false},
+#endif
 #ifdef HAVE_JANSSON
         {"jansson", true},
 #else

@@ -6,7 +6,7 @@
 noinst_LIBRARIES = src/libqcow2.a
 src_libqcow2_a_CPPFLAGS = $(PROJECT_CPPFLAGS)
 src_libqcow2_a_CFLAGS = $(PROJECT_CFLAGS) $(ZLIB_CFLAGS) $(ZSTD_CFLAGS) $(LIBDEFLATE_CFLAGS) \
-	$(JANSSON_CFLAGS) $(GCRYPT_CFLAGS)
+	$(JANSSON_CFLAGS) $(GCRYPT_CFLAGS) $(LIBNBD_CFLAGS)
 src_libqcow2_a_SOURCES = \
 	src/util/bytes.h src/util/checked.h \
 	src/util/directory.c src/util/directory.h \
@@ -37,6 +37,7 @@ src_libqcow2_a_SOURCES = \
 	src/store/kernel_files.c src/store/kernel_files.h \
 	src/store/limited.c src/store/limited.h \
 	src/store/lock.c src/store/lock.h \
+	src/store/nbd.c src/store/nbd.h \
 	src/store/new_file.c src/store/new_file.h \
 	src/store/open.c src/store/open.h \
 	src/store/place.c src/store/place.h \
@@ -149,7 +150,7 @@ src_libqcow2_a_SOURCES = \
 	src/disk/zero.c
 
 LIBQCOW2_LIBS = src/libqcow2.a $(ZLIB_LIBS) $(ZSTD_LIBS) $(LIBDEFLATE_LIBS) $(JANSSON_LIBS) \
-	$(GCRYPT_LIBS)
+	$(GCRYPT_LIBS) $(LIBNBD_LIBS)
 
 # The commands; the fuzz target of texts has them, too.
 CTL_SOURCES = \

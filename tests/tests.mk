@@ -168,6 +168,7 @@ E2E_TESTS = \
 	tests/e2e/project/test-readme.py \
 	tests/e2e/project/test-release.sh \
 	tests/e2e/read/test-tree.py \
+	tests/e2e/remote/test-nbd.py \
 	tests/e2e/write/test-encrypted.py \
 	tests/e2e/write/test-encrypted-kinds.py \
 	tests/e2e/project/test-try-debian.py \

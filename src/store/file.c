@@ -4,6 +4,7 @@
 #include "store/file.h"
 
 #include "store/direct.h"
+#include "store/nbd.h"
 #include "store/open.h"
 #include "util/checked.h"
 
@@ -580,8 +581,12 @@ int store_file_open(const char *path, const char *what, const struct store_file_
 {
     struct file_store *file;
     struct stat status;
-    int fd = host_file_open(path, what, options, &status, error);
+    int fd;
 
+    if (store_nbd_is_address(path)) {
+        return store_nbd_open(path, what, options, store, error);
+    }
+    fd = host_file_open(path, what, options, &status, error);
     if (fd < 0) {
         return fd;
     }

@@ -78,7 +78,7 @@ def _(directory):
         check_equal((done.returncode, done.stderr), (0, ""), "how %r ends" % arguments)
         check(re.match(r"qcow2fs \d+\.\d+\.\d+\nlibfuse \d+\.\d+", done.stdout), "it says %r",
               done.stdout)
-        for library in ("zlib", "libzstd", "libdeflate", "libgcrypt", "jansson"):
+        for library in ("zlib", "libzstd", "libdeflate", "libgcrypt", "libnbd", "jansson"):
             check(re.search(r"^%s (yes|no)$" % library, done.stdout, re.M), "no line on %s",
                   library)
 

@@ -1,0 +1,282 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Images of NBD servers, nbdkit and qemu-nbd: every byte, holes, servers that fail, hang or go away."""
+
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import time
+
+from lib import bad, compare, ctl, image, mount, run, tap, tools
+from lib.image import MiB
+from lib.tap import check, check_equal
+
+
+def built():
+    done = tools.run(run.program(), "-V")
+    return None if "libnbd yes" in done.stdout else "built without libnbd"
+
+
+suite = tap.Suite(needs=[tools.fuse, tools.QEMU])
+NBDKIT = [built, tools.tool("nbdkit")]
+
+
+@contextlib.contextmanager
+def nbdkit(directory, *words, socket="socket"):
+    """A server that runs in the foreground; (address, process)."""
+    place = os.path.join(directory, socket)
+    process = subprocess.Popen(["nbdkit", "-f", "-r", "-U", place, "-P", place + ".pid", *words],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not os.path.exists(place + ".pid"):
+            check(process.poll() is None and time.monotonic() < deadline, "nbdkit did not begin")
+            time.sleep(0.01)
+        yield "nbd+unix:///?socket=" + place, process
+    finally:
+        process.kill()
+        process.wait()
+        for name in (place, place + ".pid"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+
+
+@contextlib.contextmanager
+def qemu_nbd(directory, path):
+    place = os.path.join(directory, "qemu")
+    process = subprocess.Popen(["qemu-nbd", "-r", "-t", "-f", "raw", "-k", place, "--pid-file",
+                                place + ".pid", path])
+    try:
+        deadline = time.monotonic() + 60
+        while not os.path.exists(place + ".pid"):
+            check(process.poll() is None and time.monotonic() < deadline, "qemu-nbd did not begin")
+            time.sleep(0.01)
+        yield "nbd+unix:///?socket=" + place, process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def some_image(directory, size=40 * MiB, **options):
+    raw, path = os.path.join(directory, "raw"), os.path.join(directory, "image.qcow2")
+    image.sparse_raw(raw, size)
+    image.convert(raw, path, **options)
+    return path, raw
+
+
+def digest(path):
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+# --- every byte ---------------------------------------------------------------------------------
+
+for kind in ("plain", "compressed", "zstd", "extended", "v2"):
+    options = {"plain": {"cluster_size": 512}, "compressed": {}, "zstd": {"compression_type": "zstd"},
+               "extended": {"extended_l2": "on"}, "v2": {"compat": "0.10"}}[kind]
+
+    @suite.test("%s: what nbdkit serves reads as the file does" % kind, needs=NBDKIT)
+    def _(directory, kind=kind, options=options):
+        path, raw = some_image(directory, **options) if kind not in ("compressed", "zstd") else (
+            os.path.join(directory, "image.qcow2"), os.path.join(directory, "raw"))
+        if kind in ("compressed", "zstd"):
+            image.sparse_raw(raw, 20 * MiB)
+            image.convert(raw, path, "-c", **options)
+        before = digest(path)
+        with nbdkit(directory, "file", path) as (address, _process):
+            check_equal(json.loads(ctl.ctl("info", "--json", address).stdout)["virtual-size"],
+                        os.path.getsize(raw), "the size")
+            ctl.ctl("check", "-q", address)
+            ctl.ctl("compare", "-q", "-f", "qcow2", "-F", "raw", address, raw)
+            with mount.mount(address, "ro") as mounted:
+                compare.check_files(mounted.disk, raw)
+                compare.check_random_preads(mounted.disk, raw, count=60)
+                compare.check_direct_reads(mounted.disk, raw, count=20)
+        check_equal(digest(path), before, "the image")
+
+
+@suite.test("qemu-nbd serves the file of an image, and of its snapshots", needs=[built, tools.tool("qemu-nbd")])
+def _(directory):
+    path, raw = some_image(directory)
+    tools.run("qemu-img", "snapshot", "-c", "then", path)
+    image.io(path, "write -P 77 1M 300k")
+    now = os.path.join(directory, "now")
+    image.to_raw(path, now)
+    with qemu_nbd(directory, path) as (address, _process):
+        with mount.mount(address, "ro", directory=True) as mounted:
+            compare.check_files(os.path.join(mounted.path, "disk.raw"), now)
+            compare.check_files(os.path.join(mounted.path, "snapshots/then/disk.raw"), raw)
+
+
+@suite.test("requests of blocks that the server insists on, and of no more than it takes", needs=NBDKIT)
+def _(directory):
+    path, raw = some_image(directory, cluster_size=512)
+    os.truncate(path, (os.path.getsize(path) + 4095) // 4096 * 4096)
+    with nbdkit(directory, "--filter=blocksize-policy", "file", path, "blocksize-minimum=4096",
+                "blocksize-preferred=4096", "blocksize-maximum=64K", "blocksize-error-policy=error"
+                ) as (address, _process):
+        with mount.mount(address, "ro") as mounted:
+            compare.check_files(mounted.disk, raw)
+            compare.check_random_preads(mounted.disk, raw, count=60)
+
+
+@suite.test("a raw disk: its holes are those that the server tells of", needs=NBDKIT)
+def _(directory):
+    raw = os.path.join(directory, "raw")
+    with open(raw, "wb") as file:
+        file.truncate(64 * MiB)
+        for at in (3 * MiB, 40 * MiB):
+            file.seek(at)
+            file.write(b"\x55" * MiB)
+    with nbdkit(directory, "file", raw) as (address, _process):
+        with mount.mount(address, "overlay", "format=raw", writable=True) as mounted:
+            compare.check_files(mounted.disk, raw)
+            check_equal(image.seek_extents(mounted.disk), image.seek_extents(raw), "the extents")
+
+
+@suite.test("an overlay of a local file on it is written, the export only read", needs=NBDKIT)
+def _(directory):
+    path, raw = some_image(directory)
+    before = digest(path)
+    with nbdkit(directory, "file", path) as (address, _process):
+        with mount.mount(address, "overlay", writable=True) as mounted:
+            with open(mounted.disk, "r+b") as disk:
+                disk.seek(MiB)
+                disk.write(b"mine")
+                os.fsync(disk.fileno())
+            with open(mounted.disk, "rb") as disk, open(raw, "rb") as file:
+                shown, expected = disk.read(), bytearray(file.read())
+                expected[MiB:MiB + 4] = b"mine"
+                check(shown == expected, "it shows other bytes")
+    check_equal(digest(path), before, "the image")
+
+
+@suite.test("convert copies from it", needs=NBDKIT)
+def _(directory):
+    path, raw = some_image(directory)
+    with nbdkit(directory, "file", path) as (address, _process):
+        copy = os.path.join(directory, "copy.qcow2")
+        ctl.ctl("convert", "-q", address, copy)
+    tools.run("qemu-img", "compare", "-q", copy, path)
+
+
+# --- servers in trouble -------------------------------------------------------------------------
+
+
+@suite.test("a server that is killed and comes again: reads wait, and get every byte", needs=NBDKIT)
+def _(directory):
+    path, raw = some_image(directory)
+    with contextlib.ExitStack() as stack:
+        address, process = stack.enter_context(nbdkit(directory, "file", path))
+        mounted = stack.enter_context(mount.mount(address, "ro"))
+        with open(mounted.disk, "rb", buffering=0) as disk, open(raw, "rb") as file:
+            for _ in range(3):
+                process.kill()
+                process.wait()
+                os.unlink(os.path.join(directory, "socket"))
+                os.unlink(os.path.join(directory, "socket.pid"))
+                reader = subprocess.Popen(["cmp", mounted.disk, raw])
+                _address, process = stack.enter_context(nbdkit(directory, "file", path))
+                check_equal(reader.wait(), 0, "the status of cmp")
+                compare.forget(mounted.disk)
+            check_equal(disk.read(4096), file.read(4096), "the first bytes")
+
+
+@suite.test("a server that closes each connection after a while is asked again", needs=NBDKIT)
+def _(directory):
+    path, raw = some_image(directory)
+    with nbdkit(directory, "--filter=error", "file", path, "error-pread=ESHUTDOWN",
+                "error-pread-rate=2%") as (address, _process):
+        with mount.mount(address, "ro") as mounted:
+            compare.check_files(mounted.disk, raw)
+
+
+@suite.test("an error of the server is EIO, and no wrong byte", needs=NBDKIT)
+def _(directory):
+    path, raw = some_image(directory)
+    trouble = os.path.join(directory, "trouble")
+    with nbdkit(directory, "--filter=error", "file", path, "error-pread=EIO", "error-pread-rate=100%",
+                "error-file=" + trouble) as (address, _process):
+        with mount.mount(address, "ro") as mounted:
+            with open(mounted.disk, "rb", buffering=0) as disk, open(raw, "rb") as file:
+                expected = file.read(8 * MiB)
+                os.posix_fadvise(disk.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+                open(trouble, "w").close()
+                failed = 0
+                for at in range(0, 8 * MiB, 65536):
+                    try:
+                        check(os.pread(disk.fileno(), 65536, at) == expected[at:at + 65536],
+                              "other bytes at %d", at)
+                    except OSError:
+                        failed += 1
+                check(failed > 0, "nothing failed")
+                os.unlink(trouble)
+                check(os.pread(disk.fileno(), 8 * MiB, 0) == expected, "other bytes afterwards")
+
+
+@suite.test("another export in its place, of another size, is not read", needs=NBDKIT)
+def _(directory):
+    path, _raw = some_image(directory)
+    other = os.path.join(directory, "other")
+    with open(other, "wb") as file:
+        file.truncate(MiB)
+    with contextlib.ExitStack() as stack:
+        address, process = stack.enter_context(nbdkit(directory, "file", path))
+        mounted = stack.enter_context(mount.mount(address, "ro"))
+        process.kill()
+        process.wait()
+        os.unlink(os.path.join(directory, "socket"))
+        os.unlink(os.path.join(directory, "socket.pid"))
+        stack.enter_context(nbdkit(directory, "file", other))
+        with open(mounted.disk, "rb", buffering=0) as disk:
+            try:
+                os.pread(disk.fileno(), 65536, 20 * MiB)
+            except OSError:
+                return
+        check(False, "it was read")
+
+
+# --- refusals -----------------------------------------------------------------------------------
+
+
+@suite.test("what cannot be had is one sentence")
+def _(directory):
+    at = os.path.join(directory, "at")
+    open(at, "w").close()
+    nowhere = "nbd+unix:///?socket=%s/nowhere" % directory
+    if built() is not None:
+        done = tools.run(run.program(), "-o", "ro", nowhere, at, status=1)
+        bad.check_sentence(done.stderr, "libnbd")
+        return
+    for address, words in ((nowhere, ["NBD server", "nowhere"]),
+                           ("nbd+unix:///?socket=relative", ["whole path"]),
+                           ("nbd://localhost:1/", ["NBD server"])):
+        done = tools.run(run.program(), "-o", "ro", address, at, status=1)
+        bad.check_sentence(done.stderr, *words)
+        ctl.refused("info", address, words=words)
+
+
+@suite.test("an image's word alone is no reason to ask a server", needs=NBDKIT)
+def _(directory):
+    path, raw = some_image(directory)
+    with nbdkit(directory, "file", path) as (address, _process):
+        overlay = os.path.join(directory, "overlay.qcow2")
+        tools.run("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", address,
+                  overlay, "40M")
+        at = os.path.join(directory, "at")
+        open(at, "w").close()
+        done = tools.run(run.program(), "-o", "ro", overlay, at, status=1)
+        bad.check_sentence(done.stderr, "backing file", "nbd+unix")
+        # On the server's image, which names a file, not either: it would be one beside the address.
+        image_with_base = os.path.join(directory, "based.qcow2")
+        tools.run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", raw, image_with_base)
+        tools.run("qemu-img", "rebase", "-u", "-F", "raw", "-b", "beside.raw", image_with_base)
+    with nbdkit(directory, "file", image_with_base, socket="second") as (address, _process):
+        done = tools.run(run.program(), "-o", "ro", address, at, status=1)
+        check("brings along" in done.stderr or "beside.raw" in done.stderr, "it said %r", done.stderr)
+
+
+if __name__ == "__main__":
+    suite.main()
