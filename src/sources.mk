@@ -139,6 +139,7 @@ src_libqcow2_a_SOURCES = \
 	src/disk/resize.c \
 	src/disk/sectors.c \
 	src/disk/snapshot_back.c \
+	src/disk/snapshot_make.c \
 	src/disk/snapshot_share.c \
 	src/disk/snapshot_table.c \
 	src/disk/snapshots.c src/disk/snapshots.h src/disk/snapshots_internal.h \

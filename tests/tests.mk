@@ -224,6 +224,7 @@ E2E_HELPERS = \
 
 BENCH_FILES = \
 	tests/bench/run \
+	tests/bench/snapshots \
 	tests/bench/unmount \
 	tests/bench/speed/__init__.py \
 	tests/bench/speed/chart.py \

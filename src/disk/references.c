@@ -315,21 +315,15 @@ int references_clear_copied(struct writer *writer, const uint64_t *l1, uint64_t 
     return result;
 }
 
-int references_clear_l1(struct writer *writer)
-{
-    for (uint64_t i = 0; i < writer->header->l1_entries; i++) {
-        mapping_set_copied(writer->image->active, i, false);
-    }
-    return mapping_write_l1(writer->image->active);
-}
-
-int references_correct_copied(struct writer *writer)
+int references_correct_copied(struct writer *writer, uint64_t first, uint64_t count)
 {
     struct mapping *mapping = writer->image->active;
     struct walk walk = {0};
-    int result = open_walk(&walk, writer), last;
+    uint64_t entries = writer->header->l1_entries;
+    uint64_t end = first < entries ? first + min_u64(count, entries - first) : first;
+    int result = open_walk(&walk, writer);
 
-    for (uint64_t i = 0; i < writer->header->l1_entries && result == 0; i++) {
+    for (uint64_t i = first; i < end && result == 0; i++) {
         uint64_t table = mapping_table(mapping, i);
         bool one = false;
 
@@ -345,6 +339,5 @@ int references_correct_copied(struct writer *writer)
         }
     }
     free(walk.table);
-    last = mapping_write_l1(mapping);
-    return result == 0 ? last : result;
+    return result;
 }

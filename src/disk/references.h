@@ -4,7 +4,8 @@
  * snapshots, which share all of it with the active state.
  *
  * All of this reads and writes tables where they lie in the file, past the cache: nobody changes
- * anything meanwhile (writer_pause()), and nothing is unwritten. Reading goes on.
+ * these tables meanwhile, and nothing of them is unwritten. Reading goes on, and so may writing
+ * where other tables map the disk. Counts may change at any time.
  */
 #ifndef IMAGE_REFERENCES_H
 #define IMAGE_REFERENCES_H
@@ -34,10 +35,10 @@ int references_remove(struct writer *writer, const uint64_t *l1, uint64_t entrie
  */
 int references_clear_copied(struct writer *writer, const uint64_t *l1, uint64_t entries);
 
-/* The L1 table of the active state says that all of its L2 tables are shared. */
-int references_clear_l1(struct writer *writer);
-
-/* Makes the COPIED bits of the active state, L1 and L2, say what the counts are. */
-int references_correct_copied(struct writer *writer);
+/*
+ * Makes the COPIED bits of the active state say what the counts are: those of up to `count` L1
+ * entries from `first` on, in memory (mapping_write_l1()), and in the L2 tables that they name.
+ */
+int references_correct_copied(struct writer *writer, uint64_t first, uint64_t count);
 
 #endif

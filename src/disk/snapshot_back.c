@@ -91,7 +91,7 @@ static int go_back(struct writer *writer, const struct snapshot *snapshot, uint6
     }
     know_tables(writer, old, old_entries, false);
     know_tables(writer, l1, entries, true);
-    last = snapshots_give_up(writer, old, old_entries, old_offset);
+    last = snapshots_give_up(writer, old, old_entries, old_offset, false);
     return result == 0 ? last : result;
 }
 

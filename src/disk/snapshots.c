@@ -69,19 +69,6 @@ static int check_name(struct writer *writer, const char *name, size_t except, st
     return 0;
 }
 
-/* One more than the highest number among the ids, as QEMU does. */
-static void next_id(const struct snapshot_table *table, char *text, size_t size)
-{
-    uint64_t highest = 0;
-
-    for (size_t i = 0; i < table->count; i++) {
-        uint64_t id = strtoull(table->snapshots[i].id, NULL, 10);
-
-        highest = id == UINT64_MAX ? highest : max_u64(highest, id);
-    }
-    snprintf(text, size, "%" PRIu64, highest + 1);
-}
-
 static int check_no_data_file(struct writer *writer, struct error *error)
 {
     return writer->header->external_data_file
@@ -90,71 +77,6 @@ static int check_no_data_file(struct writer *writer, struct error *error)
                            "snapshots; put an overlay on it instead (qcow2ctl create -b)",
                            writer->image->path)
                : 0;
-}
-
-/* --- Making ---------------------------------------------------------------------------------- */
-
-static int add_snapshot(struct writer *writer, const char *name, const struct allocation *copy,
-                        uint64_t entries, bool *begun, struct error *error)
-{
-    char id[32];
-    struct timespec now;
-    struct snapshot snapshot = {
-        .id = id,
-        .name = (char *)(uintptr_t)name,
-        .l1_offset = copy->host_offset,
-        .l1_entries = (uint32_t)entries,
-        .disk_size = writer->header->virtual_size, /* of whole sectors */
-        .icount = UINT64_MAX,
-    };
-    const struct snapshot_edit edit = {
-        .added = &snapshot, .removed = SNAPSHOT_NONE, .renamed = SNAPSHOT_NONE};
-
-    clock_gettime(CLOCK_REALTIME, &now);
-    snapshot.date_sec = (uint32_t)now.tv_sec;
-    snapshot.date_nsec = (uint32_t)now.tv_nsec;
-    next_id(writer->image->snapshots, id, sizeof(id));
-    return snapshots_edit_table(writer, &edit, begun, error);
-}
-
-/* With all requests kept out, and everything stable. */
-static int make(struct writer *writer, const char *name, struct error *error)
-{
-    struct allocation copy;
-    uint64_t entries, *l1;
-    bool begun = false;
-    int result = check_name(writer, name, SNAPSHOT_NONE, error);
-
-    if (result < 0) {
-        return result;
-    }
-    l1 = mapping_copy_l1(writer->image->active, &entries);
-    result = l1 == NULL ? -ENOMEM : writer_mark_dirty(writer);
-    if (result == 0) {
-        result = snapshots_share(writer, l1, entries, &copy);
-    }
-    if (result < 0) {
-        free(l1);
-        return result;
-    }
-    result = snapshots_sync(writer); /* R2: before a COPIED bit says that it is shared */
-    if (result == 0) {
-        result = references_clear_copied(writer, l1, entries);
-    }
-    if (result == 0) {
-        result = references_clear_l1(writer);
-    }
-    if (result == 0) {
-        result = add_snapshot(writer, name, &copy, entries, &begun, error);
-    }
-    if (!begun) {
-        snapshots_take_back(writer, l1, entries, &copy);
-    } else { /* named, or maybe: R2 */
-        snapshots_know(writer, copy.host_offset, copy.clusters << writer->header->cluster_bits,
-                       true);
-    }
-    free(l1);
-    return result;
 }
 
 /* --- Removing -------------------------------------------------------------------------------- */
@@ -179,7 +101,7 @@ static int remove_snapshot(struct writer *writer, size_t index, struct error *er
     }
     if (result == 0) {
         snapshots_know(writer, snapshot.l1_offset, length, false);
-        result = snapshots_give_up(writer, l1, snapshot.l1_entries, snapshot.l1_offset);
+        result = snapshots_give_up(writer, l1, snapshot.l1_entries, snapshot.l1_offset, true);
     }
     free(l1);
     return result;
@@ -192,6 +114,10 @@ static int finish(struct writer *writer, int result)
 {
     int last = commit_flush(writer->commit);
 
+    if (last == 0 && writer->unsettled && !atomic_load(&writer->corrupt)) {
+        last = writer_settle(writer);
+        last = last == 0 ? snapshots_sync(writer) : last;
+    }
     if (last == 0 && !writer->refused) { /* else nobody knows which tables the header names */
         last = writer_mark_clean(writer);
     }
@@ -205,7 +131,9 @@ struct request {
 
 static int do_make(struct writer *writer, const struct request *request, struct error *error)
 {
-    return make(writer, request->name, error);
+    int result = check_name(writer, request->name, SNAPSHOT_NONE, error);
+
+    return result < 0 ? result : snapshots_make_now(writer, request->name, error);
 }
 
 static int do_remove(struct writer *writer, const struct request *request, struct error *error)

@@ -2,9 +2,9 @@
 /*
  * Internal snapshots of the disk ("Snapshots"): made, removed, renamed, and gone back to.
  *
- *     made      counts of all that the disk has + 1, a copy of the L1 table  -> sync (R2)
- *               COPIED cleared, a table with one entry more                  -> sync (R3)
- *               the header names it                                          -> sync
+ *     made      for each L2 table: counts of what it has + 1 -> sync (R2), COPIED cleared;
+ *               a copy of the L1 table as it was at first, a table with one entry more
+ *                         -> sync (R2, R3), the header names it -> sync
  *     removed   a table with one entry less -> sync (R3), the header names it -> sync (R4),
  *               counts - 1, COPIED as the counts are
  *     gone back counts of all that the snapshot has + 1, a copy of its L1 table -> sync (R2),
@@ -16,7 +16,9 @@
  * bits to be corrected by a check, which do no harm: counts are never too low, and no cluster that
  * two states share says that it has one owner.
  *
- * Requests that change the disk wait meanwhile (writer_pause()), reading goes on.
+ * Requests that change the disk wait meanwhile (writer_pause()), reading goes on. But what takes
+ * long is done while others go on: making lets writes pass, which first share what they are about
+ * to change (snapshot_make.c), and removing everything, but for parts of the COPIED bits.
  */
 #ifndef IMAGE_SNAPSHOTS_H
 #define IMAGE_SNAPSHOTS_H

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the files of the snapshots share: snapshots.c (made, removed, renamed: the order of things),
- * snapshot_share.c (what two states have in common, and how it is given up), snapshot_table.c (the
- * table, and how the header comes to name another one), snapshot_back.c (the disk becomes what a
- * snapshot has, or nothing).
+ * What the files of the snapshots share: snapshots.c (removed, renamed, and what each begins and
+ * ends with), snapshot_make.c (made, while the disk is written to), snapshot_share.c (what two
+ * states have in common, and how it is given up), snapshot_table.c (the table, and how the header
+ * comes to name another one), snapshot_back.c (the disk becomes what a snapshot has, or nothing).
  *
- * All of it is called with requests that change something kept out (writer_pause()). Functions
+ * All of it is called with requests that change something kept out (writer_pause()), and some of it
+ * lets them go on meanwhile. Functions
  * return 0 or a negative errno, with a sentence only where they are given an `error`.
  */
 #ifndef DISK_SNAPSHOTS_INTERNAL_H
@@ -64,9 +65,25 @@ uint64_t *snapshots_read_l1(struct writer *writer, const struct snapshot *snapsh
 
 /*
  * References that nobody holds any more, and then the table that made them. Errors leave leaks.
+ * Where `others_go_on`, all requests do meanwhile, but for parts of COPIED bits; and wait again
+ * when it returns.
  */
 int snapshots_give_up(struct writer *writer, const uint64_t *l1, uint64_t entries,
-                      uint64_t l1_offset);
+                      uint64_t l1_offset, bool others_go_on);
+
+/* How many L2 tables are done at once, so that a writer waits some milliseconds at most. */
+uint64_t snapshots_tables_at_once(const struct writer *writer);
+
+/*
+ * COPIED as the counts are. Where that fails writer_settle() does it later, and the image is dirty
+ * until then. Of the cache nothing may be unwritten: what the tables are is read from the file.
+ */
+int snapshots_correct_copied(struct writer *writer);
+
+/* --- snapshot_make.c ------------------------------------------------------------------------- */
+
+/* writer_snapshot_make(), its name known to be fit; all wait when it returns. */
+int snapshots_make_now(struct writer *writer, const char *name, struct error *error);
 
 /* --- snapshot_back.c ------------------------------------------------------------------------- */
 

@@ -593,7 +593,7 @@ int writer_write(struct writer *writer, uint64_t guest_offset, const void *data,
     if (length == 0) {
         return 0;
     }
-    result = writer_begin(writer, &generation);
+    result = writer_begin_write(writer, guest_offset, end, &generation);
     if (result == 0 && end > view_size(writer->view)) {
         result = writer->options.growable ? writer_grow_to(writer, end, NULL) : -ENOSPC;
     }

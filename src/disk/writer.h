@@ -46,6 +46,7 @@ struct writer_options {
     bool refuse_at_once; /* counts that are too low fail writer_open(), not each write */
     struct option_bool lazy_refcounts; /* in place of the image's own bit */
     unsigned interval;                 /* seconds between write-backs of metadata, 0 = never */
+    unsigned tables_at_once; /* L2 tables done at once for a snapshot, 0 = for some milliseconds */
     /* Called while an image is being repaired; may be NULL. */
     void (*progress)(void *context, uint64_t done, uint64_t total);
     void *progress_context;

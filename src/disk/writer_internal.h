@@ -26,6 +26,16 @@
  */
 #define WRITER_PART_CLUSTERS 4096
 
+/* Which requests that change something wait. */
+enum pause {
+    PAUSE_NONE,
+    PAUSE_ALL,
+    PAUSE_BUT_WRITES, /* those that stay within the disk may pass */
+};
+
+/* Whether a write of the guest bytes [from, to) may begin; where not it waits for the end. */
+typedef bool writer_admit_fn(void *context, uint64_t from, uint64_t to);
+
 struct writer {
     struct image *image;
     struct writer_options options;
@@ -50,7 +60,7 @@ struct writer {
     atomic_bool prepared, lazy_prepared;
     bool lazy;
     bool refused;                /* counts are too low: it is only read */
-    bool unsettled;              /* COPIED bits may not be as the counts are: it stays dirty */
+    bool unsettled;              /* COPIED bits may not be as the counts are: writer_settle() */
     bool compared;               /* its counts were, with all references, and maybe repaired */
     atomic_bool corrupt;         /* nothing may be written any more */
     atomic_bool corrupt_to_mark; /* and the header does not say so yet */
@@ -72,8 +82,12 @@ struct writer {
     pthread_mutex_t pause_mutex; /* one pause at a time; outside all other locks */
     pthread_mutex_t paused_mutex;
     pthread_cond_t paused_changed;
-    atomic_bool paused;
+    atomic_int paused;    /* enum pause */
+    unsigned waiting;     /* for the end of it; guarded by paused_mutex */
     atomic_uint changing; /* requests between the brackets */
+    /* While writes pass: see writer_pause_but_writes(); changed only while none is under way. */
+    writer_admit_fn *admit;
+    void *admit_context;
 
     /* The thread that flushes each options.interval, where something has changed, and fills runs.
      */
@@ -130,6 +144,8 @@ void writer_stop(struct writer *writer);
  * returns the result of all.
  */
 int writer_begin(struct writer *writer, unsigned *generation);
+/* The same for one that writes [from, to), which passes where such a one may. */
+int writer_begin_write(struct writer *writer, uint64_t from, uint64_t to, unsigned *generation);
 int writer_end(struct writer *writer, unsigned generation, int result);
 
 /*
@@ -141,12 +157,29 @@ int writer_pause(struct writer *writer);
 void writer_resume(struct writer *writer);
 
 /*
+ * In the midst of it: writes within the disk pass that `admit` lets in, called by whoever writes,
+ * with nothing held. Or all requests go on: who waited has begun when it returns. Another
+ * writer_pause() still waits for the end.
+ */
+void writer_pause_but_writes(struct writer *writer, writer_admit_fn *admit, void *context);
+void writer_pause_nobody(struct writer *writer);
+/* All wait again, and what they did is stable: as writer_pause(). */
+int writer_pause_again(struct writer *writer);
+
+/*
  * The dirty bit, stably, for as long as counts, references and COPIED bits do not agree; and away
  * again, once they do on the disk, where R5 does not ask for it. Nothing in version 2, which has
  * none.
  */
 int writer_mark_dirty(struct writer *writer);
 int writer_mark_clean(struct writer *writer);
+
+/*
+ * Does what a change of the snapshots had to leave undone on a host in trouble: COPIED bits that
+ * say what the counts are. With no request under way, and nothing unwritten; to be stable before
+ * the dirty bit goes.
+ */
+int writer_settle(struct writer *writer);
 
 /* For who changes many entries between the brackets: a flush, where the cache asks for it. */
 int writer_relieve(struct writer *writer);

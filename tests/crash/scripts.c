@@ -412,6 +412,28 @@ void script_snapshots(struct run *run)
     run_flush(run);
 }
 
+void script_snapshots_resize(struct run *run)
+{
+    static const uint64_t sizes[] = {150, 90, 200, 101, 259, 40};
+    size_t i;
+
+    for (i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        write_some(run, 4, 6 * K);
+        run_snapshot(run);
+        run_resize(run, sizes[i] * K + i * SECTOR);
+        write_some(run, 3, 6 * K);
+        zero_some(run, 1, 8 * K, i % 2 == 0);
+        if (i % 2 == 1) {
+            run_remove_snapshot(run);
+        } else if (i % 3 == 0) {
+            run_flush(run);
+        }
+    }
+    run_reopen(run);
+    run_remove_snapshot(run);
+    run_flush(run);
+}
+
 void script_snapshots_back(struct run *run)
 {
     unsigned i;

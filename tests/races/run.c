@@ -239,6 +239,7 @@ static void work(struct run *run)
         .growable = plan->growable,
         .lazy_refcounts = {.set = true, .value = plan->lazy},
         .interval = INTERVAL,
+        .tables_at_once = 1, /* disks are small: others get in between */
     };
     struct error error = {0};
     int result;

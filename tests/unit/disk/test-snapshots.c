@@ -9,6 +9,8 @@
 #include "meta/format.h"
 
 #include <errno.h>
+#include <pthread.h>
+#include <string.h>
 
 #define CLUSTER UINT64_C(4096)
 
@@ -47,10 +49,12 @@ static int remove_first(struct writer_case *subject)
 static int (*const changes[])(struct writer_case *) = {make, remove_first};
 
 /*
- * From its n-th write on the host fails, until the change has failed. False: it did not. What is
- * left may be anything that a repair puts in order, as long as the image says that it needs one.
+ * From its n-th write on the host fails, until the change has failed, or to the end. False: it did
+ * not. What is left may be anything that a repair puts in order, as long as the image says that it
+ * needs one.
  */
-static bool survives(int (*change)(struct writer_case *), unsigned n, unsigned *dirty)
+static bool survives(int (*change)(struct writer_case *), bool to_the_end, unsigned n,
+                     unsigned *dirty)
 {
     struct writer_case subject;
     struct store *file;
@@ -60,10 +64,13 @@ static bool survives(int (*change)(struct writer_case *), unsigned n, unsigned *
     open_case(&subject);
     memory_store_fail_from(subject.file, MEMORY_STORE_WRITE, n, EIO);
     failed = change(&subject) != 0;
-    memory_store_fail(subject.file, MEMORY_STORE_WRITE, 0, 0);
+    if (!to_the_end) {
+        memory_store_fail(subject.file, MEMORY_STORE_WRITE, 0, 0);
+    }
     expect_pattern(&subject, 10 * CLUSTER, 20 * CLUSTER, 3, 0);
     expect_pattern(&subject, 600 * CLUSTER, 20 * CLUSTER, 2, 0);
     file = writer_case_end(&subject, &closed);
+    memory_store_fail(file, MEMORY_STORE_WRITE, 0, 0);
     if ((disk_u64(file, HEADER_INCOMPATIBLE_FEATURES) & INCOMPATIBLE_DIRTY) != 0) {
         ++*dirty;
         writer_case_open(&subject, file, &options); /* which repairs it */
@@ -83,11 +90,23 @@ START_TEST(what_a_change_that_failed_leaves_is_in_order_or_says_that_it_is_not)
 {
     unsigned n = 1, dirty = 0;
 
-    while (survives(changes[_i], n, &dirty)) {
+    while (survives(changes[_i], true, n, &dirty)) {
         n++;
     }
     ck_assert_uint_gt(n, 5);
     ck_assert_uint_gt(dirty, 0);
+}
+END_TEST
+
+START_TEST(what_a_change_that_failed_leaves_is_in_order_when_it_is_closed_on_a_host_that_is)
+{
+    unsigned n = 1, dirty = 0;
+
+    while (survives(changes[_i], false, n, &dirty)) {
+        n++;
+    }
+    ck_assert_uint_gt(n, 5);
+    ck_assert_uint_eq(dirty, 0);
 }
 END_TEST
 
@@ -163,17 +182,253 @@ START_TEST(references_that_were_not_added_are_not_taken_away_by_who_takes_back_t
 }
 END_TEST
 
+/* --- While it is written to --------------------------------------------------------------------
+ */
+
+#define TABLE (CLUSTER / 8 * CLUSTER) /* bytes of the disk that an L2 table maps */
+
+static const struct writer_options one_table = {.discard = true, .tables_at_once = 1};
+
+/* Something below each of the four L2 tables of a disk. */
+static void open_four(struct writer_case *subject)
+{
+    struct builder_options made = builder_defaults();
+
+    made.cluster_bits = 12;
+    made.virtual_size = 4 * TABLE;
+    writer_case_build(subject, builder_create(&made), &one_table);
+    for (unsigned i = 0; i < 4; i++) {
+        expect_write(subject, i * TABLE, 4 * CLUSTER, i + 1);
+    }
+    expect_flush(subject);
+}
+
+struct change {
+    struct writer_case *subject;
+    int (*change)(struct writer_case *);
+    uint64_t guest_offset; /* of a write, where there is no change */
+    pthread_t thread;
+    int result;
+};
+
+static void *perform(void *context)
+{
+    struct change *change = context;
+    uint8_t bytes[CLUSTER];
+
+    memset(bytes, 'w', sizeof(bytes));
+    change->result =
+        change->change != NULL
+            ? change->change(change->subject)
+            : writer_write(change->subject->writer, change->guest_offset, bytes, sizeof(bytes));
+    return NULL;
+}
+
+static void begin(struct change *change)
+{
+    ck_assert_int_eq(pthread_create(&change->thread, NULL, perform, change), 0);
+}
+
+/* Of snapshot 0 what was there at first. */
+static void expect_first_state(struct writer_case *subject)
+{
+    struct writer_case snapshot = *subject;
+    struct error error = {0};
+
+    ck_assert_int_eq(view_open_snapshot(subject->image, 0, &snapshot.view, &error), 0);
+    for (unsigned i = 0; i < 4; i++) {
+        expect_pattern(&snapshot, i * TABLE, 4 * CLUSTER, i + 1, 0);
+    }
+    view_close(snapshot.view);
+}
+
+static void end_four(struct writer_case *subject)
+{
+    struct store *file = writer_case_end(subject, NULL);
+
+    expect_sound(file, false);
+    writer_case_open(subject, file, &one_table);
+    for (unsigned i = 0; i < 4; i++) {
+        expect_pattern(subject, i * TABLE, CLUSTER, i == 2 ? 3 : 10 + i, 0);
+        expect_pattern(subject, i * TABLE + CLUSTER, 3 * CLUSTER, i + 1, CLUSTER);
+    }
+}
+
+/* The change is held at the third table; writes where it has been, and is to come, are done. */
+static void write_meanwhile(struct writer_case *subject, int (*change)(struct writer_case *))
+{
+    struct change changing = {.subject = subject, .change = change};
+    uint64_t third = l1_entry_table(disk_l1_entry(subject->file, 2 * TABLE));
+
+    memory_store_block_reads(subject->file, third, 1);
+    begin(&changing);
+    memory_store_wait_blocked(subject->file, 1);
+    expect_write(subject, 0, CLUSTER, 10);
+    expect_write(subject, TABLE, CLUSTER, 11);
+    expect_write(subject, 3 * TABLE, CLUSTER, 13);
+    expect_flush(subject);
+    memory_store_release_reads(subject->file);
+    pthread_join(changing.thread, NULL);
+    ck_assert_int_eq(changing.result, 0);
+}
+
+START_TEST(writes_go_on_while_a_snapshot_is_made_and_it_is_what_the_disk_was)
+{
+    struct writer_case subject;
+
+    open_four(&subject);
+    write_meanwhile(&subject, make);
+    expect_first_state(&subject);
+    end_four(&subject);
+    expect_first_state(&subject);
+    writer_case_close(&subject);
+}
+END_TEST
+
+START_TEST(writes_go_on_while_a_snapshot_is_removed)
+{
+    struct writer_case subject;
+
+    open_four(&subject);
+    ck_assert_int_eq(make(&subject), 0);
+    write_meanwhile(&subject, remove_first);
+    end_four(&subject);
+    ck_assert_uint_eq(subject.image->header->snapshot_count, 0);
+    writer_case_close(&subject);
+}
+END_TEST
+
+START_TEST(a_write_where_the_snapshot_is_just_being_made_waits_and_is_not_in_it)
+{
+    struct writer_case subject;
+    struct change changing = {.subject = &subject, .change = make};
+    struct change writing = {.subject = &subject, .guest_offset = 2 * TABLE};
+    struct store *file;
+    uint64_t third;
+
+    open_four(&subject);
+    third = l1_entry_table(disk_l1_entry(subject.file, 2 * TABLE));
+    memory_store_block_reads(subject.file, third, 1);
+    begin(&changing);
+    memory_store_wait_blocked(subject.file, 1);
+    begin(&writing);
+    memory_store_release_reads(subject.file);
+    pthread_join(changing.thread, NULL);
+    pthread_join(writing.thread, NULL);
+    ck_assert_int_eq(changing.result, 0);
+    ck_assert_int_eq(writing.result, 0);
+    expect_first_state(&subject);
+    file = writer_case_end(&subject, NULL);
+    expect_sound(file, false);
+    store_close(file);
+}
+END_TEST
+
+/* Counts cannot be written, and then they can: all is as it was but for what was written. */
+START_TEST(a_snapshot_that_fails_while_it_is_written_to_leaves_nothing)
+{
+    struct writer_case subject;
+    struct change changing = {.subject = &subject, .change = make};
+    uint64_t third;
+
+    open_four(&subject);
+    third = l1_entry_table(disk_l1_entry(subject.file, 2 * TABLE));
+    memory_store_block_reads(subject.file, third, 1);
+    begin(&changing);
+    memory_store_wait_blocked(subject.file, 1);
+    expect_write(&subject, 0, CLUSTER, 10);
+    expect_write(&subject, TABLE, CLUSTER, 11);
+    expect_write(&subject, 3 * TABLE, CLUSTER, 13);
+    memory_store_fail(subject.file, MEMORY_STORE_WRITE, 1, EIO);
+    memory_store_release_reads(subject.file);
+    pthread_join(changing.thread, NULL);
+    ck_assert_int_eq(changing.result, -EIO);
+    ck_assert_uint_eq(subject.image->header->snapshot_count, 0);
+    end_four(&subject);
+    writer_case_close(&subject);
+}
+END_TEST
+
+static const enum memory_store_call calls[] = {MEMORY_STORE_WRITE, MEMORY_STORE_READ};
+
+/*
+ * The same with the n-th such call failing, from when the third table is under way, or all from
+ * then on until the change has ended: also those that write what others did meanwhile. False: there
+ * are not so many.
+ */
+static bool survives_meanwhile(int (*change)(struct writer_case *), enum memory_store_call call,
+                               bool once, unsigned n)
+{
+    struct writer_case subject;
+    struct change changing = {.subject = &subject, .change = change};
+    struct store *file;
+    unsigned before;
+    bool failed;
+
+    open_four(&subject);
+    if (change == remove_first) {
+        ck_assert_int_eq(make(&subject), 0);
+    }
+    memory_store_block_reads(subject.file, l1_entry_table(disk_l1_entry(subject.file, 2 * TABLE)),
+                             1);
+    begin(&changing);
+    memory_store_wait_blocked(subject.file, 1);
+    expect_write(&subject, 0, CLUSTER, 10); /* not so many that the cache has them flushed */
+    expect_write(&subject, 3 * TABLE, CLUSTER, 13);
+    before = memory_store_calls(subject.file, call);
+    (once ? memory_store_fail : memory_store_fail_from)(subject.file, call, n, EIO);
+    memory_store_release_reads(subject.file);
+    pthread_join(changing.thread, NULL);
+    failed = memory_store_calls(subject.file, call) - before >= n;
+    memory_store_fail(subject.file, call, 0, 0);
+    expect_flush(&subject);
+    file = writer_case_end(&subject, NULL);
+    ck_assert_uint_eq(disk_u64(file, HEADER_INCOMPATIBLE_FEATURES) & INCOMPATIBLE_DIRTY, 0);
+    expect_sound(file, true);
+    writer_case_open(&subject, file, &one_table);
+    for (unsigned i = 0; i < 4; i++) {
+        expect_pattern(&subject, i * TABLE, CLUSTER, i % 3 == 0 ? 10 + i : i + 1, 0);
+        expect_pattern(&subject, i * TABLE + CLUSTER, 3 * CLUSTER, i + 1, CLUSTER);
+    }
+    if (subject.image->snapshots->count > 0) {
+        expect_first_state(&subject);
+    }
+    writer_case_close(&subject);
+    return failed;
+}
+
+START_TEST(what_is_written_while_a_change_fails_is_kept)
+{
+    unsigned n = 1;
+
+    while (survives_meanwhile(changes[_i % 2], calls[_i / 2 % 2], _i < 4, n)) {
+        n++;
+    }
+    ck_assert_uint_gt(n, 3);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("snapshots");
-    TCase *faults = tcase_create("faults");
+    TCase *faults = tcase_create("faults"), *meanwhile = tcase_create("meanwhile");
 
     tcase_add_loop_test(faults, what_a_change_that_failed_leaves_is_in_order_or_says_that_it_is_not,
                         0, 2);
+    tcase_add_loop_test(
+        faults, what_a_change_that_failed_leaves_is_in_order_when_it_is_closed_on_a_host_that_is, 0,
+        2);
     tcase_add_test(faults, what_was_left_half_done_is_done_by_the_next_change);
     tcase_add_test(faults,
                    references_that_were_not_added_are_not_taken_away_by_who_takes_back_the_others);
     tcase_set_timeout(faults, 120);
     suite_add_tcase(suite, faults);
+    tcase_add_test(meanwhile, writes_go_on_while_a_snapshot_is_made_and_it_is_what_the_disk_was);
+    tcase_add_test(meanwhile, writes_go_on_while_a_snapshot_is_removed);
+    tcase_add_test(meanwhile, a_write_where_the_snapshot_is_just_being_made_waits_and_is_not_in_it);
+    tcase_add_test(meanwhile, a_snapshot_that_fails_while_it_is_written_to_leaves_nothing);
+    tcase_add_loop_test(meanwhile, what_is_written_while_a_change_fails_is_kept, 0, 8);
+    tcase_set_timeout(meanwhile, 120);
+    suite_add_tcase(suite, meanwhile);
     return suite_main(suite);
 }
