@@ -151,7 +151,7 @@ src_libqcow2_a_SOURCES = \
 	src/disk/zero.c
 
 LIBQCOW2_LIBS = src/libqcow2.a $(ZLIB_LIBS) $(ZSTD_LIBS) $(LIBDEFLATE_LIBS) $(JANSSON_LIBS) \
-	$(GCRYPT_LIBS) $(LIBNBD_LIBS)
+	$(GCRYPT_LIBS)
 
 # The commands; the fuzz target of texts has them, too.
 CTL_SOURCES = \

@@ -24,6 +24,7 @@ bool store_nbd_is_address(const char *name)
 #include "util/checked.h"
 #include "util/stop.h"
 
+#include <dlfcn.h>
 #include <inttypes.h>
 #include <libnbd.h>
 #include <poll.h>
@@ -38,10 +39,44 @@ bool store_nbd_is_address(const char *name)
     (UINT64_C(20) * 1000000000)       /* without an answer a connection is taken for dead */
 #define PIECE_MAX (UINT64_C(1) << 20) /* of one request, bytes: several are under way */
 #define PIECES    8
+#define LIBRARY   "libnbd.so.0"
 #define CONTEXT   LIBNBD_CONTEXT_BASE_ALLOCATION
+
+/*
+ * What is called of libnbd. It is loaded where an address is opened, and nowhere else: with it come
+ * a dozen libraries (of TLS, of XML), which would cost every other start time and memory.
+ */
+#define FUNCTIONS(F)     \
+    F(add_meta_context)  \
+    F(aio_block_status)  \
+    F(aio_connect_uri)   \
+    F(aio_get_direction) \
+    F(aio_get_fd)        \
+    F(aio_is_closed)     \
+    F(aio_is_connecting) \
+    F(aio_is_dead)       \
+    F(aio_is_ready)      \
+    F(aio_notify_read)   \
+    F(aio_notify_write)  \
+    F(aio_pread)         \
+    F(can_meta_context)  \
+    F(close)             \
+    F(create)            \
+    F(get_block_size)    \
+    F(get_errno)         \
+    F(get_error)         \
+    F(get_size)          \
+    F(set_request_structured_replies)
+
+#define DECLARE(name) __typeof__(&nbd_##name) name;
+
+struct library {
+    FUNCTIONS(DECLARE)
+};
 
 struct nbd_store {
     struct store store;
+    struct library library;
     char *address;
     uint64_t size;    /* bytes, of the export when it was opened */
     uint64_t minimum; /* a request begins and ends at multiples of so many bytes */
@@ -78,9 +113,9 @@ static struct nbd_store *to_nbd(struct store *store)
 }
 
 /* What libnbd says of its last failure in this thread, as a negative errno. */
-static int nbd_failure(void)
+static int nbd_failure(const struct nbd_store *nbd)
 {
-    int number = nbd_get_errno();
+    int number = nbd->library.get_errno();
 
     return number > 0 ? -number : -EIO;
 }
@@ -90,10 +125,10 @@ static int nbd_failure(void)
 /* Waits for the socket once. The mutex is held, and given up meanwhile. */
 static int wait_once(struct nbd_store *nbd, struct nbd_handle *handle, uint64_t deadline)
 {
-    unsigned direction = nbd_aio_get_direction(handle);
+    unsigned direction = nbd->library.aio_get_direction(handle);
     uint64_t now = stop_clock();
     struct pollfd sockets[] = {
-        {.fd = nbd_aio_get_fd(handle),
+        {.fd = nbd->library.aio_get_fd(handle),
          .events = (short)(((direction & LIBNBD_AIO_DIRECTION_READ) != 0 ? POLLIN : 0) |
                            ((direction & LIBNBD_AIO_DIRECTION_WRITE) != 0 ? POLLOUT : 0))},
         {.fd = nbd->wake, .events = POLLIN},
@@ -116,47 +151,47 @@ static int wait_once(struct nbd_store *nbd, struct nbd_handle *handle, uint64_t 
     if (result <= 0 || sockets[0].revents == 0) {
         return 0;
     }
-    direction = nbd_aio_get_direction(handle);
+    direction = nbd->library.aio_get_direction(handle);
     nbd->heard = stop_clock();
     if ((sockets[0].revents & (POLLIN | POLLHUP | POLLERR)) != 0 &&
         (direction & LIBNBD_AIO_DIRECTION_READ) != 0) {
-        result = nbd_aio_notify_read(handle);
+        result = nbd->library.aio_notify_read(handle);
     } else if ((direction & LIBNBD_AIO_DIRECTION_WRITE) != 0) {
-        result = nbd_aio_notify_write(handle);
+        result = nbd->library.aio_notify_write(handle);
     } else {
         result = 0;
     }
-    return result < 0 ? nbd_failure() : 0;
+    return result < 0 ? nbd_failure(nbd) : 0;
 }
 
-static struct nbd_handle *make_handle(void)
+static struct nbd_handle *make_handle(const struct nbd_store *nbd)
 {
-    struct nbd_handle *handle = nbd_create();
+    struct nbd_handle *handle = nbd->library.create();
 
-    if (handle != NULL && nbd_add_meta_context(handle, CONTEXT) == 0 &&
-        nbd_set_request_structured_replies(handle, true) == 0) {
+    if (handle != NULL && nbd->library.add_meta_context(handle, CONTEXT) == 0 &&
+        nbd->library.set_request_structured_replies(handle, true) == 0) {
         return handle;
     }
-    nbd_close(handle);
+    nbd->library.close(handle);
     return NULL;
 }
 
 /* With the mutex held: a connection, or a negative errno. */
 static int connect_to(struct nbd_store *nbd, uint64_t deadline)
 {
-    struct nbd_handle *handle = make_handle();
-    int result = handle == NULL                                   ? -ENOMEM
-                 : nbd_aio_connect_uri(handle, nbd->address) == 0 ? 0
-                                                                  : nbd_failure();
+    struct nbd_handle *handle = make_handle(nbd);
+    int result = handle == NULL                                            ? -ENOMEM
+                 : nbd->library.aio_connect_uri(handle, nbd->address) == 0 ? 0
+                                                                           : nbd_failure(nbd);
 
-    while (result == 0 && nbd_aio_is_connecting(handle) > 0) {
+    while (result == 0 && nbd->library.aio_is_connecting(handle) > 0) {
         result = wait_once(nbd, handle, deadline);
     }
-    if (result == 0 && nbd_aio_is_ready(handle) <= 0) {
+    if (result == 0 && nbd->library.aio_is_ready(handle) <= 0) {
         result = -ECONNRESET;
     }
     if (result < 0) {
-        nbd_close(handle);
+        nbd->library.close(handle);
     } else {
         nbd->handle = handle;
     }
@@ -181,14 +216,14 @@ static void give_up(struct nbd_store *nbd, int result)
     while (nbd->first != NULL) {
         answered(nbd->first, result);
     }
-    nbd_close(nbd->handle);
+    nbd->library.close(nbd->handle);
     nbd->handle = NULL;
     pthread_cond_broadcast(&nbd->changed);
 }
 
-static bool is_lost(struct nbd_handle *handle)
+static bool is_lost(const struct nbd_store *nbd, struct nbd_handle *handle)
 {
-    return nbd_aio_is_dead(handle) > 0 || nbd_aio_is_closed(handle) > 0;
+    return nbd->library.aio_is_dead(handle) > 0 || nbd->library.aio_is_closed(handle) > 0;
 }
 
 /* --- Requests -------------------------------------------------------------------------------- */
@@ -235,13 +270,15 @@ static int ask(struct nbd_store *nbd, struct request *request, uint64_t offset, 
         nbd->heard = stop_clock();
     }
     nbd->first = request;
-    cookie = buffer != NULL ? nbd_aio_pread(nbd->handle, buffer, length, offset, done, 0)
-                            : nbd_aio_block_status(nbd->handle, length, offset, extent, done, 0);
+    cookie = buffer != NULL
+                 ? nbd->library.aio_pread(nbd->handle, buffer, length, offset, done, 0)
+                 : nbd->library.aio_block_status(nbd->handle, length, offset, extent, done, 0);
     if (cookie < 0) {
-        answered(request, is_lost(nbd->handle) ? -ECONNRESET : nbd_failure());
+        answered(request, is_lost(nbd, nbd->handle) ? -ECONNRESET : nbd_failure(nbd));
         return request->result;
     }
-    if (nbd->polled && (nbd_aio_get_direction(nbd->handle) & LIBNBD_AIO_DIRECTION_WRITE) != 0) {
+    if (nbd->polled &&
+        (nbd->library.aio_get_direction(nbd->handle) & LIBNBD_AIO_DIRECTION_WRITE) != 0) {
         const uint64_t one = 1;
 
         (void)!write(nbd->wake, &one, sizeof(one)); /* who polls does not wait for that */
@@ -266,7 +303,7 @@ static void await(struct nbd_store *nbd, struct request *requests, size_t count)
             nbd->polled = true;
             result = wait_once(nbd, handle, nbd->heard + PATIENCE_NS);
             nbd->polled = false;
-            if (nbd->handle == handle && (result < 0 || is_lost(handle))) {
+            if (nbd->handle == handle && (result < 0 || is_lost(nbd, handle))) {
                 give_up(nbd, result == -ETIMEDOUT ? -ETIMEDOUT : -ECONNRESET);
             }
             pthread_cond_broadcast(&nbd->changed); /* somebody else may poll */
@@ -294,13 +331,13 @@ static int connect_again(struct nbd_store *nbd, uint64_t until)
         result = connect_to(nbd, min_u64(until, stop_clock() + PATIENCE_NS));
         nbd->connecting = false;
         pthread_cond_broadcast(&nbd->changed);
-    } else if (is_lost(nbd->handle)) {
+    } else if (is_lost(nbd, nbd->handle)) {
         if (!nbd->polled) { /* else who polls sees it, too, and has the handle */
             give_up(nbd, -ECONNRESET);
         }
         return -ECONNRESET;
     }
-    if (result == 0 && nbd_get_size(nbd->handle) != (int64_t)nbd->size) {
+    if (result == 0 && nbd->library.get_size(nbd->handle) != (int64_t)nbd->size) {
         give_up(nbd, -ESTALE);
         result = -ESTALE;
     }
@@ -417,7 +454,7 @@ static int nbd_store_extent(struct store *store, uint64_t offset, uint64_t limit
     }
     limit = min_u64(limit, nbd->size - offset);
     pthread_mutex_lock(&nbd->mutex);
-    can_tell = nbd->handle != NULL && nbd_can_meta_context(nbd->handle, CONTEXT) > 0;
+    can_tell = nbd->handle != NULL && nbd->library.can_meta_context(nbd->handle, CONTEXT) > 0;
     pthread_mutex_unlock(&nbd->mutex);
     asked = min_u64(div_round_up(limit + (offset - begin), nbd->minimum) * nbd->minimum,
                     min_u64(nbd->size - begin, UINT32_MAX / nbd->minimum * nbd->minimum));
@@ -489,7 +526,9 @@ static void nbd_store_close(struct store *store)
 {
     struct nbd_store *nbd = to_nbd(store);
 
-    nbd_close(nbd->handle);
+    if (nbd->handle != NULL) {
+        nbd->library.close(nbd->handle);
+    }
     if (nbd->wake >= 0) {
         close(nbd->wake);
     }
@@ -514,18 +553,36 @@ static const struct store_ops nbd_ops = {
 
 static int learn_sizes(struct nbd_store *nbd)
 {
-    int64_t size = nbd_get_size(nbd->handle);
-    int64_t minimum = nbd_get_block_size(nbd->handle, LIBNBD_SIZE_MINIMUM);
-    int64_t maximum = nbd_get_block_size(nbd->handle, LIBNBD_SIZE_MAXIMUM);
+    int64_t size = nbd->library.get_size(nbd->handle);
+    int64_t minimum = nbd->library.get_block_size(nbd->handle, LIBNBD_SIZE_MINIMUM);
+    int64_t maximum = nbd->library.get_block_size(nbd->handle, LIBNBD_SIZE_MAXIMUM);
 
     if (size < 0) {
-        return nbd_failure();
+        return nbd_failure(nbd);
     }
     nbd->size = (uint64_t)size;
     nbd->minimum = minimum > 0 ? (uint64_t)minimum : 1;
     nbd->maximum = maximum > 0 ? (uint64_t)maximum : PIECE_MAX;
     nbd->maximum = max_u64(nbd->maximum / nbd->minimum, 1) * nbd->minimum;
     return (nbd->minimum & (nbd->minimum - 1)) == 0 && nbd->minimum <= PIECE_MAX ? 0 : -EPROTO;
+}
+
+/* NULL, or what is missing. */
+static const char *load(struct library *library)
+{
+    void *handle = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE), *symbol;
+
+    if (handle == NULL) {
+        return LIBRARY;
+    }
+#define TAKE(name)                        \
+    symbol = dlsym(handle, "nbd_" #name); \
+    if (symbol == NULL) {                 \
+        return "nbd_" #name;              \
+    }                                     \
+    memcpy(&library->name, &symbol, sizeof(symbol));
+    FUNCTIONS(TAKE)
+    return NULL;
 }
 
 static struct nbd_store *create(const char *address)
@@ -568,9 +625,17 @@ static int open_export(const char *address, const char *what, struct store **sto
     if (nbd == NULL) {
         return error_set(error, ENOMEM, "%s: out of memory while opening this %s", address, what);
     }
+    said = load(&nbd->library);
+    if (said != NULL) {
+        nbd_store_close(&nbd->store);
+        return error_set(error, ENOTSUP,
+                         "%s: libnbd, which reads from NBD servers, is not there (%s); install it "
+                         "(Debian: apt-get install libnbd0)",
+                         address, said);
+    }
     pthread_mutex_lock(&nbd->mutex);
     result = connect_to(nbd, stop_clock() + PATIENCE_NS);
-    said = result < 0 && result != -ETIMEDOUT ? nbd_get_error() : NULL;
+    said = result < 0 && result != -ETIMEDOUT ? nbd->library.get_error() : NULL;
     if (result == 0) {
         result = learn_sizes(nbd);
     }

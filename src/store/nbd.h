@@ -21,7 +21,7 @@
 bool store_nbd_is_address(const char *name);
 
 /*
- * As store_file_open(): -ENOTSUP where this build has no libnbd, -EROFS for writing, -EPERM where
+ * As store_file_open(): -ENOTSUP where libnbd is missing, -EROFS for writing, -EPERM where
  * an image brings the name along, -EINVAL for a socket that is not named as a whole, -ECONNREFUSED
  * and the like where there is no server, -ETIMEDOUT where it does not answer.
  */
