@@ -5,6 +5,7 @@
 
 #include "disk/filename.h"
 #include "disk/probe.h"
+#include "store/nbd.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -135,6 +136,20 @@ static int explain_missing(const struct chain_file *wanted, const char *cause, s
                      data ? "" : " -u", data ? "data_file" : "backing_file", wanted->image);
 }
 
+/* An image that a server sends has no owner here with whose rights its names could be opened. */
+static int refuse_remote_name(const struct chain_file *wanted, struct error *error)
+{
+    const char *option = strcmp(wanted->what, "data file") == 0 ? "data-file" : "backing-file";
+
+    return error_set(error, EACCES,
+                     "%s: this image comes from a server, and names %s as its %s; a file of this "
+                     "machine is not opened on a server's word: %s%s%sallow it with -o trust-names "
+                     "(qcow2ctl: --trust-names)",
+                     wanted->image, wanted->path, wanted->what,
+                     wanted->active ? "name it yourself with -o " : "",
+                     wanted->active ? option : "", wanted->active ? "=PATH, or " : "");
+}
+
 int chain_open_file(const struct chain_file *wanted, const struct store_file_options *how,
                     enum image_names names, struct store **file, struct error *error)
 {
@@ -144,6 +159,9 @@ int chain_open_file(const struct chain_file *wanted, const struct store_file_opt
     uid_t owner = wanted->owner;
     int result;
 
+    if (!wanted->given && names != IMAGE_NAMES_TRUSTED && store_nbd_is_address(wanted->image)) {
+        return refuse_remote_name(wanted, error);
+    }
     if (wanted->of != NULL) {
         result = store_info(wanted->of, &info);
         if (result < 0) {

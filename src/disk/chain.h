@@ -46,7 +46,8 @@ struct chain_file {
 /*
  * Opens it with the rights that `names` says; the only way in which a file is
  * opened that an image names. The sentence begins with the image's path, and says
- * how a file that has moved is named. Errors as store_file_open()'s.
+ * how a file that has moved is named. Errors as store_file_open()'s; -EACCES, too, for what
+ * an image of a server names, unless `names` trusts it.
  */
 int chain_open_file(const struct chain_file *wanted, const struct store_file_options *how,
                     enum image_names names, struct store **file, struct error *error);

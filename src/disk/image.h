@@ -39,7 +39,8 @@ enum image_format {
 /*
  * With whose rights the files are opened that an image names, where its owner is another user than
  * who runs this program: an image must not lead him to what its owner cannot reach himself. Each
- * image's names are those of that image's owner; names that the user gives are the user's.
+ * image's names are those of that image's owner; names that the user gives are the user's. An image
+ * of an NBD server has no owner: what it names is opened only where names are trusted.
  */
 enum image_names {
     IMAGE_NAMES_OF_OWNER, /* the owner's */

@@ -314,11 +314,14 @@ static void await(struct nbd_store *nbd, struct request *requests, size_t count)
 static bool is_broken(int result)
 {
     return result == -ECONNRESET || result == -ENOTCONN || result == -EPIPE ||
-           result == -ETIMEDOUT || result == -ESHUTDOWN || result == -ECONNREFUSED ||
-           result == -ENOENT || result == -ECONNABORTED;
+           result == -ETIMEDOUT || result == -ESHUTDOWN || result == -ECONNABORTED;
 }
 
-/* Another connection, where there is none any more: to the same export. */
+/*
+ * Another connection, where there is none any more: to the same export. Whatever keeps it from
+ * being made may pass, as the server did once serve it: a tunnel whose other end is away hangs up,
+ * a server that starts refuses, or does not know the export yet.
+ */
 static int connect_again(struct nbd_store *nbd, uint64_t until)
 {
     int result = 0;
@@ -331,6 +334,9 @@ static int connect_again(struct nbd_store *nbd, uint64_t until)
         result = connect_to(nbd, min_u64(until, stop_clock() + PATIENCE_NS));
         nbd->connecting = false;
         pthread_cond_broadcast(&nbd->changed);
+        if (result < 0 && result != -ENOMEM) {
+            return -ECONNRESET;
+        }
     } else if (is_lost(nbd, nbd->handle)) {
         if (!nbd->polled) { /* else who polls sees it, too, and has the handle */
             give_up(nbd, -ECONNRESET);
@@ -338,8 +344,8 @@ static int connect_again(struct nbd_store *nbd, uint64_t until)
         return -ECONNRESET;
     }
     if (result == 0 && nbd->library.get_size(nbd->handle) != (int64_t)nbd->size) {
-        give_up(nbd, -ESTALE);
-        result = -ESTALE;
+        give_up(nbd, -EIO);
+        result = -EIO;
     }
     return result;
 }
