@@ -126,6 +126,7 @@ src_libqcow2_a_SOURCES = \
 	src/admin/overlay.c src/admin/overlay.h src/admin/overlay_kept.c src/admin/overlay_internal.h \
 	src/admin/preallocated.c src/admin/preallocated.h \
 	src/admin/rebase.c src/admin/rebase.h \
+	src/disk/pause.c \
 	src/disk/preallocate.c \
 	src/disk/prefetch.c src/disk/prefetch.h \
 	src/disk/probe.c src/disk/probe.h \

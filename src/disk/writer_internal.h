@@ -137,6 +137,16 @@ static inline uint32_t subcluster_bits_between(uint64_t first, uint64_t last)
  */
 void writer_stop(struct writer *writer);
 
+/* The header says so, in version 3. With no lock held but a range lock, or that of resizing. */
+void writer_mark_corrupt(struct writer *writer);
+
+/*
+ * Counts as under way once that is allowed: of a write of [from, to), or (0, 0) of what else; the
+ * generation, which writer_leave() is to have.
+ */
+unsigned writer_enter(struct writer *writer, uint64_t from, uint64_t to);
+void writer_leave(struct writer *writer, unsigned generation);
+
 /*
  * Brackets of every request that changes something: between them it counts as
  * under way (R4). The first sees to R6; the second, given the request's result,

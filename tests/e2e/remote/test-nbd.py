@@ -27,15 +27,14 @@ NBDKIT = [built, tools.tool("nbdkit")]
 
 
 @contextlib.contextmanager
-def nbdkit(directory, *words, name="socket"):
-    """A server that runs in the foreground; (address, process)."""
-    place = os.path.join(directory, name)
-    process = subprocess.Popen(["nbdkit", "-f", "-r", "-U", place, "-P", place + ".pid", *words],
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def server(place, *command):
+    """One that runs in the foreground, and makes the socket `place`; (address, process)."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 60
         while not os.path.exists(place + ".pid"):
-            check(process.poll() is None and time.monotonic() < deadline, "nbdkit did not begin")
+            check(process.poll() is None and time.monotonic() < deadline, "%s did not begin",
+                  command[0])
             time.sleep(0.01)
         yield "nbd+unix:///?socket=" + place, process
     finally:
@@ -46,20 +45,15 @@ def nbdkit(directory, *words, name="socket"):
                 os.unlink(name)
 
 
-@contextlib.contextmanager
+def nbdkit(directory, *words, name="socket"):
+    place = os.path.join(directory, name)
+    return server(place, "nbdkit", "-f", "-r", "-U", place, "-P", place + ".pid", *words)
+
+
 def qemu_nbd(directory, path):
     place = os.path.join(directory, "qemu")
-    process = subprocess.Popen(["qemu-nbd", "-r", "-t", "-f", "raw", "-k", place, "--pid-file",
-                                place + ".pid", path])
-    try:
-        deadline = time.monotonic() + 60
-        while not os.path.exists(place + ".pid"):
-            check(process.poll() is None and time.monotonic() < deadline, "qemu-nbd did not begin")
-            time.sleep(0.01)
-        yield "nbd+unix:///?socket=" + place, process
-    finally:
-        process.kill()
-        process.wait()
+    return server(place, "qemu-nbd", "-r", "-t", "-f", "raw", "-k", place, "--pid-file",
+                  place + ".pid", path)
 
 
 def some_image(directory, size=40 * MiB, **options):
