@@ -76,6 +76,9 @@ int snapshot_mapping_open(const struct image *image, const struct snapshot *snap
                  "the end of the file, and what they map cannot be read",
                  name, mapping_l1_missing(*mapping), snapshot->l1_entries);
     }
+    if (result == 0 && image->active != NULL) {
+        mapping_share_look(*mapping, image->active);
+    }
     free(name);
     return result;
 }

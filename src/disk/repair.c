@@ -4,6 +4,8 @@
 #include "disk/writer_internal.h"
 
 #include "check/check.h"
+#include "meta/format.h"
+#include "util/bytes.h"
 #include "util/checked.h"
 
 #include <errno.h>
@@ -120,26 +122,36 @@ static int tables_bytes(const struct image *image, uint64_t *bytes)
     return 0;
 }
 
+static void low_sentence(const struct writer *writer, const char *what, struct error *error)
+{
+    error_set(error, EUCLEAN,
+              "%s: %s: new data would overwrite what is there, so it is only read; repair it with "
+              "qcow2ctl check --repair, or mount it with -o repair=on",
+              writer->image->path, what);
+}
+
+/* From now on. What was written before is still flushed. */
+static void only_read(struct writer *writer, const char *what)
+{
+    struct error sentence;
+
+    if (!atomic_exchange(&writer->refused, true)) {
+        low_sentence(writer, what, &sentence);
+        log_line(writer->image->log, LOG_LEVEL_ERROR, "%s", sentence.text);
+    }
+}
+
 /*
  * Nothing may be written: where a check was asked for that is an error. Otherwise it is said, the
  * disk can be read, and each change fails with EROFS.
  */
 static int refuse_low(struct writer *writer, const char *what, struct error *error)
 {
-    struct error sentence;
-
-    error_set(&sentence, EUCLEAN,
-              "%s: %s: new data would overwrite what is there, so it is only read; repair it with "
-              "qcow2ctl check --repair, or mount it with -o repair=on",
-              writer->image->path, what);
     if (writer->options.refuse_at_once || writer->options.check == WRITER_CHECK_ON) {
-        *error = sentence;
+        low_sentence(writer, what, error);
         return -EUCLEAN;
     }
-    if (!writer->refused) {
-        log_line(writer->image->log, LOG_LEVEL_ERROR, "%s", sentence.text);
-    }
-    writer->refused = true;
+    only_read(writer, what);
     return 0;
 }
 
@@ -176,6 +188,9 @@ int writer_check(struct writer *writer, struct error *error)
     if (status < 0) {
         return error_set(error, -status, "%s: cannot be checked: %s", image->path,
                          strerror(-status));
+    }
+    if (writer->options.repair) {
+        how = WRITER_CHECK_ON; /* else what is only found later could not be repaired */
     }
     if (how == WRITER_CHECK_AUTO && bytes > AUTO_BYTES) {
         return 0; /* see writer_check_tables() */
@@ -338,4 +353,92 @@ int writer_check_tables(struct writer *writer, struct error *error)
         result = check_blocks(writer, half, error);
     }
     return result == 0 ? check_l2_tables(writer, begin + TABLES_NANOSECONDS, error) : result;
+}
+
+/* --- While it is being written ------------------------------------------------------------------
+ */
+
+/* Host clusters that follow each other; `count` is 0 at first. */
+struct cluster_run {
+    uint64_t first, count;
+};
+
+static void look_at_run(struct writer *writer, const struct cluster_run *run, uint64_t file_size)
+{
+    uint32_t bits = writer->header->cluster_bits;
+    uint64_t end = min_u64(run->first + run->count, div_round_up(file_size, UINT64_C(1) << bits));
+    uint64_t offset;
+    char what[96];
+    bool found;
+
+    /* Entries that name what is not in the file are refused when they are decoded. */
+    if (run->first < end &&
+        allocator_find_free(writer->allocator, run->first << bits, end - run->first, &found,
+                            &offset) == 0 &&
+        found) {
+        snprintf(what, sizeof(what), "the cluster in use at 0x%" PRIx64 " is counted as free",
+                 offset);
+        only_read(writer, what);
+        allocator_stop(writer->allocator);
+    }
+}
+
+/* Which clusters of the image file the entry names: *run, or none. */
+static void clusters_of(const struct header *header, uint64_t entry, struct cluster_run *run)
+{
+    uint64_t host = l2_entry_host_offset(entry), last;
+    uint32_t bits = header->cluster_bits;
+
+    *run = (struct cluster_run){.count = 0};
+    if (l2_entry_is_compressed(entry)) {
+        host = l2_entry_compressed_offset(entry, bits);
+        last = host + l2_entry_compressed_size(entry, bits) - 1;
+        *run = (struct cluster_run){host >> bits, (last >> bits) - (host >> bits) + 1};
+    } else if (host != 0) {
+        *run = (struct cluster_run){host >> bits, 1};
+    }
+}
+
+/*
+ * A cluster that is in use and counted as free would be handed out, and its count may be wrong in
+ * an image that was not compared. Those that the cache knows are looked at when it comes to know
+ * them: no count falls as long as something refers to the cluster (R2), so they are not handed out
+ * later either.
+ */
+static void look_at_slice(void *context, const void *entries, size_t size)
+{
+    struct writer *writer = context;
+    const struct header *header = writer->header;
+    struct cluster_run run = {.count = 0}, next;
+    struct store_info info;
+
+    if (atomic_load_explicit(&writer->refused, memory_order_relaxed) ||
+        atomic_load_explicit(&writer->corrupt, memory_order_relaxed) ||
+        store_info(writer->image->file, &info) < 0) {
+        return;
+    }
+    for (size_t at = 0; at < size; at += header->l2_entry_bytes) {
+        clusters_of(header, load_be64((const uint8_t *)entries + at), &next);
+        if (next.count == 0) {
+            continue;
+        }
+        if (run.count > 0 && next.first >= run.first && next.first <= run.first + run.count) {
+            run.count = max_u64(run.count, next.first + next.count - run.first);
+            continue;
+        }
+        if (run.count > 0) {
+            look_at_run(writer, &run, info.size);
+        }
+        run = next;
+    }
+    if (run.count > 0) {
+        look_at_run(writer, &run, info.size);
+    }
+}
+
+void writer_look_at_counts(struct writer *writer)
+{
+    if (!writer->header->external_data_file) { /* what is in a data file is not counted */
+        mapping_set_look(writer->image->active, look_at_slice, writer);
+    }
 }

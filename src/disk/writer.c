@@ -65,6 +65,9 @@ int writer_prepare_allocation(struct writer *writer)
     struct header *header = writer->image->header;
     int result = 0;
 
+    if (atomic_load_explicit(&writer->refused, memory_order_relaxed)) {
+        return -EROFS; /* since the request looked at the mapping */
+    }
     if (!writer->lazy || atomic_load(&writer->lazy_prepared)) {
         return 0;
     }
@@ -188,7 +191,7 @@ void writer_fault(struct writer *writer, int result, const struct mapping_fault 
 int writer_begin_write(struct writer *writer, uint64_t from, uint64_t to, unsigned *generation)
 {
     *generation = writer_enter(writer, from, to);
-    if (writer->refused) {
+    if (atomic_load_explicit(&writer->refused, memory_order_relaxed)) {
         return -EROFS;
     }
     if (atomic_load_explicit(&writer->corrupt, memory_order_relaxed)) {
@@ -445,12 +448,19 @@ static int open_all(struct writer *writer, struct error *error)
     if (result == 0) {
         result = open_parts(writer, error);
     }
-    return result == 0 ? writer_check_tables(writer, error) : result;
+    if (result == 0) {
+        result = writer_check_tables(writer, error);
+    }
+    if (result == 0 && writer->options.check != WRITER_CHECK_OFF && !writer->compared) {
+        writer_look_at_counts(writer);
+    }
+    return result;
 }
 
 static void destroy(struct writer *writer)
 {
     writer->image->inflight = NULL;
+    mapping_set_look(writer->image->active, NULL, NULL);
     commit_destroy(writer->commit);
     allocator_destroy(writer->allocator);
     refcounts_close(writer->refcounts);

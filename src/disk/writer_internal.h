@@ -59,7 +59,7 @@ struct writer {
     pthread_mutex_t prepare_mutex; /* guards the header's feature fields, and these two */
     atomic_bool prepared, lazy_prepared;
     bool lazy;
-    bool refused;                /* counts are too low: it is only read */
+    atomic_bool refused;         /* counts are too low: it is only read */
     bool unsettled;              /* COPIED bits may not be as the counts are: writer_settle() */
     bool compared;               /* its counts were, with all references, and maybe repaired */
     atomic_bool corrupt;         /* nothing may be written any more */
@@ -263,5 +263,11 @@ int writer_check(struct writer *writer, struct error *error);
  * some milliseconds go.
  */
 int writer_check_tables(struct writer *writer, struct error *error);
+
+/*
+ * For an image that was not compared: what L2 tables that are read from here on name must be
+ * counted, or nothing is allocated any more.
+ */
+void writer_look_at_counts(struct writer *writer);
 
 #endif

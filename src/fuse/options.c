@@ -188,7 +188,8 @@ const struct option_spec mount_option_table[] = {
      .help =
          "Whether an image is repaired whose counts of used clusters are wrong; with off one that "
          "is marked dirty is refused, unless ro is given too. Without this option such an image is "
-         "repaired, and one whose counts are found to be too low (see check) is only read.",
+         "repaired, and one whose counts are found to be too low (see check) is only read. With "
+         "on an image of any size is compared as a whole first.",
      .default_text = "on where it is marked dirty"},
     {.name = "check",
      .type = OPTION_CHOICE,
@@ -198,8 +199,8 @@ const struct option_spec mount_option_table[] = {
      .help = "Whether the counts of used clusters are compared with what is used before the image "
              "is written, since new data overwrites what is wrongly counted as free. auto does so "
              "where it takes some 100 ms at most (up to about 1 TiB of data), and looks only at "
-             "the tables of a larger image; where counts are too low, writing fails with EROFS. "
-             "With on the mount is refused then.",
+             "the tables of a larger image, and at what they name when they are read; where counts "
+             "are too low, writing fails with EROFS. With on the mount is refused then.",
      .default_text = "auto"},
     {.name = "metadata-interval",
      .type = OPTION_UINT,

@@ -123,6 +123,13 @@ int allocator_share(struct allocator *allocator, uint64_t host_offset, uint64_t 
  */
 int allocator_unshare(struct allocator *allocator, uint64_t host_offset, uint64_t clusters);
 
+/*
+ * Whether one of `clusters` clusters, at least 1, can be handed out: it is free by its count, or
+ * reserved. Then *free_offset is that of one. 0, or a negative errno of the host.
+ */
+int allocator_find_free(struct allocator *allocator, uint64_t host_offset, uint64_t clusters,
+                        bool *found, uint64_t *free_offset);
+
 /* Of `clusters` clusters: ones[i] is whether each has one reference alone. */
 int allocator_are_one(struct allocator *allocator, uint64_t host_offset, uint64_t clusters,
                       bool *ones);

@@ -21,6 +21,33 @@ int allocator_share(struct allocator *allocator, uint64_t host_offset, uint64_t 
     return result;
 }
 
+/* Whether clusters of the run are among `length` from `first` on: the first of these is *cluster.
+ */
+static bool run_meets(const struct run *run, uint64_t first, uint64_t length, uint64_t *cluster)
+{
+    *cluster = max_u64(first, run->first);
+    return run->length > 0 && *cluster < min_u64(first + length, run->first + run->length);
+}
+
+int allocator_find_free(struct allocator *allocator, uint64_t host_offset, uint64_t clusters,
+                        bool *found, uint64_t *free_offset)
+{
+    uint64_t first = host_offset >> allocator_bits(allocator), cluster, length;
+    int result = 0;
+
+    pthread_mutex_lock(&allocator->mutex);
+    *found = run_meets(&allocator->current, first, clusters, &cluster) ||
+             run_meets(&allocator->next, first, clusters, &cluster);
+    if (!*found) {
+        result = refcounts_find_free(allocator->source.refcounts, first, first + clusters, 1,
+                                     &cluster, &length);
+        *found = result == 0 && length > 0;
+    }
+    pthread_mutex_unlock(&allocator->mutex);
+    *free_offset = cluster << allocator_bits(allocator);
+    return result;
+}
+
 int allocator_are_one(struct allocator *allocator, uint64_t host_offset, uint64_t clusters,
                       bool *ones)
 {

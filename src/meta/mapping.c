@@ -269,8 +269,9 @@ static int decode_entry(const struct walk *walk, const uint8_t *raw, uint64_t en
 
 int mapping_fill_slice(void *context, void *data, size_t size)
 {
-    const struct slice_source *source = context;
+    struct slice_source *source = context;
 
+    source->filled = true;
     return store_read(source->file, source->key.host_offset, data, size);
 }
 
@@ -303,6 +304,7 @@ static int pin_slice(const struct walk *walk, uint64_t l1_index, uint64_t table,
     const struct header *header = mapping->source.header;
     uint64_t l1_bits = header_l1_entry_bits(header);
     uint64_t in_table = walk->position & ((UINT64_C(1) << l1_bits) - 1);
+    const struct mapping *looks = mapping->looks_as != NULL ? mapping->looks_as : mapping;
     struct slice_place place = mapping_slice_place(mapping, table, walk->position);
     uint64_t guest = walk->position - in_table;
     int result;
@@ -327,6 +329,9 @@ static int pin_slice(const struct walk *walk, uint64_t l1_index, uint64_t table,
                   store_read_failure(mapping->source.file, place.source.key.host_offset,
                                      mapping->slice_size, result));
         walk->fault->impossible = false;
+    } else if (place.source.filled && looks->look != NULL) {
+        /* Not while it is being filled: who frees a cluster waits for that, under a mutex. */
+        looks->look(looks->look_context, (*slice)->data, mapping->slice_size);
     }
     return result;
 }

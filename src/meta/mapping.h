@@ -87,6 +87,17 @@ int mapping_open(const struct mapping_source *source, const char *name, uint64_t
                  uint64_t entries, struct mapping **mapping, struct error *error);
 void mapping_close(struct mapping *mapping);
 
+/*
+ * Told of an L2 slice that has just come from the file, by the thread that wanted it: `size` bytes
+ * of entries as they are on the disk. No lock is held but what the caller of the lookup has.
+ */
+typedef void mapping_look_fn(void *context, const void *entries, size_t size);
+
+/* Has all slices looked at that are read from here on; nobody may be looking up. */
+void mapping_set_look(struct mapping *mapping, mapping_look_fn *look, void *context);
+/* As `other`, which outlives it, has its own looked at. */
+void mapping_share_look(struct mapping *mapping, const struct mapping *other);
+
 /* Lookups are possible from here on. */
 void mapping_set_cache(struct mapping *mapping, struct cache_pool *l2, uint64_t l2_entry_size);
 

@@ -33,12 +33,16 @@ struct mapping {
     /* What was last seen of the file's size, in bytes; it grows while others write. */
     _Atomic uint64_t file_size;
     struct mapping_writer *writer; /* NULL while read-only */
+    mapping_look_fn *look;         /* NULL: nobody looks */
+    void *look_context;
+    const struct mapping *looks_as; /* NULL: these two are its own */
 };
 
 /* Where the entry of a guest cluster is. `context` of mapping_fill_slice(). */
 struct slice_source {
     struct store *file;
     struct cache_key key; /* of the slice, in the cache; with its host offset */
+    bool filled;          /* it was not in the cache */
 };
 
 struct slice_place {

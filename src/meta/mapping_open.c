@@ -98,6 +98,17 @@ void mapping_close(struct mapping *mapping)
     }
 }
 
+void mapping_set_look(struct mapping *mapping, mapping_look_fn *look, void *context)
+{
+    mapping->look = look;
+    mapping->look_context = context;
+}
+
+void mapping_share_look(struct mapping *mapping, const struct mapping *other)
+{
+    mapping->looks_as = other;
+}
+
 void mapping_set_cache(struct mapping *mapping, struct cache_pool *l2, uint64_t l2_entry_size)
 {
     mapping->l2 = l2;

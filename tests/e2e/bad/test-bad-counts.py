@@ -83,6 +83,47 @@ used_twice("refcount block", "snapshot tables")
 used_twice("L2 table", "snapshot tables")
 
 
+def data_cluster(opened, offset):
+    return opened.l2_entry(offset) & 0x00fffffffffffe00
+
+
+@suite.test("a cluster in use that is counted as free is found when its L2 table is read: it is not "
+            "handed out, and what was written before stays")
+def _(directory):
+    path = large(directory)
+    image.io(path, image.write(SIZE // 2, CLUSTER, 3))
+    with qcow2.Qcow2(path) as opened:
+        offset = data_cluster(opened, SIZE // 2)
+        opened.set_refcount(offset, 0)
+    with mount.mount(path, writable=True) as mounted, write.opened(mounted.disk) as handle:
+        os.pwrite(handle, b"a" * 512, 0)
+        os.fsync(handle)
+        with write.Direct(mounted.disk) as direct:
+            write.refuses(errno.EROFS, direct.write, SIZE // 2 + CLUSTER, b"x" * 4096)
+            write.refuses(errno.EROFS, direct.write, CLUSTER, b"x" * 4096)
+        check(os.pread(handle, 512, 0) == b"a" * 512, "what was written is gone")
+        check(os.pread(handle, CLUSTER, SIZE // 2) == image.pattern(CLUSTER, 3),
+              "the cluster was overwritten")
+        said = mounted.stderr()
+    what = "the cluster in use at 0x%x is counted as free" % offset
+    check(said.count(what) == 1 and "--repair" in said, "not said once: %r", said)
+    tools.run("qemu-img", "check", "-r", "all", path)
+    image.io(path, "read -P 0x61 0 512")
+
+
+@suite.test("repair=on compares an image of any size")
+def _(directory):
+    path = large(directory)
+    with qcow2.Qcow2(path) as opened:
+        opened.set_refcount(data_cluster(opened, 0), 0)
+    with mount.mount(path, "repair=on", writable=True) as mounted:
+        with write.opened(mounted.disk) as handle:
+            os.pwrite(handle, b"x" * 512, SIZE // 2)
+            os.fsync(handle)
+        check("were repaired" in mounted.stderr(), "%r", mounted.stderr())
+    write.check_clean(path)
+
+
 @suite.test("a large image in order is written")
 def _(directory):
     path = large(directory)
