@@ -75,6 +75,7 @@ UNIT_TESTS += \
 	tests/unit/store/test-store-direct-threads \
 	tests/unit/store/test-store-lock \
 	tests/unit/store/test-store-lock-qemu \
+	tests/unit/store/test-place \
 	tests/unit/store/test-store-open \
 	tests/unit/disk/test-snapshots \
 	tests/unit/disk/test-view \
@@ -94,6 +95,7 @@ E2E_TESTS = \
 	tests/e2e/bad/test-bad-cut.py \
 	tests/e2e/bad/test-bad-image.py \
 	tests/e2e/bad/test-bad-mutated.py \
+	tests/e2e/bad/test-bad-follow.py \
 	tests/e2e/bad/test-bad-names.py \
 	tests/e2e/bad/test-bad-runtime.py \
 	tests/e2e/bad/test-bad-usage.py \

@@ -42,8 +42,8 @@ struct amend_change {
 
 /* How an image and the files that it names are opened. */
 struct amend_opening {
-    bool unchecked;         /* the new data file is not looked at */
-    enum image_names names; /* with whose rights what the image names is opened */
+    bool unchecked;           /* the new data file is not looked at */
+    struct image_names names; /* with whose rights what the image names is opened */
     bool no_locks;
     struct keys *keys; /* of what will be behind it; NULL: nobody reads its data */
 };

@@ -149,6 +149,7 @@ int amend_open_behind(const struct image *image, const struct amend_change *chan
         .access = STORE_WRITE, /* as what is behind a disk that is written */
         .cache = STORE_CACHE_WRITEBACK,
         .names = opening->names,
+        .backing_named = change->backing_file != NULL,
         .no_locks = opening->no_locks,
         .keys = opening->keys,
         .codec = CODEC_FASTEST,

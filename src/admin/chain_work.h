@@ -17,7 +17,7 @@
 #define CHAIN_WORK_STEP (UINT64_C(2) << 20) /* bytes that are read and written at once */
 
 struct chain_work {
-    enum image_names names;
+    struct image_names names;
     bool no_locks;
     struct keys *keys;       /* as of image_options */
     const struct stop *stop; /* may be NULL */

@@ -173,7 +173,8 @@ static int check_qcow2(struct create_files *files, const char *path, struct log 
     const struct image_options options = {
         .access = STORE_READ,
         .cache = STORE_CACHE_WRITEBACK,
-        .names = IMAGE_NAMES_PRIVATE, /* nothing of it is shown to anybody */
+        .names = {.rights = IMAGE_NAMES_PRIVATE, /* nothing of it is shown to anybody */
+                  .follow = files->follow},
         .codec = CODEC_FASTEST,
     };
     struct error cause = {0};

@@ -6,6 +6,7 @@
 #ifndef IMAGE_CREATE_FILES_H
 #define IMAGE_CREATE_FILES_H
 
+#include "disk/image.h"
 #include "util/error.h"
 #include "util/log.h"
 
@@ -15,8 +16,9 @@
 struct create_files {
     const char *image; /* path of the new image, which need not exist */
     const char *backing_file, *backing_format;
-    const char *data_file; /* NULL, as the others, where there is none */
-    const char *remedy;    /* ends the sentence about a backing file that cannot be used; or NULL */
+    const char *data_file;    /* NULL, as the others, where there is none */
+    enum image_follow follow; /* which files that the backing file names are opened */
+    const char *remedy; /* ends the sentence about a backing file that cannot be used; or NULL */
     /* Set by the functions below. */
     char *data_path;       /* owned */
     uint64_t backing_size; /* bytes, of the disk that the backing file shows */

@@ -252,8 +252,9 @@ static int open_data_file(struct inspection *inspection, const struct inspect_op
         .what = "data file",
         .active = inspection->is_active,
     };
+    const struct chain_data data = {.image = inspection->path, .active = inspection->is_active};
     struct store *file;
-    int result = chain_data_file(inspection->path, inspection->header, NULL,
+    int result = chain_data_file(&data, inspection->header, options->names.follow,
                                  &inspection->data_file_path, error);
 
     if (result < 0) {
@@ -444,8 +445,14 @@ static int examine_behind(struct inspection *active, struct inspection *overlay,
 
 /* Whether the chain goes on behind `overlay`, which lies `depth` images behind the active one. */
 static int find_backing(struct inspection *overlay, bool probed, unsigned depth,
-                        struct error *error)
+                        enum image_follow follow, struct error *error)
 {
+    const struct chain_name recorded = {
+        .image = overlay->path,
+        .what = "backing file",
+        .name = overlay->header->backing_file,
+        .active = overlay->is_active,
+    };
     int result = 0;
 
     if (probed) {
@@ -457,10 +464,7 @@ static int find_backing(struct inspection *overlay, bool probed, unsigned depth,
                            "shorten the chain with qcow2ctl commit or rebase of one that is behind",
                            overlay->path, depth + 1);
     }
-    return result < 0
-               ? result
-               : filename_resolve(overlay->path, "backing file", overlay->header->backing_file,
-                                  false, &overlay->backing_path, error);
+    return result < 0 ? result : chain_find(&recorded, follow, &overlay->backing_path, error);
 }
 
 static int follow_chain(struct inspection *active, const struct inspect_options *options)
@@ -472,7 +476,7 @@ static int follow_chain(struct inspection *active, const struct inspect_options 
 
     while (overlay != NULL && overlay->header != NULL && overlay->header->backing_file != NULL) {
         struct error error = {0};
-        int result = find_backing(overlay, probed, depth++, &error);
+        int result = find_backing(overlay, probed, depth++, options->names.follow, &error);
 
         if (result == 0) {
             result = examine_behind(active, overlay, options, &error);

@@ -111,7 +111,7 @@ struct inspection {
 
 struct inspect_options {
     enum store_access access; /* STORE_READ or STORE_READ_SHARED */
-    enum image_names names;   /* with whose rights its names are opened */
+    struct image_names names; /* with whose rights its names are opened */
     bool no_locks;
 };
 

@@ -358,6 +358,7 @@ static const struct option_spec amend_flags[] = {
     FLAG_OUTPUT(struct amend_command_options),
     FLAG_QUIET(struct amend_command_options),
     FLAG_TRUST_NAMES(struct amend_command_options),
+    FLAG_FOLLOW(struct amend_command_options),
     FLAG_LOCKING(struct amend_command_options),
     {.name = NULL},
 };

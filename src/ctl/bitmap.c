@@ -208,6 +208,7 @@ static const struct option_spec bitmap_flags[] = {
     FLAG_FORMAT(struct bitmap_options),
     FLAG_QUIET(struct bitmap_options),
     FLAG_TRUST_NAMES(struct bitmap_options),
+    FLAG_FOLLOW(struct bitmap_options),
     FLAG_LOCKING(struct bitmap_options),
     {.name = NULL},
 };

@@ -7,6 +7,7 @@
 #ifndef CTL_COMMAND_H
 #define CTL_COMMAND_H
 
+#include "disk/image.h"
 #include "meta/luks.h"
 #include "util/error.h"
 #include "util/log.h"
@@ -96,6 +97,7 @@ struct common_flags {
     struct option_bool quiet;
     struct option_bool force_share;
     struct option_bool trust_names;
+    struct option_number follow;  /* enum image_follow */
     struct option_number locking; /* enum ctl_locking */
     char *key_files;              /* for keys_open(), or NULL */
     struct option_number key_iterations_max;
@@ -139,6 +141,15 @@ bool command_prints_json(const struct common_flags *common);
     {                                                                                              \
         .name = "trust-names", .type = OPTION_BOOL, .field = offsetof(target, common.trust_names), \
         .help = "open the files that an image names although its owner, another user, may not"     \
+    }
+#define FLAG_FOLLOW(target)                                                                       \
+    {                                                                                             \
+        .name = "follow", .type = OPTION_CHOICE, .field = offsetof(target, common.follow),        \
+        .choices = IMAGE_FOLLOW_CHOICES, .value_name = IMAGE_FOLLOW_CHOICES_HELP,                 \
+        .default_text = "files",                                                                  \
+        .help = "which names that an image brings along are opened: files of this machine; all, " \
+                "also servers; beside, only regular files in that image's directory or below; "   \
+                "none"                                                                            \
     }
 #define FLAG_LOCKING(target)                                                                  \
     {                                                                                         \

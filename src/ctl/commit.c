@@ -110,6 +110,7 @@ static const struct option_spec commit_options[] = {
     FLAG_OUTPUT(struct commit_flags),
     FLAG_QUIET(struct commit_flags),
     FLAG_TRUST_NAMES(struct commit_flags),
+    FLAG_FOLLOW(struct commit_flags),
     FLAG_KEY_FILE(struct commit_flags),
     FLAG_KEY_ITERATIONS(struct commit_flags),
     FLAG_LOCKING(struct commit_flags),

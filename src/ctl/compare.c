@@ -166,6 +166,7 @@ static const struct option_spec compare_flags[] = {
      .help = "different sizes, and data in one where the other has none, are a difference, too"},
     FLAG_FORCE_SHARE(struct compare_options),
     FLAG_TRUST_NAMES(struct compare_options),
+    FLAG_FOLLOW(struct compare_options),
     FLAG_KEY_FILE(struct compare_options),
     FLAG_KEY_ITERATIONS(struct compare_options),
     FLAG_LOCKING(struct compare_options),

@@ -172,6 +172,7 @@ static const struct option_spec convert_flags[] = {
     FLAG_OUTPUT(struct convert_options),
     FLAG_FORCE_SHARE(struct convert_options),
     FLAG_TRUST_NAMES(struct convert_options),
+    FLAG_FOLLOW(struct convert_options),
     FLAG_KEY_FILE(struct convert_options),
     FLAG_KEY_ITERATIONS(struct convert_options),
     FLAG_LOCKING(struct convert_options),

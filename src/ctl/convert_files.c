@@ -212,6 +212,7 @@ static int plan_image(struct conversion *conversion)
         .backing_file = parameters->backing_file,
         .backing_format = parameters->backing_format,
         .data_file = parameters->data_file,
+        .follow = (enum image_follow)options->common.follow.value,
     };
     return create_plan_make(parameters, conversion->path, &conversion->plan,
                             &conversion->ctl->error);

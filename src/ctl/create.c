@@ -102,6 +102,7 @@ static void take_options(struct creation *creation)
         .backing_file = parameters->backing_file,
         .backing_format = parameters->backing_format,
         .data_file = parameters->data_file,
+        .follow = (enum image_follow)options->common.follow.value,
     };
 }
 
@@ -444,6 +445,7 @@ static const struct option_spec create_flags[] = {
      .type = OPTION_BOOL,
      .field = FIELD(force),
      .help = "replace IMAGE, and its data file, where they exist; what they hold is lost"},
+    FLAG_FOLLOW(struct create_options),
     FLAG_QUIET(struct create_options),
     {.name = "key-file",
      .type = OPTION_SEVERAL,

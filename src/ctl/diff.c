@@ -166,6 +166,7 @@ static const struct option_spec diff_flags[] = {
      .help = "the format of B"},
     FLAG_FORCE_SHARE(struct diff_options),
     FLAG_TRUST_NAMES(struct diff_options),
+    FLAG_FOLLOW(struct diff_options),
     FLAG_KEY_FILE(struct diff_options),
     FLAG_KEY_ITERATIONS(struct diff_options),
     FLAG_LOCKING(struct diff_options),

@@ -388,6 +388,7 @@ static const struct option_spec hash_flags[] = {
      .help = "also the digest of each piece of this size, as comments of the manifest"},
     FLAG_FORCE_SHARE(struct hash_options),
     FLAG_TRUST_NAMES(struct hash_options),
+    FLAG_FOLLOW(struct hash_options),
     FLAG_KEY_FILE(struct hash_options),
     FLAG_KEY_ITERATIONS(struct hash_options),
     FLAG_LOCKING(struct hash_options),

@@ -215,6 +215,7 @@ static const struct option_spec info_flags[] = {
     FLAG_QUIET(struct info_options),
     FLAG_FORCE_SHARE(struct info_options),
     FLAG_TRUST_NAMES(struct info_options),
+    FLAG_FOLLOW(struct info_options),
     {.name = NULL},
 };
 

@@ -236,6 +236,7 @@ static const struct option_spec map_flags[] = {
     FLAG_FORMAT(struct map_options),
     FLAG_FORCE_SHARE(struct map_options),
     FLAG_TRUST_NAMES(struct map_options),
+    FLAG_FOLLOW(struct map_options),
     FLAG_JSON(struct map_options),
     FLAG_OUTPUT(struct map_options),
     {.name = "start-offset",

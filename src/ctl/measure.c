@@ -266,6 +266,7 @@ static const struct option_spec measure_flags[] = {
      .help = "measure the disk of this internal snapshot, in place of the active state"},
     FLAG_FORCE_SHARE(struct measure_options),
     FLAG_TRUST_NAMES(struct measure_options),
+    FLAG_FOLLOW(struct measure_options),
     FLAG_KEY_FILE(struct measure_options),
     FLAG_KEY_ITERATIONS(struct measure_options),
     FLAG_LOCKING(struct measure_options),

@@ -9,9 +9,12 @@
 #include <errno.h>
 #include <string.h>
 
-enum image_names ctl_names(const struct common_flags *flags)
+struct image_names ctl_names(const struct common_flags *flags)
 {
-    return flags->trust_names.value ? IMAGE_NAMES_TRUSTED : IMAGE_NAMES_OF_OWNER;
+    return (struct image_names){
+        .rights = flags->trust_names.value ? IMAGE_NAMES_TRUSTED : IMAGE_NAMES_OF_OWNER,
+        .follow = (enum image_follow)flags->follow.value,
+    };
 }
 
 bool ctl_no_locks(const struct common_flags *flags)

@@ -28,8 +28,8 @@ int ctl_open_format(struct ctl *ctl, const char *path, const struct common_flags
  */
 struct keys *ctl_keys(struct ctl *ctl, const struct common_flags *flags);
 
-/* What --trust-names and --locking say. */
-enum image_names ctl_names(const struct common_flags *flags);
+/* What --trust-names, --follow and --locking say. */
+struct image_names ctl_names(const struct common_flags *flags);
 bool ctl_no_locks(const struct common_flags *flags);
 
 /*

@@ -191,6 +191,7 @@ static const struct option_spec rebase_options[] = {
     FLAG_OUTPUT(struct rebase_flags),
     FLAG_QUIET(struct rebase_flags),
     FLAG_TRUST_NAMES(struct rebase_flags),
+    FLAG_FOLLOW(struct rebase_flags),
     FLAG_KEY_FILE(struct rebase_flags),
     FLAG_KEY_ITERATIONS(struct rebase_flags),
     FLAG_LOCKING(struct rebase_flags),

@@ -336,6 +336,7 @@ static const struct option_spec resize_flags[] = {
                 "are written there",
     },
     FLAG_TRUST_NAMES(struct resize_options),
+    FLAG_FOLLOW(struct resize_options),
     FLAG_KEY_FILE(struct resize_options),
     FLAG_KEY_ITERATIONS(struct resize_options),
     FLAG_LOCKING(struct resize_options),

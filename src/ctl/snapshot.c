@@ -328,6 +328,7 @@ static const struct option_spec snapshot_flags[] = {
     FLAG_QUIET(struct snapshot_options),
     FLAG_FORCE_SHARE(struct snapshot_options),
     FLAG_TRUST_NAMES(struct snapshot_options),
+    FLAG_FOLLOW(struct snapshot_options),
     FLAG_LOCKING(struct snapshot_options),
     {.name = NULL},
 };

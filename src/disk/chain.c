@@ -47,13 +47,16 @@ static int check_cycle(const struct image *active, const struct image *overlay, 
                        struct error *error)
 {
     const struct image *image;
+    bool is_address = store_nbd_is_address(path);
     struct stat status;
 
-    if (stat(path, &status) < 0) {
+    if (!is_address && stat(path, &status) < 0) {
         return 0; /* opening it says why */
     }
     for (image = active; image != NULL; image = image->backing) {
-        if (is_same_file(image->file, &status) || is_same_file(image->data_file, &status)) {
+        if (is_address
+                ? strcmp(image->path, path) == 0
+                : is_same_file(image->file, &status) || is_same_file(image->data_file, &status)) {
             return chain_refuse_cycle(overlay->path, path, image == overlay ? NULL : image->path,
                                       error);
         }
@@ -109,13 +112,62 @@ int chain_recorded_format(const char *overlay, const char *name, const char *pat
                      overlay, path, name);
 }
 
+/* --- Which names are followed --------------------------------------------------------------- */
+
+/* How the user names the file himself, for a sentence: only that of the active image can be. */
+static const char *advise_naming(const struct chain_name *recorded)
+{
+    if (!recorded->active) {
+        return "";
+    }
+    return strcmp(recorded->what, "data file") == 0
+               ? "name the file yourself with -o data-file=PATH, or "
+               : "name the file yourself with -o backing-file=PATH, or ";
+}
+
+int chain_find(const struct chain_name *recorded, enum image_follow follow, char **path,
+               struct error *error)
+{
+    const char *advice = advise_naming(recorded);
+
+    *path = NULL;
+    if (follow == IMAGE_FOLLOW_NONE) {
+        return error_set(error, EACCES,
+                         "%s: names '%s' as its %s, and nothing that an image names is opened "
+                         "(follow=none); %sallow it with -o follow=beside or follow=files "
+                         "(qcow2ctl: --follow=)",
+                         recorded->image, recorded->name, recorded->what, advice);
+    }
+    if (store_nbd_is_address(recorded->name)) {
+        if (follow != IMAGE_FOLLOW_ALL) {
+            return error_set(error, EACCES,
+                             "%s: names the server '%s' as its %s; no server is asked on an "
+                             "image's word alone: %sallow it with -o follow=all (qcow2ctl: "
+                             "--follow=all)",
+                             recorded->image, recorded->name, recorded->what, advice);
+        }
+        *path = strdup(recorded->name);
+        return *path == NULL ? error_set(error, ENOMEM, "%s: out of memory", recorded->image) : 0;
+    }
+    if (store_nbd_is_address(recorded->image) && recorded->name[0] != '/' &&
+        filename_protocol(recorded->name) == 0) {
+        return error_set(error, EACCES,
+                         "%s: this image comes from a server, and names '%s' as its %s, a relative "
+                         "name, which means nothing there; %srecord a whole address",
+                         recorded->image, recorded->name, recorded->what, advice);
+    }
+    return filename_resolve(recorded->image, recorded->what, recorded->name,
+                            strcmp(recorded->what, "data file") == 0, path, error);
+}
+
 /* Whether the owner of the image must be able to do what is wanted of a file that it names. */
-static bool is_owners_affair(enum image_names names, enum store_access access, uid_t owner)
+static bool is_owners_affair(struct image_names names, enum store_access access, uid_t owner)
 {
     if (owner == geteuid() || owner == 0) { /* we can do no more than he */
         return false;
     }
-    return names == IMAGE_NAMES_OF_OWNER || (names == IMAGE_NAMES_PRIVATE && access == STORE_WRITE);
+    return names.rights == IMAGE_NAMES_OF_OWNER ||
+           (names.rights == IMAGE_NAMES_PRIVATE && access == STORE_WRITE);
 }
 
 /* How a file is named that is not where the image says. */
@@ -136,6 +188,16 @@ static int explain_missing(const struct chain_file *wanted, const char *cause, s
                      data ? "" : " -u", data ? "data_file" : "backing_file", wanted->image);
 }
 
+/* A server cannot be asked in another user's name. */
+static int refuse_owners_address(const struct chain_file *wanted, struct error *error)
+{
+    return error_set(error, EACCES,
+                     "%s: this image of another user names the server %s as its %s, which would be "
+                     "asked with your rights in place of his; allow it with -o trust-names "
+                     "(qcow2ctl: --trust-names)",
+                     wanted->image, wanted->path, wanted->what);
+}
+
 /* An image that a server sends has no owner here with whose rights its names could be opened. */
 static int refuse_remote_name(const struct chain_file *wanted, struct error *error)
 {
@@ -151,15 +213,17 @@ static int refuse_remote_name(const struct chain_file *wanted, struct error *err
 }
 
 int chain_open_file(const struct chain_file *wanted, const struct store_file_options *how,
-                    enum image_names names, struct store **file, struct error *error)
+                    struct image_names names, struct store **file, struct error *error)
 {
     struct store_file_options options = *how;
     struct error cause = {0};
     struct store_info info;
     uid_t owner = wanted->owner;
+    bool is_address = store_nbd_is_address(wanted->path);
     int result;
 
-    if (!wanted->given && names != IMAGE_NAMES_TRUSTED && store_nbd_is_address(wanted->image)) {
+    if (!wanted->given && !is_address && names.rights != IMAGE_NAMES_TRUSTED &&
+        store_nbd_is_address(wanted->image)) {
         return refuse_remote_name(wanted, error);
     }
     if (wanted->of != NULL) {
@@ -171,9 +235,13 @@ int chain_open_file(const struct chain_file *wanted, const struct store_file_opt
         owner = info.uid;
     }
     if (!wanted->given) {
-        options.named_by = wanted->image;
+        options.named_by = is_address && names.follow == IMAGE_FOLLOW_ALL ? NULL : wanted->image;
+        options.beneath = names.follow == IMAGE_FOLLOW_BESIDE && !wanted->known;
         options.as_owner = is_owners_affair(names, how->access, owner);
         options.owner = owner;
+        if (is_address && options.as_owner) {
+            return refuse_owners_address(wanted, error);
+        }
     }
     result = store_file_open(wanted->path, wanted->what, &options, file, &cause);
     if (result == -ENOENT) {
@@ -192,6 +260,7 @@ static int open_behind(struct image *active, struct image *overlay, const char *
                        const struct image_options *options, struct log *log, uint64_t *l1_room,
                        struct error *error)
 {
+    bool named = overlay->number == options->first_number;
     struct image_request request = {
         .path = path,
         .what = "backing file",
@@ -208,8 +277,9 @@ static int open_behind(struct image *active, struct image *overlay, const char *
         .of = overlay->file,
         .path = path,
         .what = request.what,
-        .given = overlay->number == options->first_number && options->backing_file != NULL,
-        .active = overlay->number == options->first_number,
+        .given = named && options->backing_file != NULL,
+        .known = named && options->backing_named,
+        .active = named,
     };
     bool known;
     int result;
@@ -246,12 +316,21 @@ static int open_behind(struct image *active, struct image *overlay, const char *
 static int find_backing(const struct image *overlay, const struct image_options *options,
                         char **path, struct error *error)
 {
-    if (overlay->number == options->first_number && options->backing_file != NULL) {
+    bool active = overlay->number == options->first_number;
+    const struct chain_name recorded = {
+        .image = overlay->path,
+        .what = "backing file",
+        .name = overlay->header->backing_file,
+        .active = active,
+    };
+
+    if (active && options->backing_file != NULL) {
         *path = strdup(options->backing_file);
         return *path == NULL ? error_set(error, ENOMEM, "%s: out of memory", overlay->path) : 0;
     }
-    return filename_resolve(overlay->path, "backing file", overlay->header->backing_file, false,
-                            path, error);
+    return chain_find(&recorded,
+                      active && options->backing_named ? IMAGE_FOLLOW_FILES : options->names.follow,
+                      path, error);
 }
 
 int chain_open_backing(struct image *image, const struct image_options *options, struct log *log,

@@ -32,6 +32,22 @@ struct image_request {
 int image_open_one(const struct image_request *request, const struct image_options *options,
                    struct log *log, struct image **image, struct error *error);
 
+/*
+ * Where the file is that the image at `image` records as `name`, as filename_resolve() says it,
+ * in *path for the caller to free; an address of a server is itself. `active`: the image is the one
+ * that the user named. -EACCES, with a sentence and before anything is looked at, where `follow`
+ * keeps that from being opened.
+ */
+struct chain_name {
+    const char *image;
+    const char *what; /* "backing file", "data file" */
+    const char *name;
+    bool active;
+};
+
+int chain_find(const struct chain_name *recorded, enum image_follow follow, char **path,
+               struct error *error);
+
 /* A file that belongs to an image: its backing file or its data file. */
 struct chain_file {
     const char *image; /* the path of the image */
@@ -40,17 +56,19 @@ struct chain_file {
     const char *path;
     const char *what; /* "backing file", "data file" */
     bool given;       /* named by the user, not by the image */
-    bool active;      /* the image is the one that the user named */
+    bool known;  /* recorded, but the user has given that name, too: where it leads is his affair */
+    bool active; /* the image is the one that the user named */
 };
 
 /*
  * Opens it with the rights that `names` says; the only way in which a file is
  * opened that an image names. The sentence begins with the image's path, and says
  * how a file that has moved is named. Errors as store_file_open()'s; -EACCES, too, for what
- * an image of a server names, unless `names` trusts it.
+ * an image of a server names, unless `names` trusts it, and
+ * for what lies outside of the image's directory with IMAGE_FOLLOW_BESIDE.
  */
 int chain_open_file(const struct chain_file *wanted, const struct store_file_options *how,
-                    enum image_names names, struct store **file, struct error *error);
+                    struct image_names names, struct store **file, struct error *error);
 
 /*
  * Opens all that is behind `image`, one after the other. On failure what was
@@ -79,10 +97,16 @@ int chain_refuse_cycle(const char *overlay, const char *path, const char *again,
 /*
  * The path of the data file of the image at `path`, in *data_file for the caller
  * to free: the one that was given or, where that is NULL, the recorded one.
- * -EINVAL or -ENOTSUP with a sentence where there is none; -ENOMEM.
+ * -EINVAL or -ENOTSUP with a sentence where there is none; -EACCES as chain_find(); -ENOMEM.
  */
-int chain_data_file(const char *path, const struct header *header, const char *given,
-                    char **data_file, struct error *error);
+struct chain_data {
+    const char *image;
+    const char *given;
+    bool active;
+};
+
+int chain_data_file(const struct chain_data *wanted, const struct header *header,
+                    enum image_follow follow, char **data_file, struct error *error);
 
 /*
  * Refuses a file that is not a qcow2 image, with a sentence that says what it

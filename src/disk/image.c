@@ -73,21 +73,29 @@ static void warn_of_state(const struct image *image, enum store_access access)
     }
 }
 
-int chain_data_file(const char *path, const struct header *header, const char *given,
-                    char **data_file, struct error *error)
+int chain_data_file(const struct chain_data *wanted, const struct header *header,
+                    enum image_follow follow, char **data_file, struct error *error)
 {
-    if (given != NULL) {
-        *data_file = strdup(given);
-        return *data_file == NULL ? error_set(error, ENOMEM, "%s: out of memory", path) : 0;
+    const struct chain_name recorded = {
+        .image = wanted->image,
+        .what = "data file",
+        .name = header->data_file,
+        .active = wanted->active,
+    };
+
+    if (wanted->given != NULL) {
+        *data_file = strdup(wanted->given);
+        return *data_file == NULL ? error_set(error, ENOMEM, "%s: out of memory", wanted->image)
+                                  : 0;
     }
     *data_file = NULL;
     if (header->data_file == NULL) {
         return error_set(error, EINVAL,
                          "%s: keeps its data in an external data file but does not name it; name "
                          "it with -o data-file=PATH",
-                         path);
+                         wanted->image);
     }
-    return filename_resolve(path, "data file", header->data_file, true, data_file, error);
+    return chain_find(&recorded, follow, data_file, error);
 }
 
 /* Opens the external data file. */
@@ -100,16 +108,21 @@ static int open_data_file(struct image *image, const struct image_request *reque
         .no_locks = options->no_locks,
     };
     bool active = request->number == options->first_number;
-    const char *given = active ? options->data_file : NULL;
+    const struct chain_data data = {
+        .image = image->path,
+        .given = active ? options->data_file : NULL,
+        .active = active,
+    };
     struct chain_file wanted = {
         .image = image->path,
         .of = image->file,
         .what = "data file",
-        .given = given != NULL,
+        .given = data.given != NULL,
         .active = active,
     };
     struct store_info info;
-    int result = chain_data_file(image->path, image->header, given, &image->data_file_path, error);
+    int result =
+        chain_data_file(&data, image->header, options->names.follow, &image->data_file_path, error);
 
     if (result < 0) {
         return result;

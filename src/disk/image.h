@@ -42,11 +42,29 @@ enum image_format {
  * image's names are those of that image's owner; names that the user gives are the user's. An image
  * of an NBD server has no owner: what it names is opened only where names are trusted.
  */
-enum image_names {
+enum image_rights {
     IMAGE_NAMES_OF_OWNER, /* the owner's */
     IMAGE_NAMES_PRIVATE,  /* the user's, who keeps to himself what he sees; to be written, the
                              owner's */
     IMAGE_NAMES_TRUSTED,  /* the user's: he knows what they lead to */
+};
+
+/* Which names are followed at all. Those that the user gives always are. */
+enum image_follow {
+    IMAGE_FOLLOW_FILES,  /* regular files and block devices of this machine, wherever they are */
+    IMAGE_FOLLOW_ALL,    /* also addresses of servers */
+    IMAGE_FOLLOW_BESIDE, /* regular files in the directory of the image that names them, or below */
+    IMAGE_FOLLOW_NONE,
+};
+
+/* For tables of options: in the order of the enumeration. */
+#define IMAGE_FOLLOW_CHOICES      "files all beside none"
+#define IMAGE_FOLLOW_CHOICES_HELP "files|all|beside|none"
+
+/* The policy for what images name. All zero: the most careful about rights, files followed. */
+struct image_names {
+    enum image_rights rights;
+    enum image_follow follow;
 };
 
 struct image_options {
@@ -54,11 +72,12 @@ struct image_options {
     bool recognised;          /* it is what the file looks like, in place of that */
     enum store_access access; /* of the active image; the images behind it are only read */
     enum store_cache cache;   /* of all of them */
-    enum image_names names;
+    struct image_names names; /* that they bring along */
     bool no_locks;            /* of all of them */
     bool allow_probed;        /* a backing file of unrecorded format may name further files */
     const char *data_file;    /* in place of the active image's recorded name, or NULL */
     const char *backing_file; /* likewise */
+    bool backing_named; /* the active image's recorded name is one that the user has given now */
     const char
         *at_snapshot; /* name or ID of the snapshot that it shows, which is only read; or NULL */
     /* For what is encrypted; borrowed until the chain is open. NULL: its data is not wanted, and

@@ -131,6 +131,16 @@ const struct option_spec mount_option_table[] = {
      .help = "The most iterations of the key derivation that an encrypted image may ask for, which "
              "each takes time; 0: as many as it wants.",
      .default_text = LUKS_ITERATIONS_MAX_TEXT},
+    {.name = "follow",
+     .type = OPTION_CHOICE,
+     .field = FIELD(follow),
+     .choices = IMAGE_FOLLOW_CHOICES,
+     .value_name = IMAGE_FOLLOW_CHOICES_HELP,
+     .help = "Which files an image may bring along by naming them, as its backing file or data "
+             "file. files: regular files and block devices of this machine. all: also addresses of "
+             "NBD servers. beside: only regular files in the directory of the image that names "
+             "them, or below. none: only what you name, with backing-file or data-file.",
+     .default_text = "files"},
     {.name = "trust-names",
      .type = OPTION_BOOL,
      .field = FIELD(trust_names),
@@ -421,12 +431,15 @@ enum store_cache mount_cache_mode(const struct mount_options *options)
                                    : STORE_CACHE_WRITEBACK;
 }
 
-enum image_names mount_names(const struct mount_options *options)
+struct image_names mount_names(const struct mount_options *options)
 {
-    if (options->trust_names.value) {
-        return IMAGE_NAMES_TRUSTED;
-    }
-    return options->allow_other.value ? IMAGE_NAMES_OF_OWNER : IMAGE_NAMES_PRIVATE;
+    enum image_rights rights =
+        options->allow_other.value ? IMAGE_NAMES_OF_OWNER : IMAGE_NAMES_PRIVATE;
+
+    return (struct image_names){
+        .rights = options->trust_names.value ? IMAGE_NAMES_TRUSTED : rights,
+        .follow = (enum image_follow)options->follow.value,
+    };
 }
 
 bool mount_has_overlay(const struct mount_options *options)

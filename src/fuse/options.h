@@ -38,6 +38,7 @@ struct mount_options {
     struct option_bool force_share;
     struct option_bool allow_probed_backing;
     struct option_bool trust_names;
+    struct option_number follow;             /* enum image_follow */
     char *key_files;                         /* for keys_open(), or NULL */
     struct option_number key_iterations_max; /* 0: any */
     struct option_number locking;            /* enum mount_locking */
@@ -83,8 +84,8 @@ unsigned mount_threads(const struct mount_options *options);
 /* cache=, or its default. */
 enum store_cache mount_cache_mode(const struct mount_options *options);
 
-/* With whose rights the files are opened that an image names. */
-enum image_names mount_names(const struct mount_options *options);
+/* Which files are opened that an image names, and with whose rights. */
+struct image_names mount_names(const struct mount_options *options);
 
 /* What the image is said to be; and whether that is seen by looking at it. */
 enum image_format mount_format(const struct mount_options *options);

@@ -48,6 +48,8 @@ struct store_file_options {
      * name. Such a name leads through no link of /proc that stands for an open file.
      */
     const char *named_by;
+    /* Where named_by is set: only a regular file in the directory of that image, or below. */
+    bool beneath;
     bool as_owner; /* opened with the rights of the user `owner`, and with no others */
     uid_t owner;
 };
@@ -66,7 +68,8 @@ struct store_file_options {
  * program holds a lock in the way: the sentence says what it is doing, names
  * the processes that have the file open where /proc shows them, and names the
  * option force-share where that would help; -EINVAL, too, where the host has no
- * direct I/O for the file and options->cache needs it.
+ * direct I/O for the file and options->cache needs it; -EXDEV for what is not
+ * options->beneath.
  *
  * Reading changes nothing of the file; not its access time either, where the
  * host allows O_NOATIME: struct store_info says whether it did.

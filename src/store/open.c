@@ -203,11 +203,24 @@ static int forbidden_to_owner(const struct subject *subject)
                      subject->access == STORE_WRITE ? "write" : "read");
 }
 
+/* What the image names lies elsewhere. */
+static int not_beneath(const struct subject *subject)
+{
+    return error_set(subject->error, EXDEV,
+                     "%s: this %s is named by the image %s, and is no regular file in its "
+                     "directory or below, not by way of .. or an absolute link either; name the "
+                     "file yourself, or allow it with -o follow=files (qcow2ctl: --follow=files) "
+                     "in place of follow=beside",
+                     subject->path, subject->what, subject->options->named_by);
+}
+
 static int open_failed(const struct subject *subject, int code)
 {
     switch (code) {
     case ENOENT:
         return missing(subject);
+    case EXDEV:
+        return not_beneath(subject);
     case EACCES:
         return subject->options->as_owner ? forbidden_to_owner(subject) : forbidden(subject);
     case ESTALE:
@@ -280,6 +293,7 @@ static int check_writable(const struct subject *subject, int fd, const struct st
 struct opening {
     const struct subject *subject;
     const char *path;
+    struct place_naming naming;
     struct place place; /* what the name leads to */
     int fd;             /* or a negative errno, where has_bytes() or nothing was found */
 };
@@ -292,8 +306,10 @@ static void find_and_open(void *context)
     int flags =
         (subject->access == STORE_WRITE ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
 
-    opening->fd = place_find(opening->path, subject->options->named_by, &opening->place);
-    if (opening->fd == 0) {
+    opening->fd = place_find(opening->path, &opening->naming, &opening->place);
+    if (opening->fd == 0 && subject->options->beneath && !S_ISREG(opening->place.status.st_mode)) {
+        opening->fd = -EXDEV;
+    } else if (opening->fd == 0) {
         opening->fd = has_bytes(&opening->place) ? place_open(&opening->place, opening->path, flags)
                                                  : -EINVAL;
     }
@@ -315,27 +331,40 @@ static void ask_owner(struct opening *opening)
     }
 }
 
+/* The path from the root on, for the caller to free; NULL where that is not known. */
+static char *absolute(const char *path)
+{
+    char *here, *whole = NULL;
+
+    if (path[0] == '/') {
+        return strdup(path);
+    }
+    here = getcwd(NULL, 0);
+    if (here != NULL && asprintf(&whole, "%s/%s", here, path) < 0) {
+        whole = NULL;
+    }
+    free(here);
+    return whole;
+}
+
 /* With the rights of the owner that the options name, in all directories from the root on: that
  * this process works in one below is no right of his. */
 static void open_as_owner(struct opening *opening)
 {
     const struct subject *subject = opening->subject;
-    char *here, *path = NULL;
+    char *path, *named_by;
 
-    if (subject->path[0] == '/') {
-        ask_owner(opening);
-        return;
-    }
-    here = getcwd(NULL, 0);
-    if (here != NULL && asprintf(&path, "%s/%s", here, subject->path) >= 0) {
+    path = absolute(subject->path);
+    named_by = absolute(subject->options->named_by);
+    if (path != NULL && named_by != NULL) {
         opening->path = path;
+        opening->naming.image = named_by;
         ask_owner(opening);
     } else {
         opening->fd = -EACCES; /* nobody knows where that is */
-        path = NULL;
     }
     free(path);
-    free(here);
+    free(named_by);
 }
 
 /* The descriptor of an opening, or a negative errno with the sentence made. */
@@ -360,6 +389,7 @@ static int open_path(const struct subject *subject, struct stat *status)
     struct opening opening = {
         .subject = subject,
         .path = subject->path,
+        .naming = {subject->options->named_by, subject->options->beneath},
         .place = {.fd = -1},
         .fd = -EINVAL,
     };

@@ -13,6 +13,12 @@
 #include <stdbool.h>
 #include <sys/stat.h>
 
+/* Who has named a path. */
+struct place_naming {
+    const char *image; /* the path of the image that names it; NULL: the user */
+    bool beneath;      /* it must lead to what is in the directory of the image, or below */
+};
+
 struct place {
     int fd; /* O_PATH; -1: nothing was found */
     struct stat status;
@@ -21,13 +27,14 @@ struct place {
 };
 
 /*
- * Looks `path` up and opens nothing. Where an image names it, `named_by` is the
- * path of that image: then no link of /proc that stands for an open file is
- * followed (those of this process lead to what others may not reach by name),
- * but in the directory of the image, which the user has named.
- * 0, or a negative errno of open(2).
+ * Looks `path` up and opens nothing. Where an image names it no link of /proc that stands for an
+ * open file is followed (those of this process lead to what others may not reach by name), but in
+ * the directory of the image, which the user has named. Where it must lie beneath that directory it
+ * does at each step of the way: by no .. that leads out, and no link that does, nor one that is
+ * absolute. An absolute path must begin with the directory, as the image is named or as it really
+ * is. 0, or a negative errno of open(2): -EXDEV for what does not lie beneath.
  */
-int place_find(const char *path, const char *named_by, struct place *place);
+int place_find(const char *path, const struct place_naming *naming, struct place *place);
 
 /*
  * Opens what was found, with these flags of open(2); the caller has judged it.

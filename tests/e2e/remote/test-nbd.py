@@ -326,8 +326,25 @@ def _(directory):
                   overlay, "40M")
         at = os.path.join(directory, "at")
         open(at, "w").close()
-        done = tools.run(run.program(), "-o", "ro", overlay, at, status=1)
-        bad.check_sentence(done.stderr, "backing file", "nbd+unix")
+        for options in ("ro", "ro,follow=files", "ro,follow=beside", "ro,follow=none"):
+            done = tools.run(run.program(), "-o", options, overlay, at, status=1)
+            bad.check_sentence(done.stderr, "backing file", "nbd+unix", "follow=")
+        ctl.refused("map", overlay, words=["nbd+unix", "--follow=all"])
+        with mount.mount(overlay, "follow=all", at=at) as mounted:
+            compare.check_files(mounted.disk, raw)
+        check_equal(ctl.ctl("info", "--follow=all", overlay).stderr, "", "what info says")
+        if os.geteuid() == 0:  # Nobody can be asked in his name.
+            os.chown(overlay, int(bad.NOBODY), int(bad.NOBODY))
+            done = tools.run(run.program(), "-o", "ro,allow_other,follow=all", overlay, at, status=1)
+            bad.check_sentence(done.stderr, "nbd+unix", "backing file", "trust-names")
+            with mount.mount(overlay, "allow_other", "follow=all", "trust-names", at=at) as mounted:
+                compare.check_files(mounted.disk, raw)
+    # An image on a server that is behind itself.
+    with nbdkit(directory, "file", path) as (address, _process):
+        tools.run("qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", address, path)
+        done = tools.run(run.program(), "-o", "ro,follow=all", address, at, status=1)
+        bad.check_sentence(done.stderr, "part of a cycle", "nbd+unix")
+        ctl.refused("map", "--follow=all", address, words=["part of a cycle"])
 
 
 @suite.test("an image of a server leads to no local file, unless the user says so", needs=NBDKIT)
@@ -359,7 +376,7 @@ def _(directory):
     tools.run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", "raw", path)
     with nbdkit(directory, "file", path) as (address, _process):
         done = tools.run(run.program(), "-o", "ro,trust-names", address, at, status=1)
-        bad.check_sentence(done.stderr, "backing file", "brings along")
+        bad.check_sentence(done.stderr, "backing file", "relative name")
 
 
 if __name__ == "__main__":
