@@ -38,6 +38,9 @@ src_libqcow2_a_SOURCES = \
 	src/store/limited.c src/store/limited.h \
 	src/store/lock.c src/store/lock.h \
 	src/store/nbd.c src/store/nbd.h \
+	src/store/nbd_connection.c src/store/nbd_connection.h \
+	src/store/nbd_library.c src/store/nbd_library.h \
+	src/store/nbd_unflushed.c src/store/nbd_unflushed.h \
 	src/store/new_file.c src/store/new_file.h \
 	src/store/open.c src/store/open.h \
 	src/store/place.c src/store/place.h \

@@ -54,6 +54,7 @@ UNIT_TESTS += \
 	tests/unit/fuse/test-lost \
 	tests/unit/fuse/test-names \
 	tests/unit/fuse/test-snapshots-shown \
+	tests/unit/store/test-nbd-unflushed \
 	tests/unit/store/test-new-file \
 	tests/unit/util/test-options \
 	tests/unit/util/test-options-choice \
@@ -170,7 +171,9 @@ E2E_TESTS = \
 	tests/e2e/project/test-readme.py \
 	tests/e2e/project/test-release.sh \
 	tests/e2e/read/test-tree.py \
+	tests/e2e/remote/test-model-nbd.py \
 	tests/e2e/remote/test-nbd.py \
+	tests/e2e/remote/test-nbd-write.py \
 	tests/e2e/write/test-encrypted.py \
 	tests/e2e/write/test-encrypted-kinds.py \
 	tests/e2e/project/test-try-debian.py \
@@ -210,6 +213,7 @@ E2E_HELPERS = \
 	tests/e2e/lib/matrix.py \
 	tests/e2e/lib/model.py \
 	tests/e2e/lib/mount.py \
+	tests/e2e/lib/nbd.py \
 	tests/e2e/lib/private.py \
 	tests/e2e/lib/qcow2.py \
 	tests/e2e/lib/partitions.py \

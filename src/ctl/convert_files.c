@@ -6,6 +6,7 @@
 #include "ctl/open.h"
 #include "disk/filename.h"
 #include "store/file.h"
+#include "store/nbd.h"
 #include "util/checked.h"
 
 #include <errno.h>
@@ -171,7 +172,9 @@ static int open_raw(struct conversion *conversion)
 
     target->size = view_size(conversion->source.view);
     target->unit = target->subunit = raw_unit(conversion);
-    if (conversion->options->existing.value) {
+    if (store_nbd_is_address(conversion->path)) {
+        r = store_nbd_refuse_new(conversion->path, "target", error);
+    } else if (conversion->options->existing.value) {
         r = store_file_open(conversion->path, "target", &in_place, &conversion->existing, error);
         target->store = conversion->existing;
     } else {

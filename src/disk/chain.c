@@ -270,6 +270,7 @@ static int open_behind(struct image *active, struct image *overlay, const char *
     const struct store_file_options file = {
         .access = request.access,
         .cache = options->cache,
+        .nbd_timeout = options->nbd_timeout,
         .no_locks = options->no_locks,
     };
     const struct chain_file wanted = {

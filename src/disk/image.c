@@ -105,6 +105,7 @@ static int open_data_file(struct image *image, const struct image_request *reque
     const struct store_file_options file = {
         .access = request->access,
         .cache = options->cache,
+        .nbd_timeout = options->nbd_timeout,
         .no_locks = options->no_locks,
     };
     bool active = request->number == options->first_number;
@@ -368,6 +369,7 @@ int image_open(const char *path, const struct image_options *options, struct log
     const struct store_file_options file = {
         .access = request.access,
         .cache = options->cache,
+        .nbd_timeout = options->nbd_timeout,
         .no_locks = options->no_locks,
     };
     int result;

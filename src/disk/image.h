@@ -72,6 +72,7 @@ struct image_options {
     bool recognised;          /* it is what the file looks like, in place of that */
     enum store_access access; /* of the active image; the images behind it are only read */
     enum store_cache cache;   /* of all of them */
+    unsigned nbd_timeout;     /* of all of them, as in struct store_file_options */
     struct image_names names; /* that they bring along */
     bool no_locks;            /* of all of them */
     bool allow_probed;        /* a backing file of unrecorded format may name further files */

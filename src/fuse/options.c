@@ -165,6 +165,15 @@ const struct option_spec mount_option_table[] = {
          "of the host), writethrough (stable before each write returns), directsync (both of "
          "these), or unsafe (nothing is made stable, ever: for an image that can be made again).",
      .default_text = "writeback"},
+    {.name = "nbd-timeout",
+     .type = OPTION_UINT,
+     .field = FIELD(nbd_timeout),
+     .min = 1,
+     .max = 86400,
+     .value_name = "SECONDS",
+     .help = "How long a request waits for an NBD server that does not answer, or that is away and "
+             "comes again, before it fails with EIO.",
+     .default_text = "60"},
     {.name = "discard",
      .type = OPTION_CHOICE,
      .field = FIELD(discard),
@@ -423,6 +432,12 @@ const struct option_spec mount_option_table[] = {
 unsigned mount_threads(const struct mount_options *options)
 {
     return options->threads.set ? (unsigned)options->threads.value : MOUNT_THREADS_DEFAULT;
+}
+
+unsigned mount_nbd_timeout(const struct mount_options *options)
+{
+    return options->nbd_timeout.set ? (unsigned)options->nbd_timeout.value
+                                    : STORE_NBD_TIMEOUT_DEFAULT;
 }
 
 enum store_cache mount_cache_mode(const struct mount_options *options)

@@ -52,6 +52,7 @@ struct mount_options {
     struct option_number overlay_max; /* bytes */
     struct cache_options cache;
     struct option_number cache_mode;        /* enum store_cache */
+    struct option_number nbd_timeout;       /* seconds */
     struct option_number discard;           /* enum mount_discard */
     struct option_bool growable;            /* a write past the end makes the disk larger */
     struct option_bool shrink;              /* truncating the file may make the disk smaller */
@@ -80,6 +81,9 @@ extern const struct option_spec mount_option_table[];
 
 /* The most that take requests. */
 unsigned mount_threads(const struct mount_options *options);
+
+/* Seconds that an NBD server may take for a request. */
+unsigned mount_nbd_timeout(const struct mount_options *options);
 
 /* cache=, or its default. */
 enum store_cache mount_cache_mode(const struct mount_options *options);

@@ -39,10 +39,13 @@ enum store_cache {
     STORE_CACHE_UNSAFE,       /* through it; a sync does nothing */
 };
 
+#define STORE_NBD_TIMEOUT_DEFAULT 60 /* seconds */
+
 struct store_file_options {
     enum store_access access;
     enum store_cache cache;
-    bool no_locks; /* none is taken, nor looked for */
+    unsigned nbd_timeout; /* seconds that an NBD server may take for a request; 0: the default */
+    bool no_locks;        /* none is taken, nor looked for */
     /*
      * For a name that an image brings along, the path of that image; NULL where the user gave the
      * name. Such a name leads through no link of /proc that stands for an open file.

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A store that is an export of an NBD server, which is only read.
+ * A store that is an export of an NBD server. As a block device it has the size that it has: it
+ * calls itself one (struct store_info.mode).
  *
- * One connection, with many requests under way on it. It has no thread: who waits for an answer
- * reads what the server sends, for all that wait, until its own has come; the next one goes on
- * then. So nothing runs where nothing is asked for, and a process may fork. A connection that
- * breaks is made anew, and what was asked on it is asked again, for a minute.
+ * A connection that breaks, or does not answer (store/nbd_connection.h), is made anew, and what was
+ * read on it is read again, for options->nbd_timeout seconds, then -EIO. Writes and flushes are
+ * asked again only where nothing can have been lost with the connection (R7,
+ * store/nbd_unflushed.h); else they fail with -EIO from then on, and so does reading what was not
+ * flushed. Several writes are made stable by one flush, so FUA would save nothing.
  */
 #ifndef STORE_NBD_H
 #define STORE_NBD_H
@@ -20,10 +22,15 @@
  */
 bool store_nbd_is_address(const char *name);
 
+/* The sentence that no new file is made at such an address; -ENOTSUP. */
+int store_nbd_refuse_new(const char *address, const char *what, struct error *error);
+
 /*
- * As store_file_open(): -ENOTSUP where libnbd is missing, -EROFS for writing, -EPERM where
- * an image brings the name along, -EINVAL for a socket that is not named as a whole, -ECONNREFUSED
- * and the like where there is no server, -ETIMEDOUT where it does not answer.
+ * As store_file_open(): -ENOTSUP where libnbd is missing; -EPERM where an image brings the name
+ * along; -EINVAL for a socket that is not named as a whole; -ECONNREFUSED and the like where there
+ * is no server, -ETIMEDOUT where it does not answer. -EROFS for writing without options->no_locks,
+ * since NBD has no locks; to an export that is only read; and where the server has no flush, but
+ * for STORE_CACHE_UNSAFE.
  */
 int store_nbd_open(const char *address, const char *what, const struct store_file_options *options,
                    struct store **store, struct error *error);

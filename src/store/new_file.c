@@ -4,6 +4,7 @@
 #include "store/new_file.h"
 
 #include "store/file.h"
+#include "store/nbd.h"
 #include "store/open.h"
 
 #include <errno.h>
@@ -233,6 +234,10 @@ int new_file_begin(const char *path, const char *what, bool replace, struct new_
     if (path[0] == '\0') {
         free(begun);
         return error_set(error, ENOENT, "the name of the %s is empty; give it one", what);
+    }
+    if (store_nbd_is_address(path)) {
+        free(begun);
+        return store_nbd_refuse_new(path, what, error);
     }
     if (begun == NULL) {
         return error_set(error, ENOMEM, "%s: out of memory", path);

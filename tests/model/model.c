@@ -14,6 +14,7 @@
 #include "model.h"
 
 #include "disk/keys.h"
+#include "store/nbd.h"
 #include "util/checked.h"
 
 #include <fcntl.h>
@@ -52,7 +53,9 @@ static void log_sink(void *context, enum log_level level, const char *line)
 static void open_image(struct model *model)
 {
     const struct model_options *given = &model->options;
-    struct image_options options = {.access = STORE_WRITE};
+    struct image_options options = {
+        .access = STORE_WRITE, .no_locks = store_nbd_is_address(model->path), /* NBD has none */
+    };
     const struct cache_options cache = {
         .l2_size = given->l2_cache_size,
         .l2_entry_size = given->l2_cache_entry_size,

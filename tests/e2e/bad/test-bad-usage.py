@@ -70,7 +70,7 @@ def _(directory):
     check(len(set(texts)) == 1, "the texts differ")
     for word in ("-f", "-d", "-s", "-o", "--ready-fd=", "--help", "--version", "ro", "force-share",
                  "data-file=", "allow-probed-backing", "l2-cache-size=", "l2-cache-entry-size=",
-                 "refcount-cache-size=", "cache-size=", "cache-clean-interval=", "threads=",
+                 "refcount-cache-size=", "cache-size=", "cache-clean-interval=", "threads=", "nbd-timeout=",
                  "data-cache-size=", "uid=", "gid=", "umask=", "allow_other", "losetup", "umount"):
         check(word in texts[0], "--help does not mention %s", word)
     for arguments in (["--version"], ["-V"]):
@@ -254,7 +254,7 @@ def _(directory):
         fails(2, "-o", "l2-cache-entry-size=" + value, path, at,
               words=["l2-cache-entry-size", "power of two", "65536"])
     for name, values in (("threads", ("0", "257", "99999999999999999999")),
-                         ("cache-clean-interval", ("604801",)),
+                         ("cache-clean-interval", ("604801",)), ("nbd-timeout", ("0", "86401")),
                          ("uid", ("4294967295",)), ("gid", ("4294967296",)),
                          ("mode", ("1000", "7777")), ("umask", ("1777",))):
         for value in values:

@@ -54,12 +54,13 @@ class Kind:
     `make(directory, source, **options)` makes it, from the raw file `source` where it is to hold
     something, and returns its path; `options` are those of qemu-img's -o. `resize`: its disk can
     change its size. `lazy`: it is written with lazy refcounts. `saves`: it can have snapshots, which
-    are then made and removed among the rest.
+    are then made and removed among the rest. `serve(path)` is a context manager that gives the name
+    by which it is opened.
     """
 
     def __init__(self, name, make, resize=True, lazy=False, saves=True, clusters=CLUSTERS,
-                 needs=(), **options):
-        self.name, self.make, self.options = name, make, options
+                 needs=(), serve=contextlib.nullcontext, **options):
+        self.name, self.make, self.options, self.serve = name, make, options, serve
         self.resize, self.lazy, self.saves = resize, lazy, saves
         self.clusters, self.needs = clusters, list(needs)
 
@@ -177,8 +178,9 @@ def _work(kind, caches, threads, sentence, copied):
     seed = _seed(sentence)
     tap.diagnose("seed %d" % seed)
     with copied() as (path, before, expected):
-        done = tools.run(program(), path, expected, _options(kind, caches, threads, seed),
-                         timeout=3000 if LONG else None)
+        with kind.serve(path) as name:
+            done = tools.run(program(), name, expected, _options(kind, caches, threads, seed),
+                             timeout=3000 if LONG else None)
         check_equal(done.stdout + done.stderr, "", "what it said")
         check_image(path, expected)
         check_snapshots(path, before)

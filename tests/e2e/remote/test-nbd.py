@@ -12,48 +12,13 @@ import threading
 import time
 import types
 
-from lib import bad, compare, ctl, image, mount, run, tap, tools
+from lib import bad, compare, ctl, image, mount, nbd, run, tap, tools
 from lib.image import MiB
+from lib.nbd import NBDKIT, built, nbdkit, qemu_nbd
 from lib.tap import check, check_equal
 
 
-def built():
-    done = tools.run(run.program(), "-V")
-    return None if "libnbd yes" in done.stdout else "built without libnbd"
-
-
 suite = tap.Suite(needs=[tools.fuse, tools.QEMU])
-NBDKIT = [built, tools.tool("nbdkit")]
-
-
-@contextlib.contextmanager
-def server(place, *command):
-    """One that runs in the foreground, and makes the socket `place`; (address, process)."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 60
-        while not os.path.exists(place + ".pid"):
-            check(process.poll() is None and time.monotonic() < deadline, "%s did not begin",
-                  command[0])
-            time.sleep(0.01)
-        yield "nbd+unix:///?socket=" + place, process
-    finally:
-        process.kill()
-        process.wait()
-        for name in (place, place + ".pid"):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name)
-
-
-def nbdkit(directory, *words, name="socket"):
-    place = os.path.join(directory, name)
-    return server(place, "nbdkit", "-f", "-r", "-U", place, "-P", place + ".pid", *words)
-
-
-def qemu_nbd(directory, path):
-    place = os.path.join(directory, "qemu")
-    return server(place, "qemu-nbd", "-r", "-t", "-f", "raw", "-k", place, "--pid-file",
-                  place + ".pid", path)
 
 
 def some_image(directory, size=40 * MiB, **options):

@@ -1,0 +1,485 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#ifdef HAVE_LIBNBD
+
+#include "store/nbd_connection.h"
+
+#include "util/checked.h"
+#include "util/stop.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#define TRIES 3 /* connections are tried at least so often within a request's time */
+#define GRACE                                                                          \
+    8 /* this part of its time a request has at least, however long the server is away \
+       */
+
+struct nbd_connection {
+    const struct nbd_export *export;
+    int wake; /* an eventfd: who polls is to look again */
+
+    /*
+     * Guards all below, and every call of libnbd but the wait for the socket, which is outside: so
+     * a callback runs under it.
+     */
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;    /* an answer came, or nobody polls any more */
+    struct nbd_handle *handle; /* NULL: it broke */
+    bool connecting;           /* somebody makes another connection */
+    bool polled;               /* somebody waits for the socket */
+    uint64_t away;             /* stop_clock() of the first failure since an answer came; 0: none */
+    struct nbd_request *first; /* asked, and not answered */
+};
+
+static const struct nbd_library *library_of(const struct nbd_connection *connection)
+{
+    return connection->export->library;
+}
+
+static int failure(const struct nbd_connection *connection)
+{
+    return nbd_library_failure(library_of(connection));
+}
+
+bool nbd_is_broken(int result)
+{
+    return result == -ECONNRESET || result == -ENOTCONN || result == -EPIPE ||
+           result == -ETIMEDOUT || result == -ESHUTDOWN || result == -ECONNABORTED;
+}
+
+/* --- The socket ------------------------------------------------------------------------------ */
+
+/* What the server has sent is taken, and what it takes is sent. */
+static int serve(struct nbd_connection *connection, struct nbd_handle *handle, int events)
+{
+    const struct nbd_library *library = library_of(connection);
+    unsigned direction = library->aio_get_direction(handle);
+    int result = 0;
+
+    if ((events & (POLLIN | POLLHUP | POLLERR)) != 0 &&
+        (direction & LIBNBD_AIO_DIRECTION_READ) != 0) {
+        result = library->aio_notify_read(handle);
+    } else if ((direction & LIBNBD_AIO_DIRECTION_WRITE) != 0) {
+        result = library->aio_notify_write(handle);
+    }
+    return result < 0 ? failure(connection) : 0;
+}
+
+/* Waits for the socket once. The mutex is held, and given up meanwhile. */
+static int wait_once(struct nbd_connection *connection, struct nbd_handle *handle,
+                     uint64_t deadline)
+{
+    const struct nbd_library *library = library_of(connection);
+    unsigned direction = library->aio_get_direction(handle);
+    uint64_t now = stop_clock();
+    struct pollfd sockets[] = {
+        {.fd = library->aio_get_fd(handle),
+         .events = (short)(((direction & LIBNBD_AIO_DIRECTION_READ) != 0 ? POLLIN : 0) |
+                           ((direction & LIBNBD_AIO_DIRECTION_WRITE) != 0 ? POLLOUT : 0))},
+        {.fd = connection->wake, .events = POLLIN},
+    };
+    uint64_t count;
+    int result;
+
+    if (now >= deadline) {
+        return -ETIMEDOUT;
+    }
+    pthread_mutex_unlock(&connection->mutex);
+    result = poll(sockets, 2, (int)min_u64((deadline - now) / 1000000 + 1, 1000000));
+    pthread_mutex_lock(&connection->mutex);
+    if (result < 0 && errno != EINTR) {
+        return -errno;
+    }
+    if (result > 0 && sockets[1].revents != 0) {
+        (void)!read(connection->wake, &count, sizeof(count));
+    }
+    return result > 0 && sockets[0].revents != 0 ? serve(connection, handle, sockets[0].revents)
+                                                 : 0;
+}
+
+static bool is_lost(const struct nbd_connection *connection)
+{
+    return library_of(connection)->aio_is_dead(connection->handle) > 0 ||
+           library_of(connection)->aio_is_closed(connection->handle) > 0;
+}
+
+/* --- Making and giving up --------------------------------------------------------------------- */
+
+static struct nbd_handle *make_handle(const struct nbd_library *library)
+{
+    struct nbd_handle *handle = library->create();
+
+    if (handle != NULL && library->add_meta_context(handle, NBD_CONTEXT) == 0 &&
+        library->set_request_structured_replies(handle, true) == 0) {
+        return handle;
+    }
+    library->close(handle);
+    return NULL;
+}
+
+/* With the mutex held: a connection, or a negative errno. */
+static int connect_to(struct nbd_connection *connection, uint64_t deadline)
+{
+    const struct nbd_library *library = library_of(connection);
+    struct nbd_handle *handle = make_handle(library);
+    int result = handle == NULL ? -ENOMEM
+                 : library->aio_connect_uri(handle, connection->export->address) == 0
+                     ? 0
+                     : failure(connection);
+
+    while (result == 0 && library->aio_is_connecting(handle) > 0) {
+        result = wait_once(connection, handle, deadline);
+    }
+    if (result == 0 && library->aio_is_ready(handle) <= 0) {
+        result = -ECONNRESET;
+    }
+    if (result < 0) {
+        library->close(handle);
+    } else {
+        connection->handle = handle;
+    }
+    return result;
+}
+
+static bool is_write(const struct nbd_request *request)
+{
+    return request->kind == NBD_WRITE || request->kind == NBD_ZEROES;
+}
+
+static void answered(struct nbd_request *request, int result)
+{
+    const struct nbd_export *export = request->connection->export;
+
+    if (!request->done) {
+        request->done = true;
+        request->result = result;
+        *request->link = request->next;
+        if (request->next != NULL) {
+            request->next->link = request->link;
+        }
+        if (is_write(request)) {
+            nbd_unflushed_write_ends(export->unflushed, request->offset, request->length);
+        }
+    }
+}
+
+/* It broke, or does not answer: all that was asked has failed. */
+static void give_up(struct nbd_connection *connection, int result)
+{
+    nbd_unflushed_lost(connection->export->unflushed); /* R7 */
+    while (connection->first != NULL) {
+        answered(connection->first, result);
+    }
+    library_of(connection)->close(connection->handle);
+    connection->handle = NULL;
+    pthread_cond_broadcast(&connection->changed);
+}
+
+/*
+ * Whether the connection is gone without anybody having looked: where nothing is under way the
+ * server has nothing to say but that it hangs up. So a write is not sent where nobody hears it.
+ */
+static bool has_hung_up(struct nbd_connection *connection)
+{
+    struct pollfd socket = {.fd = library_of(connection)->aio_get_fd(connection->handle),
+                            .events = POLLIN};
+
+    if (connection->first == NULL && !connection->polled && poll(&socket, 1, 0) > 0) {
+        (void)serve(connection, connection->handle, socket.revents);
+    }
+    return is_lost(connection);
+}
+
+/* --- Requests -------------------------------------------------------------------------------- */
+
+static int on_answer(void *context, int *error)
+{
+    struct nbd_request *request = context;
+
+    request->connection->away = 0;
+    answered(request, *error != 0 ? -*error : 0);
+    pthread_cond_broadcast(&request->connection->changed);
+    return 1; /* it is forgotten */
+}
+
+static int on_extent(void *context, const char *name, uint64_t offset, uint32_t *entries,
+                     size_t count, int *error)
+{
+    struct nbd_request *request = context;
+
+    (void)offset;
+    (void)error;
+    if (strcmp(name, NBD_CONTEXT) == 0 && count >= 2 && request->found == 0) {
+        request->is_data = (entries[1] & LIBNBD_STATE_ZERO) == 0;
+        for (size_t i = 0;
+             i + 1 < count && ((entries[i + 1] & LIBNBD_STATE_ZERO) == 0) == request->is_data;
+             i += 2) {
+            request->found += entries[i];
+        }
+    }
+    return 0;
+}
+
+static int64_t issue(struct nbd_connection *connection, struct nbd_request *request)
+{
+    const struct nbd_library *library = library_of(connection);
+    struct nbd_handle *handle = connection->handle;
+    nbd_completion_callback done = {.callback = on_answer, .user_data = request};
+    nbd_extent_callback extent = {.callback = on_extent, .user_data = request};
+
+    switch (request->kind) {
+    case NBD_READ:
+        return library->aio_pread(handle, request->buffer, request->length, request->offset, done,
+                                  0);
+    case NBD_WRITE:
+        return library->aio_pwrite(handle, request->buffer, request->length, request->offset, done,
+                                   0);
+    case NBD_ZEROES:
+        return library->aio_zero(handle, request->length, request->offset, done, 0);
+    case NBD_FLUSH:
+        return library->aio_flush(handle, done, 0);
+    case NBD_EXTENT:
+    default:
+        return library->aio_block_status(handle, request->length, request->offset, extent, done, 0);
+    }
+}
+
+/* Asks, with the mutex held. Not asked at all where it fails. */
+static int ask(struct nbd_connection *connection, struct nbd_request *request, uint64_t until)
+{
+    request->connection = connection;
+    request->next = connection->first;
+    request->link = &connection->first;
+    request->asked = stop_clock();
+    request->until = until;
+    request->done = false;
+    request->found = 0;
+    if (connection->first != NULL) {
+        connection->first->link = &request->next;
+    }
+    connection->first = request;
+    if (is_write(request)) {
+        nbd_unflushed_write_begins(connection->export->unflushed);
+    }
+    if (issue(connection, request) < 0) {
+        answered(request, is_lost(connection) ? -ECONNRESET : failure(connection));
+        return request->result;
+    }
+    if (connection->polled && (library_of(connection)->aio_get_direction(connection->handle) &
+                               LIBNBD_AIO_DIRECTION_WRITE) != 0) {
+        const uint64_t one = 1;
+
+        (void)!write(connection->wake, &one, sizeof(one)); /* who polls does not wait for that */
+    }
+    return 0;
+}
+
+/*
+ * When the connection is to be given up unless something is answered: for reads soon enough to try
+ * again on another, but not where that would cost what was written (struct nbd_unflushed).
+ */
+static uint64_t earliest_end(const struct nbd_connection *connection)
+{
+    const struct nbd_export *export = connection->export;
+    uint64_t earliest = UINT64_MAX;
+    uint64_t patience =
+        nbd_unflushed_at_stake(export->unflushed) ? export->timeout : export->timeout / TRIES;
+
+    for (const struct nbd_request *each = connection->first; each != NULL; each = each->next) {
+        earliest = min_u64(earliest, min_u64(each->until, each->asked + patience));
+    }
+    return earliest;
+}
+
+/* Waits until all are answered, with the mutex held: polls where nobody else does. */
+static void await(struct nbd_connection *connection, struct nbd_request *requests, size_t count)
+{
+    size_t i = 0;
+
+    while (i < count) {
+        struct nbd_handle *handle = connection->handle;
+        int result;
+
+        if (requests[i].done) {
+            i++;
+        } else if (connection->polled) {
+            pthread_cond_wait(&connection->changed, &connection->mutex);
+        } else {
+            connection->polled = true;
+            result = wait_once(connection, handle, earliest_end(connection));
+            connection->polled = false;
+            if (connection->handle == handle && (result < 0 || is_lost(connection))) {
+                give_up(connection, result == -ETIMEDOUT ? -ETIMEDOUT : -ECONNRESET);
+            }
+            pthread_cond_broadcast(&connection->changed); /* somebody else may poll */
+        }
+    }
+}
+
+/* Waits, but not for ever, until nobody else makes the connection. */
+static void wait_for_others(struct nbd_connection *connection, uint64_t until)
+{
+    const struct timespec end = {.tv_sec = (time_t)(until / 1000000000),
+                                 .tv_nsec = (long)(until % 1000000000)};
+
+    while (connection->connecting && stop_clock() < until) {
+        pthread_cond_timedwait(&connection->changed, &connection->mutex, &end);
+    }
+}
+
+/*
+ * Another connection, where there is none any more: to the same export. Whatever keeps it from
+ * being made may pass, as the server did once serve it: a tunnel whose other end is away hangs up,
+ * a server that starts refuses, or does not know the export yet.
+ */
+static int connect_again(struct nbd_connection *connection, uint64_t until)
+{
+    const struct nbd_export *export = connection->export;
+    int result = 0;
+
+    wait_for_others(connection, until);
+    if (connection->connecting) {
+        return -ETIMEDOUT;
+    }
+    if (connection->handle != NULL && has_hung_up(connection)) {
+        if (connection->polled) { /* who polls sees it, too, and has the handle */
+            return -ECONNRESET;
+        }
+        give_up(connection, -ECONNRESET);
+    }
+    if (connection->handle == NULL) {
+        connection->connecting = true;
+        result = connect_to(connection, min_u64(until, stop_clock() + export->timeout / TRIES));
+        connection->connecting = false;
+        pthread_cond_broadcast(&connection->changed);
+        if (result < 0 && result != -ENOMEM) {
+            return -ECONNRESET;
+        }
+    }
+    if (result == 0 &&
+        library_of(connection)->get_size(connection->handle) != (int64_t) export->size) {
+        give_up(connection, -EIO);
+        result = -EIO;
+    }
+    return result;
+}
+
+/* A moment before it is tried again; with the mutex held, which is given up meanwhile. */
+static void pause_shortly(struct nbd_connection *connection)
+{
+    const struct timespec moment = {.tv_nsec = 100 * 1000000};
+
+    pthread_mutex_unlock(&connection->mutex);
+    nanosleep(&moment, NULL);
+    pthread_mutex_lock(&connection->mutex);
+}
+
+int nbd_connection_ask(struct nbd_connection *connection, struct nbd_request *requests,
+                       size_t count, uint64_t until)
+{
+    size_t asked = 0;
+    int result;
+
+    pthread_mutex_lock(&connection->mutex);
+    result = connect_again(connection, until);
+    if (result == 0 && requests[0].kind == NBD_EXTENT &&
+        library_of(connection)->can_meta_context(connection->handle, NBD_CONTEXT) <= 0) {
+        result = -ENOTSUP;
+    }
+    while (result == 0 && asked < count) {
+        result = ask(connection, &requests[asked], until);
+        asked += result == 0;
+    }
+    await(connection, requests, asked);
+    for (size_t i = 0; i < asked && result == 0; i++) {
+        result = requests[i].result;
+    }
+    if (nbd_is_broken(result)) {
+        connection->away = connection->away == 0 ? stop_clock() : connection->away;
+        if (stop_clock() < until) {
+            pause_shortly(connection);
+        }
+    }
+    pthread_mutex_unlock(&connection->mutex);
+    return result;
+}
+
+uint64_t nbd_connection_deadline(struct nbd_connection *connection)
+{
+    uint64_t now = stop_clock(), timeout = connection->export->timeout, away;
+
+    pthread_mutex_lock(&connection->mutex);
+    away = connection->away;
+    pthread_mutex_unlock(&connection->mutex);
+    return away == 0 ? now + timeout : max_u64(away + timeout, now + timeout / GRACE);
+}
+
+/* --- From beginning to end ---------------------------------------------------------------------
+ */
+
+int nbd_connection_begin(struct nbd_connection *connection, uint64_t until)
+{
+    int result;
+
+    pthread_mutex_lock(&connection->mutex);
+    result = connect_to(connection, until);
+    pthread_mutex_unlock(&connection->mutex);
+    return result;
+}
+
+struct nbd_handle *nbd_connection_handle(struct nbd_connection *connection)
+{
+    return connection->handle;
+}
+
+struct nbd_connection *nbd_connection_create(const struct nbd_export *export)
+{
+    struct nbd_connection *connection = calloc(1, sizeof(*connection));
+    pthread_condattr_t monotonic;
+
+    if (connection == NULL) {
+        return NULL;
+    }
+    connection->export = export;
+    connection->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    pthread_mutex_init(&connection->mutex, NULL);
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&connection->changed, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    if (connection->wake < 0) {
+        nbd_connection_destroy(connection);
+        return NULL;
+    }
+    return connection;
+}
+
+void nbd_connection_destroy(struct nbd_connection *connection)
+{
+    if (connection == NULL) {
+        return;
+    }
+    if (connection->handle != NULL) {
+        library_of(connection)->close(connection->handle);
+    }
+    if (connection->wake >= 0) {
+        close(connection->wake);
+    }
+    pthread_cond_destroy(&connection->changed);
+    pthread_mutex_destroy(&connection->mutex);
+    free(connection);
+}
+
+#else
+
+typedef int nbd_connection_is_not_built; /* a file is not empty */
+
+#endif

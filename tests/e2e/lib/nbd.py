@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: MIT
+"""NBD servers: nbdkit, qemu-nbd, and one of our own that does what no real one would.
+
+Server keeps what it serves in memory, like a server with a volatile cache: what is written is
+stable only once a flush was answered. It hangs, hangs up, and loses its power when a test says so.
+"""
+
+import contextlib
+import os
+import random
+import signal
+import socket
+import struct
+import subprocess
+import threading
+import time
+
+from . import run, tools
+from .tap import check
+
+READ, WRITE, DISCONNECT, FLUSH, TRIM, ZEROES = 0, 1, 2, 3, 4, 6
+WRITES = (WRITE, TRIM, ZEROES)
+READ_ONLY, HAS_FLUSH, HAS_FUA, HAS_TRIM, HAS_ZEROES, MULTI_CONN = 2, 4, 8, 32, 64, 256
+EVERYTHING = 1 | HAS_FLUSH | HAS_FUA | HAS_TRIM | HAS_ZEROES | MULTI_CONN
+OPT_ABORT, OPT_GO = 2, 7
+REP_ACK, REP_INFO, REP_UNSUPPORTED = 1, 3, 0x80000001
+EIO = 5
+
+
+def built():
+    done = tools.run(run.program(), "-V")
+    return None if "libnbd yes" in done.stdout else "built without libnbd"
+
+
+NBDKIT = [built, tools.tool("nbdkit")]
+
+
+# --- real ones ----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def server(place, *command):
+    """One that runs in the foreground, and makes the socket `place`; (address, process)."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not os.path.exists(place + ".pid"):
+            check(process.poll() is None and time.monotonic() < deadline, "%s did not begin",
+                  command[0])
+            time.sleep(0.01)
+        yield "nbd+unix:///?socket=" + place, process
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.kill()
+        process.wait()
+        for name in (place, place + ".pid"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+
+
+def nbdkit(directory, *words, name="socket", writable=False):
+    place = os.path.join(directory, name)
+    return server(place, "nbdkit", "-f", *([] if writable else ["-r"]), "-U", place, "-P",
+                  place + ".pid", *words)
+
+
+def qemu_nbd(directory, path, *words, name="qemu", writable=False):
+    place = os.path.join(directory, name)
+    return server(place, "qemu-nbd", *([] if writable else ["-r"]), "-t", "-f", "raw", "-k", place,
+                  "--pid-file", place + ".pid", *words, path)
+
+
+@contextlib.contextmanager
+def only_address(served):
+    with served as (address, _process):
+        yield address
+
+
+def kill(process, place):
+    """As a crash ends it: another may take its place."""
+    process.kill()
+    process.wait()
+    for name in (place, place + ".pid"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+# --- one of our own -----------------------------------------------------------------------------
+
+
+class Server:
+    """Serves `contents` at the socket `place` of a directory, until it is closed.
+
+    `before(kind, offset, length)` is called with the lock held before each request is done; what it
+    returns is a word: None (do it), "hang" (never answer), "cut" (lose the power, before it is
+    done), or a number, which is the error that is answered.
+    """
+
+    def __init__(self, directory, contents, flags=EVERYTHING, name="own"):
+        self.place = os.path.join(directory, name)
+        self.address = "nbd+unix:///?socket=" + self.place
+        self.current, self.stable = bytearray(contents), bytearray(contents)
+        self.flags = flags
+        self.unflushed = []  # (offset, bytes)
+        self.counts = {}
+        self.zeroed = []  # (offset, length)
+        self.before = lambda kind, offset, length: None
+        self.lock = threading.RLock()
+        self.ends = set()
+        self.generation = 0
+        self.generator = random.Random(1)
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(self.place)
+        self.listener.listen()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        with contextlib.suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.hang_up()
+        os.unlink(self.place)
+
+    def hang_up(self):
+        """All connections, as a server does that begins anew."""
+        with self.lock:
+            self.generation += 1
+            for end in self.ends:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+            self.ends = set()
+
+    def cut_power(self):
+        """Of what was not flushed some is there afterwards, in any order, the rest is lost."""
+        with self.lock:
+            self.generator.shuffle(self.unflushed)
+            for offset, data in self.unflushed:
+                for at in range(0, len(data), 512):
+                    if self.generator.random() < 0.5:
+                        sector = data[at:at + 512]
+                        self.stable[offset + at:offset + at + len(sector)] = sector
+            self.unflushed = []
+            self.current = bytearray(self.stable)
+            self.hang_up()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                end, _ = self.listener.accept()
+                with self.lock:
+                    self.ends.add(end)
+                    generation = self.generation
+                threading.Thread(target=self._serve, args=(end, generation), daemon=True).start()
+
+    def _serve(self, end, generation):
+        with contextlib.suppress(OSError, EOFError):
+            if self._greet(end):
+                while self._request(end, generation):
+                    pass
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+        end.close()
+
+    @staticmethod
+    def _receive(end, length):
+        data = bytearray()
+        while len(data) < length:
+            part = end.recv(length - len(data))
+            if not part:
+                raise EOFError
+            data += part
+        return bytes(data)
+
+    def _greet(self, end):
+        end.sendall(b"NBDMAGICIHAVEOPT" + struct.pack(">H", 3))
+        self._receive(end, 4)
+        while True:
+            _magic, option, length = struct.unpack(">QII", self._receive(end, 16))
+            self._receive(end, length)
+
+            def reply(kind, data=b"", option=option):
+                end.sendall(struct.pack(">QIII", 0x3e889045565a9, option, kind, len(data)) + data)
+
+            if option == OPT_GO:
+                reply(REP_INFO, struct.pack(">HQH", 0, len(self.current), self.flags))
+                reply(REP_ACK)
+                return True
+            if option == OPT_ABORT:
+                reply(REP_ACK)
+                return False
+            reply(REP_UNSUPPORTED)
+
+    def _request(self, end, generation):
+        _magic, _flags, kind, cookie, offset, length = struct.unpack(">IHHQQI",
+                                                                     self._receive(end, 28))
+        data = self._receive(end, length) if kind == WRITE else bytes(length if kind == ZEROES else 0)
+        if kind == DISCONNECT:
+            return False
+        with self.lock:
+            if generation != self.generation:
+                return False
+            self.counts[kind] = self.counts.get(kind, 0) + 1
+            word = self.before(kind, offset, length)
+            if word == "hang":
+                return True
+            if word == "cut":
+                self.cut_power()
+                return False
+            answer = b""
+            if word is None and kind == READ:
+                answer = bytes(self.current[offset:offset + length])
+            elif word is None and kind in (WRITE, ZEROES):
+                self.current[offset:offset + length] = data
+                self.unflushed.append((offset, data))
+                if kind == ZEROES:
+                    self.zeroed.append((offset, length))
+            elif word is None and kind == FLUSH:
+                for at, written in self.unflushed:
+                    self.stable[at:at + len(written)] = written
+                self.unflushed = []
+        end.sendall(struct.pack(">IIQ", 0x67446698, word or 0, cookie) + answer)
+        return True
