@@ -49,6 +49,9 @@ tests   genisoimage     command genisoimage
 tests   fuseiso         command fuseiso
 tests   erofs-utils     command mkfs.erofs
 tests   bash-completion file    /usr/share/bash-completion/bash_completion
+tests   fish            command fish
+tests   zsh             command zsh
+tests   tmux            command tmux
 tests   strace          command strace
 tests   nbdkit          command nbdkit
 tests   systemd         command systemd-analyze

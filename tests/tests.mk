@@ -101,6 +101,7 @@ E2E_TESTS = \
 	tests/e2e/bad/test-bad-runtime.py \
 	tests/e2e/bad/test-bad-usage.py \
 	tests/e2e/project/test-completion.py \
+	tests/e2e/project/test-completion-shells.py \
 	tests/e2e/crash/test-crash-breaks.py \
 	tests/e2e/crash/test-crash-faults.py \
 	tests/e2e/crash/test-crash-states.py \
