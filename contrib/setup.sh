@@ -23,6 +23,7 @@ build   libjansson-dev  module  jansson
 build   libblkid-dev    module  blkid
 build   libgcrypt20-dev module  libgcrypt
 build   libnbd-dev      module  libnbd
+build   libseccomp-dev  module  libseccomp
 mount   fuse3           command fusermount3
 look    e2fsprogs       command debugfs
 look    fdisk           command sfdisk

@@ -7,6 +7,7 @@
 #include "fuse/options.h"
 #include "fuse/session.h"
 #include "fuse/source.h"
+#include "fuse/steward.h"
 #include "util/error.h"
 #include "util/log.h"
 #include "util/printable.h"
@@ -121,6 +122,11 @@ static void print_version(void)
 #else
         {"libnbd", false},
 #endif
+#ifdef HAVE_SECCOMP
+        {"libseccomp", true},
+#else
+        {"libseccomp", false},
+#endif
 #ifdef HAVE_JANSSON
         {"jansson", true},
 #else
@@ -153,8 +159,7 @@ static void log_to_syslog(void *context, enum log_level level, const char *line)
                    : level == LOG_LEVEL_WARNING ? LOG_WARNING
                                                 : LOG_INFO;
 
-    (void)context;
-    syslog(priority, "%s", line);
+    steward_log(context, priority, line);
 }
 
 #define OPTION_READY_FD 256 /* getopt_long()'s number: no letter */
@@ -383,13 +388,14 @@ static char *absolute(const char *path)
 
 /* Mounts, and returns when it is unmounted; or, in the process that was started, not at all. */
 static int mount_and_serve(const struct command_line *line, struct source *source, struct log *log,
-                           struct announce *announce, struct registry_entry **entry,
-                           struct error *error)
+                           struct steward *steward, struct announce *announce,
+                           struct registry_entry **entry, struct error *error)
 {
     const struct session_settings settings = {
         .image = source->image,
         .writer = source->writer,
         .log = log,
+        .steward = steward,
         .background_sink = log_to_syslog,
         .mount_point = line->mount_point,
         .options = &line->options,
@@ -423,11 +429,14 @@ static int mount_and_serve(const struct command_line *line, struct source *sourc
         _exit(r == 0 && process == SESSION_DONE ? EXIT_OK : EXIT_FAILED);
     }
     if (r == 0) {
-        r = announce_pid(announce, error);
+        r = announce_pid(announce, steward, error);
     }
     if (r == 0) {
         *entry = listing_enter(image, mount_point, line->options.mounted_device,
                                source->writer != NULL, source->image->is_overlay);
+        if (*entry != NULL) {
+            (void)steward_tell_registry(steward, *entry);
+        }
         session_set_control(session, registry_listen(*entry));
         r = session_serve(session, error);
         announce_stopping(announce);
@@ -438,8 +447,18 @@ static int mount_and_serve(const struct command_line *line, struct source *sourc
     return r;
 }
 
+static void leave_registry(struct registry_entry *entry, struct steward *steward, int status,
+                           const char *message)
+{
+    if (entry != NULL) {
+        registry_end(entry, status, message);
+        (void)steward_remove_registry(steward);
+        registry_leave(entry);
+    }
+}
+
 static enum exit_status open_and_mount(const struct command_line *line, struct log *log,
-                                       struct error *error)
+                                       struct steward *steward, struct error *error)
 {
     struct registry_entry *entry = NULL;
     struct announce announce;
@@ -450,31 +469,36 @@ static enum exit_status open_and_mount(const struct command_line *line, struct l
         return source.options_do_not_fit ? EXIT_USAGE : EXIT_FAILED;
     }
     r = announce_begin(&announce, line->options.pid_file, line->ready_descriptor, line->foreground);
-    r = r == 0 ? mount_and_serve(line, &source, log, &announce, &entry, error)
+    r = r == 0 ? mount_and_serve(line, &source, log, steward, &announce, &entry, error)
                : error_set(error, -r, "pid-file=%s: %s", line->options.pid_file, strerror(-r));
     if (source_close(&source, log, error) != 0) {
         r = -EIO;
     }
     announce_end(&announce);
-    registry_leave(entry, r == 0 ? EXIT_OK : EXIT_FAILED, error->text);
+    leave_registry(entry, steward, r == 0 ? EXIT_OK : EXIT_FAILED, error->text);
     return r == 0 ? EXIT_OK : EXIT_FAILED;
 }
 
 static enum exit_status mount_command(const struct command_line *line)
 {
+    enum exit_status status = EXIT_FAILED;
+    struct steward *steward = NULL;
     struct error error = {0};
-    enum exit_status status;
     struct log log;
+    int r = steward_start(&steward);
 
     log_init(&log, log_to_stderr, NULL);
-    openlog("qcow2fs", LOG_PID, LOG_DAEMON);
     process_raise_descriptor_limit();
     signal(SIGXFSZ, SIG_IGN); /* a limit on the size of files is an error of the write, EFBIG */
-    status = open_and_mount(line, &log, &error);
+    if (r != 0) {
+        error_set(&error, -r, "no process for what is done later: %s", strerror(-r));
+    } else {
+        status = open_and_mount(line, &log, steward, &error);
+    }
     if (error.code != 0) {
         log_line(&log, LOG_LEVEL_ERROR, "%s", error.text);
     }
-    closelog();
+    steward_stop(steward);
     log_release(&log);
     return status;
 }

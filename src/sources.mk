@@ -6,9 +6,10 @@
 noinst_LIBRARIES = src/libqcow2.a
 src_libqcow2_a_CPPFLAGS = $(PROJECT_CPPFLAGS)
 src_libqcow2_a_CFLAGS = $(PROJECT_CFLAGS) $(ZLIB_CFLAGS) $(ZSTD_CFLAGS) $(LIBDEFLATE_CFLAGS) \
-	$(JANSSON_CFLAGS) $(GCRYPT_CFLAGS) $(LIBNBD_CFLAGS)
+	$(JANSSON_CFLAGS) $(GCRYPT_CFLAGS) $(LIBNBD_CFLAGS) $(SECCOMP_CFLAGS)
 src_libqcow2_a_SOURCES = \
 	src/util/bytes.h src/util/checked.h \
+	src/util/box.c src/util/box.h src/util/box_calls.c src/util/box_calls.h \
 	src/util/directory.c src/util/directory.h \
 	src/util/error.c src/util/error.h \
 	src/util/fuse_device.c src/util/fuse_device.h \
@@ -237,6 +238,7 @@ src_qcow2fs_SOURCES = \
 	src/fuse/files.c src/fuse/files.h \
 	src/fuse/io_uring.c src/fuse/io_uring.h \
 	src/fuse/control.c src/fuse/control.h \
+	src/fuse/kernel_options.c src/fuse/kernel_options.h \
 	src/fuse/later.c src/fuse/later.h \
 	src/fuse/old_end.c src/fuse/old_end.h \
 	src/fuse/listing.c src/fuse/listing.h \
@@ -250,16 +252,20 @@ src_qcow2fs_SOURCES = \
 	src/fuse/ops_snapshots.c \
 	src/fuse/ops_write.c \
 	src/fuse/options.c src/fuse/options.h \
+	src/fuse/own_disk.c src/fuse/own_disk.h \
 	src/fuse/own_mount.c src/fuse/own_mount.h \
 	src/fuse/page_cache.c src/fuse/page_cache.h \
 	src/fuse/parts.c src/fuse/parts.h \
+	src/fuse/server_box.c src/fuse/server_box.h \
 	src/fuse/session.c src/fuse/session.h \
 	src/fuse/source.c src/fuse/source.h \
 	src/fuse/shown.c src/fuse/shown.h \
 	src/fuse/signals.c src/fuse/signals.h \
 	src/fuse/snapshots.c src/fuse/snapshots.h \
 	src/fuse/stats.c src/fuse/stats.h \
+	src/fuse/steward.c src/fuse/steward.h src/fuse/steward_internal.h src/fuse/steward_run.c \
 	src/fuse/tree.c src/fuse/tree.h src/fuse/tree_internal.h \
-	src/fuse/tree_info.c src/fuse/tree_names.c src/fuse/tree_partitions.c
+	src/fuse/tree_info.c src/fuse/tree_names.c src/fuse/tree_partitions.c \
+	src/fuse/unmount.c src/fuse/unmount.h
 src_qcow2fs_LDFLAGS = $(AM_LDFLAGS) $(SANITIZE_LDFLAGS)
 src_qcow2fs_LDADD = $(LIBQCOW2_LIBS) $(FUSE3_LIBS)

@@ -153,6 +153,7 @@ E2E_TESTS = \
 	tests/e2e/mount/test-mount.py \
 	tests/e2e/mount/test-mount-fstab.py \
 	tests/e2e/mount/test-mount-user.py \
+	tests/e2e/mount/test-sandbox.py \
 	tests/e2e/mount/test-service.py \
 	tests/e2e/mount/test-unmount.py \
 	tests/e2e/mount/test-partitions.py \
@@ -198,6 +199,7 @@ E2E_HELPERS = \
 	tests/e2e/lib/__init__.py \
 	tests/e2e/lib/bad.py \
 	tests/e2e/lib/busy_clock.c \
+	tests/e2e/lib/inside.c \
 	tests/e2e/lib/chains.py \
 	tests/e2e/lib/changed.py \
 	tests/e2e/lib/checks.py \
@@ -255,9 +257,13 @@ TSAN_PATTERN = */test-allocator-fill | */test-barrier | */test-cache | */test-ch
 
 check_PROGRAMS = $(UNIT_TESTS) tests/bench/decompress tests/crash/explore tests/crash/explore-r4 \
 	tests/crash/faults tests/model/model $(RACES)
-# What lib/encrypted.py has qemu-img run with; tests do without it, and take longer.
-check_DATA = tests/e2e/lib/busy_clock.so
-CLEANFILES += tests/e2e/lib/busy_clock.so
+# What lib/encrypted.py has qemu-img run with, since otherwise tests take longer; what mount/test-sandbox.py
+# has qcow2fs run with.
+check_DATA = tests/e2e/lib/busy_clock.so tests/e2e/lib/inside.so
+CLEANFILES += tests/e2e/lib/busy_clock.so tests/e2e/lib/inside.so
+tests/e2e/lib/inside.so: $(srcdir)/tests/e2e/lib/inside.c
+	@$(MKDIR_P) tests/e2e/lib
+	$(AM_V_CC)$(CC) -O -shared -fPIC -o $@ $(srcdir)/tests/e2e/lib/inside.c
 tests/e2e/lib/busy_clock.so: $(srcdir)/tests/e2e/lib/busy_clock.c
 	@$(MKDIR_P) tests/e2e/lib
 	$(AM_V_CC)$(CC) -O -shared -fPIC -o $@ $(srcdir)/tests/e2e/lib/busy_clock.c

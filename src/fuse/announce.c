@@ -13,12 +13,62 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+/* --- the service manager ------------------------------------------------------- */
+
+/* False for a name that can be no socket's. A name that begins with @ is abstract. */
+static bool make_address(const char *name, struct sockaddr_un *address, socklen_t *length)
+{
+    size_t size = strlen(name);
+
+    if ((name[0] != '/' && name[0] != '@') || size >= sizeof(address->sun_path)) {
+        return false;
+    }
+    *address = (struct sockaddr_un){.sun_family = AF_UNIX};
+    memcpy(address->sun_path, name, size);
+    if (name[0] == '@') {
+        address->sun_path[0] = '\0';
+    }
+    *length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + size);
+    return true;
+}
+
+/* While a socket can still be made. It is for the manager to notice that it is not told. */
+static int connect_to_manager(void)
+{
+    const char *name = getenv("NOTIFY_SOCKET");
+    struct sockaddr_un address;
+    socklen_t length;
+    int descriptor;
+
+    if (name == NULL || !make_address(name, &address, &length)) {
+        return -1;
+    }
+    descriptor = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (descriptor >= 0 && connect(descriptor, (const struct sockaddr *)&address, length) != 0) {
+        close(descriptor);
+        return -1;
+    }
+    return descriptor;
+}
+
+static void notify(const struct announce *announce, const char *text)
+{
+    while (announce->manager >= 0 &&
+           send(announce->manager, text, strlen(text), MSG_NOSIGNAL) < 0 && errno == EINTR) {
+    }
+}
+
+/* --- the beginning ------------------------------------------------------------------ */
+
 int announce_begin(struct announce *announce, const char *pid_file, int descriptor, bool foreground)
 {
     char *directory = NULL;
     int length;
 
-    *announce = (struct announce){.descriptor = descriptor, .notifies = foreground};
+    *announce = (struct announce){.descriptor = descriptor, .manager = -1};
+    if (foreground) {
+        announce->manager = connect_to_manager();
+    }
     if (descriptor >= 0) {
         (void)fcntl(descriptor, F_SETFD, FD_CLOEXEC);
     }
@@ -67,7 +117,7 @@ static int write_pid(const char *path, const char *temporary)
     return result;
 }
 
-int announce_pid(struct announce *announce, struct error *error)
+int announce_pid(struct announce *announce, struct steward *steward, struct error *error)
 {
     char *temporary;
     int result;
@@ -81,15 +131,18 @@ int announce_pid(struct announce *announce, struct error *error)
     result = write_pid(announce->pid_file, temporary);
     free(temporary);
     announce->is_written = result == 0;
+    if (result == 0) {
+        announce->steward = steward;
+        result = steward_tell_pid_file(steward, announce->pid_file);
+    }
     return result == 0 ? 0
                        : error_set(error, -result, "pid-file=%s cannot be written: %s",
                                    announce->pid_file, strerror(-result));
 }
 
-/* Whether the file names this process, and not one that has mounted since. */
-static bool is_own_pid(const char *path)
+void announce_remove(const char *pid_file, pid_t pid)
 {
-    int descriptor = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    int descriptor = open(pid_file, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     char text[32] = "";
 
     if (descriptor >= 0) {
@@ -98,48 +151,9 @@ static bool is_own_pid(const char *path)
         }
         close(descriptor);
     }
-    return strtol(text, NULL, 10) == (long)getpid();
-}
-
-/* --- the service manager ------------------------------------------------------- */
-
-/* False for a name that can be no socket's. A name that begins with @ is abstract. */
-static bool make_address(const char *name, struct sockaddr_un *address, socklen_t *length)
-{
-    size_t size = strlen(name);
-
-    if ((name[0] != '/' && name[0] != '@') || size >= sizeof(address->sun_path)) {
-        return false;
+    if (strtol(text, NULL, 10) == (long)pid) {
+        (void)unlink(pid_file);
     }
-    *address = (struct sockaddr_un){.sun_family = AF_UNIX};
-    memcpy(address->sun_path, name, size);
-    if (name[0] == '@') {
-        address->sun_path[0] = '\0';
-    }
-    *length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + size);
-    return true;
-}
-
-/* It is for the manager to notice that it is not told. */
-static void notify(const char *text)
-{
-    const char *name = getenv("NOTIFY_SOCKET");
-    struct sockaddr_un address;
-    socklen_t length;
-    int descriptor;
-
-    if (name == NULL || !make_address(name, &address, &length)) {
-        return;
-    }
-    descriptor = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (descriptor < 0) {
-        return;
-    }
-    while (sendto(descriptor, text, strlen(text), MSG_NOSIGNAL, (const struct sockaddr *)&address,
-                  length) < 0 &&
-           errno == EINTR) {
-    }
-    close(descriptor);
 }
 
 /* --- the moments ----------------------------------------------------------------- */
@@ -155,29 +169,30 @@ void announce_ready(struct announce *announce)
         close(announce->descriptor);
         announce->descriptor = -1;
     }
-    if (announce->notifies) {
+    if (announce->manager >= 0) {
         char text[64];
 
         snprintf(text, sizeof(text), "READY=1\nMAINPID=%ld\n", (long)getpid());
-        notify(text);
+        notify(announce, text);
     }
 }
 
 void announce_stopping(const struct announce *announce)
 {
-    if (announce->notifies) {
-        notify("STOPPING=1\n");
-    }
+    notify(announce, "STOPPING=1\n");
 }
 
 void announce_end(struct announce *announce)
 {
-    if (announce->is_written && is_own_pid(announce->pid_file)) {
-        (void)unlink(announce->pid_file);
+    if (announce->is_written) {
+        (void)steward_remove_pid_file(announce->steward);
+    }
+    if (announce->manager >= 0) {
+        close(announce->manager);
     }
     if (announce->descriptor >= 0) {
         close(announce->descriptor);
     }
     free(announce->pid_file);
-    *announce = (struct announce){.descriptor = -1};
+    *announce = (struct announce){.descriptor = -1, .manager = -1};
 }

@@ -7,16 +7,19 @@
 #ifndef FUSE_ANNOUNCE_H
 #define FUSE_ANNOUNCE_H
 
+#include "fuse/steward.h"
 #include "util/error.h"
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 struct announce {
-    char *pid_file; /* absolute, or NULL */
+    char *pid_file;          /* absolute, or NULL */
+    struct steward *steward; /* takes it away */
     bool is_written;
     int descriptor; /* gets a newline, and is closed; or -1 */
-    bool notifies;  /* the service manager */
+    int manager;    /* the socket of the service manager, or -1 */
 };
 
 /*
@@ -28,9 +31,12 @@ struct announce {
 int announce_begin(struct announce *announce, const char *pid_file, int descriptor,
                    bool foreground);
 
-/* By the process that serves: its file, which takes the place of another. 0, or a negative errno
- * with a sentence. */
-int announce_pid(struct announce *announce, struct error *error);
+/* By the process that serves: its file, which takes the place of another, and which the steward
+ * takes away at the end. 0, or a negative errno with a sentence. */
+int announce_pid(struct announce *announce, struct steward *steward, struct error *error);
+
+/* Removes the file, if it names that process and not one that has mounted since. */
+void announce_remove(const char *pid_file, pid_t pid);
 
 /* The raw file answers. From any thread, once; `announce` may be NULL. */
 void announce_ready(struct announce *announce);
@@ -38,7 +44,7 @@ void announce_ready(struct announce *announce);
 /* No request is answered any more; what is left is to make the image final. */
 void announce_stopping(const struct announce *announce);
 
-/* The end: takes the file away, if it is still this process's. */
+/* The end: has the file taken away, if it is still this process's. */
 void announce_end(struct announce *announce);
 
 #endif

@@ -147,6 +147,15 @@ const struct option_spec mount_option_table[] = {
      .help = "Open the files that an image names although its owner, another user than you, may "
              "not read them, or not write its data file. Without this option such an image is "
              "refused with allow_other, and a data file that its owner may not write in any case."},
+    {.name = "sandbox",
+     .type = OPTION_CHOICE,
+     .field = FIELD(sandbox),
+     .choices = "on off strict",
+     .value_name = "on|off|strict",
+     .help = "Once all is open and mounted, the daemon gives up its capabilities, all system calls "
+             "but those of serving, opening files, and core dumps. on: as far as the kernel and "
+             "this build can. strict: do not mount where anything of that is missing.",
+     .default_text = "on"},
     {.name = "locking",
      .type = OPTION_CHOICE,
      .field = FIELD(locking),

@@ -27,6 +27,13 @@ enum mount_locking {
     MOUNT_LOCKING_OFF,
 };
 
+/* util/box.h; strict: all of it, or no mount. */
+enum mount_sandbox {
+    MOUNT_SANDBOX_ON,
+    MOUNT_SANDBOX_OFF,
+    MOUNT_SANDBOX_STRICT,
+};
+
 enum mount_format {
     MOUNT_FORMAT_QCOW2,
     MOUNT_FORMAT_RAW,
@@ -69,7 +76,8 @@ struct mount_options {
     struct option_bool allow_other;
     struct option_bool allow_root;
     struct option_bool auto_unmount;
-    struct option_bool nonempty; /* a directory that is not empty may be mounted on */
+    struct option_number sandbox; /* enum mount_sandbox */
+    struct option_bool nonempty;  /* a directory that is not empty may be mounted on */
     char *fsname;         /* what stands in the mount table in place of the image's path, or NULL */
     char *subtype;        /* in place of qcow2fs, or NULL */
     char *pid_file;       /* gets the number of the daemon's process; or NULL */

@@ -1,20 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What this process asks of its own mount: it opens the raw disk there, through
- * the kernel, as any other program would. For what the kernel does for nobody
- * but a program: hand over what it has cached (fsync), go back to the size that
- * the disk has (truncate), and know when a mount point was changed (utimensat).
+ * What is asked of our own mount, through the kernel, as any other program would: for what the
+ * kernel does for nobody but a program: hand over what it has cached (fsync), go back to the size
+ * that the disk has (truncate), and know when a mount point was changed (utimensat). The steward
+ * does it, a process that has no part in answering (fuse/steward.h).
  *
- * A thread does that, since the requests which follow from it must be answered
- * by others. Nobody who answers requests ever waits for it. The disk is never
- * held open for longer than that takes: the mount would be busy. It sends a
- * thread for each, that shares no descriptor with the rest of the process, so
- * that the process can be killed meanwhile.
+ * A thread asks it, since the requests which follow from it must be answered by others. Nobody who
+ * answers requests ever waits for it.
  *
  * One leaf mutex.
  */
 #ifndef FUSE_OWN_MOUNT_H
 #define FUSE_OWN_MOUNT_H
+
+#include "fuse/steward.h"
 
 #include <stdbool.h>
 #include <sys/types.h>
@@ -22,18 +21,8 @@
 
 struct own_mount;
 
-/*
- * `disk_path` is that of the raw disk under the mount point, absolute and without symbolic links,
- * `inode` its number there. 0 or -ENOMEM.
- */
-int own_mount_create(const char *disk_path, ino_t inode, struct own_mount **own);
-
-/*
- * Once it is mounted: the device of its files. What is found at the path is held for ours only if
- * it has this device and that inode, and is not even opened otherwise: whoever may rename
- * directories above the mount point leads the path elsewhere. 0: unknown, nothing is ours.
- */
-void own_mount_set_device(struct own_mount *own, dev_t device);
+/* `steward` is told of the disk before it is asked anything. 0 or -ENOMEM. */
+int own_mount_create(struct steward *steward, struct own_mount **own);
 
 /*
  * How the kernel is made to hand over what it holds of the disk where no path leads to it any more

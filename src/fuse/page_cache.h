@@ -19,14 +19,16 @@
 #define PAGE_CACHE_DIRTY_SHARE 5
 
 struct page_cache {
-    unsigned major, minor; /* the mount's device */
-    atomic_bool is_raised; /* or there is nothing to raise */
+    unsigned major, minor;       /* the mount's device */
+    int read_ahead, dirty_share; /* the files of the two, or -1 */
+    atomic_bool is_raised;       /* or there is nothing to raise */
 };
 
 /* Nothing is mounted yet; `mount_point` is where it will be. */
 void page_cache_init(struct page_cache *cache, const char *mount_point);
 
-/* It is: finds out which device that made. Asks the mount nothing, which nobody answers yet. */
+/* It is: finds out which device that made, and opens its files. Asks the mount nothing, which
+ * nobody answers yet. */
 void page_cache_find(struct page_cache *cache, const char *mount_point);
 
 /*
@@ -35,5 +37,8 @@ void page_cache_find(struct page_cache *cache, const char *mount_point);
  * to an open: a file's read-ahead is decided then.
  */
 void page_cache_raise(struct page_cache *cache);
+
+/* Closes the files. */
+void page_cache_release(struct page_cache *cache);
 
 #endif

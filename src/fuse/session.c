@@ -7,12 +7,15 @@
 
 #include "fuse/control.h"
 #include "fuse/io_uring.h"
+#include "fuse/kernel_options.h"
 #include "fuse/later.h"
 #include "fuse/messages.h"
 #include "fuse/mount_point.h"
 #include "fuse/ops.h"
 #include "fuse/own_mount.h"
+#include "fuse/server_box.h"
 #include "fuse/signals.h"
+#include "fuse/unmount.h"
 #include "util/fuse_device.h"
 #include "util/mounts.h"
 #include "util/process.h"
@@ -43,6 +46,7 @@ struct session {
     struct fuse_session *fuse;
     bool handles_signals;
     bool is_mounted;
+    int over;      /* a pipe that nobody reads, for unmount() */
     int null;      /* in the server: /dev/null, or -1 */
     int ready;     /* in the server: the pipe to who waits, or -1 */
     int listening; /* until `control` has it, or -1 */
@@ -51,59 +55,10 @@ struct session {
 
 /* --- mounting --------------------------------------------------------------- */
 
-/* Appends NAME=VALUE, escaped. False when memory ran out. */
-static bool add_value(char **list, const char *name, const char *value)
-{
-    char *item;
-    bool added;
-
-    if (asprintf(&item, "%s=%s", name, value) < 0) {
-        return false;
-    }
-    added = fuse_opt_add_opt_escaped(list, item) == 0;
-    free(item);
-    return added;
-}
-
-static bool add_if(char **list, bool wanted, const char *option)
-{
-    return !wanted || fuse_opt_add_opt(list, option) == 0;
-}
-
-/* The options of the kernel mount, comma-separated; NULL when memory ran out. */
-static char *kernel_options(const struct session *session)
-{
-    const struct mount_options *options = session->settings.options;
-    const char *image_path = image_named(session->settings.image)->path;
-    char *absolute = realpath(image_path, NULL);
-    const char *fsname = absolute != NULL ? absolute : image_path;
-    char max_read[32];
-    char *list = NULL;
-    bool complete;
-
-    snprintf(max_read, sizeof(max_read), "max_read=%u", OPS_REQUEST_MAX);
-    complete = add_if(&list, options->kernel != NULL, options->kernel) &&
-               add_if(&list, session->settings.writer == NULL, "ro") &&
-               fuse_opt_add_opt(&list, "default_permissions") == 0 &&
-               fuse_opt_add_opt(&list, max_read) == 0 &&
-               add_if(&list, options->allow_other.value, "allow_other") &&
-               add_if(&list, options->allow_root.value, "allow_root") &&
-               add_if(&list, options->auto_unmount.value, "auto_unmount") &&
-               add_if(&list, options->io_uring.value, "io_uring") &&
-               add_value(&list, "fsname", options->fsname != NULL ? options->fsname : fsname) &&
-               add_value(&list, "subtype", options->subtype != NULL ? options->subtype : "qcow2fs");
-    free(absolute);
-    if (!complete) {
-        free(list);
-        return NULL;
-    }
-    return list;
-}
-
 static int make_fuse_session(struct session *session)
 {
     struct fuse_args arguments = FUSE_ARGS_INIT(0, NULL);
-    char *list = kernel_options(session);
+    char *list = kernel_options(&session->settings);
     bool complete = list != NULL && fuse_opt_add_arg(&arguments, "qcow2fs") == 0 &&
                     fuse_opt_add_arg(&arguments, "-o") == 0 &&
                     fuse_opt_add_arg(&arguments, list) == 0;
@@ -153,6 +108,30 @@ static int recall(void *context)
     return r == -ENOENT ? 0 : r; /* the kernel knows nothing of it: so it holds nothing */
 }
 
+/* A descriptor is that of a mount which is made already, without a name. */
+static bool has_name(const struct session *session)
+{
+    return strncmp(session->mount_point, "/dev/fd/", 8) != 0;
+}
+
+static int tell_steward(struct session *session)
+{
+    struct steward *steward = session->settings.steward;
+    bool is_directory = session->filesystem->tree->root_is_directory;
+    int r = steward_tell_mount(steward, session->mount_point, session->device);
+    char *disk;
+
+    if (r != 0 || session->own == NULL) {
+        return r;
+    }
+    if (asprintf(&disk, "%s%s", session->mount_point, is_directory ? "/disk.raw" : "") < 0) {
+        return -ENOMEM;
+    }
+    r = steward_tell_disk(steward, disk, disk_inode(is_directory));
+    free(disk);
+    return r;
+}
+
 /*
  * Signals are handled from before the mount on: one that comes too early for
  * the loop ends it as soon as it begins, and nothing stays mounted.
@@ -177,10 +156,9 @@ static int mount_quietly(struct session *session)
     page_cache_find(&session->filesystem->page_cache, session->mount_point);
     session->device = find_device(session);
     if (session->own != NULL) {
-        own_mount_set_device(session->own, session->device);
         own_mount_set_recall(session->own, recall, session);
     }
-    return 0;
+    return tell_steward(session);
 }
 
 static int mount_image(struct session *session, struct error *error)
@@ -210,15 +188,10 @@ static int mount_image(struct session *session, struct error *error)
 
 static void on_ready(void *context);
 
-static int open_own_mount(struct session *session, bool is_directory, struct error *error)
+static int open_own_mount(struct session *session, struct error *error)
 {
-    char *disk;
-    int r = -ENOMEM;
+    int r = own_mount_create(session->settings.steward, &session->own);
 
-    if (asprintf(&disk, "%s%s", session->mount_point, is_directory ? "/disk.raw" : "") >= 0) {
-        r = own_mount_create(disk, disk_inode(is_directory), &session->own);
-        free(disk);
-    }
     session->filesystem->own = session->own;
     return r == 0 ? 0 : error_set(error, -r, "out of memory for the mount");
 }
@@ -241,9 +214,11 @@ static int open_all(struct session *session, struct error *error)
         r = mount_point_find(session->settings.mount_point, session->settings.log,
                              &session->mount_point, &is_directory, error);
     }
-    /* A descriptor is that of a mount which is made already. */
-    if (r == 0 && strncmp(session->mount_point, "/dev/fd/", 8) != 0) {
+    if (r == 0 && has_name(session)) {
         r = check_place(session, is_directory, error);
+    }
+    if (r == 0 && unmount_prepare(&session->over) != 0) {
+        r = error_set(error, EMFILE, "no pipe for the mount");
     }
     if (r == 0) {
         r = filesystem_create(session->settings.image, session->settings.writer,
@@ -251,7 +226,7 @@ static int open_all(struct session *session, struct error *error)
                               &session->filesystem, error);
     }
     if (r == 0 && session->settings.writer != NULL) {
-        r = open_own_mount(session, is_directory, error);
+        r = open_own_mount(session, error);
     }
     if (r != 0) {
         return r;
@@ -273,7 +248,8 @@ int session_open(const struct session_settings *settings, struct session **sessi
     if (made == NULL) {
         return error_set(error, ENOMEM, "out of memory for the mount");
     }
-    *made = (struct session){.settings = *settings, .null = -1, .ready = -1, .listening = -1};
+    *made = (struct session){
+        .settings = *settings, .over = -1, .null = -1, .ready = -1, .listening = -1};
     messages_to_log(settings->log);
     r = open_all(made, error);
     if (r != 0) {
@@ -304,6 +280,18 @@ void session_set_control(struct session *session, int listening)
     session->listening = listening;
 }
 
+static void unmount(struct session *session)
+{
+    int r = unmount_by_steward(session->fuse, session->over,
+                               has_name(session) ? session->settings.steward : NULL);
+
+    if (r != 0) {
+        log_line(session->settings.log, LOG_LEVEL_ERROR, "%s cannot be unmounted: %s",
+                 session->mount_point, strerror(-r));
+    }
+    page_cache_release(&session->filesystem->page_cache);
+}
+
 void session_close(struct session *session)
 {
     if (session == NULL) {
@@ -317,7 +305,7 @@ void session_close(struct session *session)
     control_stop(session->control);
     close_descriptor(&session->listening);
     if (session->is_mounted) {
-        fuse_session_unmount(session->fuse);
+        unmount(session);
     }
     if (session->handles_signals) {
         fuse_remove_signal_handlers(session->fuse);
@@ -328,6 +316,7 @@ void session_close(struct session *session)
     messages_to_log(NULL);
     own_mount_destroy(session->own);
     filesystem_destroy(session->filesystem);
+    close_descriptor(&session->over);
     close_descriptor(&session->null);
     close_descriptor(&session->ready);
     free(session->mount_point);
@@ -348,7 +337,8 @@ static void on_ready(void *context)
     if (session->ready < 0) {
         return;
     }
-    log_redirect(session->settings.log, session->settings.background_sink, NULL);
+    log_redirect(session->settings.log, session->settings.background_sink,
+                 session->settings.steward);
     dup2(session->null, STDIN_FILENO);
     dup2(session->null, STDOUT_FILENO);
     dup2(session->null, STDERR_FILENO);
@@ -467,10 +457,6 @@ static int start_threads(struct session *session)
     sigset_t all, before;
     int r;
 
-    r = load_what_ends_threads();
-    if (r != 0) {
-        return r;
-    }
     process_limit_stacks();
     session->settings.image->may_start_threads = true;
     image_named(session->settings.image)->may_start_threads = true; /* its snapshots are read */
@@ -510,7 +496,7 @@ static int loop(struct session *session)
     if (config == NULL) {
         return -ENOMEM;
     }
-    fuse_loop_cfg_set_clone_fd(config, 1);
+    fuse_loop_cfg_set_clone_fd(config, server_box_opens_device(&session->filesystem->stats.box));
     fuse_loop_cfg_set_max_threads(config, mount_threads(session->settings.options));
     r = fuse_session_loop_mt(session->fuse, config);
     fuse_loop_cfg_destroy(config);
@@ -577,14 +563,26 @@ static int check_all_is_saved(struct session *session, struct error *error)
             "%s: what was written last may be lost, the kernel could not hand it over: %s",
             session->mount_point, strerror(-session->unsaved));
     }
-    if (r == 0 && !session->was_told &&
-        mount_point_was_aborted(session->mount_point, session->device)) {
+    if (r == 0 && !session->was_told && steward_sees_abort(session->settings.steward)) {
         r = error_set(error, ECONNABORTED,
                       "%s: the connection to the kernel was aborted (umount -f?): what it had not "
                       "handed over is lost; unmount %s",
                       image, session->mount_point);
     }
     return r;
+}
+
+/* From here on nothing is opened, and nothing is looked for, that is not there yet. */
+static int enter_box(struct session *session, struct error *error)
+{
+    int r = steward_seal(session->settings.steward);
+
+    r = r == 0 ? load_what_ends_threads() : r;
+    if (r != 0) {
+        return error_set(error, -r, "the server cannot begin: %s", strerror(-r));
+    }
+    return server_box_enter(session->settings.image, session->settings.options,
+                            &session->filesystem->stats.box, error);
 }
 
 int session_serve(struct session *session, struct error *error)
@@ -596,6 +594,12 @@ int session_serve(struct session *session, struct error *error)
     image_lock_keys(session->settings.image);
     if (writes) {
         avoid_waiting_for_ourselves();
+    }
+    r = enter_box(session, error);
+    if (r != 0) {
+        return r;
+    }
+    if (writes) {
         signals_block(&before);
     }
     r = start_threads(session);

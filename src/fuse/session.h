@@ -18,6 +18,7 @@
 #include "disk/writer.h"
 #include "fuse/announce.h"
 #include "fuse/options.h"
+#include "fuse/steward.h"
 #include "util/error.h"
 #include "util/log.h"
 
@@ -29,8 +30,10 @@ struct session_settings {
     struct image *image;   /* with its cache attached */
     struct writer *writer; /* not started yet; NULL for a read-only mount */
     struct log *log;
-    log_sink_fn *background_sink; /* where the log goes once there is no terminal */
-    const char *mount_point;      /* a regular file or a directory */
+    struct steward *steward; /* is told of the mount, and unmounts it */
+    log_sink_fn
+        *background_sink;    /* where the log goes once there is no terminal, with the steward */
+    const char *mount_point; /* a regular file or a directory */
     const struct mount_options *options;
     struct announce *announce; /* is told when the raw file answers */
     bool debug;                /* every request is logged */

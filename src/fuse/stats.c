@@ -93,12 +93,20 @@ static json_t *overlay_json(const struct image *image)
     return object;
 }
 
+static json_t *sandbox_json(const struct box *box)
+{
+    return json_pack("{s:b, s:b, s:b, s:b, s:b, s:b}", "privileges", box->privileges, "memory",
+                     box->memory, "system-calls", box->calls, "files", box->files, "network",
+                     box->network, "landlock", box->landlock);
+}
+
 char *stats_json(const struct stats *stats, const struct image *image)
 {
-    json_t *root = json_pack("{s:I, s:o, s:I, s:I, s:I, s:o}", "uptime-seconds", uptime(stats),
-                             "requests", requests_json(stats), "bytes-read",
-                             load(&stats->bytes_read), "bytes-written", load(&stats->bytes_written),
-                             "errors", load(&stats->errors), "cache", cache_json(image->cache));
+    json_t *root =
+        json_pack("{s:I, s:o, s:I, s:I, s:I, s:o, s:o}", "uptime-seconds", uptime(stats),
+                  "requests", requests_json(stats), "bytes-read", load(&stats->bytes_read),
+                  "bytes-written", load(&stats->bytes_written), "errors", load(&stats->errors),
+                  "cache", cache_json(image->cache), "sandbox", sandbox_json(&stats->box));
     char *text, *longer;
     size_t length;
 

@@ -8,6 +8,7 @@
 #define FUSE_STATS_H
 
 #include "disk/image.h"
+#include "util/box.h"
 
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -41,6 +42,7 @@ struct stats {
     atomic_uint_fast64_t bytes_read;    /* that were given to the kernel */
     atomic_uint_fast64_t bytes_written; /* that came from it */
     atomic_uint_fast64_t errors;        /* requests that failed by no fault of who asked */
+    struct box box;                     /* what is in force; known before the first request */
 };
 
 void stats_init(struct stats *stats);

@@ -40,6 +40,7 @@ struct file_store {
     bool unsafe; /* nothing is synced */
     bool changes_atime;
     struct direct *direct; /* NULL: through the host's page cache */
+    int filled; /* another description of the same file, past the page cache; -1: there is none */
     /*
      * File systems take one write to a file at a time into the page cache. Who waits for that in
      * the kernel spins, on a processor that others have use for; who waits here sleeps. A leaf,
@@ -408,10 +409,9 @@ static int file_fill(struct store *store, uint64_t offset, uint64_t length)
     const struct file_store *file = to_file(store);
     uint64_t begin = div_round_up(offset, FILL_ALIGNMENT) * FILL_ALIGNMENT;
     uint64_t end = round_down(offset + length, FILL_ALIGNMENT);
-    char path[sizeof("/proc/self/fd/") + 3 * sizeof(int)];
-    int fd, rc;
+    int rc;
 
-    if (file->block_device || file->unsafe || !range_within(offset, length, INT64_MAX)) {
+    if (file->filled < 0 || !range_within(offset, length, INT64_MAX)) {
         return -EOPNOTSUPP;
     }
     rc = fill_helps(file->fd, length);
@@ -421,14 +421,7 @@ static int file_fill(struct store *store, uint64_t offset, uint64_t length)
     if (begin >= end) {
         return 0;
     }
-    /* Another description of the same file: the flag is not for what others do with this one. */
-    snprintf(path, sizeof(path), "/proc/self/fd/%d", file->fd);
-    fd = open(path, O_WRONLY | O_DIRECT | O_CLOEXEC);
-    if (fd < 0) {
-        return -EOPNOTSUPP;
-    }
-    rc = fill_directly(fd, begin, end - begin);
-    close(fd); /* the locks are those of the other description */
+    rc = fill_directly(file->filled, begin, end - begin);
     return rc == -EINVAL ? -EOPNOTSUPP : rc;
 }
 
@@ -515,6 +508,9 @@ static void file_close(struct store *store)
     struct file_store *file = to_file(store);
 
     direct_destroy(file->direct);
+    if (file->filled >= 0) {
+        close(file->filled);
+    }
     close(file->fd); /* and with it go the locks */
     pthread_mutex_destroy(&file->large_writes);
     free(file);
@@ -547,8 +543,21 @@ static const struct store_ops file_ops = {
     .close = file_close,
 };
 
+/*
+ * Another description of the same file: the flag is not for what others do with the first, which
+ * has the locks. Made now, since a process that serves opens nothing any more (util/box.h).
+ */
+static int open_to_fill(int fd)
+{
+    char path[sizeof("/proc/self/fd/") + 3 * sizeof(int)];
+
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    return open(path, O_WRONLY | O_DIRECT | O_CLOEXEC);
+}
+
 /* NULL when memory ran out. */
-static struct file_store *file_create(int fd, bool block_device, enum store_cache cache)
+static struct file_store *file_create(int fd, bool block_device, bool writable,
+                                      enum store_cache cache)
 {
     struct file_store *file = malloc(sizeof(*file));
     uint64_t size;
@@ -561,6 +570,7 @@ static struct file_store *file_create(int fd, bool block_device, enum store_cach
         .fd = fd,
         .block_device = block_device,
         .unsafe = cache == STORE_CACHE_UNSAFE,
+        .filled = -1,
     };
     atomic_init(&file->known_size, 0);
     atomic_init(&file->has_lost, false);
@@ -571,6 +581,9 @@ static struct file_store *file_create(int fd, bool block_device, enum store_cach
     if (cache_is_direct(cache) && direct_create(fd, block_device, &file->direct) != 0) {
         free(file);
         return NULL;
+    }
+    if (writable && !block_device && !file->unsafe) {
+        file->filled = open_to_fill(fd);
     }
     pthread_mutex_init(&file->large_writes, NULL);
     return file;
@@ -590,7 +603,7 @@ int store_file_open(const char *path, const char *what, const struct store_file_
     if (fd < 0) {
         return fd;
     }
-    file = file_create(fd, S_ISBLK(status.st_mode), options->cache);
+    file = file_create(fd, S_ISBLK(status.st_mode), options->access == STORE_WRITE, options->cache);
     if (file == NULL) {
         close(fd);
         return error_set(error, ENOMEM, "%s: out of memory while opening this %s", path, what);
@@ -602,7 +615,7 @@ int store_file_open(const char *path, const char *what, const struct store_file_
 
 int store_file_adopt(int fd, enum store_cache cache, struct store **store)
 {
-    struct file_store *file = file_create(fd, false, cache);
+    struct file_store *file = file_create(fd, false, true, cache);
 
     if (file == NULL) {
         return -ENOMEM;

@@ -8,21 +8,15 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <spawn.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #define OWN_TYPE "fuse.qcow2fs"
 
 #define MOUNTS_MAX 16 /* on top of each other; more is nobody's accident */
-
-extern char **environ;
 
 /* The kernel asks the server, and finds none: it must not answer from what it remembers. */
 static bool is_unanswered(const char *path)
@@ -69,35 +63,6 @@ static bool is_dead(const char *path)
            registry_visit(is_of_device, &top.device) == 0;
 }
 
-/* What an ordinary user has for umount(2). */
-static int unmount_by_helper(const char *path)
-{
-    const char *const argv[] = {"fusermount3", "-u", "-z", "-q", "--", path, NULL};
-    char *const *arguments =
-        (char *const *)(const void *)argv; /* which posix_spawn() leaves alone */
-    int status;
-    pid_t pid;
-
-    if (posix_spawnp(&pid, argv[0], NULL, NULL, arguments, environ) != 0) {
-        return -EPERM;
-    }
-    while (waitpid(pid, &status, 0) < 0) {
-        if (errno != EINTR) {
-            return -EPERM;
-        }
-    }
-    return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -EPERM;
-}
-
-/* Lazily: a dead mount may be in use, by a shell that stands in it, say. */
-static int detach(const char *path)
-{
-    if (umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW) == 0) {
-        return 0;
-    }
-    return errno == EPERM ? unmount_by_helper(path) : -errno;
-}
-
 int dead_mount_clear(const char *path, struct log *log)
 {
     char *absolute = realpath(path, NULL); /* it asks no server for what is no link */
@@ -107,7 +72,7 @@ int dead_mount_clear(const char *path, struct log *log)
         return errno == ENOTCONN ? -ENOTCONN : 0;
     }
     for (unsigned i = 0; i < MOUNTS_MAX && result == 0 && is_unanswered(absolute); i++) {
-        result = is_dead(absolute) && detach(absolute) == 0 ? 0 : -ENOTCONN;
+        result = is_dead(absolute) && mounts_detach(absolute) == 0 ? 0 : -ENOTCONN;
         if (result == 0) {
             log_line(log, LOG_LEVEL_WARNING,
                      "%s: the qcow2fs that served a mount there was killed; the dead mount is "

@@ -4,10 +4,15 @@
 #include "util/mounts.h"
 
 #include <errno.h>
+#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/sysmacros.h>
+#include <sys/wait.h>
+
+extern char **environ;
 
 /* Blanks, newlines and backslashes are written as \ooo; in place. */
 static void unescape(char *text)
@@ -117,4 +122,32 @@ dev_t mounts_device_at(const char *path)
 
     (void)mounts_visit(compare_path, &search);
     return search.device;
+}
+
+/* What an ordinary user has for umount(2). */
+static int unmount_by_helper(const char *path)
+{
+    const char *const argv[] = {"fusermount3", "-u", "-z", "-q", "--", path, NULL};
+    char *const *arguments =
+        (char *const *)(const void *)argv; /* which posix_spawn() leaves alone */
+    int status;
+    pid_t pid;
+
+    if (posix_spawnp(&pid, argv[0], NULL, NULL, arguments, environ) != 0) {
+        return -EPERM;
+    }
+    while (waitpid(pid, &status, 0) < 0) {
+        if (errno != EINTR) {
+            return -EPERM;
+        }
+    }
+    return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -EPERM;
+}
+
+int mounts_detach(const char *path)
+{
+    if (umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW) == 0) {
+        return 0;
+    }
+    return errno == EPERM ? unmount_by_helper(path) : -errno;
 }

@@ -24,4 +24,10 @@ int mounts_visit(int (*each)(void *context, const struct mount_entry *entry), vo
  * told. */
 dev_t mounts_device_at(const char *path);
 
+/*
+ * Unmounts what is mounted last at `path`, lazily: it may be in use, by a shell that stands in it,
+ * say. An ordinary user's by fusermount3. 0 or a negative errno.
+ */
+int mounts_detach(const char *path);
+
 #endif

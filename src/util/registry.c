@@ -163,7 +163,7 @@ void registry_release(struct registry_record *record)
 
 /* --- the socket beside a file ---------------------------------------------------- */
 
-static void remove_names(int directory, const char *name)
+void registry_remove(int directory, const char *name)
 {
     char socket_name[64];
 
@@ -261,7 +261,7 @@ struct registry_entry *registry_enter(const struct registry_record *record)
     entry->directory = open_own_directory(true);
     if (entry->directory >= 0) {
         /* The name is ours: a process of this number that left it has ended. */
-        remove_names(entry->directory, entry->name);
+        registry_remove(entry->directory, entry->name);
         entry->descriptor = openat(entry->directory, entry->name,
                                    O_RDWR | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0600);
     }
@@ -270,18 +270,29 @@ struct registry_entry *registry_enter(const struct registry_record *record)
         write_record(entry->descriptor, record)) {
         return entry;
     }
-    registry_leave(entry, 0, "");
+    registry_remove(entry->directory, entry->name);
+    registry_leave(entry);
     return NULL;
 }
 
-void registry_leave(struct registry_entry *entry, int status, const char *message)
+int registry_directory(const struct registry_entry *entry)
 {
-    if (entry == NULL) {
-        return;
-    }
+    return entry->directory;
+}
+
+const char *registry_name(const struct registry_entry *entry)
+{
+    return entry->name;
+}
+
+void registry_end(const struct registry_entry *entry, int status, const char *message)
+{
+    (void)dprintf(entry->descriptor, "message=%s%cstatus=%d%c", message, 0, status, 0);
+}
+
+void registry_leave(struct registry_entry *entry)
+{
     if (entry->descriptor >= 0) {
-        (void)dprintf(entry->descriptor, "message=%s%cstatus=%d%c", message, 0, status, 0);
-        remove_names(entry->directory, entry->name);
         close(entry->descriptor);
     }
     if (entry->directory >= 0) {
@@ -319,7 +330,7 @@ static int visit_file(const struct visit *visit, int directory, const char *name
         if (fstat(descriptor, &then) == 0 &&
             fstatat(directory, name, &now, AT_SYMLINK_NOFOLLOW) == 0 && now.st_ino == then.st_ino &&
             then.st_size > 0) {
-            remove_names(directory, name);
+            registry_remove(directory, name);
         }
     } else if (load(descriptor, &record) == 0) {
         result = visit->each(visit->context, &record, descriptor);

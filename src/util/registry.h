@@ -46,12 +46,23 @@ struct registry_entry *registry_enter(const struct registry_record *record);
 
 /*
  * A listening socket (SOCK_SEQPACKET) beside the file, for util/control; the caller closes it, and
- * registry_leave() removes its name. -1 where there can be none, and where `entry` is NULL.
+ * registry_remove() removes its name. -1 where there can be none, and where `entry` is NULL.
  */
 int registry_listen(const struct registry_entry *entry);
 
-/* Adds how the daemon ended, and removes the name; `entry` may be NULL. Gives it back. */
-void registry_leave(struct registry_entry *entry, int status, const char *message);
+/* The directory's descriptor, which stays the entry's, and the name in it: for registry_remove().
+ */
+int registry_directory(const struct registry_entry *entry);
+const char *registry_name(const struct registry_entry *entry);
+
+/* Adds how the daemon ended. */
+void registry_end(const struct registry_entry *entry, int status, const char *message);
+
+/* Removes the file and its socket: by whichever process may, while the lock is still held. */
+void registry_remove(int directory, const char *name);
+
+/* Gives it back, with the lock. */
+void registry_leave(struct registry_entry *entry);
 
 /* --- the others' side ------------------------------------------------------ */
 

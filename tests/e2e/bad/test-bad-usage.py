@@ -78,7 +78,8 @@ def _(directory):
         check_equal((done.returncode, done.stderr), (0, ""), "how %r ends" % arguments)
         check(re.match(r"qcow2fs \d+\.\d+\.\d+\nlibfuse \d+\.\d+", done.stdout), "it says %r",
               done.stdout)
-        for library in ("zlib", "libzstd", "libdeflate", "libgcrypt", "libnbd", "jansson"):
+        for library in ("zlib", "libzstd", "libdeflate", "libgcrypt", "libnbd", "libseccomp",
+                        "jansson"):
             check(re.search(r"^%s (yes|no)$" % library, done.stdout, re.M), "no line on %s",
                   library)
 
@@ -362,7 +363,7 @@ def _(directory):
             check(kernel in line.split()[3].split(","), "not mounted %s: %s", kernel, line)
         finally:
             check(run.unmount(at), "not unmounted")
-            bad.wait_for(lambda: not run.daemons(run.directory), "the end of the daemon")
+            bad.wait_for(lambda: not run.processes(run.directory), "the end of the daemon")
 
 
 @suite.test("nothing under the mount can be changed: EROFS")

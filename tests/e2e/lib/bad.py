@@ -349,7 +349,7 @@ def mount_table(path):
 def wait_gone(at):
     """Fails unless the mount, and the daemon that served it, are soon gone."""
     wait_for(lambda: not mount.is_mounted(at), "%s is unmounted" % at)
-    wait_for(lambda: not run.daemons(run.directory), "no daemon runs")
+    wait_for(lambda: not run.processes(run.directory), "no daemon runs")
 
 
 @contextlib.contextmanager

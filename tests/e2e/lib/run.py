@@ -88,22 +88,46 @@ def unmount(path, lazy=False):
     return _try("fusermount3", "-u", *(["-z"] if lazy else []), path)
 
 
-def daemons(top):
-    """The processes that this run started as daemons (also those in the background)."""
+STEWARD = b"qcow2fs-steward\n"  # the name of the process that each daemon has beside it
+
+
+def _is_of(entry, top):
     wanted = ("%s=%s" % (MARK, top)).encode("utf-8", "surrogateescape")
+    try:
+        with open(os.path.join(entry, "environ"), "rb") as file:
+            return wanted in file.read().split(b"\0")
+    except PermissionError:  # in its box a daemon shows its memory to nobody but root
+        with open(os.path.join(entry, "cmdline"), "rb") as file:
+            return os.fsencode(top + "/") in file.read()
+
+
+def processes(top):
+    """The processes that this run started as daemons (also those in the background), with their stewards."""
     found = []
-    for entry in glob.glob("/proc/[0-9]*/environ"):
+    for entry in glob.glob("/proc/[0-9]*"):
         try:
-            with open(entry, "rb") as file:
-                if wanted in file.read().split(b"\0"):
-                    found.append(int(entry.split("/")[2]))
+            if _is_of(entry, top):
+                found.append(int(entry.split("/")[2]))
         except OSError:
             continue
     return found
 
 
+def _is_steward(pid):
+    try:
+        with open("/proc/%d/comm" % pid, "rb") as file:
+            return file.read() == STEWARD
+    except OSError:
+        return False
+
+
+def daemons(top):
+    """Without their stewards."""
+    return [pid for pid in processes(top) if not _is_steward(pid)]
+
+
 def kill_daemons(top):
-    for pid in daemons(top):
+    for pid in processes(top):
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -135,9 +159,9 @@ def clean_up(top):
             found.append("mount of %s" % path)
             _ = unmount(path) or unmount(path, lazy=True)
     deadline = time.monotonic() + 5
-    while found and daemons(top) and time.monotonic() < deadline:
+    while found and processes(top) and time.monotonic() < deadline:
         time.sleep(0.1)
-    for pid in daemons(top):
+    for pid in processes(top):
         found.append("process %d" % pid)
     kill_daemons(top)
     return found

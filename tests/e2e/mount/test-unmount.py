@@ -208,7 +208,7 @@ def _(directory):
             raise tap.Skip("a user cannot mount here: %s" % done.stderr)
         with bad.unmounted_at_the_end(at):
             run.kill_daemons(run.directory)
-            bad.wait_for(lambda: not run.daemons(run.directory), "the end of the daemon")
+            bad.wait_for(lambda: not run.processes(run.directory), "the end of the daemon")
             done = mounted()
             check_equal((done.returncode, done.stderr), (0, program_line(at)), "status and line")
             tools.run(*bad.user_prefix(bad.NOBODY), "fusermount3", "-u", at)

@@ -26,7 +26,7 @@ def end(directory, done):
     tools.run("sh", "-c", command)
     check(not [name for name in os.listdir(directory) if name.startswith("qcow2fs-quickstart")],
           "left: %s", os.listdir(directory))
-    bad.wait_for(lambda: not run.daemons(run.directory), "the end of the daemon")
+    bad.wait_for(lambda: not run.processes(run.directory), "the end of the daemon")
 
 
 @suite.test("without an image it makes one, and finds in it what it has written")

@@ -55,7 +55,9 @@ static _Noreturn void live(const int told[2], int ready)
     if (entry == NULL || write(ready, "", 1) != 1 || read(told[0], &byte, 1) != 0) {
         _exit(1);
     }
-    registry_leave(entry, 3, "as it was told");
+    registry_end(entry, 3, "as it was told");
+    registry_remove(registry_directory(entry), registry_name(entry));
+    registry_leave(entry);
     _exit(0);
 }
 
