@@ -67,6 +67,7 @@ src_libqcow2_a_SOURCES = \
 	src/meta/format.h \
 	src/meta/allocator.c src/meta/allocator.h \
 	src/meta/allocator_free.c src/meta/allocator_internal.h \
+	src/meta/allocator_pack.c \
 	src/meta/allocator_share.c \
 	src/meta/bitmap.c src/meta/bitmap.h \
 	src/meta/bitmap_write.c src/meta/bitmap_write.h \
@@ -111,6 +112,8 @@ src_libqcow2_a_SOURCES = \
 	src/disk/bitmaps.c src/disk/bitmaps.h src/disk/bitmaps_internal.h \
 	src/disk/chain.c src/disk/chain.h \
 	src/disk/commit.c src/disk/commit.h \
+	src/disk/compressing.c src/disk/compressing.h \
+	src/disk/seams.c src/disk/seams.h \
 	src/disk/compressed.c src/disk/compressed.h \
 	src/admin/create.c src/admin/create.h src/admin/create_write.c \
 	src/admin/create_files.c src/admin/create_files.h \

@@ -9,6 +9,7 @@ UNIT_TESTS += \
 	tests/unit/meta/test-allocator-bound \
 	tests/unit/meta/test-allocator-faults \
 	tests/unit/meta/test-allocator-fill \
+	tests/unit/meta/test-allocator-pack \
 	tests/unit/admin/test-amend \
 	tests/unit/admin/test-audit \
 	tests/unit/admin/test-audit-clusters \
@@ -25,6 +26,7 @@ UNIT_TESTS += \
 	tests/unit/codec/test-compress \
 	tests/unit/crypto/test-cipher \
 	tests/unit/disk/test-commit \
+	tests/unit/disk/test-compressing \
 	tests/unit/admin/test-create \
 	tests/unit/util/test-control \
 	tests/unit/util/test-error \
@@ -64,6 +66,7 @@ UNIT_TESTS += \
 	tests/unit/disk/test-probe \
 	tests/unit/meta/test-refcount \
 	tests/unit/disk/test-resize \
+	tests/unit/disk/test-seams \
 	tests/unit/util/test-registry \
 	tests/unit/util/test-size \
 	tests/unit/util/test-stop \
@@ -176,6 +179,7 @@ E2E_TESTS = \
 	tests/e2e/remote/test-model-nbd.py \
 	tests/e2e/remote/test-nbd.py \
 	tests/e2e/remote/test-nbd-write.py \
+	tests/e2e/write/test-compress.py \
 	tests/e2e/write/test-encrypted.py \
 	tests/e2e/write/test-encrypted-kinds.py \
 	tests/e2e/project/test-try-debian.py \

@@ -13,7 +13,6 @@
 #include <string.h>
 
 #define PENDING_BYTES UINT64_C(1048576) /* collected before they are written */
-#define SECTOR        UINT64_C(512)
 
 /* --- Writing in order ---------------------------------------------------------------------- */
 
@@ -199,8 +198,7 @@ int new_image_data(struct new_image *image, uint64_t guest_offset, const void *b
 int new_image_compressed(struct new_image *image, uint64_t guest_offset, const void *bytes,
                          uint64_t length)
 {
-    uint32_t cluster_bits = image->header->cluster_bits;
-    uint64_t host_offset, whole;
+    uint64_t host_offset;
     int result = go_to_l2(image, l2_table_of(image, guest_offset));
 
     if (result == 0) {
@@ -212,11 +210,8 @@ int new_image_compressed(struct new_image *image, uint64_t guest_offset, const v
     if (result < 0) {
         return result;
     }
-    /* The entry says how many sectors hold it. */
-    whole = div_round_up(host_offset % SECTOR + length, SECTOR) * SECTOR - host_offset % SECTOR;
-    return set_entry(
-        image, guest_offset,
-        L2_ENTRY_COMPRESSED | l2_entry_compressed_place(host_offset, whole, cluster_bits), 0);
+    return set_entry(image, guest_offset,
+                     l2_entry_of_compressed(host_offset, length, image->header->cluster_bits), 0);
 }
 
 /* What an entry says of the place of a cluster that has one without having data. */

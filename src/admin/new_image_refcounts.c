@@ -119,8 +119,7 @@ int new_image_take_bytes(struct new_image *image, uint64_t length, uint64_t *hos
         result = new_image_take(image, 1, host_offset);
     }
     image->tail = *host_offset + length;
-    /* "Compressed Clusters Descriptor": bits of the offset. */
-    return result == 0 && image->tail >> (62 - (bits - 8)) != 0 ? -EFBIG : result;
+    return result == 0 && image->tail > l2_entry_compressed_limit(bits) ? -EFBIG : result;
 }
 
 /* --- Writing -----------------------------------------------------------------------------------

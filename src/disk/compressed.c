@@ -3,6 +3,7 @@
 
 #include "disk/compressed.h"
 
+#include "cache/change.h"
 #include "meta/format.h"
 
 #include <string.h>
@@ -92,4 +93,14 @@ int compressed_fetch(const struct view_extent *found)
         cache_pool_unpin(found->image->cache->data, cluster);
     }
     return result;
+}
+
+void compressed_forget(const struct image *image, uint64_t entry)
+{
+    const struct cache_key key = {
+        .owner = image->number,
+        .host_offset = entry & ~L2_ENTRY_COMPRESSED,
+    };
+
+    cache_pool_drop(image->cache->data, key);
 }

@@ -22,4 +22,8 @@ int compressed_read(const struct view_extent *found, void *buffer, size_t length
 /* Has the cluster in the pool, for those who will read it. 0 or as compressed_read(). */
 int compressed_fetch(const struct view_extent *found);
 
+/* What the entry (of compressed data) names is something else from here on: no cluster of it is
+ * kept. */
+void compressed_forget(const struct image *image, uint64_t entry);
+
 #endif

@@ -75,6 +75,7 @@ static int wait_for_requests(struct writer *writer)
         pthread_cond_wait(&writer->paused_changed, &writer->paused_mutex);
     }
     pthread_mutex_unlock(&writer->paused_mutex);
+    allocator_end_packing(writer->allocator);
     return commit_flush(writer->commit);
 }
 

@@ -5,6 +5,7 @@
 
 #include "cache/change.h"
 #include "crypto/cipher.h"
+#include "disk/compressing.h"
 #include "util/checked.h"
 
 #include <errno.h>
@@ -194,8 +195,7 @@ static int write_data(struct plan *plan, uint64_t *epoch)
 
 /* --- R8 --------------------------------------------------------------------------------------- */
 
-/* R8: the place of guest data, in `store`, is not that of a table. */
-static int check_overlap(struct writer *writer, const struct store *store, uint64_t host_offset,
+int writer_check_overlap(struct writer *writer, const struct store *store, uint64_t host_offset,
                          uint64_t length, struct mapping_fault *fault)
 {
     const char *table;
@@ -328,8 +328,9 @@ static int plan_host(struct plan *plan, struct mapping_fault *fault)
         }
         if (result == 0) {
             /* R8: a hit is not given back, which would destroy what is there */
-            result = check_overlap(writer, writer->image->file, plan->host.host_offset,
-                                   plan->host.clusters << writer->header->cluster_bits, fault);
+            result =
+                writer_check_overlap(writer, writer->image->file, plan->host.host_offset,
+                                     plan->host.clusters << writer->header->cluster_bits, fault);
         }
     }
     if (result == 0) {
@@ -412,8 +413,8 @@ static int execute(struct plan *plan, struct mapping_fault *fault)
     if (data_file_is_disk(writer) && plan->data != NULL) {
         return write_to_disk_file(plan, fault);
     }
-    result = check_overlap(writer, writer->image->data_file, host_of(plan, plan->copy_from),
-                           plan->copy_to - plan->copy_from, fault);
+    result = writer_check_overlap(writer, writer->image->data_file, host_of(plan, plan->copy_from),
+                                  plan->copy_to - plan->copy_from, fault);
     if (result < 0) {
         return result; /* what is used already is not given back */
     }
@@ -469,18 +470,15 @@ static void keep_off_others(struct plan *plan)
     }
 }
 
-int writer_allocate(struct writer *writer, uint64_t guest_offset, const uint8_t *data,
-                    uint64_t length, uint64_t *done, struct mapping_fault *fault)
+int writer_place(struct writer *writer, uint64_t guest_offset, const uint8_t *data, uint64_t length,
+                 uint64_t *done, struct mapping_fault *fault)
 {
     uint32_t bits = writer->header->cluster_bits;
-    struct range_lock lock = {
-        .first = guest_offset >> bits,
-        .last = (guest_offset + length - 1) >> bits,
-    };
+    uint64_t first = guest_offset >> bits, last = (guest_offset + length - 1) >> bits;
     struct plan plan = {
         .writer = writer,
-        .begin = lock.first << bits,
-        .clusters = lock.last - lock.first + 1,
+        .begin = first << bits,
+        .clusters = last - first + 1,
         .from = guest_offset,
         .to = guest_offset + length,
         .data = data,
@@ -493,7 +491,6 @@ int writer_allocate(struct writer *writer, uint64_t guest_offset, const uint8_t 
         return -ENOMEM;
     }
     plan.new = plan.old + plan.clusters;
-    range_lock_take(&writer->ranges, &lock);
     result = plan_old(&plan, fault);
     /* Somebody else may have given it a place meanwhile: then it is written in place. */
     if (result == 0 && !is_in_place(writer, &plan)) {
@@ -506,8 +503,23 @@ int writer_allocate(struct writer *writer, uint64_t guest_offset, const uint8_t 
         }
         *done = plan.to - plan.from;
     }
-    range_lock_release(&writer->ranges, &lock);
     free(plan.old);
+    return result;
+}
+
+int writer_allocate(struct writer *writer, uint64_t guest_offset, const uint8_t *data,
+                    uint64_t length, uint64_t *done, struct mapping_fault *fault)
+{
+    uint32_t bits = writer->header->cluster_bits;
+    struct range_lock lock = {
+        .first = guest_offset >> bits,
+        .last = (guest_offset + length - 1) >> bits,
+    };
+    int result;
+
+    range_lock_take(&writer->ranges, &lock);
+    result = writer_place(writer, guest_offset, data, length, done, fault);
+    range_lock_release(&writer->ranges, &lock);
     return result;
 }
 
@@ -543,7 +555,7 @@ static int write_in_place(struct writer *writer, uint64_t guest_offset, const ui
     if (result < 0 || extent.kind != EXTENT_DATA || !extent.exclusive) {
         return result;
     }
-    result = check_overlap(writer, extent.store, extent.host_offset, extent.length, fault);
+    result = writer_check_overlap(writer, extent.store, extent.host_offset, extent.length, fault);
     if (result == 0) {
         const struct encrypted_place place = {extent.store, extent.host_offset, guest_offset};
 
@@ -569,7 +581,9 @@ int writer_write_range(struct writer *writer, uint64_t guest_offset, const uint8
 
         result = write_in_place(writer, guest_offset, data, length, &done, &fault);
         if (result == 0 && done == 0) {
-            result = writer_allocate(writer, guest_offset, data, length, &done, &fault);
+            result = writer->compressing != NULL
+                         ? compressing_write(writer, guest_offset, data, length, &done, &fault)
+                         : writer_allocate(writer, guest_offset, data, length, &done, &fault);
         }
         guest_offset += done;
         data += done;
@@ -598,7 +612,9 @@ int writer_write(struct writer *writer, uint64_t guest_offset, const void *data,
         result = writer->options.growable ? writer_grow_to(writer, end, NULL) : -ENOSPC;
     }
     if (result == 0) {
-        result = writer_write_range(writer, guest_offset, data, length);
+        result = writer->compressing != NULL
+                     ? compressing_write_request(writer, guest_offset, data, length)
+                     : writer_write_range(writer, guest_offset, data, length);
     }
     return writer_end(writer, generation, result);
 }

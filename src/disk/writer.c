@@ -4,6 +4,7 @@
 #include "disk/writer.h"
 
 #include "cache/change.h"
+#include "disk/compressing.h"
 #include "disk/writer_internal.h"
 #include "util/checked.h"
 
@@ -312,7 +313,9 @@ static int check_writable(const struct image *image, const struct writer_options
                          "qcow2ctl amend -o compat=1.1",
                          image->path);
     }
-    return 0;
+    return options->compress != NULL
+               ? compressing_check(header, options->compress, image->path, error)
+               : 0;
 }
 
 static void want_fill(void *context)
@@ -424,6 +427,9 @@ static int open_parts(struct writer *writer, struct error *error)
         result = mapping_set_writer(image->active, writer->allocator, writer->barrier, writer->gate,
                                     &writer->next_commit);
     }
+    if (result == 0 && writer->options.compress != NULL) {
+        result = compressing_create(image->header, &writer->compressing);
+    }
     return result;
 }
 
@@ -461,6 +467,7 @@ static void destroy(struct writer *writer)
 {
     writer->image->inflight = NULL;
     mapping_set_look(writer->image->active, NULL, NULL);
+    compressing_destroy(writer->compressing);
     commit_destroy(writer->commit);
     allocator_destroy(writer->allocator);
     refcounts_close(writer->refcounts);

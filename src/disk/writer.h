@@ -44,6 +44,9 @@ struct writer_options {
     enum writer_check check;
     bool keeps_bitmaps;  /* what the disk shows is not changed: its bitmaps go on to be true */
     bool refuse_at_once; /* counts that are too low fail writer_open(), not each write */
+    /* Whole clusters that are new are compressed: the name of the type, "" for the image's, or
+     * NULL. */
+    const char *compress;
     struct option_bool lazy_refcounts; /* in place of the image's own bit */
     unsigned interval;                 /* seconds between write-backs of metadata, 0 = never */
     unsigned tables_at_once; /* L2 tables done at once for a snapshot, 0 = for some milliseconds */

@@ -46,6 +46,7 @@ struct writer {
     struct refcounts *refcounts;
     struct allocator *allocator;
     struct commit *commit;
+    struct compressing *compressing; /* NULL: what is written is stored as it is */
     struct inflight inflight;
     struct range_locks ranges;
     struct range_locks sectors; /* of the guest, that are being written; taken only in an encrypted
@@ -209,6 +210,17 @@ void writer_drop_old(struct writer *writer, const struct l2_value *old);
 /* *zero: whether what is mapped in the guest range, also behind the end of the disk, is zeros for
  * certain. */
 int writer_reads_zero(struct writer *writer, uint64_t from, uint64_t to, bool *zero);
+
+/* R8: the place of guest data, in `store`, is not that of a table. -EIO with `fault`. */
+int writer_check_overlap(struct writer *writer, const struct store *store, uint64_t host_offset,
+                         uint64_t length, struct mapping_fault *fault);
+
+/*
+ * Writes what begins at guest_offset, where it has no place of its own yet: *done bytes, none where
+ * it has one. Without `data` it only gets a place. The caller has locked the range's clusters.
+ */
+int writer_place(struct writer *writer, uint64_t guest_offset, const uint8_t *data, uint64_t length,
+                 uint64_t *done, struct mapping_fault *fault);
 
 /*
  * Writes what begins at guest_offset, where it has no place of its own yet, as far as it gets one

@@ -191,6 +191,15 @@ const struct option_spec mount_option_table[] = {
      .help = "Whether what is discarded (fstrim, blkdiscard, fallocate --punch-hole) gives its "
              "space in the image back. It reads as zeros in both cases.",
      .default_text = "unmap"},
+    {.name = "compress",
+     .type = OPTION_OPTIONAL,
+     .field = FIELD(compress),
+     .choices = "zlib zstd",
+     .value_name = "zlib|zstd",
+     .help =
+         "Compress what is written, in whole clusters, to where the image has nothing yet: for a "
+         "disk that is filled once. What is written there later, or in parts of clusters, or does "
+         "not get smaller, is stored plain. The type is the one that the image was made with."},
     {.name = "growable",
      .type = OPTION_BOOL,
      .field = FIELD(growable),
@@ -553,6 +562,33 @@ int mount_check_overlay(const struct mount_options *options, struct error *error
     return mount_overlay_file(options) != NULL ? check_kept(options, error) : 0;
 }
 
+int mount_check_compress(const struct mount_options *options, struct error *error)
+{
+    bool is_read =
+        options->read_only.value || (!mount_has_overlay(options) &&
+                                     (options->force_share.value || options->at_snapshot != NULL));
+
+    if (options->compress == NULL) {
+        return 0;
+    }
+    if (*options->compress != '\0' && strcmp(options->compress, "zlib") != 0 &&
+        strcmp(options->compress, "zstd") != 0) {
+        return error_set(error, EINVAL,
+                         "compress=%s: there are zlib and zstd; write compress alone for that of "
+                         "the image",
+                         options->compress);
+    }
+    if (is_read) {
+        return error_set(error, EINVAL,
+                         "compress speaks of what is written, and this mount is only read (%s); "
+                         "leave out one of them",
+                         options->read_only.value     ? "ro"
+                         : options->force_share.value ? "force-share"
+                                                      : "at-snapshot");
+    }
+    return 0;
+}
+
 void mount_writer_options(const struct mount_options *options, struct writer_options *writer)
 {
     enum store_cache cache = mount_cache_mode(options);
@@ -562,6 +598,7 @@ void mount_writer_options(const struct mount_options *options, struct writer_opt
         .write_through = cache == STORE_CACHE_WRITETHROUGH || cache == STORE_CACHE_DIRECTSYNC,
         .discard = !options->discard.set || options->discard.value == MOUNT_DISCARD_UNMAP,
         .growable = options->growable.value,
+        .compress = options->compress,
         .no_repair = options->repair.set && !options->repair.value,
         .repair = options->repair.set && options->repair.value,
         .check = options->check.set ? (enum writer_check)options->check.value : WRITER_CHECK_AUTO,

@@ -62,6 +62,7 @@ struct mount_options {
     struct option_number nbd_timeout;       /* seconds */
     struct option_number discard;           /* enum mount_discard */
     struct option_bool growable;            /* a write past the end makes the disk larger */
+    char *compress;                         /* what is new: type, "" for the image's, or NULL */
     struct option_bool shrink;              /* truncating the file may make the disk smaller */
     struct option_bool lazy_refcounts;      /* in place of the image's own bit */
     struct option_bool repair;              /* of counts; only where marked dirty if not set */
@@ -109,6 +110,9 @@ const char *mount_overlay_file(const struct mount_options *options);
 
 /* Whether what is said of overlays and snapshots fits together. -EINVAL with a sentence. */
 int mount_check_overlay(const struct mount_options *options, struct error *error);
+
+/* Whether what is said of compressing can be done to an image that is written. -EINVAL likewise. */
+int mount_check_compress(const struct mount_options *options, struct error *error);
 
 /* What a writer is to do by these options. */
 void mount_writer_options(const struct mount_options *options, struct writer_options *writer);

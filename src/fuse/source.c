@@ -148,6 +148,9 @@ int source_open(const char *path, const struct mount_options *options, struct lo
 
     *source = (struct source){0};
     r = mount_check_overlay(options, error);
+    if (r == 0) {
+        r = mount_check_compress(options, error);
+    }
     if (r != 0) {
         source->options_do_not_fit = true;
         return r;

@@ -363,23 +363,59 @@ void allocator_fill(struct allocator *allocator)
     pthread_mutex_unlock(&allocator->mutex);
 }
 
+int allocator_take_run(struct allocator *allocator, uint64_t want, struct run *run)
+{
+    struct run *current = &allocator->current;
+    int result = refill(allocator);
+
+    if (result < 0) {
+        return result;
+    }
+    *run = *current;
+    run->length = min_u64(want, current->length);
+    current->first += run->length;
+    current->length -= run->length;
+    allocator->taken += run->length;
+    return 0;
+}
+
+static bool host_is_full(int result)
+{
+    return result == -ENOSPC || result == -EDQUOT || result == -EFBIG;
+}
+
+/* What is kept for compressed data serves all, where nothing else is to be had. */
+static int take_of_packing(struct allocator *allocator, uint64_t want, struct run *run)
+{
+    struct run *packing = &allocator->packing.run;
+
+    if (packing->length == 0) {
+        return -ENOSPC;
+    }
+    *run = *packing;
+    run->length = min_u64(want, packing->length);
+    packing->length -= run->length;
+    run->first += packing->length; /* from its end: what is packed can go on */
+    return 0;
+}
+
 int allocator_take(struct allocator *allocator, uint64_t want, struct allocation *allocation)
 {
-    struct run *run = &allocator->current;
+    struct run run;
     int result;
 
     pthread_mutex_lock(&allocator->mutex);
-    result = refill(allocator);
+    result = allocator_take_run(allocator, want, &run);
+    if (host_is_full(result) && take_of_packing(allocator, want, &run) == 0) {
+        result = 0;
+    }
     if (result == 0) {
         *allocation = (struct allocation){
-            .host_offset = run->first << allocator_bits(allocator),
-            .clusters = min_u64(want, run->length),
-            .epoch = run->epoch,
-            .fresh = run->fresh,
+            .host_offset = run.first << allocator_bits(allocator),
+            .clusters = run.length,
+            .epoch = run.epoch,
+            .fresh = run.fresh,
         };
-        run->first += allocation->clusters;
-        run->length -= allocation->clusters;
-        allocator->taken += allocation->clusters;
     }
     pthread_mutex_unlock(&allocator->mutex);
     return result;

@@ -100,6 +100,32 @@ int allocator_take_exactly(struct allocator *allocator, uint64_t clusters,
  */
 void allocator_return(struct allocator *allocator, uint64_t host_offset, uint64_t clusters);
 
+/* Where compressed data was given a place. */
+struct packed {
+    uint64_t host_offset; /* of the first; the others follow it, byte after byte */
+    size_t count;
+    uint64_t epoch; /* of the barrier: stable counts */
+};
+
+/*
+ * Takes a place for the first pieces of compressed data, each of sizes[i] bytes, more than none and
+ * less than a cluster: of at least one, and as many as there is room for in one piece. They share
+ * clusters, with each other and with what was taken before, and each is counted as one reference to
+ * the one or two that it lies in. 0; an errno of the host; -EFBIG behind what an entry of
+ * compressed data can name, where there may be room for others.
+ */
+int allocator_pack(struct allocator *allocator, const size_t *sizes, size_t count,
+                   struct packed *packed);
+
+/* Such a piece was never named: the opposite. */
+void allocator_unpack(struct allocator *allocator, uint64_t host_offset, size_t size);
+
+/*
+ * What is packed next begins with a cluster of its own: the counts are the references again, as
+ * who counts them by other means expects.
+ */
+void allocator_end_packing(struct allocator *allocator);
+
 /*
  * One reference to each of `clusters` clusters was dropped from a table that
  * commit number `commit` will write. The count falls when allocator_dropped()

@@ -130,7 +130,7 @@ static bool append_pending(struct allocator *allocator, uint64_t first, uint64_t
     return true;
 }
 
-static int add_pending(struct allocator *allocator, const struct pending *range)
+int allocator_add_pending(struct allocator *allocator, const struct pending *range)
 {
     if (append_pending(allocator, range->first, range->length, range->commit)) {
         return 0;
@@ -162,7 +162,8 @@ void allocator_return(struct allocator *allocator, uint64_t host_offset, uint64_
     }
     pthread_mutex_lock(&allocator->mutex);
     if (unreference(allocator, &range) < 0 && range.length > 0) {
-        (void)add_pending(allocator, &range); /* without memory to remember it, it is a leak */
+        /* Without memory to remember it, it is a leak. */
+        (void)allocator_add_pending(allocator, &range);
     }
     pthread_mutex_unlock(&allocator->mutex);
 }
@@ -178,7 +179,7 @@ int allocator_drop(struct allocator *allocator, uint64_t host_offset, uint64_t c
     int result;
 
     pthread_mutex_lock(&allocator->mutex);
-    result = add_pending(allocator, &range);
+    result = allocator_add_pending(allocator, &range);
     pthread_mutex_unlock(&allocator->mutex);
 #ifdef QCOW2FS_BREAK_R4 /* never set but for tests/crash, which must see what comes of it */
     (void)allocator_dropped(allocator, commit);
@@ -251,7 +252,8 @@ int allocator_dropped(struct allocator *allocator, uint64_t commit)
         int each = unreference(allocator, &due[i]); /* R4 */
 
         if (each < 0 && due[i].length > 0) {
-            (void)add_pending(allocator, &due[i]); /* without memory to remember it, it is a leak */
+            /* Without memory to remember it, it is a leak. */
+            (void)allocator_add_pending(allocator, &due[i]);
         }
         result = result == 0 ? each : result;
         /* Who wants clusters does not wait for all of it. */
@@ -338,6 +340,7 @@ int allocator_close(struct allocator *allocator)
     if (!allocator->used || atomic_load(&allocator->stopped)) {
         return 0; /* the file is as it was found, or not to be touched */
     }
+    allocator_end_packing(allocator);
     result = allocator_dropped(allocator, UINT64_MAX); /* what failed before */
     if (result < 0) {
         return result;
@@ -346,6 +349,9 @@ int allocator_close(struct allocator *allocator)
     result = give_back_run(allocator, &allocator->current);
     if (result == 0) {
         result = give_back_run(allocator, &allocator->next);
+    }
+    if (result == 0) {
+        result = give_back_run(allocator, &allocator->packing.run);
     }
     if (result == 0) {
         result = refcounts_settle(allocator->source.refcounts);

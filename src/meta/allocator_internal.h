@@ -23,10 +23,27 @@ struct pending {
     uint64_t commit;
 };
 
+/*
+ * Where compressed data goes, one behind the other:
+ *
+ *     | data | data |da|ta | data |         |         |
+ *                                 ^ end     ^ the run, from its first cluster on
+ *
+ * The cluster in which `end` lies keeps the reference of the run, beside those of the data in it,
+ * for as long as more may come: it cannot become free meanwhile, whatever the guest drops. At the
+ * beginning of a cluster, `end` is nowhere.
+ */
+struct packing {
+    struct run run;
+    uint64_t end;        /* host offset */
+    uint64_t references; /* of the data that begins or ends in the cluster of `end` */
+};
+
 struct allocator {
     struct allocator_source source;
     pthread_mutex_t mutex; /* guards all below, and the refcounts */
     struct run current, next;
+    struct packing packing;
     bool filling;          /* `next`: it may not be touched */
     bool cannot_fill;      /* the host could not, or gains nothing */
     pthread_cond_t filled; /* `filling` has ended */
@@ -45,5 +62,11 @@ static inline uint32_t allocator_bits(const struct allocator *allocator)
 {
     return allocator->source.header->cluster_bits;
 }
+
+/* Takes 1 to `want` clusters out of the current run, as a run. With the mutex held. */
+int allocator_take_run(struct allocator *allocator, uint64_t want, struct run *run);
+
+/* Something to be freed with the next commit, whichever that is. Likewise. */
+int allocator_add_pending(struct allocator *allocator, const struct pending *range);
 
 #endif

@@ -37,7 +37,8 @@ int allocator_find_free(struct allocator *allocator, uint64_t host_offset, uint6
 
     pthread_mutex_lock(&allocator->mutex);
     *found = run_meets(&allocator->current, first, clusters, &cluster) ||
-             run_meets(&allocator->next, first, clusters, &cluster);
+             run_meets(&allocator->next, first, clusters, &cluster) ||
+             run_meets(&allocator->packing.run, first, clusters, &cluster);
     if (!*found) {
         result = refcounts_find_free(allocator->source.refcounts, first, first + clusters, 1,
                                      &cluster, &length);

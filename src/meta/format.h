@@ -198,6 +198,14 @@ static inline uint64_t l2_entry_compressed_offset(uint64_t entry, uint32_t clust
     return entry & ((UINT64_C(1) << x) - 1);
 }
 
+/* The first host offset that no entry of compressed data can name. */
+static inline uint64_t l2_entry_compressed_limit(uint32_t cluster_bits)
+{
+    uint32_t x = 62 - (cluster_bits - 8);
+
+    return UINT64_C(1) << (x < 56 ? x : 56);
+}
+
 /* Bytes from the compressed offset to the end of the last sector that holds the data. */
 static inline uint64_t l2_entry_compressed_size(uint64_t entry, uint32_t cluster_bits)
 {
@@ -214,6 +222,16 @@ static inline uint64_t l2_entry_compressed_place(uint64_t offset, uint64_t size,
     uint32_t x = 62 - (cluster_bits - 8);
 
     return ((size + offset % 512) / 512 - 1) << x | offset;
+}
+
+/* The entry of compressed data of `length` bytes: it says how many sectors hold them. */
+static inline uint64_t l2_entry_of_compressed(uint64_t offset, uint64_t length,
+                                              uint32_t cluster_bits)
+{
+    uint64_t sectors = (offset % 512 + length + 511) / 512;
+
+    return L2_ENTRY_COMPRESSED |
+           l2_entry_compressed_place(offset, sectors * 512 - offset % 512, cluster_bits);
 }
 
 /* "Subcluster Allocation Bitmap": one bit a subcluster, the least significant first. */

@@ -51,9 +51,11 @@ struct option_spec {
     const char *name;    /* NULL ends the table */
     const char *aliases; /* other names, separated by spaces, or NULL */
     enum option_type type;
-    size_t field;             /* offsetof() the field in the target */
-    uint64_t min, max;        /* of a number, both allowed */
-    const char *choices;      /* words separated by spaces; = stands before another word for one */
+    size_t field;      /* offsetof() the field in the target */
+    uint64_t min, max; /* of a number, both allowed */
+    /* Words separated by spaces; = stands before another word for one. Of OPTION_OPTIONAL: what a
+     * shell offers, and nobody checks. */
+    const char *choices;
     bool opposite;            /* of a switch: what is written is the opposite of what is meant */
     const char *value_name;   /* how --help calls the value, or NULL */
     const char *default_text; /* for --help, or NULL */

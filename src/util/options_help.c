@@ -220,28 +220,34 @@ void options_man_flags(const struct option_spec *table, FILE *out)
 
 /* --- names ------------------------------------------------------------------ */
 
-/* All that can stand behind `name`, which has its dashes; an alias of a word counts as one. */
+/* name=word for each of the choices; an alias of a word counts as one. */
+static void choice_lines(const struct option_spec *spec, const char *name, FILE *out)
+{
+    const char *word = spec->choices + strspn(spec->choices, " =");
+
+    while (*word != '\0') {
+        size_t length = strcspn(word, " =");
+
+        fprintf(out, "%s=%.*s\n", name, (int)length, word);
+        word += length + strspn(word + length, " =");
+    }
+}
+
+/* All that can stand behind `name`, which has its dashes. */
 static void name_lines(const struct option_spec *spec, const char *name, FILE *out)
 {
     struct value_marks marks;
 
     if (spec->type == OPTION_BOOL) {
         fprintf(out, "%s\n%s=on\n%s=off\n", name, name, name);
-    } else if (spec->type == OPTION_CHOICE) {
-        const char *word = spec->choices + strspn(spec->choices, " =");
-
-        while (*word != '\0') {
-            size_t length = strcspn(word, " =");
-
-            fprintf(out, "%s=%.*s\n", name, (int)length, word);
-            word += length + strspn(word + length, " =");
-        }
+    } else if (spec->choices != NULL) {
+        choice_lines(spec, name, out);
     } else if (takes_value(spec, &marks)) {
         fprintf(out, "%s=<%s>\n", name, value_name(spec));
-        if (spec->type == OPTION_OPTIONAL) {
-            fprintf(out, "%s\n", name);
-        }
     } else {
+        fprintf(out, "%s\n", name);
+    }
+    if (spec->type == OPTION_OPTIONAL) {
         fprintf(out, "%s\n", name);
     }
 }

@@ -23,6 +23,7 @@ static struct session_options options_of(const struct workload *workload)
                    .discard = workload->discard,
                    .keeps_bitmaps = workload->bitmaps,
                    .write_through = workload->write_through,
+                   .compress = workload->compresses ? "" : NULL,
                    .growable = workload->growable},
         .writable = true,
         .tiny_caches = workload->tiny_caches,

@@ -321,7 +321,8 @@ static const char *write_to(struct verify *verify, bool more)
 {
     const struct session_options options = {
         .writable = true,
-        .writer = {.discard = verify->base->workload->discard},
+        .writer = {.discard = verify->base->workload->discard,
+                   .compress = verify->base->workload->compresses ? "" : NULL},
     };
     struct session session;
     struct error error = {0};

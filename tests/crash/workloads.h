@@ -20,6 +20,7 @@ struct workload {
     void (*change)(struct run *); /* after the snapshots, not recorded either; may be NULL */
     bool crashed;                 /* and then it crashed, which leaves it to the script */
     void (*script)(struct run *);
+    bool compresses; /* what is written */
     bool tiny_caches, discard, write_through, growable, threads;
     bool fills;     /* the host gains by runs that are filled, and so they are */
     bool encrypted; /* its data clusters are, with a key that the explorer has */

@@ -64,6 +64,7 @@ static void open_image(struct model *model)
     const struct writer_options writer = {
         .lazy_refcounts = given->lazy_refcounts,
         .discard = given->discard.value,
+        .compress = given->compress.value ? "" : NULL,
         .growable = given->resize.value,
         .interval = INTERVAL,
     };
@@ -200,6 +201,7 @@ static const struct option_spec table[] = {
     NUMBER("refcount-cache-size", refcount_cache_size, 1, INT64_MAX),
     SWITCH("lazy-refcounts", lazy_refcounts),
     SWITCH("discard", discard),
+    SWITCH("compress", compress),
     SWITCH("resize", resize),
     SWITCH("snapshots", snapshots),
     {

@@ -34,6 +34,7 @@ struct model_options {
     struct option_number l2_cache_size, l2_cache_entry_size, refcount_cache_size;
     struct option_bool lazy_refcounts; /* as those of struct writer_options */
     struct option_bool discard;
+    struct option_bool compress;
     struct option_bool resize;    /* between the rounds */
     char *key_files;              /* of an encrypted image, for keys_open() */
     struct option_bool snapshots; /* are made and removed, too */

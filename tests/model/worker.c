@@ -157,14 +157,28 @@ static void check_random(struct worker *worker, struct range range)
     check_range(worker, range, random_below(worker, 4) == 0 ? READ_AROUND : 0);
 }
 
+/*
+ * Which bits of what is written are random: where it is to be compressed it must get smaller, more
+ * or less, and sometimes not.
+ */
+static uint64_t choose_bits(struct worker *worker)
+{
+    static const uint64_t bits[] = {UINT64_MAX, UINT64_C(0x0f0f0f0f0f0f0f0f),
+                                    UINT64_C(0x0100000000010101)};
+
+    return worker->model->options.compress.value
+               ? bits[random_below(worker, sizeof(bits) / sizeof(bits[0]))]
+               : UINT64_MAX;
+}
+
 static void write_random(struct worker *worker, struct range range)
 {
     struct model *model = worker->model;
     uint8_t *buffer = allocate(range.length);
-    uint64_t i;
+    uint64_t bits = choose_bits(worker), i;
 
     for (i = 0; i < range.length; i += sizeof(uint64_t)) {
-        uint64_t value = random_number(worker);
+        uint64_t value = random_number(worker) & bits;
 
         memcpy(buffer + i, &value, min_u64(sizeof(value), range.length - i));
     }

@@ -26,10 +26,11 @@ struct kind {
     const char *options; /* for qemu-img -o, each with a comma before it */
     enum content content;
     unsigned snapshots;
-    bool extended;  /* L2 entries */
-    bool lazy;      /* refcounts */
-    bool fixed;     /* its disk cannot change its size */
-    bool data_file; /* and whether that is raw: */
+    bool extended;   /* L2 entries */
+    bool lazy;       /* refcounts */
+    bool fixed;      /* its disk cannot change its size */
+    bool compresses; /* what is written */
+    bool data_file;  /* and whether that is raw: */
     bool raw_data_file;
 };
 

@@ -241,6 +241,7 @@ static void work(struct run *run)
         .write_through = plan->write_through,
         .discard = plan->discard,
         .growable = plan->growable,
+        .compress = plan->template->kind->compresses ? "" : NULL,
         .lazy_refcounts = {.set = true, .value = plan->lazy},
         .interval = INTERVAL,
         .tables_at_once = 1, /* disks are small: others get in between */

@@ -101,7 +101,7 @@ static void make(struct worker *worker, struct made *made)
 {
     struct run *run = worker->run;
     uint64_t failed_syncs = atomic_load(&run->trouble.failed_syncs);
-    bool narrow = strstr(run->plan.template->kind->options, "refcount_bits=1") != NULL;
+    bool narrow = strstr(run->plan.template->kind->options, "refcount_bits=") != NULL;
     struct error error = {0};
     struct call call = call_begin(worker, EVENT_SNAPSHOT, "making of a snapshot", 0, 0);
     int result;

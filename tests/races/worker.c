@@ -26,6 +26,7 @@ static uint64_t below(struct worker *worker, uint64_t limit)
 static struct range choose_range(struct worker *worker, uint64_t end)
 {
     const struct plan *plan = &worker->run->plan;
+    bool compresses = plan->template->kind->compresses;
     uint64_t length = 1 + below(worker, below(worker, 3) == 0 ? plan->longest_range : 8), from;
     struct range range;
 
@@ -40,11 +41,14 @@ static struct range choose_range(struct worker *worker, uint64_t end)
         from = round_down(from, 2);
         length = div_round_up(length, 2) * 2;
     }
-    if (below(worker, 6) == 0) { /* whole clusters */
+    if (below(worker, compresses ? 2 : 6) == 0) { /* whole clusters */
         uint64_t cluster = (UINT64_C(1) << plan->template->cluster_bits) / GRAIN;
 
         from = round_down(from, cluster);
         length = div_round_up(length, cluster) * cluster;
+        if (compresses && below(worker, 3) == 0) { /* requests that meet in the midst of one */
+            from += cluster / 2;
+        }
     }
     range.from = min_u64(from, end - 1);
     range.to = min_u64(range.from + length, end);

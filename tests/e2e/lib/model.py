@@ -54,14 +54,14 @@ class Kind:
     `make(directory, source, **options)` makes it, from the raw file `source` where it is to hold
     something, and returns its path; `options` are those of qemu-img's -o. `resize`: its disk can
     change its size. `lazy`: it is written with lazy refcounts. `saves`: it can have snapshots, which
-    are then made and removed among the rest. `serve(path)` is a context manager that gives the name
-    by which it is opened.
+    are then made and removed among the rest. `compress`: what is written is compressed.
+    `serve(path)` is a context manager that gives the name by which it is opened.
     """
 
-    def __init__(self, name, make, resize=True, lazy=False, saves=True, clusters=CLUSTERS,
-                 needs=(), serve=contextlib.nullcontext, **options):
+    def __init__(self, name, make, resize=True, lazy=False, saves=True, compress=False,
+                 clusters=CLUSTERS, needs=(), serve=contextlib.nullcontext, **options):
         self.name, self.make, self.options, self.serve = name, make, options, serve
-        self.resize, self.lazy, self.saves = resize, lazy, saves
+        self.resize, self.lazy, self.saves, self.compress = resize, lazy, saves, compress
         self.clusters, self.needs = clusters, list(needs)
 
 
@@ -147,6 +147,7 @@ def _options(kind, caches, threads, seed):
     given += ["discard"] if seed % 2 else []
     given += ["snapshots"] if kind.saves else []
     given += ["lazy-refcounts"] if kind.lazy else []
+    given += ["compress"] if kind.compress else []
     return ",".join(given)
 
 

@@ -14,6 +14,8 @@ model.matrix(suite, model.Kind("extended L2 entries", model.filled, clusters=LAR
                                needs=[tools.EXTENDED_L2], extended_l2="on"))
 model.matrix(suite, model.Kind("lazy refcounts", model.empty, lazy=True, lazy_refcounts="on"))
 model.matrix(suite, model.Kind("preallocated metadata", model.empty, preallocation="metadata"))
+model.matrix(suite, model.Kind("written compressed", model.empty, compress=True,
+                               clusters=(4 * KiB,)))
 
 if __name__ == "__main__":
     suite.main()
