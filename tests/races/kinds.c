@@ -19,6 +19,7 @@ static const struct kind kinds[] = {
     {.name = "lazy", .options = ",lazy_refcounts=on", .content = CONTENT_EMPTY, .lazy = true},
     {.name = "metadata", .options = ",preallocation=metadata", .content = CONTENT_EMPTY},
     {.name = "narrow-refcounts", .options = ",refcount_bits=1", .content = CONTENT_FILLED},
+    {.name = "narrow-2", .options = ",refcount_bits=2", .content = CONTENT_FILLED},
     {.name = "snapshots", .options = "", .content = CONTENT_FILLED, .snapshots = 2},
     {.name = "snapshots-2",
      .options = ",compat=0.10",

@@ -76,7 +76,8 @@ static void end_change(struct worker *worker, struct call *call, int result, boo
 {
     struct run *run = worker->run;
 
-    if (result < 0 && !expected) {
+    /* Half of it may be done by then, and a host in trouble keeps that from being taken back. */
+    if (result < 0 && (!expected || atomic_load(&run->trouble.failed) > call->failed_before)) {
         atomic_store(&run->change_failed, true);
     }
     call_end(worker, call, result, expected);
