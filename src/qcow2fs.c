@@ -361,7 +361,7 @@ static void say_what_to_know(const struct command_line *line, const struct sourc
     if (source->why_read_only.code != 0) {
         log_line(log, LOG_LEVEL_WARNING, "mounting read-only: %s", source->why_read_only.text);
     }
-    if (line->options.read_only.value ||
+    if (mount_is_read_only(&line->options) ||
         source->image->is_overlay) { /* who wished to write does not mind */
         warn_of_access_times(image_named(source->image), log);
     }
@@ -392,8 +392,7 @@ static int mount_and_serve(const struct command_line *line, struct source *sourc
                            struct registry_entry **entry, struct error *error)
 {
     const struct session_settings settings = {
-        .image = source->image,
-        .writer = source->writer,
+        .source = source,
         .log = log,
         .steward = steward,
         .background_sink = log_to_syslog,

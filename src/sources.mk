@@ -115,6 +115,8 @@ src_libqcow2_a_SOURCES = \
 	src/disk/compressing.c src/disk/compressing.h \
 	src/disk/seams.c src/disk/seams.h \
 	src/disk/compressed.c src/disk/compressed.h \
+	src/admin/evidence.c src/admin/evidence.h src/admin/pieces.c src/admin/pieces.h \
+	src/admin/slack.c src/admin/slack.h src/admin/uses.c src/admin/uses.h \
 	src/admin/create.c src/admin/create.h src/admin/create_write.c \
 	src/admin/create_files.c src/admin/create_files.h \
 	src/disk/encrypted.c src/disk/encrypted.h \
@@ -251,7 +253,7 @@ src_qcow2fs_SOURCES = \
 	src/fuse/mount_point.c src/fuse/mount_point.h \
 	src/fuse/names.c src/fuse/names.h \
 	src/fuse/ops.c src/fuse/ops.h src/fuse/ops_internal.h \
-	src/fuse/ops_open.c \
+	src/fuse/ops_open.c src/fuse/ops_read.c \
 	src/fuse/ops_snapshots.c \
 	src/fuse/ops_write.c \
 	src/fuse/options.c src/fuse/options.h \
@@ -268,7 +270,7 @@ src_qcow2fs_SOURCES = \
 	src/fuse/stats.c src/fuse/stats.h \
 	src/fuse/steward.c src/fuse/steward.h src/fuse/steward_internal.h src/fuse/steward_run.c \
 	src/fuse/tree.c src/fuse/tree.h src/fuse/tree_internal.h \
-	src/fuse/tree_info.c src/fuse/tree_names.c src/fuse/tree_partitions.c \
+	src/fuse/tree_evidence.c src/fuse/tree_info.c src/fuse/tree_names.c src/fuse/tree_partitions.c \
 	src/fuse/unmount.c src/fuse/unmount.h
 src_qcow2fs_LDFLAGS = $(AM_LDFLAGS) $(SANITIZE_LDFLAGS)
 src_qcow2fs_LDADD = $(LIBQCOW2_LIBS) $(FUSE3_LIBS)

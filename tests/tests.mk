@@ -43,6 +43,7 @@ UNIT_TESTS += \
 	tests/unit/disk/test-inflight \
 	tests/unit/admin/test-info \
 	tests/unit/admin/test-inspect \
+	tests/unit/admin/test-pieces \
 	tests/unit/util/test-json \
 	tests/unit/store/test-limited \
 	tests/unit/util/test-log \
@@ -136,6 +137,7 @@ E2E_TESTS = \
 	tests/e2e/crash/test-kill-filesystem.py \
 	tests/e2e/project/test-libvirt.py \
 	tests/e2e/mount/test-evidence.py \
+	tests/e2e/mount/test-evidence-shown.py \
 	tests/e2e/mount/test-limits.py \
 	tests/e2e/mount/test-locks.py \
 	tests/e2e/mount/test-long-requests.py \

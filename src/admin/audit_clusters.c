@@ -3,7 +3,7 @@
 
 #include "admin/audit_internal.h"
 
-#include "check/counts.h"
+#include "admin/uses.h"
 #include "meta/format.h"
 #include "meta/refcount_block.h"
 #include "util/checked.h"
@@ -17,15 +17,6 @@
 
 #define PIECE ((size_t)1 << 20) /* bytes of one read, or a cluster where that is more */
 
-/* What a cluster was first seen used for; small numbers, as check_counts packs them. */
-enum use {
-    USE_NONE,
-    USE_DATA,
-    USE_L2_TABLE,
-    USE_COMPRESSED,
-    USE_METADATA,
-};
-
 /* Clusters of one kind: how many, and the host offset of the first. */
 struct tally {
     uint64_t count;
@@ -38,13 +29,8 @@ struct walk {
     const struct audit_options *options;
     struct header header; /* a copy: the checker may change it */
 
-    struct check_counts *uses;
-    struct check_counts *hidden; /* of data clusters: the subclusters that no entry shows */
-    bool no_memory;
-    struct tally overlaps;
-    enum check_use overlap; /* what the first of them is also used for */
-    enum use overlapped;    /* and what before that */
-    uint64_t complaints;    /* of the checker, that were told */
+    struct uses uses;
+    uint64_t complaints; /* of the checker, that were told */
 
     uint8_t *table; /* the refcount table */
     uint8_t *block; /* of one cluster: the refcount block of the next number, */
@@ -57,72 +43,24 @@ struct walk {
 
 /* --- References ---------------------------------------------------------------------- */
 
-static enum use class_of(enum check_use use)
+static const char *name_used(enum check_use use)
 {
     switch (use) {
     case CHECK_USE_DATA:
-        return USE_DATA;
-    case CHECK_USE_COMPRESSED:
-        return USE_COMPRESSED;
+        return "a data cluster";
     case CHECK_USE_L2_TABLE:
-        return USE_L2_TABLE;
+        return "an L2 table";
+    case CHECK_USE_COMPRESSED:
+        return "compressed clusters";
     default:
-        return USE_METADATA;
+        return "a table of the image";
     }
-}
-
-static const char *class_name(enum use use)
-{
-    static const char *const names[] = {
-        [USE_NONE] = "nothing",
-        [USE_DATA] = "a data cluster",
-        [USE_L2_TABLE] = "an L2 table",
-        [USE_COMPRESSED] = "compressed clusters",
-        [USE_METADATA] = "a table of the image",
-    };
-
-    return names[use];
 }
 
 static void tally(struct tally *tally, uint64_t host_offset)
 {
     if (tally->count++ == 0) {
         tally->first = host_offset;
-    }
-}
-
-/* What one entry hides another may show: that of a snapshot, say. */
-static void note_hidden(struct walk *walk, uint64_t cluster, bool first, uint32_t hidden)
-{
-    uint32_t before = first ? hidden : (uint32_t)check_counts_get(walk->hidden, cluster);
-
-    if ((first ? hidden != 0 : (before & hidden) != before) &&
-        check_counts_set(walk->hidden, cluster, before & hidden) == -ENOMEM) {
-        walk->no_memory = true;
-    }
-}
-
-/*
- * Snapshots share data, compressed data and L2 tables; nothing else may have two
- * uses, and these not two different ones.
- */
-static void note_reference(void *context, uint64_t cluster, enum check_use use, uint32_t hidden)
-{
-    struct walk *walk = context;
-    enum use before = (enum use)check_counts_get(walk->uses, cluster);
-    enum use now = class_of(use);
-
-    note_hidden(walk, cluster, before == USE_NONE, hidden);
-    if (before == USE_NONE) {
-        if (check_counts_set(walk->uses, cluster, now) == -ENOMEM) {
-            walk->no_memory = true;
-        }
-    } else if (before != now || now == USE_METADATA) {
-        if (walk->overlaps.count == 0) {
-            walk->overlap = use;
-            walk->overlapped = before;
-        }
-        tally(&walk->overlaps, cluster << walk->header.cluster_bits);
     }
 }
 
@@ -156,20 +94,20 @@ static void begin_phase(const struct walk *walk, const char *what, const char *u
 /* True when all references are known. */
 static bool count_references(struct walk *walk)
 {
-    const struct check_options options = {
+    const struct uses_options options = {
         .report = note_complaint,
         .progress = show_progress,
-        .reference = note_reference,
         .context = walk,
     };
+    const struct uses *uses = &walk->uses;
     struct check_result *found = &walk->audit->clusters;
     struct error error = {0};
     int result;
 
     begin_phase(walk, "looking at all tables", "L1 entries");
-    result =
-        check_image(&walk->header, walk->image->file, walk->image->path, &options, found, &error);
-    if (result == -ENOMEM || walk->no_memory) {
+    result = uses_find(walk->image, &walk->header, &options, &walk->uses, &error);
+    *found = uses->found;
+    if (result == -ENOMEM) {
         walk->audit->incomplete = true;
         return false;
     }
@@ -184,13 +122,13 @@ static bool count_references(struct walk *walk)
                   "has %" PRIu64 " errors in its tables and refcounts in all",
                   found->errors + found->unreadable);
     }
-    if (walk->overlaps.count > 0) {
+    if (uses->overlaps > 0) {
         audit_add_at(
-            walk->audit, AUDIT_DANGER, "overlap", walk->image, walk->overlaps.first,
+            walk->audit, AUDIT_DANGER, "overlap", walk->image, uses->overlap_offset,
             "clusters used for two things at once: %" PRIu64 "; the first is %s and also %s %s",
-            walk->overlaps.count, class_name(walk->overlapped),
-            walk->overlap == CHECK_USE_L1_TABLE || walk->overlap == CHECK_USE_L2_TABLE ? "an" : "a",
-            check_use_name(walk->overlap));
+            uses->overlaps, name_used(uses->overlapped),
+            uses->overlap == CHECK_USE_L1_TABLE || uses->overlap == CHECK_USE_L2_TABLE ? "an" : "a",
+            check_use_name(uses->overlap));
     }
     return true;
 }
@@ -282,7 +220,7 @@ static void judge_hidden(struct walk *walk, uint64_t host_offset, size_t length)
         size_t size = (size_t)min_u64(cluster_size, length - at);
 
         if (keeps_data(walk, walk->piece + at, size,
-                       (uint32_t)check_counts_get(walk->hidden, cluster))) {
+                       (uint32_t)check_counts_get(walk->uses.hidden, cluster))) {
             tally(&walk->kept, host_offset + at);
         }
     }
@@ -329,12 +267,12 @@ static void count_leaks(struct walk *walk, uint64_t cluster, uint64_t end)
 static void visit_unused(struct walk *walk)
 {
     uint32_t bits = walk->header.cluster_bits;
-    uint64_t clusters = div_round_up(walk->image->info.size, walk->header.cluster_size);
+    uint64_t clusters = walk->uses.clusters;
     uint64_t cluster = 0;
 
     begin_phase(walk, "looking at what nothing refers to", NULL);
     while (cluster < clusters) {
-        uint64_t next = check_counts_next(walk->uses, cluster, clusters);
+        uint64_t next = check_counts_next(walk->uses.used, cluster, clusters);
 
         if (next > cluster) {
             count_leaks(walk, cluster, next);
@@ -351,8 +289,8 @@ static void visit_unused(struct walk *walk)
 static void visit_hidden(struct walk *walk)
 {
     uint32_t bits = walk->header.cluster_bits;
-    uint64_t clusters = div_round_up(walk->image->info.size, walk->header.cluster_size);
-    uint64_t cluster = check_counts_next(walk->hidden, 0, clusters);
+    uint64_t clusters = walk->uses.clusters;
+    uint64_t cluster = check_counts_next(walk->uses.hidden, 0, clusters);
 
     if (cluster < clusters) {
         begin_phase(walk, "looking at what is kept and not shown", NULL);
@@ -360,11 +298,11 @@ static void visit_hidden(struct walk *walk)
     while (cluster < clusters) {
         uint64_t next = cluster + 1;
 
-        while (next < clusters && check_counts_get(walk->hidden, next) != 0) {
+        while (next < clusters && check_counts_get(walk->uses.hidden, next) != 0) {
             next++;
         }
         read_range(walk, cluster << bits, next << bits, judge_hidden);
-        cluster = check_counts_next(walk->hidden, next, clusters);
+        cluster = check_counts_next(walk->uses.hidden, next, clusters);
     }
 }
 
@@ -426,7 +364,6 @@ static bool open_walk(struct walk *walk)
 {
     const struct inspection *image = walk->image;
     const struct header *header = &walk->header;
-    uint64_t clusters = div_round_up(image->info.size, header->cluster_size);
     size_t table_size = (size_t)header->refcount_table_clusters << header->cluster_bits;
 
     walk->block_index = UINT64_MAX;
@@ -434,9 +371,7 @@ static bool open_walk(struct walk *walk)
     walk->piece = malloc(walk->piece_size);
     walk->block = malloc((size_t)header->cluster_size);
     walk->table = calloc(1, table_size);
-    if (walk->piece == NULL || walk->block == NULL || walk->table == NULL ||
-        check_counts_create(clusters + 1, &walk->uses) < 0 ||
-        check_counts_create(clusters + 1, &walk->hidden) < 0) {
+    if (walk->piece == NULL || walk->block == NULL || walk->table == NULL) {
         walk->audit->incomplete = true;
         return false;
     }
@@ -449,8 +384,7 @@ static bool open_walk(struct walk *walk)
 
 static void close_walk(struct walk *walk)
 {
-    check_counts_destroy(walk->uses);
-    check_counts_destroy(walk->hidden);
+    uses_release(&walk->uses);
     free(walk->piece);
     free(walk->block);
     free(walk->table);

@@ -84,6 +84,9 @@ static int use_text(struct files *files, const struct node *node, struct open_fi
     if (node->kind == NODE_STATS) {
         file->own_text = stats_json(files->stats, files->image);
         file->text = file->own_text;
+    } else if (node->kind == NODE_EVIDENCE_JSON) {
+        file->own_text = evidence_json(files->tree->evidence, node->evidence);
+        file->text = file->own_text;
     } else {
         file->info = tree_info(files->tree);
         file->text = file->info != NULL ? file->info->text : NULL;
@@ -114,6 +117,11 @@ static int fill(struct files *files, const struct node *node, struct open_file *
         r = use_snapshot(files, node, file);
         file->size = r == 0 ? min_u64(view_size(file->view), INT64_MAX) : 0;
         return r;
+    case NODE_EVIDENCE_RAW:
+        file->evidence = files->tree->evidence;
+        file->size = evidence_size(file->evidence, node->evidence);
+        return 0;
+    case NODE_EVIDENCE_JSON:
     case NODE_INFO:
     case NODE_STATS:
         r = use_text(files, node, file);
@@ -122,6 +130,8 @@ static int fill(struct files *files, const struct node *node, struct open_file *
     case NODE_ROOT:
     case NODE_SNAPSHOTS:
     case NODE_SNAPSHOT:
+    case NODE_EVIDENCE:
+    case NODE_EVIDENCE_TABLES:
     case NODE_PARTITIONS:
     case NODE_LINKS:
     case NODE_LINK:

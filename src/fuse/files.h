@@ -32,14 +32,15 @@
 
 struct files;
 
-/* Has a view or a text. But for the flag, constant while it is open. */
+/* Has a view, a text, or evidence. But for the flag, constant while it is open. */
 struct open_file {
     struct open_file *next, *previous;
     struct shown_snapshot *shown; /* whose view it is, or NULL */
     struct view *view;
-    const char *text;       /* NULL where there is a view */
-    char *own_text;         /* the same, where it belongs to this open file alone; ... */
-    struct tree_text *info; /* ... or that of info.json */
+    const struct evidence *evidence; /* or NULL; which file of it, the node says */
+    const char *text;                /* or NULL */
+    char *own_text;                  /* the same, where it belongs to this open file alone; ... */
+    struct tree_text *info;          /* ... or that of info.json */
     struct node node;
     uint64_t guest_offset; /* where it begins in the view: 0 but of a partition */
     uint64_t size;         /* bytes; of the whole active disk it is that of the view */

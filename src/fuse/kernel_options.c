@@ -33,7 +33,7 @@ static bool add_if(char **list, bool wanted, const char *option)
 char *kernel_options(const struct session_settings *settings)
 {
     const struct mount_options *options = settings->options;
-    const char *image_path = image_named(settings->image)->path;
+    const char *image_path = image_named(settings->source->image)->path;
     char *absolute = realpath(image_path, NULL);
     const char *fsname = absolute != NULL ? absolute : image_path;
     char max_read[32];
@@ -42,7 +42,7 @@ char *kernel_options(const struct session_settings *settings)
 
     snprintf(max_read, sizeof(max_read), "max_read=%u", OPS_REQUEST_MAX);
     complete = add_if(&list, options->kernel != NULL, options->kernel) &&
-               add_if(&list, settings->writer == NULL, "ro") &&
+               add_if(&list, settings->source->writer == NULL, "ro") &&
                fuse_opt_add_opt(&list, "default_permissions") == 0 &&
                fuse_opt_add_opt(&list, max_read) == 0 &&
                add_if(&list, options->allow_other.value, "allow_other") &&

@@ -54,11 +54,13 @@ static void set_writer(struct filesystem *filesystem, struct writer *writer,
     filesystem->kernel_caches_writes = writer != NULL && !wanted.growable && !wanted.write_through;
 }
 
-int filesystem_create(struct image *image, struct writer *writer,
-                      const struct mount_options *options, bool root_is_directory, struct log *log,
-                      struct filesystem **filesystem, struct error *error)
+int filesystem_create(const struct source *source, const struct mount_options *options,
+                      bool root_is_directory, struct log *log, struct filesystem **filesystem,
+                      struct error *error)
 {
     struct filesystem *made = calloc(1, sizeof(*made));
+    struct image *image = source->image;
+    struct writer *writer = source->writer;
     int r;
 
     if (made == NULL || pthread_key_create(&made->buffers, free_buffer) != 0) {
@@ -71,7 +73,8 @@ int filesystem_create(struct image *image, struct writer *writer,
     stats_init(&made->stats);
     long_requests_init(&made->long_requests, mount_threads(options));
     lost_init(&made->lost);
-    r = tree_create(image, options, root_is_directory, writer != NULL, log, &made->tree, error);
+    r = tree_create(image, source->evidence, options, root_is_directory, writer != NULL, log,
+                    &made->tree, error);
     if (r == 0) {
         r = files_create(image, made->tree, &made->stats, log, &made->files, error);
     }
@@ -106,11 +109,7 @@ void filesystem_destroy(struct filesystem *filesystem)
     free(filesystem);
 }
 
-/*
- * At least `size` bytes that belong to this thread, aligned for direct I/O;
- * what was in them is lost. NULL when memory ran out.
- */
-static char *thread_buffer(struct filesystem *filesystem, size_t size)
+char *ops_buffer(struct filesystem *filesystem, size_t size)
 {
     struct buffer *buffer = pthread_getspecific(filesystem->buffers);
     void *bytes;
@@ -371,7 +370,7 @@ static void list(fuse_req_t request, fuse_ino_t inode, size_t size, off_t offset
                  add_entry_fn *add_entry)
 {
     struct filesystem *filesystem = ops_begin(request, REQUEST_READDIR);
-    char *buffer = thread_buffer(filesystem, size);
+    char *buffer = ops_buffer(filesystem, size);
     uint64_t position = (uint64_t)offset;
     struct node directory, node;
     struct tree_name name;
@@ -426,124 +425,6 @@ static void op_readlink(fuse_req_t request, fuse_ino_t inode)
     }
     tree_link_target(&node, target);
     fuse_reply_readlink(request, target);
-}
-
-/*
- * All that was asked for, up to the end of the file, or an error: the kernel
- * would take less for the end of the file, and show zeros from there on.
- */
-static void op_read(fuse_req_t request, fuse_ino_t inode, size_t size, off_t offset,
-                    struct fuse_file_info *info)
-{
-    struct filesystem *filesystem = ops_begin(request, REQUEST_READ);
-    const struct open_file *file = ops_file(info);
-    uint64_t end = files_size(file);
-    uint64_t start = min_u64((uint64_t)offset, end);
-    size_t length = min_u64(size, end - start);
-    char *buffer;
-
-    (void)inode;
-    buffer = thread_buffer(filesystem, length);
-    if (buffer == NULL && length > 0) {
-        return ops_fail(request, -ENOMEM);
-    }
-    if (file->text != NULL) {
-        /* A copy: once the kernel has the reply, a release may free the text at any time. */
-        if (length > 0) {
-            memcpy(buffer, file->text + start, length);
-        }
-        fuse_reply_buf(request, buffer, length);
-        return;
-    }
-    if (length > 0 && view_read(file->view, file->guest_offset + start, buffer, length) != 0) {
-        return ops_fail(request, -EIO);
-    }
-    stats_add(&filesystem->stats.bytes_read, length);
-    fuse_reply_buf(request, buffer, length);
-}
-
-/* A search is given this much time; then what it has not seen is taken for data. */
-#define SEEK_MILLISECONDS         1000
-#define SEEK_MILLISECONDS_WAITING 100 /* while others wait for its thread */
-
-/* ... but it looks at this many more extents: a machine that stood still, or a signal to who asks,
-   is no reason for a copy that is not sparse. */
-#define SEEK_LOOKS 64
-
-/*
- * A search that was stopped has an answer, too, which may be less than could be
- * said and is never wrong: "data" where it came to, so that who asks looks there
- * and asks again, and no hole before the end.
- */
-static int search(struct long_request *asked, uint64_t end, bool want_data, uint64_t *found)
-{
-    struct filesystem *filesystem = fuse_req_userdata(asked->request);
-    uint64_t base = asked->file->guest_offset;
-    int r = -EINTR;
-
-    stop_after(&asked->stop, long_requests_wait(&filesystem->long_requests)
-                                 ? SEEK_MILLISECONDS_WAITING
-                                 : SEEK_MILLISECONDS);
-    *found = base + asked->offset;
-    for (unsigned looks = 0; r == -EINTR && looks <= SEEK_LOOKS; looks++) {
-        r = view_seek_within(asked->file->view, *found, base + end, want_data, &asked->stop, found);
-    }
-    if (r == -ENXIO && !want_data) {
-        *found = base + asked->offset; /* the disk has become smaller: zeros from here on */
-        r = 0;
-    }
-    if (r == -EINTR) {
-        *found = want_data ? *found : base + end;
-        r = 0;
-    }
-    if (r == 0) {
-        *found = min_u64(*found - base, end);
-    }
-    return r;
-}
-
-static void serve_lseek(struct long_request *asked)
-{
-    uint64_t found;
-    int r = search(asked, files_size(asked->file), asked->mode == SEEK_DATA, &found);
-
-    long_request_end(asked);
-    if (r != 0) {
-        return ops_fail(asked->request, r);
-    }
-    fuse_reply_lseek(asked->request, (off_t)found);
-}
-
-/*
- * A text is data from its beginning to its end. So is a disk that somebody has
- * open to write: the kernel asks here without a look at what it has cached,
- * which may be anywhere.
- */
-static void op_lseek(fuse_req_t request, fuse_ino_t inode, off_t offset, int whence,
-                     struct fuse_file_info *info)
-{
-    struct filesystem *filesystem = ops_begin(request, REQUEST_LSEEK);
-    const struct long_request asked = {
-        .request = request,
-        .serve = serve_lseek,
-        .file = ops_file(info),
-        .mode = whence,
-        .offset = (uint64_t)offset, /* a negative one becomes one far past the end */
-    };
-    uint64_t end = files_size(asked.file);
-
-    (void)inode;
-    if (whence != SEEK_DATA && whence != SEEK_HOLE) {
-        return ops_fail(request, -EINVAL);
-    }
-    if (asked.offset >= end) {
-        return ops_fail(request, -ENXIO);
-    }
-    if (asked.file->text != NULL || (asked.file->is_disk && files_are_written(filesystem->files))) {
-        fuse_reply_lseek(request, whence == SEEK_DATA ? offset : (off_t)end);
-        return;
-    }
-    long_requests_take(&filesystem->long_requests, &asked);
 }
 
 /* --- all of them ------------------------------------------------------------ */

@@ -14,6 +14,7 @@
 #include "fuse/lost.h"
 #include "fuse/options.h"
 #include "fuse/page_cache.h"
+#include "fuse/source.h"
 #include "fuse/stats.h"
 #include "fuse/tree.h"
 
@@ -53,13 +54,10 @@ struct filesystem {
     void *ready_context;
 };
 
-/*
- * `image`, `log` and `writer`, which may be NULL, are borrowed. 0, or a negative
- * errno with a sentence.
- */
-int filesystem_create(struct image *image, struct writer *writer,
-                      const struct mount_options *options, bool root_is_directory, struct log *log,
-                      struct filesystem **filesystem, struct error *error);
+/* What is in `source`, and `log`, are borrowed. 0, or a negative errno with a sentence. */
+int filesystem_create(const struct source *source, const struct mount_options *options,
+                      bool root_is_directory, struct log *log, struct filesystem **filesystem,
+                      struct error *error);
 
 /* No request may be under way. Frees the calling thread's buffer too. May be NULL. */
 void filesystem_destroy(struct filesystem *filesystem);

@@ -36,6 +36,16 @@ static inline struct open_file *ops_file(const struct fuse_file_info *info)
  */
 int ops_check_past_end(fuse_req_t request, const struct fuse_file_info *info);
 
+/*
+ * At least `size` bytes that belong to this thread, aligned for direct I/O;
+ * what was in them is lost. NULL when memory ran out.
+ */
+char *ops_buffer(struct filesystem *filesystem, size_t size);
+
+void op_read(fuse_req_t request, fuse_ino_t inode, size_t size, off_t offset,
+             struct fuse_file_info *info);
+void op_lseek(fuse_req_t request, fuse_ino_t inode, off_t offset, int whence,
+              struct fuse_file_info *info);
 void op_open(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *info);
 void op_release(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *info);
 void op_setattr(fuse_req_t request, fuse_ino_t inode, struct stat *attributes, int to_set,

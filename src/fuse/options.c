@@ -81,6 +81,12 @@ const struct option_spec mount_option_table[] = {
      .value_name = "NAME|ID",
      .help = "Show the disk as it is in this internal snapshot, in place of its active state: "
              "read-only or, with overlay, to be written."},
+    {.name = "evidence",
+     .type = OPTION_BOOL,
+     .field = FIELD(evidence),
+     .help =
+         "Show what is in the image beside its disks, too, under a directory: evidence/ has the "
+         "clusters that no table refers to, slack, and the tables. Implies ro."},
     {.name = "format",
      .type = OPTION_CHOICE,
      .field = FIELD(format),
@@ -496,6 +502,11 @@ bool mount_recognises_format(const struct mount_options *options)
     return mount_has_overlay(options) && !options->format.set;
 }
 
+bool mount_is_read_only(const struct mount_options *options)
+{
+    return options->read_only.value || options->evidence.value;
+}
+
 /* What there has to be an overlay for. */
 static int check_without_overlay(const struct mount_options *options, struct error *error)
 {
@@ -555,6 +566,11 @@ int mount_check_overlay(const struct mount_options *options, struct error *error
         options->format.value == MOUNT_FORMAT_RAW) {
         return error_set(error, EINVAL,
                          "at-snapshot: a raw disk has no snapshots; leave out format=raw");
+    }
+    if (options->evidence.value && mount_has_overlay(options)) {
+        return error_set(error, EINVAL,
+                         "evidence shows what is in the image itself, and writes nothing; leave "
+                         "out overlay, or mount it once with each");
     }
     if (!mount_has_overlay(options)) {
         return check_without_overlay(options, error);

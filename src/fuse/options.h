@@ -52,6 +52,7 @@ struct mount_options {
     char *data_file;                         /* in place of the recorded name, or NULL */
     char *backing_file;                      /* likewise */
     char *at_snapshot;                       /* ID or name of the one that is shown, or NULL */
+    struct option_bool evidence;             /* show what is beside the disks; implies ro */
     struct option_number format;             /* enum mount_format; recognised where it may be */
     char *overlay;                           /* "" for one that is thrown away, its file, or NULL */
     struct option_bool snapshot;             /* QEMU's word for the former */
@@ -93,6 +94,9 @@ unsigned mount_threads(const struct mount_options *options);
 
 /* Seconds that an NBD server may take for a request. */
 unsigned mount_nbd_timeout(const struct mount_options *options);
+
+/* Whether nothing is to be written: ro, or what implies it. */
+bool mount_is_read_only(const struct mount_options *options);
 
 /* cache=, or its default. */
 enum store_cache mount_cache_mode(const struct mount_options *options);

@@ -173,7 +173,8 @@ static int mount_image(struct session *session, struct error *error)
         const char *kernel = session->settings.options->kernel;
 
         return error_set(error, -r, "%s cannot be mounted on %s: %s%s",
-                         image_named(session->settings.image)->path, session->settings.mount_point,
+                         image_named(session->settings.source->image)->path,
+                         session->settings.mount_point,
                          messages.text[0] != '\0' ? messages.text : strerror(-r),
                          kernel != NULL && strstr(kernel, "context=") != NULL
                              ? "; context= and its like need a kernel that runs SELinux, and a "
@@ -220,12 +221,16 @@ static int open_all(struct session *session, struct error *error)
     if (r == 0 && unmount_prepare(&session->over) != 0) {
         r = error_set(error, EMFILE, "no pipe for the mount");
     }
-    if (r == 0) {
-        r = filesystem_create(session->settings.image, session->settings.writer,
-                              session->settings.options, is_directory, session->settings.log,
-                              &session->filesystem, error);
+    if (r == 0 && !is_directory && session->settings.source->evidence != NULL) {
+        r = error_set(error, ENOTDIR,
+                      "%s is no directory, and evidence is shown in one; give one to mount on",
+                      session->settings.mount_point);
     }
-    if (r == 0 && session->settings.writer != NULL) {
+    if (r == 0) {
+        r = filesystem_create(session->settings.source, session->settings.options, is_directory,
+                              session->settings.log, &session->filesystem, error);
+    }
+    if (r == 0 && session->settings.source->writer != NULL) {
         r = open_own_mount(session, error);
     }
     if (r != 0) {
@@ -458,13 +463,14 @@ static int start_threads(struct session *session)
     int r;
 
     process_limit_stacks();
-    session->settings.image->may_start_threads = true;
-    image_named(session->settings.image)->may_start_threads = true; /* its snapshots are read */
+    session->settings.source->image->may_start_threads = true;
+    image_named(session->settings.source->image)->may_start_threads =
+        true; /* its snapshots are read */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    r = cache_start_cleaner(session->settings.image->cache);
-    if (r == 0 && session->settings.writer != NULL) {
-        r = writer_start(session->settings.writer);
+    r = cache_start_cleaner(session->settings.source->image->cache);
+    if (r == 0 && session->settings.source->writer != NULL) {
+        r = writer_start(session->settings.source->writer);
     }
     if (r == 0 && session->own != NULL) {
         r = own_mount_start(session->own);
@@ -476,7 +482,7 @@ static int start_threads(struct session *session)
     if (r == 0 && session->filesystem->old_end != NULL) {
         r = later_start(session->filesystem->old_end);
     }
-    if (r == 0 && session->settings.writer != NULL) {
+    if (r == 0 && session->settings.source->writer != NULL) {
         r = control_start(session->filesystem, session->listening, &session->control);
         session->listening = -1;
     }
@@ -510,7 +516,7 @@ static void save_what_the_kernel_holds(void *context)
 
     long_requests_end(&session->filesystem->long_requests);
     session->was_told = true;
-    if (!image_is_thrown_away(session->settings.image)) {
+    if (!image_is_thrown_away(session->settings.source->image)) {
         session->unsaved = own_mount_sync(session->own, SYNC_SECONDS);
     }
     stop_later(session->filesystem); /* they wait for the kernel, and that for answers */
@@ -554,7 +560,7 @@ static bool is_unmounted(int r)
  */
 static int check_all_is_saved(struct session *session, struct error *error)
 {
-    const char *image = session->settings.image->path;
+    const char *image = session->settings.source->image->path;
     int r = lost_explain(&session->filesystem->lost, image, error);
 
     if (r == 0 && session->unsaved != 0) {
@@ -581,17 +587,17 @@ static int enter_box(struct session *session, struct error *error)
     if (r != 0) {
         return error_set(error, -r, "the server cannot begin: %s", strerror(-r));
     }
-    return server_box_enter(session->settings.image, session->settings.options,
+    return server_box_enter(session->settings.source->image, session->settings.options,
                             &session->filesystem->stats.box, error);
 }
 
 int session_serve(struct session *session, struct error *error)
 {
-    bool writes = session->settings.writer != NULL;
+    bool writes = session->settings.source->writer != NULL;
     sigset_t before;
     int r;
 
-    image_lock_keys(session->settings.image);
+    image_lock_keys(session->settings.source->image);
     if (writes) {
         avoid_waiting_for_ourselves();
     }
@@ -614,7 +620,7 @@ int session_serve(struct session *session, struct error *error)
         if (r < 0) {
             error_set(error, -r, "%s: requests can no longer be served: %s", session->mount_point,
                       r == -1 ? "no thread could be started" : strerror(-r));
-        } else if (writes && !image_is_thrown_away(session->settings.image)) {
+        } else if (writes && !image_is_thrown_away(session->settings.source->image)) {
             r = check_all_is_saved(session, error);
         }
     }

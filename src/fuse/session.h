@@ -18,6 +18,7 @@
 #include "disk/writer.h"
 #include "fuse/announce.h"
 #include "fuse/options.h"
+#include "fuse/source.h"
 #include "fuse/steward.h"
 #include "util/error.h"
 #include "util/log.h"
@@ -27,8 +28,7 @@
 struct session;
 
 struct session_settings {
-    struct image *image;   /* with its cache attached */
-    struct writer *writer; /* not started yet; NULL for a read-only mount */
+    const struct source *source; /* its writer is not started yet */
     struct log *log;
     struct steward *steward; /* is told of the mount, and unmounts it */
     log_sink_fn

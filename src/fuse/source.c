@@ -3,12 +3,14 @@
 
 #include "fuse/source.h"
 
+#include "admin/evidence.h"
 #include "admin/overlay.h"
 #include "disk/keys.h"
 #include "util/process.h"
 #include "util/progress.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <string.h>
 
 /* What is being opened, for the functions that have a part in it. */
@@ -28,7 +30,7 @@ static int open_overlay(const struct opening *opening, const struct image_option
         .file = mount_overlay_file(options),
         .directory = options->overlay_dir,
         .max = options->overlay_max.value,
-        .read_only = options->read_only.value,
+        .read_only = mount_is_read_only(options),
     };
 
     return overlay_open(opening->path, &overlay, opening->log, &source->image, error);
@@ -115,7 +117,8 @@ static int open_with_overlay(const struct opening *opening, enum store_access re
 {
     int r = open_image(opening, reading, source, error);
 
-    return r == 0 && !opening->options->read_only.value ? open_writer(opening, source, error) : r;
+    return r == 0 && !mount_is_read_only(opening->options) ? open_writer(opening, source, error)
+                                                           : r;
 }
 
 /* With the keys that are there. */
@@ -128,9 +131,9 @@ static int open_with_keys(const struct opening *opening, struct source *source, 
     if (mount_has_overlay(options)) {
         return open_with_overlay(opening, reading, source, error);
     }
-    if (!options->read_only.value && options->force_share.value) {
+    if (!mount_is_read_only(options) && options->force_share.value) {
         error_set(&source->why_read_only, EROFS, "with force-share an image is only read");
-    } else if (!options->read_only.value && options->at_snapshot == NULL) {
+    } else if (!mount_is_read_only(options) && options->at_snapshot == NULL) {
         r = open_to_write(opening, source, &source->why_read_only);
         if (!only_writing_fails(r)) {
             *error = source->why_read_only;
@@ -138,6 +141,33 @@ static int open_with_keys(const struct opening *opening, struct source *source, 
         }
     }
     return open_image(opening, reading, source, error);
+}
+
+/* What is to be shown of the image beside its disks. */
+static int gather_evidence(const struct opening *opening, struct source *source,
+                           struct error *error)
+{
+    struct progress progress;
+    const struct evidence_options how = {.progress = progress_show, .context = &progress};
+    int r;
+
+    progress_begin(&progress, "qcow2fs", "looking at all tables", "L1 entries");
+    r = evidence_gather(source->image, &how, &source->evidence, error);
+    progress_end(&progress);
+    for (int file = 0; r == 0 && file < EVIDENCE_FILES; file++) {
+        uint64_t left_out = evidence_left_out(source->evidence, file);
+
+        if (left_out > 0) {
+            log_line(opening->log, LOG_LEVEL_WARNING,
+                     "%s: %s.raw in evidence/ would have too many pieces: the last %" PRIu64
+                     " bytes are left out",
+                     opening->path, evidence_name(file), left_out);
+        }
+    }
+    if (r != 0) {
+        close_image(source);
+    }
+    return r;
 }
 
 int source_open(const char *path, const struct mount_options *options, struct log *log,
@@ -159,6 +189,9 @@ int source_open(const char *path, const struct mount_options *options, struct lo
                   &opening.keys, error);
     if (r == 0) {
         r = open_with_keys(&opening, source, error);
+    }
+    if (r == 0 && options->evidence.value) {
+        r = gather_evidence(&opening, source, error);
     }
     keys_close(opening.keys);
     return r;
@@ -182,6 +215,7 @@ int source_close(struct source *source, struct log *log, struct error *error)
                   "qcow2ctl check",
                   source->image->path, strerror(-r));
     }
+    evidence_free(source->evidence);
     if (process_may_leave_memory()) {
         image_close_to_exit(source->image);
     } else {

@@ -170,8 +170,9 @@ static int set_attributes(struct tree *tree, const struct mount_options *options
     return 0;
 }
 
-int tree_create(struct image *image, const struct mount_options *options, bool root_is_directory,
-                bool is_writable, struct log *log, struct tree **tree, struct error *error)
+int tree_create(struct image *image, const struct evidence *evidence,
+                const struct mount_options *options, bool root_is_directory, bool is_writable,
+                struct log *log, struct tree **tree, struct error *error)
 {
     struct tree *made = calloc(1, sizeof(*made));
     int r;
@@ -180,6 +181,7 @@ int tree_create(struct image *image, const struct mount_options *options, bool r
         return error_set(error, ENOMEM, "out of memory for the files under the mount point");
     }
     made->image = image;
+    made->evidence = evidence;
     made->root_is_directory = root_is_directory;
     made->is_writable = is_writable;
     pthread_mutex_init(&made->info_mutex, NULL);
@@ -262,11 +264,15 @@ static bool exists(const struct tree *tree, const struct node *node)
         return snapshot_exists(tree, node->snapshot, false);
     case NODE_SNAPSHOT_VMSTATE:
         return snapshot_exists(tree, node->snapshot, true);
+    case NODE_EVIDENCE:
+    case NODE_EVIDENCE_TABLES:
+    case NODE_EVIDENCE_RAW:
+    case NODE_EVIDENCE_JSON:
     case NODE_PARTITIONS:
     case NODE_PARTITION:
     case NODE_LINKS:
     case NODE_LINK:
-        break; /* partitions_node() knows */
+        break; /* evidence_node() and partitions_node() know */
     }
     return false;
 }
@@ -286,6 +292,8 @@ bool tree_node(const struct tree *tree, uint64_t inode, struct node *node)
         if (inode - INODE_INFO_BEGIN > atomic_load(&tree->changes)) {
             return false;
         }
+    } else if (inode >= INODE_EVIDENCE_BEGIN) {
+        return evidence_node(tree, inode, node);
     } else if (inode >= INODE_SNAPSHOTS_BEGIN) {
         uint64_t number = inode - INODE_SNAPSHOTS_BEGIN;
 
@@ -313,6 +321,8 @@ mode_t tree_type(const struct node *node)
     case NODE_ROOT:
     case NODE_SNAPSHOTS:
     case NODE_SNAPSHOT:
+    case NODE_EVIDENCE:
+    case NODE_EVIDENCE_TABLES:
     case NODE_PARTITIONS:
     case NODE_LINKS:
         return S_IFDIR;
@@ -367,7 +377,7 @@ uint64_t tree_inode_count(const struct tree *tree)
     for (uint64_t inode = TREE_ROOT + 1; inode < INODE_SNAPSHOTS_BEGIN; inode++) {
         count += tree_node(tree, inode, &node);
     }
-    return count + snapshots * (2 + directories) + vm_states;
+    return count + snapshots * (2 + directories) + vm_states + evidence_inode_count(tree);
 }
 
 /* --- attributes ------------------------------------------------------------- */
@@ -388,6 +398,10 @@ uint64_t tree_size(struct tree *tree, const struct node *node)
                        INT64_MAX);
     case NODE_INFO:
         return tree_info_length(tree);
+    case NODE_EVIDENCE_RAW:
+        return evidence_size(tree->evidence, node->evidence);
+    case NODE_EVIDENCE_JSON:
+        return evidence_json_length(tree->evidence, node->evidence);
     case NODE_PARTITION:
         return min_u64(node->part.size, INT64_MAX);
     case NODE_LINK:
@@ -397,6 +411,8 @@ uint64_t tree_size(struct tree *tree, const struct node *node)
     case NODE_SNAPSHOTS:
     case NODE_STATS:
     case NODE_SNAPSHOT:
+    case NODE_EVIDENCE:
+    case NODE_EVIDENCE_TABLES:
     case NODE_PARTITIONS:
     case NODE_LINKS:
         break;
@@ -412,7 +428,7 @@ static int count_blocks(const struct tree *tree, const struct node *node, struct
     uint64_t bytes;
     int r;
 
-    if (node->kind == NODE_INFO || node->kind == NODE_STATS) {
+    if (node->kind == NODE_INFO || node->kind == NODE_STATS || node->kind == NODE_EVIDENCE_JSON) {
         attributes->st_blocks = (blkcnt_t)div_round_up(size, 512);
         return 0;
     }
@@ -434,13 +450,16 @@ static nlink_t count_links(const struct tree *tree, const struct node *node)
 
     switch (node->kind) {
     case NODE_ROOT:
-        return 4; /* partitions/ and snapshots/ */
+        return 4 + (tree->evidence != NULL); /* partitions/, snapshots/ and evidence/ */
     case NODE_SNAPSHOTS:
         return 2 + count_snapshots(tree, &vm_states);
     case NODE_SNAPSHOT:
         return 3;
     case NODE_PARTITIONS:
         return 2 + PART_KEYS;
+    case NODE_EVIDENCE:
+        return 3;
+    case NODE_EVIDENCE_TABLES:
     case NODE_LINKS:
         return 2;
     default:

@@ -9,6 +9,7 @@
  *                                           snapshots have changed n times: the kernel, which may
  *                                           cache writes, takes a size only with a new inode
  *     5            stats.json               likewise
+ *     2^60 + ...   evidence/, and what is in it, where that was asked for; see tree_evidence.c
  *     2^62 + ...   partitions/, and what is in it, of the disk and of each snapshot;
  *                  tree_partitions.c has the rest
  *     16 + 4 * k       snapshots/NAME/            of the snapshot with key k
@@ -26,6 +27,7 @@
 #ifndef FUSE_TREE_H
 #define FUSE_TREE_H
 
+#include "admin/evidence.h"
 #include "disk/image.h"
 #include "fuse/names.h"
 #include "fuse/options.h"
@@ -53,6 +55,10 @@ enum node_kind {
     NODE_SNAPSHOT,
     NODE_SNAPSHOT_DISK,
     NODE_SNAPSHOT_VMSTATE,
+    NODE_EVIDENCE,        /* the directory */
+    NODE_EVIDENCE_TABLES, /* likewise, in it */
+    NODE_EVIDENCE_RAW,
+    NODE_EVIDENCE_JSON,
     NODE_PARTITIONS, /* the directory */
     NODE_PARTITION,  /* N.raw */
     NODE_LINKS,      /* a directory of partitions/, by-...; and what is in it */
@@ -62,10 +68,11 @@ enum node_kind {
 struct node {
     enum node_kind kind;
     uint64_t inode;
-    uint64_t snapshot; /* its key, of what belongs to a snapshot */
-    uint64_t disk;     /* of the four last kinds, and what follows: as parts.h counts */
-    enum part_key key; /* of links */
-    struct part part;  /* the partition that a file shows, or a link leads to */
+    uint64_t snapshot;           /* its key, of what belongs to a snapshot */
+    enum evidence_file evidence; /* of its files */
+    uint64_t disk;               /* of the four last kinds, and what follows: as parts.h counts */
+    enum part_key key;           /* of links */
+    struct part part;            /* the partition that a file shows, or a link leads to */
 };
 
 /* A name: static, or in `own`; and the position of the entry behind it. */
@@ -86,6 +93,7 @@ struct tree_text {
 struct tree {
     struct image *image;
     struct parts *parts;
+    const struct evidence *evidence; /* or NULL */
     bool root_is_directory;
     bool is_writable;    /* the disk is, and nothing else; snapshots can be made */
     struct shown *shown; /* the snapshots; none where the mount point is a file */
@@ -104,9 +112,10 @@ struct tree {
     atomic_uint_fast64_t changes; /* of the snapshots */
 };
 
-/* `image` and `log` are borrowed. 0, or a negative errno with a sentence. */
-int tree_create(struct image *image, const struct mount_options *options, bool root_is_directory,
-                bool is_writable, struct log *log, struct tree **tree, struct error *error);
+/* `image`, `evidence` (or NULL) and `log` are borrowed. 0, or a negative errno with a sentence. */
+int tree_create(struct image *image, const struct evidence *evidence,
+                const struct mount_options *options, bool root_is_directory, bool is_writable,
+                struct log *log, struct tree **tree, struct error *error);
 /* `tree` may be NULL. */
 void tree_destroy(struct tree *tree);
 

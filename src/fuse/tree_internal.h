@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the files of the tree share: tree.c, tree_names.c, tree_info.c, and tree_partitions.c for
- * all below partitions/.
+ * What the files of the tree share: tree.c, tree_names.c, tree_info.c, tree_evidence.c, and
+ * tree_partitions.c for all below partitions/.
  */
 #ifndef FUSE_TREE_INTERNAL_H
 #define FUSE_TREE_INTERNAL_H
@@ -18,6 +18,21 @@ uint64_t info_inode(const struct tree *tree);
 
 /* Bytes of its text; 0 when memory ran out. */
 size_t tree_info_length(struct tree *tree);
+
+/* evidence/, and what is in it. */
+#define INODE_EVIDENCE_BEGIN (UINT64_C(1) << 60)
+bool evidence_node(const struct tree *tree, uint64_t inode, struct node *node);
+
+/* Of these two directories; "." and ".." are not counted. */
+bool evidence_entry(const struct tree *tree, const struct node *directory, uint64_t position,
+                    struct tree_name *name, struct node *node);
+
+uint64_t evidence_inode_count(const struct tree *tree);
+
+static inline bool is_evidence_directory(const struct node *node)
+{
+    return node->kind == NODE_EVIDENCE || node->kind == NODE_EVIDENCE_TABLES;
+}
 
 static inline bool is_below_partitions(const struct node *node)
 {

@@ -18,7 +18,8 @@ struct fixed_entry {
 };
 
 static const struct fixed_entry root_entries[] = {
-    {disk_name, 2},   {"info.json", 0},  {partitions_name, 0}, /* 0: see below */
+    {disk_name, 2},   {"evidence", INODE_EVIDENCE_BEGIN},
+    {"info.json", 0}, {partitions_name, 0}, /* 0: see below */
     {"snapshots", 3}, {"stats.json", 5},
 };
 #define ROOT_ENTRIES (sizeof(root_entries) / sizeof(root_entries[0]))
@@ -65,6 +66,8 @@ static uint64_t parent_inode(const struct node *directory)
     case NODE_PARTITIONS:
         return directory->disk == PARTS_ACTIVE ? TREE_ROOT
                                                : snapshot_inode(directory->snapshot, NODE_SNAPSHOT);
+    case NODE_EVIDENCE_TABLES:
+        return INODE_EVIDENCE_BEGIN;
     case NODE_LINKS:
         return partitions_inode(directory->disk);
     default:
@@ -112,6 +115,8 @@ int tree_entry(const struct tree *tree, const struct node *directory, uint64_t p
         found = dot_entry(tree, directory, position, name, node);
     } else if (directory->kind == NODE_ROOT) {
         found = root_entry(tree, position - 2, name, node);
+    } else if (is_evidence_directory(directory)) {
+        found = evidence_entry(tree, directory, position - 2, name, node);
     } else if (directory->kind == NODE_SNAPSHOT) {
         found = snapshot_entry(tree, directory->snapshot, position - 2, name, node);
     } else {

@@ -265,6 +265,22 @@ START_TEST(bytes_behind_the_l1_table_are_a_warning)
 }
 END_TEST
 
+START_TEST(bytes_behind_the_end_of_the_disk_in_its_last_cluster_are_a_warning)
+{
+    struct builder_options options = builder_defaults();
+    struct made made;
+    uint64_t host;
+
+    options.virtual_size = 5 * CLUSTER - 1024;
+    made = make(&options);
+    host = builder_data(made.builder, 4 * CLUSTER, "abc", 3);
+    finish(&made);
+    made.bytes[host + CLUSTER - 1024] = 1;
+    write_file(&made, 0);
+    expect_only(AUDIT_WARNING, "disk-slack", host + CLUSTER - 1024, ": 1");
+}
+END_TEST
+
 START_TEST(l1_entries_behind_the_end_of_the_disk_are_a_note)
 {
     struct builder_options options = builder_defaults();
@@ -326,6 +342,7 @@ int main(void)
     tcase_add_test(tcase, bytes_behind_the_header_extensions_are_a_warning);
     tcase_add_test(tcase, bytes_behind_the_backing_file_name_are_a_warning);
     tcase_add_test(tcase, bytes_behind_the_l1_table_are_a_warning);
+    tcase_add_test(tcase, bytes_behind_the_end_of_the_disk_in_its_last_cluster_are_a_warning);
     tcase_add_test(tcase, l1_entries_behind_the_end_of_the_disk_are_a_note);
     tcase_add_test(tcase, bytes_behind_the_snapshot_table_are_a_warning);
     suite_add_tcase(suite, tcase);
