@@ -44,6 +44,7 @@ src_libqcow2_a_SOURCES = \
 	src/store/nbd_unflushed.c src/store/nbd_unflushed.h \
 	src/store/new_file.c src/store/new_file.h \
 	src/store/open.c src/store/open.h \
+	src/store/patched.c src/store/patched.h \
 	src/store/place.c src/store/place.h \
 	src/store/rights.c src/store/rights.h \
 	src/store/scratch.c src/store/scratch.h \
@@ -116,6 +117,8 @@ src_libqcow2_a_SOURCES = \
 	src/disk/seams.c src/disk/seams.h \
 	src/disk/compressed.c src/disk/compressed.h \
 	src/admin/evidence.c src/admin/evidence.h src/admin/pieces.c src/admin/pieces.h \
+	src/admin/salvage.c src/admin/salvage.h src/admin/salvage_internal.h \
+	src/admin/salvage_entries.c src/admin/salvage_header.c src/admin/salvage_tables.c \
 	src/admin/slack.c src/admin/slack.h src/admin/uses.c src/admin/uses.h \
 	src/admin/create.c src/admin/create.h src/admin/create_write.c \
 	src/admin/create_files.c src/admin/create_files.h \
@@ -211,7 +214,7 @@ CTL_SOURCES = \
 	src/ctl/rebase.c \
 	src/ctl/resize.c src/ctl/resize.h \
 	src/ctl/bitmap.c \
-	src/ctl/snapshot.c \
+	src/ctl/salvage.c src/ctl/snapshot.c src/ctl/timeline.c \
 	src/ctl/run.c src/ctl/run.h \
 	src/ctl/daemon.c src/ctl/daemon.h \
 	src/ctl/freeze.c src/ctl/freeze.h \

@@ -44,6 +44,7 @@ UNIT_TESTS += \
 	tests/unit/admin/test-info \
 	tests/unit/admin/test-inspect \
 	tests/unit/admin/test-pieces \
+	tests/unit/store/test-store-patched \
 	tests/unit/util/test-json \
 	tests/unit/store/test-limited \
 	tests/unit/util/test-log \
@@ -130,7 +131,9 @@ E2E_TESTS = \
 	tests/e2e/ctl/test-ctl-measure.py \
 	tests/e2e/ctl/test-ctl-rebase.py \
 	tests/e2e/ctl/test-ctl-resize.py \
+	tests/e2e/ctl/test-ctl-salvage.py \
 	tests/e2e/ctl/test-ctl-snapshot.py \
+	tests/e2e/ctl/test-ctl-timeline.py \
 	tests/e2e/bad/test-fuzz-differential.py \
 	tests/e2e/project/test-hardening.py \
 	tests/e2e/project/test-harness.py \

@@ -375,7 +375,9 @@ int image_open(const char *path, const struct image_options *options, struct log
     int result;
 
     *image = NULL;
-    result = store_file_open(path, request.what, &file, &request.file, error);
+    request.file = options->opened;
+    result =
+        request.file != NULL ? 0 : store_file_open(path, request.what, &file, &request.file, error);
     if (result < 0) {
         return result;
     }

@@ -76,6 +76,8 @@ struct image_options {
     struct image_names names; /* that they bring along */
     bool no_locks;            /* of all of them */
     bool allow_probed;        /* a backing file of unrecorded format may name further files */
+    /* Of the active image: its file, open already, which image_open() takes over; or NULL. */
+    struct store *opened;
     const char *data_file;    /* in place of the active image's recorded name, or NULL */
     const char *backing_file; /* likewise */
     bool backing_named; /* the active image's recorded name is one that the user has given now */

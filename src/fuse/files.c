@@ -121,6 +121,10 @@ static int fill(struct files *files, const struct node *node, struct open_file *
         file->evidence = files->tree->evidence;
         file->size = evidence_size(file->evidence, node->evidence);
         return 0;
+    case NODE_SALVAGE:
+        file->text = files->tree->salvage_json;
+        file->size = strlen(file->text);
+        return 0;
     case NODE_EVIDENCE_JSON:
     case NODE_INFO:
     case NODE_STATS:

@@ -69,12 +69,12 @@ int filesystem_create(const struct source *source, const struct mount_options *o
     }
     made->image = image;
     made->log = log;
+    made->shows_zeros = options->salvage != NULL && options->salvage[0] != '\0';
     set_writer(made, writer, options);
     stats_init(&made->stats);
     long_requests_init(&made->long_requests, mount_threads(options));
     lost_init(&made->lost);
-    r = tree_create(image, source->evidence, options, root_is_directory, writer != NULL, log,
-                    &made->tree, error);
+    r = tree_create(source, options, root_is_directory, writer != NULL, log, &made->tree, error);
     if (r == 0) {
         r = files_create(image, made->tree, &made->stats, log, &made->files, error);
     }

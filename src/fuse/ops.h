@@ -44,6 +44,7 @@ struct filesystem {
     struct page_cache page_cache;
     bool kernel_caches_writes; /* it does not tell us of each at once; known after the start */
     bool is_growable;
+    bool shows_zeros; /* for what cannot be read */
     bool may_shrink;
     bool unmaps; /* what is discarded */
     struct stats stats;

@@ -13,6 +13,21 @@
 #include <string.h>
 #include <unistd.h>
 
+#define SECTOR ((size_t)512)
+
+/* Zeros for each sector that cannot be read. */
+static void read_what_can_be(const struct open_file *file, uint64_t guest_offset, char *buffer,
+                             size_t length)
+{
+    for (size_t at = 0; at < length; at += SECTOR) {
+        size_t part = (size_t)min_u64(SECTOR, length - at);
+
+        if (view_read(file->view, guest_offset + at, buffer + at, part) != 0) {
+            memset(buffer + at, 0, part);
+        }
+    }
+}
+
 /* Of what is no text. A failure is told in the log. */
 static int read_bytes(struct filesystem *filesystem, const struct open_file *file, uint64_t offset,
                       void *buffer, size_t length)
@@ -20,7 +35,12 @@ static int read_bytes(struct filesystem *filesystem, const struct open_file *fil
     int r;
 
     if (file->evidence == NULL) {
-        return view_read(file->view, file->guest_offset + offset, buffer, length);
+        r = view_read(file->view, file->guest_offset + offset, buffer, length);
+        if (r == -EIO && filesystem->shows_zeros) {
+            read_what_can_be(file, file->guest_offset + offset, buffer, length);
+            r = 0;
+        }
+        return r;
     }
     r = evidence_read(file->evidence, file->node.evidence, offset, buffer, length);
     if (r != 0) {

@@ -5,6 +5,7 @@
 
 #include "admin/overlay.h"
 #include "meta/luks.h"
+#include "util/checked.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -87,6 +88,36 @@ const struct option_spec mount_option_table[] = {
      .help =
          "Show what is in the image beside its disks, too, under a directory: evidence/ has the "
          "clusters that no table refers to, slack, and the tables. Implies ro."},
+    {.name = "salvage",
+     .type = OPTION_OPTIONAL,
+     .field = FIELD(salvage),
+     .value_name = "zeros",
+     .help =
+         "Show what can be had of a damaged image: what its header and tables no longer say is "
+         "found as well as it can be, and salvage.json under a directory tells what is certain, "
+         "deduced and missing. What cannot be read is EIO; with =zeros it reads as zeros. "
+         "Implies ro."},
+    {.name = "cluster-size",
+     .type = OPTION_SIZE,
+     .field = FIELD(cluster_size),
+     .min = 512,
+     .max = UINT64_C(2) << 20,
+     .value_name = "SIZE",
+     .help = "With salvage: the cluster size, whatever the header says."},
+    {.name = "virtual-size",
+     .type = OPTION_SIZE,
+     .field = FIELD(virtual_size),
+     .min = 1,
+     .max = INT64_MAX,
+     .value_name = "SIZE",
+     .help = "With salvage: the size of the disk, likewise."},
+    {.name = "l1-offset",
+     .type = OPTION_SIZE,
+     .field = FIELD(l1_offset),
+     .min = 512,
+     .max = INT64_MAX,
+     .value_name = "OFFSET",
+     .help = "With salvage: where in the file the L1 table is, likewise."},
     {.name = "format",
      .type = OPTION_CHOICE,
      .field = FIELD(format),
@@ -504,7 +535,7 @@ bool mount_recognises_format(const struct mount_options *options)
 
 bool mount_is_read_only(const struct mount_options *options)
 {
-    return options->read_only.value || options->evidence.value;
+    return options->read_only.value || options->evidence.value || options->salvage != NULL;
 }
 
 /* What there has to be an overlay for. */
@@ -560,8 +591,39 @@ static int check_kept(const struct mount_options *options, struct error *error)
     return 0;
 }
 
+static int check_salvage(const struct mount_options *options, struct error *error)
+{
+    bool hints = options->cluster_size.set || options->virtual_size.set || options->l1_offset.set;
+
+    if (options->salvage == NULL) {
+        return hints ? error_set(error, EINVAL,
+                                 "cluster-size, virtual-size and l1-offset speak of a damaged "
+                                 "image; add salvage")
+                     : 0;
+    }
+    if (options->salvage[0] != '\0' && strcmp(options->salvage, "zeros") != 0) {
+        return error_set(error, EINVAL, "salvage=%s: write salvage alone, or salvage=zeros",
+                         options->salvage);
+    }
+    if (options->cluster_size.set && !is_power_of_two(options->cluster_size.value)) {
+        return error_set(error, EINVAL, "cluster-size: is to be a power of two");
+    }
+    if (options->evidence.value || mount_has_overlay(options)) {
+        return error_set(error, EINVAL,
+                         "salvage shows an image as its tables may have been, and %s needs them as "
+                         "they are; leave one of them out",
+                         options->evidence.value ? "evidence" : "overlay");
+    }
+    return 0;
+}
+
 int mount_check_overlay(const struct mount_options *options, struct error *error)
 {
+    int r = check_salvage(options, error);
+
+    if (r != 0) {
+        return r;
+    }
     if (options->at_snapshot != NULL && options->format.set &&
         options->format.value == MOUNT_FORMAT_RAW) {
         return error_set(error, EINVAL,

@@ -52,11 +52,13 @@ struct mount_options {
     char *data_file;                         /* in place of the recorded name, or NULL */
     char *backing_file;                      /* likewise */
     char *at_snapshot;                       /* ID or name of the one that is shown, or NULL */
-    struct option_bool evidence;             /* show what is beside the disks; implies ro */
-    struct option_number format;             /* enum mount_format; recognised where it may be */
-    char *overlay;                           /* "" for one that is thrown away, its file, or NULL */
-    struct option_bool snapshot;             /* QEMU's word for the former */
-    char *overlay_dir; /* where the file of one that is thrown away is made, or NULL */
+    char *salvage;                           /* "", "zeros", or NULL */
+    struct option_number cluster_size, virtual_size, l1_offset; /* bytes, for salvaging */
+    struct option_bool evidence; /* show what is beside the disks; implies ro */
+    struct option_number format; /* enum mount_format; recognised where it may be */
+    char *overlay;               /* "" for one that is thrown away, its file, or NULL */
+    struct option_bool snapshot; /* QEMU's word for the former */
+    char *overlay_dir;           /* where the file of one that is thrown away is made, or NULL */
     struct option_number overlay_max; /* bytes */
     struct cache_options cache;
     struct option_number cache_mode;        /* enum store_cache */

@@ -5,12 +5,14 @@
 
 #include "admin/evidence.h"
 #include "admin/overlay.h"
+#include "admin/salvage.h"
 #include "disk/keys.h"
 #include "util/process.h"
 #include "util/progress.h"
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* What is being opened, for the functions that have a part in it. */
@@ -43,12 +45,48 @@ static void close_image(struct source *source)
     source->image = NULL;
 }
 
+/* The file of a damaged image, as it should be. */
+static int open_damaged(const struct opening *opening, struct image_options *image,
+                        struct source *source, struct error *error)
+{
+    const struct mount_options *options = opening->options;
+    const struct store_file_options file = {
+        .access = image->access,
+        .cache = image->cache,
+        .nbd_timeout = image->nbd_timeout,
+        .no_locks = image->no_locks,
+    };
+    struct progress progress;
+    const struct salvage_options how = {
+        .cluster_size = options->cluster_size.value,
+        .virtual_size = options->virtual_size.value,
+        .l1_offset = options->l1_offset.value,
+        .progress = progress_show,
+        .context = &progress,
+    };
+    struct salvage_report report;
+    int r = store_file_open(opening->path, "image", &file, &image->opened, error);
+
+    if (r == 0) {
+        progress_begin(&progress, "qcow2fs", "looking for tables", NULL);
+        r = salvage_open(image->opened, opening->path, &how, &image->opened, &report, error);
+        progress_end(&progress);
+    }
+    if (r == 0) {
+        struct json *json = salvage_json(&report, opening->path);
+
+        source->salvage_json = json_text(json);
+        json_free(json);
+    }
+    return r;
+}
+
 static int open_image(const struct opening *opening, enum store_access access,
                       struct source *source, struct error *error)
 {
     const struct mount_options *options = opening->options;
     bool has_overlay = mount_has_overlay(options);
-    const struct image_options image = {
+    struct image_options image = {
         .format = mount_format(options),
         .recognised = mount_recognises_format(options),
         .access = access,
@@ -63,9 +101,12 @@ static int open_image(const struct opening *opening, enum store_access access,
         .keys = opening->keys,
         .codec = CODEC_FASTEST,
     };
-    int r = has_overlay ? open_overlay(opening, &image, source, error)
-                        : image_open(opening->path, &image, opening->log, &source->image, error);
+    int r = options->salvage != NULL ? open_damaged(opening, &image, source, error) : 0;
 
+    if (r == 0) {
+        r = has_overlay ? open_overlay(opening, &image, source, error)
+                        : image_open(opening->path, &image, opening->log, &source->image, error);
+    }
     if (r != 0) {
         return r;
     }
@@ -215,6 +256,7 @@ int source_close(struct source *source, struct log *log, struct error *error)
                   "qcow2ctl check",
                   source->image->path, strerror(-r));
     }
+    free(source->salvage_json);
     evidence_free(source->evidence);
     if (process_may_leave_memory()) {
         image_close_to_exit(source->image);

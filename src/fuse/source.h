@@ -17,6 +17,7 @@
 struct source {
     struct image *image;        /* with its cache; image_named() is the one that was asked for */
     struct writer *writer;      /* NULL for a read-only mount */
+    char *salvage_json;         /* what was deduced of a damaged image, or NULL */
     struct evidence *evidence;  /* where that is wanted, or NULL */
     struct error why_read_only; /* where that was not asked for */
     bool options_do_not_fit;    /* after a failure: neither each other, nor the image */

@@ -170,18 +170,20 @@ static int set_attributes(struct tree *tree, const struct mount_options *options
     return 0;
 }
 
-int tree_create(struct image *image, const struct evidence *evidence,
-                const struct mount_options *options, bool root_is_directory, bool is_writable,
-                struct log *log, struct tree **tree, struct error *error)
+int tree_create(const struct source *source, const struct mount_options *options,
+                bool root_is_directory, bool is_writable, struct log *log, struct tree **tree,
+                struct error *error)
 {
     struct tree *made = calloc(1, sizeof(*made));
+    struct image *image = source->image;
     int r;
 
     if (made == NULL) {
         return error_set(error, ENOMEM, "out of memory for the files under the mount point");
     }
     made->image = image;
-    made->evidence = evidence;
+    made->evidence = source->evidence;
+    made->salvage_json = source->salvage_json;
     made->root_is_directory = root_is_directory;
     made->is_writable = is_writable;
     pthread_mutex_init(&made->info_mutex, NULL);
@@ -259,6 +261,8 @@ static bool exists(const struct tree *tree, const struct node *node)
         return tree->root_is_directory && image_info_available();
     case NODE_STATS:
         return tree->root_is_directory && stats_available();
+    case NODE_SALVAGE:
+        return tree->root_is_directory && tree->salvage_json != NULL;
     case NODE_SNAPSHOT:
     case NODE_SNAPSHOT_DISK:
         return snapshot_exists(tree, node->snapshot, false);
@@ -279,8 +283,11 @@ static bool exists(const struct tree *tree, const struct node *node)
 
 bool tree_node(const struct tree *tree, uint64_t inode, struct node *node)
 {
-    static const enum node_kind fixed[] = {
-        [2] = NODE_DISK, [3] = NODE_SNAPSHOTS, [INODE_INFO] = NODE_INFO, [5] = NODE_STATS};
+    static const enum node_kind fixed[] = {[2] = NODE_DISK,
+                                           [3] = NODE_SNAPSHOTS,
+                                           [INODE_INFO] = NODE_INFO,
+                                           [5] = NODE_STATS,
+                                           [6] = NODE_SALVAGE};
 
     *node = (struct node){.inode = inode};
     if (inode == TREE_ROOT) {
@@ -398,6 +405,8 @@ uint64_t tree_size(struct tree *tree, const struct node *node)
                        INT64_MAX);
     case NODE_INFO:
         return tree_info_length(tree);
+    case NODE_SALVAGE:
+        return strlen(tree->salvage_json);
     case NODE_EVIDENCE_RAW:
         return evidence_size(tree->evidence, node->evidence);
     case NODE_EVIDENCE_JSON:
@@ -428,7 +437,8 @@ static int count_blocks(const struct tree *tree, const struct node *node, struct
     uint64_t bytes;
     int r;
 
-    if (node->kind == NODE_INFO || node->kind == NODE_STATS || node->kind == NODE_EVIDENCE_JSON) {
+    if (node->kind == NODE_INFO || node->kind == NODE_STATS || node->kind == NODE_SALVAGE ||
+        node->kind == NODE_EVIDENCE_JSON) {
         attributes->st_blocks = (blkcnt_t)div_round_up(size, 512);
         return 0;
     }

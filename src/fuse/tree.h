@@ -9,6 +9,7 @@
  *                                           snapshots have changed n times: the kernel, which may
  *                                           cache writes, takes a size only with a new inode
  *     5            stats.json               likewise
+ *     6            salvage.json             of an image that is salvaged, in a build with JSON
  *     2^60 + ...   evidence/, and what is in it, where that was asked for; see tree_evidence.c
  *     2^62 + ...   partitions/, and what is in it, of the disk and of each snapshot;
  *                  tree_partitions.c has the rest
@@ -33,6 +34,7 @@
 #include "fuse/options.h"
 #include "fuse/parts.h"
 #include "fuse/shown.h"
+#include "fuse/source.h"
 #include "store/store.h"
 
 #include <pthread.h>
@@ -52,6 +54,7 @@ enum node_kind {
     NODE_SNAPSHOTS,
     NODE_INFO,
     NODE_STATS,
+    NODE_SALVAGE,
     NODE_SNAPSHOT,
     NODE_SNAPSHOT_DISK,
     NODE_SNAPSHOT_VMSTATE,
@@ -94,6 +97,7 @@ struct tree {
     struct image *image;
     struct parts *parts;
     const struct evidence *evidence; /* or NULL */
+    const char *salvage_json;        /* or NULL */
     bool root_is_directory;
     bool is_writable;    /* the disk is, and nothing else; snapshots can be made */
     struct shown *shown; /* the snapshots; none where the mount point is a file */
@@ -112,10 +116,10 @@ struct tree {
     atomic_uint_fast64_t changes; /* of the snapshots */
 };
 
-/* `image`, `evidence` (or NULL) and `log` are borrowed. 0, or a negative errno with a sentence. */
-int tree_create(struct image *image, const struct evidence *evidence,
-                const struct mount_options *options, bool root_is_directory, bool is_writable,
-                struct log *log, struct tree **tree, struct error *error);
+/* What is in `source`, and `log`, are borrowed. 0, or a negative errno with a sentence. */
+int tree_create(const struct source *source, const struct mount_options *options,
+                bool root_is_directory, bool is_writable, struct log *log, struct tree **tree,
+                struct error *error);
 /* `tree` may be NULL. */
 void tree_destroy(struct tree *tree);
 

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: MIT */
+/* What the parts of salvaging share. */
+#ifndef ADMIN_SALVAGE_INTERNAL_H
+#define ADMIN_SALVAGE_INTERNAL_H
+
+#include "admin/salvage.h"
+
+#include "check/counts.h"
+#include "meta/header.h"
+
+/* Behind the end of any file: where the tables are that are made, and what is lost. */
+#define SALVAGE_L1        (UINT64_C(1) << 54)
+#define SALVAGE_REFCOUNTS (SALVAGE_L1 + (UINT64_C(64) << 20))
+#define SALVAGE_LOST      (UINT64_C(1) << 53)
+
+enum salvage_use { /* of a cluster, by what is believed */
+    SALVAGE_FREE,
+    SALVAGE_USED,
+    SALVAGE_TWICE, /* as data of two entries */
+    SALVAGE_TABLE, /* an L2 table */
+};
+
+enum salvage_entry {
+    SALVAGE_ENTRY_EMPTY,
+    SALVAGE_ENTRY_DATA,    /* names a cluster of the file */
+    SALVAGE_ENTRY_OTHER,   /* compressed, or zeros */
+    SALVAGE_ENTRY_OUTSIDE, /* names what was cut off */
+    SALVAGE_ENTRY_BAD,
+    SALVAGE_ENTRY_KINDS,
+};
+
+struct salvage_work {
+    struct store *file; /* as it is */
+    const char *path;
+    uint64_t file_size; /* bytes */
+    const struct salvage_options *options;
+    struct salvage_report *report;
+    struct error *error;
+    struct store *patched;
+    uint64_t patches; /* bytes of L2 tables in it */
+
+    uint8_t *first;       /* the first cluster as it will be; of 2 MiB */
+    struct header header; /* cluster size, features, sizes; what is derived from these */
+    uint64_t clusters;    /* of the file */
+    struct check_counts *uses;
+    uint8_t *table; /* a cluster */
+
+    uint8_t *refcount_table; /* NULL where it cannot be used */
+    uint8_t *refcount_block; /* a cluster */
+    uint64_t block_index;    /* which it is; UINT64_MAX: none */
+
+    uint64_t *l1; /* host byte order; header.l1_entries of them */
+    uint8_t *bad; /* of each: 1: it leads nowhere */
+    /* L2 tables that nothing refers to, in the order of their offsets; 0: has its place by now. */
+    uint64_t *orphans;
+    size_t orphan_count;
+};
+
+void salvage_tell(struct salvage_work *work, enum salvage_certainty certainty, const char *what,
+                  uint64_t count, const char *how);
+int salvage_no_memory(struct salvage_work *work);
+
+/* --- salvage_header.c */
+
+/* Reads the first bytes; magic, version, cluster size, features. 0 or a negative errno. */
+int salvage_begin_header(struct salvage_work *work);
+
+/* Another cluster size, and kind of entries, than the header says, by the file's contents. */
+int salvage_deduce_geometry(struct salvage_work *work);
+
+/* Once the L1 table is known: a header that can be opened. */
+int salvage_finish_header(struct salvage_work *work);
+
+/* --- salvage_tables.c */
+
+/* Finds the L1 table, and what its entries may be. */
+int salvage_find_l1(struct salvage_work *work);
+
+/* --- salvage_entries.c */
+
+/* Prepares for the cluster size that is known by now. */
+int salvage_open_entries(struct salvage_work *work);
+void salvage_close_entries(struct salvage_work *work);
+
+/*
+ * Whether the cluster at `offset` may be an L2 table; *whole: without any fault. It is in
+ * work->table then.
+ */
+bool salvage_is_table(struct salvage_work *work, uint64_t offset, bool *whole);
+
+/* What the table in work->table names is used from here on; and itself, at `offset`. */
+int salvage_use_table(struct salvage_work *work, uint64_t offset);
+
+/* In how many entries the tables at these offsets name the same clusters for the same places. */
+uint64_t salvage_alike(struct salvage_work *work, uint64_t one, uint64_t other);
+
+/* What its refcount says of a cluster: false only where it is 0. */
+bool salvage_is_counted(struct salvage_work *work, uint64_t cluster);
+
+/* Fills work->orphans. */
+int salvage_find_orphans(struct salvage_work *work);
+
+/* Entries of all L2 tables that work->l1 names. */
+int salvage_repair_entries(struct salvage_work *work);
+
+#endif

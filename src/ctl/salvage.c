@@ -1,0 +1,374 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "ctl/command.h"
+
+#include "admin/salvage.h"
+#include "ctl/open.h"
+#include "disk/view.h"
+#include "util/checked.h"
+#include "util/json.h"
+#include "util/printable.h"
+#include "util/progress.h"
+#include "util/size.h"
+#include "util/zeros.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define PIECE  ((size_t)1 << 20) /* bytes of one read, and of one that failed: */
+#define SECTOR ((size_t)512)
+
+struct salvage_flags {
+    struct common_flags common;
+    struct option_number cluster_size, virtual_size, l1_offset;
+    char *map;
+};
+
+struct copying {
+    struct ctl *ctl;
+    struct view *view;
+    const char *target, *map_path;
+    int fd;
+    FILE *map; /* or NULL */
+    char *buffer;
+    struct progress progress;
+    uint64_t size;
+    uint64_t begin; /* of the run that is being copied */
+    bool run_lost;  /* whether that is lost */
+    uint64_t lost;  /* bytes */
+};
+
+/* --- The map that ddrescue reads ------------------------------------------------------- */
+
+static void begin_map(const struct copying *copying)
+{
+    if (copying->map != NULL) {
+        fprintf(copying->map,
+                "# Mapfile. Made by qcow2ctl salvage\n"
+                "# current_pos  current_status  current_pass\n"
+                "0x%08" PRIX64 "     +               1\n"
+                "#      pos        size  status\n",
+                copying->size);
+    }
+}
+
+static void end_run(struct copying *copying, uint64_t end)
+{
+    if (copying->map != NULL && end > copying->begin) {
+        fprintf(copying->map, "0x%08" PRIX64 "  0x%08" PRIX64 "  %c\n", copying->begin,
+                end - copying->begin, copying->run_lost ? '-' : '+');
+    }
+    copying->begin = end;
+}
+
+static void note(struct copying *copying, uint64_t offset, uint64_t length, bool lost)
+{
+    if (lost != copying->run_lost) {
+        end_run(copying, offset);
+        copying->run_lost = lost;
+    }
+    copying->lost += lost ? length : 0;
+}
+
+/* --- Copying --------------------------------------------------------------------------- */
+
+static int write_piece(struct copying *copying, uint64_t offset, const char *bytes, size_t length)
+{
+    size_t done = 0;
+
+    while (done < length && !is_all_zeros(bytes, length)) {
+        ssize_t written = pwrite(copying->fd, bytes + done, length - done, (off_t)(offset + done));
+
+        if (written < 0 && errno != EINTR) {
+            return error_set(&copying->ctl->error, errno, "%s: cannot be written: %s",
+                             copying->target, strerror(errno));
+        }
+        done += written > 0 ? (size_t)written : 0;
+    }
+    return 0;
+}
+
+/* What cannot be read stays zeros. */
+static int copy_sectors(struct copying *copying, uint64_t offset, size_t length)
+{
+    int r = 0;
+
+    for (size_t at = 0; at < length && r == 0; at += SECTOR) {
+        size_t part = (size_t)min_u64(SECTOR, length - at);
+        bool lost = view_read(copying->view, offset + at, copying->buffer, part) != 0;
+
+        note(copying, offset + at, part, lost);
+        r = lost ? 0 : write_piece(copying, offset + at, copying->buffer, part);
+    }
+    return r;
+}
+
+static int copy_piece(struct copying *copying, uint64_t offset, size_t length)
+{
+    if (view_read(copying->view, offset, copying->buffer, length) != 0) {
+        return copy_sectors(copying, offset, length);
+    }
+    note(copying, offset, length, false);
+    return write_piece(copying, offset, copying->buffer, length);
+}
+
+static int copy_all(struct copying *copying)
+{
+    int r = 0;
+
+    for (uint64_t offset = 0; offset < copying->size && r == 0;) {
+        uint64_t length = 0, rest = copying->size - offset;
+        bool is_data = true;
+
+        if (view_classify(copying->view, offset, rest, &is_data, &length) != 0 || length == 0) {
+            is_data = true;
+            length = PIECE - offset % PIECE;
+        }
+        if (is_data) {
+            length = min_u64(min_u64(length, rest), PIECE);
+            r = copy_piece(copying, offset, (size_t)length);
+        } else {
+            note(copying, offset, length, false);
+        }
+        offset += length;
+        progress_show(&copying->progress, offset, copying->size);
+    }
+    end_run(copying, copying->size);
+    return r;
+}
+
+/* --- Where to ---------------------------------------------------------------------------- */
+
+static int open_target(struct copying *copying)
+{
+    struct error *error = &copying->ctl->error;
+
+    copying->fd = open(copying->target, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (copying->fd < 0) {
+        return error_set(error, errno, "%s: cannot be made: %s; name a file that does not exist",
+                         copying->target, strerror(errno));
+    }
+    if (ftruncate(copying->fd, (off_t)copying->size) != 0) {
+        return error_set(error, errno, "%s: cannot have %" PRIu64 " bytes: %s", copying->target,
+                         copying->size, strerror(errno));
+    }
+    if (copying->map_path != NULL) {
+        copying->map = fopen(copying->map_path, "wxe");
+        if (copying->map == NULL) {
+            return error_set(error, errno,
+                             "%s: cannot be made: %s; name a file that does not exist",
+                             copying->map_path, strerror(errno));
+        }
+    }
+    return 0;
+}
+
+static int close_target(struct copying *copying, int r)
+{
+    struct error *error = &copying->ctl->error;
+
+    if (copying->map != NULL && (ferror(copying->map) | fclose(copying->map)) != 0 && r == 0) {
+        r = error_set(error, EIO, "%s: cannot be written", copying->map_path);
+    }
+    if (copying->fd >= 0 && (fsync(copying->fd) != 0 || close(copying->fd) != 0) && r == 0) {
+        r = error_set(error, errno, "%s: cannot be written: %s", copying->target, strerror(errno));
+    }
+    return r;
+}
+
+/* --- The command ---------------------------------------------------------------------------- */
+
+static int open_image(struct ctl *ctl, struct salvage_report *report, struct image **image)
+{
+    const struct salvage_flags *flags = ctl->options;
+    const struct store_file_options file = {
+        .access = flags->common.force_share.value ? STORE_READ_SHARED : STORE_READ,
+        .no_locks = ctl_no_locks(&flags->common),
+    };
+    struct progress progress;
+    const struct salvage_options how = {
+        .cluster_size = flags->cluster_size.value,
+        .virtual_size = flags->virtual_size.value,
+        .l1_offset = flags->l1_offset.value,
+        .progress = progress_show,
+        .context = &progress,
+    };
+    const struct cache_options cache = {
+        .l2_size = {.value = CACHE_L2_DEFAULT_MIN, .set = true},
+    };
+    struct image_options options = {
+        .access = file.access,
+        .names = ctl_names(&flags->common),
+        .no_locks = file.no_locks,
+        .codec = CODEC_FASTEST,
+    };
+    int r;
+
+    options.keys = ctl_keys(ctl, &flags->common);
+    if (options.keys == NULL) {
+        return -EINVAL;
+    }
+    r = store_file_open(ctl->operands[0], "image", &file, &options.opened, &ctl->error);
+    if (r == 0) {
+        progress_begin(&progress, "qcow2ctl", "looking for tables", NULL);
+        r = salvage_open(options.opened, ctl->operands[0], &how, &options.opened, report,
+                         &ctl->error);
+        progress_end(&progress);
+    }
+    if (r == 0) {
+        r = image_open(ctl->operands[0], &options, ctl->log, image, &ctl->error);
+    }
+    if (r == 0) {
+        r = image_attach_cache(*image, &cache, &ctl->error);
+    }
+    return r;
+}
+
+static int tell(const struct copying *copying, const struct salvage_report *report)
+{
+    const struct salvage_flags *flags = copying->ctl->options;
+    char text[SIZE_TEXT_MAX], lost[SIZE_TEXT_MAX];
+
+    if (flags->common.quiet.value) {
+        return 0;
+    }
+    if (command_prints_json(&flags->common)) {
+        struct json *json = salvage_json(report, copying->ctl->operands[0]);
+        int r = json_print(json, stdout);
+
+        json_free(json);
+        return r;
+    }
+    for (size_t i = 0; i < report->count; i++) {
+        const struct salvage_fact *fact = &report->facts[i];
+
+        printable_line(stdout, "%-8s  %-18s %" PRIu64 "%s%s%s",
+                       salvage_certainty_name(fact->certainty), fact->what, fact->count,
+                       fact->how != NULL ? " (" : "", fact->how != NULL ? fact->how : "",
+                       fact->how != NULL ? ")" : "");
+    }
+    printable_line(stdout, "%s of %s copied, %s lost",
+                   size_format(copying->size - copying->lost, text), copying->target,
+                   size_format(copying->lost, lost));
+    return 0;
+}
+
+static int copy_out(struct copying *copying, const struct salvage_report *report)
+{
+    int r;
+
+    copying->buffer = malloc(PIECE);
+    r = copying->buffer != NULL ? open_target(copying)
+                                : error_set(&copying->ctl->error, ENOMEM, "out of memory");
+    if (r == 0) {
+        begin_map(copying);
+        progress_begin(&copying->progress, "qcow2ctl", "copying", NULL);
+        r = copy_all(copying);
+        progress_end(&copying->progress);
+    }
+    r = close_target(copying, r);
+    if (r == 0) {
+        r = tell(copying, report);
+    }
+    if (r == 0 && copying->lost > 0) {
+        r = error_set(&copying->ctl->error, EIO,
+                      "%s: %" PRIu64 " bytes of its disk cannot be read; they are zeros in %s",
+                      copying->ctl->operands[0], copying->lost, copying->target);
+    }
+    free(copying->buffer);
+    return r;
+}
+
+static int run_salvage(struct ctl *ctl)
+{
+    const struct salvage_flags *flags = ctl->options;
+    struct copying copying = {
+        .ctl = ctl, .target = ctl->operands[1], .map_path = flags->map, .fd = -1};
+    struct salvage_report report;
+    struct image *image = NULL;
+    int r = command_prints_json(&flags->common) ? json_require(&ctl->error) : 0;
+
+    if (r == 0) {
+        r = open_image(ctl, &report, &image);
+    }
+    if (r == 0) {
+        r = view_open_active(image, &copying.view);
+    }
+    if (r == 0) {
+        copying.size = view_size(copying.view);
+        r = copy_out(&copying, &report);
+    }
+    view_close(copying.view);
+    image_close(image);
+    return r == 0 ? CTL_OK : CTL_FAILED;
+}
+
+#define FIELD(name) offsetof(struct salvage_flags, name)
+
+static const struct option_spec salvage_flags[] = {
+    {.name = "map",
+     .type = OPTION_STRING,
+     .field = FIELD(map),
+     .value_name = "FILE",
+     .help = "make a map of what was read and what was not, as ddrescue writes it"},
+    {.name = "cluster-size",
+     .type = OPTION_SIZE,
+     .field = FIELD(cluster_size),
+     .min = 512,
+     .max = UINT64_C(2) << 20,
+     .value_name = "SIZE",
+     .help = "the cluster size, in place of what the header says or the tables look like"},
+    {.name = "virtual-size",
+     .type = OPTION_SIZE,
+     .field = FIELD(virtual_size),
+     .min = 1,
+     .max = INT64_MAX,
+     .value_name = "SIZE",
+     .help = "the size of the disk, likewise"},
+    {.name = "l1-offset",
+     .type = OPTION_SIZE,
+     .field = FIELD(l1_offset),
+     .min = 512,
+     .max = INT64_MAX,
+     .value_name = "OFFSET",
+     .help = "where in the file the L1 table is, likewise"},
+    FLAG_FORCE_SHARE(struct salvage_flags),
+    FLAG_TRUST_NAMES(struct salvage_flags),
+    FLAG_FOLLOW(struct salvage_flags),
+    FLAG_KEY_FILE(struct salvage_flags),
+    FLAG_KEY_ITERATIONS(struct salvage_flags),
+    FLAG_LOCKING(struct salvage_flags),
+    {.name = "json",
+     .type = OPTION_PRESET,
+     .field = FIELD(common.output),
+     .min = CTL_OUTPUT_JSON,
+     .help = "print JSON: what is certain, deduced and missing"},
+    FLAG_OUTPUT(struct salvage_flags),
+    FLAG_QUIET(struct salvage_flags),
+    {.name = NULL},
+};
+
+const struct command salvage_command = {
+    .name = "salvage",
+    .operands_text = "IMAGE TARGET",
+    .min_operands = 2,
+    .max_operands = 2,
+    .summary = "copy what can be had of the disk of a damaged image to a raw file",
+    .description =
+        "What the header, the L1 table and L2 tables no longer say is found as well as it\n"
+        "can be: by copies that snapshots have, by tables that are recognised by their\n"
+        "contents, and by the clusters that are left between those of their neighbours.\n"
+        "What is certain, deduced and missing is printed. TARGET is a new file; what\n"
+        "cannot be read is zeros in it, and then the exit status is 1. IMAGE is only\n"
+        "read.\n",
+    .examples = "  qcow2ctl salvage damaged.qcow2 disk.raw\n"
+                "  qcow2ctl salvage --map=disk.map --cluster-size=64k damaged.qcow2 disk.raw\n",
+    .options_size = sizeof(struct salvage_flags),
+    .flags = salvage_flags,
+    .run = run_salvage,
+};
