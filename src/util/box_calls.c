@@ -192,12 +192,13 @@ static const int io_uring[] = {
 #ifdef BOX_HAS_SANITIZER
 /* A sanitizer looks at its own process: by /proc, and when it ends by a process of its own. */
 static const int sanitizing[] = {
-    SCMP_SYS(open),       SCMP_SYS(openat),     SCMP_SYS(readlink),
-    SCMP_SYS(readlinkat), SCMP_SYS(getdents64), SCMP_SYS(ptrace),
-    SCMP_SYS(clone),      SCMP_SYS(wait4),      SCMP_SYS(prctl),
-    SCMP_SYS(arch_prctl), SCMP_SYS(tgkill),     SCMP_SYS(mmap),
-    SCMP_SYS(mprotect),   SCMP_SYS(msync),      SCMP_SYS(mincore),
-    SCMP_SYS(setrlimit),  SCMP_SYS(prlimit64),  SCMP_SYS(process_vm_readv),
+    SCMP_SYS(open),     SCMP_SYS(openat),     SCMP_SYS(readlink),  SCMP_SYS(readlinkat),
+    SCMP_SYS(getdents), SCMP_SYS(getdents64), SCMP_SYS(ptrace),    SCMP_SYS(process_vm_readv),
+    SCMP_SYS(clone),    SCMP_SYS(fork),       SCMP_SYS(wait4),     SCMP_SYS(waitid),
+    SCMP_SYS(prctl),    SCMP_SYS(arch_prctl), SCMP_SYS(tgkill),    SCMP_SYS(tkill),
+    SCMP_SYS(mmap),     SCMP_SYS(mmap2),      SCMP_SYS(mprotect),  SCMP_SYS(msync),
+    SCMP_SYS(mincore),  SCMP_SYS(setrlimit),  SCMP_SYS(prlimit64), SCMP_SYS(personality),
+    SCMP_SYS(getpgrp),  SCMP_SYS(access),     SCMP_SYS(stat),
 };
 #endif
 
