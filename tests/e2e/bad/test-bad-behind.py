@@ -54,7 +54,7 @@ behind("a backing file that is a link to itself", "loop", "backing file", "symbo
 behind("an image that is its own backing file", "image.qcow2", "cycle", backing_format="qcow2")
 behind("an image that is its own raw backing file", "image.qcow2", "cycle")
 behind("a backing file on the network", "nbd://localhost/export", "nbd://localhost/export",
-       "protocol 'nbd:'")
+       "no server is asked on an image's word alone")
 behind("a backing file over HTTPS", "https://example.org/disk.qcow2", "protocol 'https:'",
        backing_format="qcow2")
 behind("a backing file described as JSON", 'json:{"driver":"null-co","size":"1M"}', "json:",
