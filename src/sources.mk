@@ -157,6 +157,7 @@ src_libqcow2_a_SOURCES = \
 	src/disk/snapshot_table.c \
 	src/disk/snapshots.c src/disk/snapshots.h src/disk/snapshots_internal.h \
 	src/disk/ticker.c src/disk/ticker.h \
+	src/disk/tracking.c src/disk/tracking.h \
 	src/disk/view.c src/disk/view.h \
 	src/disk/walk.c src/disk/walk.h \
 	src/disk/write.c \
@@ -269,6 +270,7 @@ src_qcow2fs_SOURCES = \
 	src/fuse/source.c src/fuse/source.h \
 	src/fuse/shown.c src/fuse/shown.h \
 	src/fuse/signals.c src/fuse/signals.h \
+	src/fuse/bitmaps.c src/fuse/bitmaps.h \
 	src/fuse/snapshots.c src/fuse/snapshots.h \
 	src/fuse/stats.c src/fuse/stats.h \
 	src/fuse/steward.c src/fuse/steward.h src/fuse/steward_internal.h src/fuse/steward_run.c \

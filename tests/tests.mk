@@ -84,6 +84,7 @@ UNIT_TESTS += \
 	tests/unit/store/test-place \
 	tests/unit/store/test-store-open \
 	tests/unit/disk/test-snapshots \
+	tests/unit/disk/test-tracking \
 	tests/unit/disk/test-view \
 	tests/unit/disk/test-view-seek \
 	tests/unit/disk/test-view-threads \
@@ -185,6 +186,8 @@ E2E_TESTS = \
 	tests/e2e/remote/test-nbd.py \
 	tests/e2e/remote/test-nbd-write.py \
 	tests/e2e/write/test-compress.py \
+	tests/e2e/write/test-bitmaps-kept.py \
+	tests/e2e/write/test-bitmaps-mounted.py \
 	tests/e2e/write/test-encrypted.py \
 	tests/e2e/write/test-encrypted-kinds.py \
 	tests/e2e/project/test-try-debian.py \
@@ -207,6 +210,7 @@ E2E_HELPERS = \
 	tests/e2e/run \
 	tests/e2e/lib/__init__.py \
 	tests/e2e/lib/bad.py \
+	tests/e2e/lib/bitmaps.py \
 	tests/e2e/lib/busy_clock.c \
 	tests/e2e/lib/inside.c \
 	tests/e2e/lib/chains.py \

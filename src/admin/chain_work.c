@@ -27,9 +27,11 @@ int chain_work_attach_cache(struct image *image, struct error *error)
     return image_attach_cache(image, &cache, error);
 }
 
-int chain_work_open_writer(struct image *image, struct writer **writer, struct error *error)
+int chain_work_open_writer(struct image *image, bool same_disk, struct writer **writer,
+                           struct error *error)
 {
     const struct writer_options options = {
+        .keeps_bitmaps = same_disk,
         .discard = true,
         .check = WRITER_CHECK_AUTO,
         .refuse_at_once = true,
@@ -49,15 +51,5 @@ void chain_work_progress(const struct chain_work *work, uint64_t done, uint64_t 
 {
     if (work->progress != NULL) {
         work->progress(work->context, done, total);
-    }
-}
-
-void chain_work_warn_of_bitmaps(const struct image *image, struct log *log)
-{
-    if (image->header->bitmap_count > 0) {
-        log_line(log, LOG_LEVEL_WARNING,
-                 "%s: its persistent bitmaps (%" PRIu32 ") do not record this change, and are "
-                 "inconsistent from now on; remove them and begin new ones",
-                 image->path, image->header->bitmap_count);
     }
 }

@@ -38,18 +38,16 @@ struct image_options chain_work_opening(const struct chain_work *work);
  * sentence, as those of the next. */
 int chain_work_attach_cache(struct image *image, struct error *error);
 
-/* Its writer, for an image that has its cache; refused where it must not be written. */
-int chain_work_open_writer(struct image *image, struct writer **writer, struct error *error);
+/*
+ * Its writer, for an image that has its cache; refused where it must not be written. `same_disk`:
+ * the disk goes on to show what it does, so that its bitmaps stay true.
+ */
+int chain_work_open_writer(struct image *image, bool same_disk, struct writer **writer,
+                           struct error *error);
 
 /* To be called by who has opened all that it changes, before anything is. */
 void chain_work_begin(const struct chain_work *work);
 
 void chain_work_progress(const struct chain_work *work, uint64_t done, uint64_t total);
-
-/*
- * Says, where the image has persistent bitmaps, that they are of no use any more: nothing of what
- * is written is recorded there, and with the first change (R6) the format says so, too.
- */
-void chain_work_warn_of_bitmaps(const struct image *image, struct log *log);
 
 #endif

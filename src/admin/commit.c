@@ -39,11 +39,12 @@ struct committing {
 
 /* --- Opening the two ------------------------------------------------------------------------ */
 
-static int open_writer(struct image *image, struct writer **writer, struct error *error)
+static int open_writer(struct image *image, bool same_disk, struct writer **writer,
+                       struct error *error)
 {
     int result = chain_work_attach_cache(image, error);
 
-    return result == 0 ? chain_work_open_writer(image, writer, error) : result;
+    return result == 0 ? chain_work_open_writer(image, same_disk, writer, error) : result;
 }
 
 /* Whether the file at `path` is the one that the image is in; a device is one by whichever node. */
@@ -189,7 +190,8 @@ static int open_base(struct committing *committing, struct base_request *request
     if (result == 0 && request->image.format == IMAGE_QCOW2) {
         result = chain_open_backing(committing->base, &options, committing->log, committing->error);
         if (result == 0) {
-            result = open_writer(committing->base, &committing->base_writer, committing->error);
+            result =
+                open_writer(committing->base, false, &committing->base_writer, committing->error);
         }
     }
     return result;
@@ -211,7 +213,7 @@ static int open_all(struct committing *committing, const char *path)
         result = part_from_base(committing, &request);
     }
     if (result == 0) {
-        result = open_writer(committing->image, &committing->writer, committing->error);
+        result = open_writer(committing->image, true, &committing->writer, committing->error);
     }
     if (result == 0) {
         result = view_open_active(committing->image, &committing->view);
@@ -415,16 +417,6 @@ static bool is_to_be_emptied(const struct committing *committing)
     return !committing->options->keep && committing->above == committing->image;
 }
 
-static void warn_of_bitmaps(const struct committing *committing)
-{
-    if (committing->base_writer != NULL) {
-        chain_work_warn_of_bitmaps(committing->base, committing->log);
-    }
-    if (is_to_be_emptied(committing)) {
-        chain_work_warn_of_bitmaps(committing->image, committing->log);
-    }
-}
-
 int chain_commit(const char *path, const struct chain_commit_options *options, struct log *log,
                  struct chain_commit_result *result, struct error *error)
 {
@@ -436,7 +428,6 @@ int chain_commit(const char *path, const struct chain_commit_options *options, s
     status = open_all(&committing, path);
     if (status == 0) {
         chain_work_begin(&options->work);
-        warn_of_bitmaps(&committing);
         status = grow_base(&committing);
     }
     if (status == 0) {

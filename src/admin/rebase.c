@@ -95,7 +95,7 @@ static int open_all(struct rebasing *rebasing, const char *path)
         result = open_new(rebasing);
     }
     if (result == 0) {
-        result = chain_work_open_writer(rebasing->image, &rebasing->writer, rebasing->error);
+        result = chain_work_open_writer(rebasing->image, true, &rebasing->writer, rebasing->error);
     }
     if (result < 0) {
         return result;
@@ -409,9 +409,6 @@ static int rebase_data(struct rebasing *rebasing, const char *path)
     }
     if (result == 0) {
         result = keep_disk(rebasing);
-    }
-    if (result == 0 && rebasing->result->copied + rebasing->result->zeroed > 0) {
-        chain_work_warn_of_bitmaps(rebasing->image, rebasing->log);
     }
     result = close_writer(rebasing, result);
     return result == 0 ? name_new(rebasing) : result;

@@ -111,6 +111,12 @@ static int count_bitmap(struct check *check, const struct bitmap *bitmap, struct
         check_found(check, CHECK_ERROR, "bitmap '%s' cannot be: %s", bitmap->name, problem);
     }
 
+    if ((bitmap->flags & BITMAP_FLAG_IN_USE) != 0) {
+        check_found(check, CHECK_NOTE,
+                    "bitmap '%s' is inconsistent: unless a program has it in use just now it does "
+                    "not know all changes, and can only be removed (qcow2ctl bitmap --remove)",
+                    bitmap->name);
+    }
     if (bitmap->table_offset % check->header->cluster_size != 0) {
         check->references_unknown = true;
         check_found(check, CHECK_ERROR,

@@ -256,9 +256,6 @@ static int amend(struct ctl *ctl, struct image *image, const struct amend_change
     if (r < 0) {
         return r;
     }
-    if (change->size.set && change->size.value != image->virtual_size) {
-        resize_warn_of_bitmaps(ctl, image);
-    }
     progress_begin(&progress, "qcow2ctl", "amending", NULL);
     r = amend_apply(image, change, &options, &ctl->error);
     progress_end(&progress);

@@ -3,11 +3,15 @@
 #include "config.h"
 
 #include "ctl/command.h"
+#include "ctl/daemon.h"
 #include "ctl/open.h"
+#include "ctl/stack.h"
 #include "disk/bitmaps.h"
 #include "util/printable.h"
 
 #include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -95,6 +99,103 @@ static int do_all(const struct work *work)
     return r;
 }
 
+/* --- By the qcow2fs that has it mounted ------------------------------------------------------ */
+
+static int ask(const struct work *work, const struct stack *stack, const char *what,
+               const char *field, const char *value)
+{
+    static struct control_message request, answer;
+
+    daemon_begin(&request, what);
+    if (!control_put(&request, "name", work->name) ||
+        (value != NULL && !control_put(&request, field, value))) {
+        return error_set(&work->ctl->error, ENAMETOOLONG,
+                         "a name of more than %d bytes is too long", CONTROL_MAX / 3);
+    }
+    return daemon_ask(stack, &request, -1, &answer, &work->ctl->error);
+}
+
+/* One of the changes that the options name; `field` with `value` goes with it. */
+static int ask_for(const struct work *work, const struct stack *stack, bool wanted,
+                   const char *what, const char *done, const char *field, const char *value)
+{
+    int r = wanted ? ask(work, stack, what, field, value) : 0;
+
+    if (wanted && r == 0) {
+        say(work, done);
+    }
+    return r;
+}
+
+static int ask_to_merge(const struct work *work, const struct stack *stack, const char *list)
+{
+    char *name = malloc(strlen(list) + 1);
+    int r = name != NULL ? 0 : error_set(&work->ctl->error, ENOMEM, "out of memory");
+
+    while (r == 0 && *list != '\0') {
+        list = options_next_several(list, name);
+        r = ask(work, stack, "bitmap-merge", "from", name);
+    }
+    free(name);
+    if (r == 0) {
+        say(work, "merged");
+    }
+    return r;
+}
+
+static int change_mounted(const struct work *work, const struct stack *stack)
+{
+    const struct bitmap_options *options = work->ctl->options;
+    char granularity[24];
+    int r;
+
+    if (options->source_file != NULL) {
+        return error_set(&work->ctl->error, EBUSY,
+                         "%s: is mounted, and bitmaps of another image are merged into one that is "
+                         "not in use; unmount it first: qcow2ctl umount %s",
+                         stack->daemon.image, stack->daemon.image);
+    }
+    snprintf(granularity, sizeof(granularity), "%" PRIu64, options->granularity.value);
+    r = ask_for(work, stack, options->remove.value, "bitmap-remove", "removed", NULL, NULL);
+    if (r == 0) {
+        r = ask_for(work, stack, options->add.value, "bitmap-add", "added", "granularity",
+                    granularity);
+    }
+    if (r == 0) {
+        r = ask_for(work, stack, options->clear.value, "bitmap-clear", "cleared", NULL, NULL);
+    }
+    if (r == 0 && options->merge != NULL) {
+        r = ask_to_merge(work, stack, options->merge);
+    }
+    if (r == 0) {
+        r = ask_for(work, stack, options->enable.value, "bitmap-enable", "enabled", NULL, NULL);
+    }
+    return r != 0 ? r
+                  : ask_for(work, stack, options->disable.value, "bitmap-disable", "disabled", NULL,
+                            NULL);
+}
+
+/* Who writes to it is asked. */
+static int run_mounted(struct ctl *ctl, bool *is_mounted)
+{
+    const struct work work = {.ctl = ctl, .name = ctl->operands[1]};
+    struct stacks stacks;
+    struct stack *stack;
+    int r = stacks_find(&stacks);
+
+    *is_mounted = false;
+    if (r < 0) {
+        return error_set(&ctl->error, -r, "what is mounted cannot be told: %s", strerror(-r));
+    }
+    stack = stacks_find_writer(&stacks, ctl->operands[0]);
+    *is_mounted = stack != NULL;
+    r = stack != NULL ? change_mounted(&work, stack) : 0;
+    stacks_release(&stacks);
+    return r;
+}
+
+/* --- By itself ------------------------------------------------------------------------------- */
+
 /* The image that --merge reads; with no other named it is the one that is changed. */
 static int open_source(struct work *work)
 {
@@ -112,7 +213,7 @@ static int change(struct ctl *ctl)
     const struct bitmap_options *options = ctl->options;
     struct work work = {.ctl = ctl, .name = ctl->operands[1]};
     int r =
-        ctl_open_bitmap_writer(ctl, ctl->operands[0], &options->common, &work.image, &work.writer);
+        ctl_open_tables_writer(ctl, ctl->operands[0], &options->common, &work.image, &work.writer);
 
     if (r < 0) {
         return r;
@@ -156,10 +257,17 @@ static int check_usage(struct ctl *ctl)
 
 static int run_bitmap(struct ctl *ctl)
 {
+    bool is_mounted;
+    int r;
+
     if (check_usage(ctl) < 0) {
         return CTL_USAGE;
     }
-    return change(ctl) < 0 ? CTL_FAILED : CTL_OK;
+    r = run_mounted(ctl, &is_mounted);
+    if (!is_mounted && r == 0) {
+        r = change(ctl);
+    }
+    return r < 0 ? CTL_FAILED : CTL_OK;
 }
 
 #define FIELD(member) offsetof(struct bitmap_options, member)
@@ -221,14 +329,16 @@ const struct command bitmap_command = {
     .summary = "make, change or remove the persistent bitmaps of an image",
     .description =
         "A persistent bitmap marks which parts of the disk have changed since it was\n"
-        "empty, for incremental backups: QEMU keeps enabled ones up to date, qcow2fs and\n"
-        "qcow2ctl mark them as unusable before they change the disk. This command changes\n"
-        "bitmaps and nothing that the disk shows, so they stay true. The options are those\n"
-        "of qemu-img bitmap; where several are given they are done in this order: --add,\n"
-        "--clear, --merge, --enable or --disable. qcow2ctl info lists the bitmaps.\n"
+        "empty, for incremental backups: QEMU, qcow2fs and qcow2ctl keep enabled ones up\n"
+        "to date. This command changes bitmaps and nothing that the disk shows. The options\n"
+        "are those of qemu-img bitmap; where several are given they are done in this order:\n"
+        "--add, --clear, --merge, --enable or --disable. qcow2ctl info lists the bitmaps.\n"
         "\n"
-        "Killed at any moment, the image has the old bitmaps or the new ones. The image\n"
-        "must not be in use.\n",
+        "Of a disk that qcow2fs has mounted, its qcow2fs does it, at a moment between two\n"
+        "writes: IMAGE is then the image, its mount point, its raw file, its loop device,\n"
+        "or where its files are; -b is for an image that is not in use.\n"
+        "\n"
+        "Killed at any moment, the image has the old bitmaps or the new ones.\n",
     .examples = "  qcow2ctl bitmap --add disk.qcow2 monday\n"
                 "  qcow2ctl bitmap --add --disable -g 64K disk.qcow2 monday\n"
                 "  qcow2ctl bitmap --merge=monday --merge=tuesday disk.qcow2 week\n"

@@ -108,7 +108,7 @@ int ctl_open_writer(struct ctl *ctl, const char *path, const struct common_flags
     return open_writer(ctl, path, flags, false, image, writer);
 }
 
-int ctl_open_bitmap_writer(struct ctl *ctl, const char *path, const struct common_flags *flags,
+int ctl_open_tables_writer(struct ctl *ctl, const char *path, const struct common_flags *flags,
                            struct image **image, struct writer **writer)
 {
     return open_writer(ctl, path, flags, true, image, writer);

@@ -40,8 +40,8 @@ bool ctl_no_locks(const struct common_flags *flags);
 int ctl_open_writer(struct ctl *ctl, const char *path, const struct common_flags *flags,
                     struct image **image, struct writer **writer);
 
-/* The same, for who changes the bitmaps and nothing that the disk shows. */
-int ctl_open_bitmap_writer(struct ctl *ctl, const char *path, const struct common_flags *flags,
+/* The same, for who changes nothing that the disk shows: its bitmaps stay true. */
+int ctl_open_tables_writer(struct ctl *ctl, const char *path, const struct common_flags *flags,
                            struct image **image, struct writer **writer);
 
 /* Flushes and closes both; `r` is what went wrong before, or 0. 0, or a negative errno with a

@@ -193,16 +193,6 @@ int resize_failed(struct ctl *ctl, const struct image *image, uint64_t size, int
                      image->path, size, strerror(-r));
 }
 
-void resize_warn_of_bitmaps(struct ctl *ctl, const struct image *image)
-{
-    if (image->header->bitmap_count > 0) {
-        log_line(ctl->log, LOG_LEVEL_WARNING,
-                 "%s: its persistent bitmaps (%" PRIu32 ") are for a disk of another size now; "
-                 "remove them and begin new ones",
-                 image->path, image->header->bitmap_count);
-    }
-}
-
 /* Makes what is between two sizes as --preallocation says. */
 static int preallocate(struct writer *writer, enum preallocation how, uint64_t from, uint64_t to)
 {
@@ -301,9 +291,6 @@ static int run_resize(struct ctl *ctl)
         r = check_change(ctl, image, size);
     }
     if (r == 0) {
-        if (size != old) {
-            resize_warn_of_bitmaps(ctl, image);
-        }
         r = resize(ctl, image, writer, size);
     }
     r = ctl_close_writer(ctl, image, writer, r);

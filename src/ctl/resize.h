@@ -14,9 +14,6 @@ int resize_check_size(const struct image *image, uint64_t size, struct error *er
 /* Refuses to make the disk smaller, saying what it would lose, and then `remedy`. */
 int resize_check_shrink(struct ctl *ctl, struct image *image, uint64_t size, const char *remedy);
 
-/* Bitmaps are of the size of the disk: says that they are of no use any more. */
-void resize_warn_of_bitmaps(struct ctl *ctl, const struct image *image);
-
 /* The sentence for a resize that ended with `r`, which is returned. */
 int resize_failed(struct ctl *ctl, const struct image *image, uint64_t size, int r);
 

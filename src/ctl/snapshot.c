@@ -105,7 +105,8 @@ static int change_image(struct ctl *ctl, const char *path)
     const struct snapshot_options *options = ctl->options;
     struct image *image;
     struct writer *writer;
-    int r = ctl_open_writer(ctl, path, &options->common, &image, &writer);
+    int r = (options->apply != NULL ? ctl_open_writer : ctl_open_tables_writer)(
+        ctl, path, &options->common, &image, &writer);
 
     if (r < 0) {
         return r;

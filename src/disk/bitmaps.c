@@ -41,7 +41,7 @@ int bitmap_place(struct bitmap_change *change, const void *bytes, uint64_t lengt
     return result;
 }
 
-static int place_table(struct bitmap_change *change, const uint64_t *table, struct bitmap *bitmap)
+int bitmap_place_table(struct bitmap_change *change, const uint64_t *table, struct bitmap *bitmap)
 {
     uint64_t *raw = calloc(bitmap->table_entries, sizeof(*raw));
     int result;
@@ -193,12 +193,12 @@ static void drop(struct writer *writer, uint64_t host_offset, uint64_t length)
                          atomic_load(&writer->next_commit)); /* R4 */
 }
 
-/* A table that nothing names any more, and the bits that only it names; `kept` has the new one. */
-static void drop_table(struct writer *writer, const struct bitmap *bitmap, const uint64_t *table,
-                       const uint64_t *kept)
+void bitmap_drop_table(struct writer *writer, const struct bitmap *bitmap, const uint64_t *table,
+                       const uint64_t *kept, uint64_t kept_entries)
 {
     for (size_t i = 0; i < bitmap->table_entries; i++) {
-        if ((table[i] & ENTRY_HOST_OFFSET_MASK) != 0 && (kept == NULL || kept[i] != table[i])) {
+        if ((table[i] & ENTRY_HOST_OFFSET_MASK) != 0 &&
+            (i >= kept_entries || kept[i] != table[i])) {
             drop(writer, table[i], writer_cluster_size(writer));
         }
     }
@@ -207,19 +207,19 @@ static void drop_table(struct writer *writer, const struct bitmap *bitmap, const
 
 /* --- One change ------------------------------------------------------------------------------ */
 
-/* The directory after the edit comes into force. */
-static int apply(struct bitmap_change *change, const struct bitmap_edit *edit)
+int bitmap_apply(struct bitmap_change *change, const struct bitmap_edit *edits, size_t edit_count)
 {
+    const struct bitmap_edit *last = &edits[edit_count - 1];
     struct writer *writer = change->writer;
     struct image *image = writer->image;
     uint64_t old = image->header->bitmap_directory_offset;
     uint64_t old_size = image->header->bitmap_directory_size, place = 0;
     uint32_t old_count = image->header->bitmap_count;
-    uint32_t count = old_count + (edit->old == NULL) - (edit->new == NULL);
+    uint32_t count = old_count + (last->old == NULL) - (last->new == NULL);
     uint8_t *bytes;
     size_t length;
-    int result = bitmap_directory_edit(image->file, image->header, image->path, edit, &bytes,
-                                       &length, change->error);
+    int result = bitmap_directory_edit(image->file, image->header, image->path, edits, edit_count,
+                                       &bytes, &length, change->error);
 
     if (result < 0) {
         return result;
@@ -241,6 +241,20 @@ static int apply(struct bitmap_change *change, const struct bitmap_edit *edit)
         }
     }
     return result;
+}
+
+int bitmap_finish(struct bitmap_change *change, int result)
+{
+    struct writer *writer = change->writer;
+    int last;
+
+    for (size_t i = 0; !change->begun && i < change->made_count; i++) {
+        allocator_return(writer->allocator, change->made[i].host_offset, change->made[i].clusters);
+    }
+    last = commit_flush(writer->commit);
+    bitmap_directory_free(change->directory);
+    free(change->made);
+    return result == 0 ? last : result;
 }
 
 static const struct bitmap *find(const struct bitmap_change *change)
@@ -328,8 +342,8 @@ static int do_add(struct bitmap_change *change, const struct bitmap_request *req
         return result;
     }
     made.table_entries = (uint32_t)bitmap_table_entries(header, granularity);
-    result = place_table(change, NULL, &made);
-    return result < 0 ? result : apply(change, &edit);
+    result = bitmap_place_table(change, NULL, &made);
+    return result < 0 ? result : bitmap_apply(change, &edit, 1);
 }
 
 static int do_remove(struct bitmap_change *change, const struct bitmap_request *request)
@@ -345,10 +359,10 @@ static int do_remove(struct bitmap_change *change, const struct bitmap_request *
     }
     result = read_table(change, bitmap, true, &table);
     if (result == 0) {
-        result = apply(change, &edit);
+        result = bitmap_apply(change, &edit, 1);
     }
     if (result == 0) {
-        drop_table(change->writer, bitmap, table, NULL);
+        bitmap_drop_table(change->writer, bitmap, table, NULL, 0);
     }
     free(table);
     return result;
@@ -360,13 +374,14 @@ static int exchange(struct bitmap_change *change, const struct bitmap *bitmap, u
 {
     struct bitmap changed = *bitmap;
     const struct bitmap_edit edit = {.old = bitmap, .new = &changed};
-    int result = place_table(change, table, &changed);
+    int result = bitmap_place_table(change, table, &changed);
 
     if (result == 0) {
-        result = apply(change, &edit);
+        result = bitmap_apply(change, &edit, 1);
     }
     if (result == 0) {
-        drop_table(change->writer, bitmap, old, table);
+        bitmap_drop_table(change->writer, bitmap, old, table,
+                          table != NULL ? changed.table_entries : 0);
     }
     free(table);
     free(old);
@@ -398,7 +413,7 @@ static int do_enable(struct bitmap_change *change, const struct bitmap_request *
     changed = *bitmap;
     changed.flags &= ~BITMAP_FLAG_AUTO;
     changed.flags |= request->enabled ? BITMAP_FLAG_AUTO : 0;
-    return changed.flags == bitmap->flags ? 0 : apply(change, &edit);
+    return changed.flags == bitmap->flags ? 0 : bitmap_apply(change, &edit, 1);
 }
 
 /* The other bitmap, and whether the two can be merged. */
@@ -471,19 +486,11 @@ static int do_it(struct bitmap_change *change, const struct bitmap_request *requ
     const struct image *image = writer->image;
     int result = bitmap_directory_read(image->file, image->header, image->path, &change->directory,
                                        change->error);
-    int last;
 
     if (result < 0) {
         return result;
     }
-    result = how(change, request);
-    for (size_t i = 0; !change->begun && i < change->made_count; i++) {
-        allocator_return(writer->allocator, change->made[i].host_offset, change->made[i].clusters);
-    }
-    last = commit_flush(writer->commit);
-    bitmap_directory_free(change->directory);
-    free(change->made);
-    return result == 0 ? last : result;
+    return bitmap_finish(change, how(change, request));
 }
 
 static int check_image(struct writer *writer, struct error *error)
@@ -496,10 +503,7 @@ static int check_image(struct writer *writer, struct error *error)
                          "makes it version 3",
                          path);
     }
-    return writer->options.keeps_bitmaps
-               ? 0
-               : error_set(error, EBUSY, "%s: its disk is being written, which its bitmaps miss",
-                           path);
+    return 0;
 }
 
 /* Does it with all other requests kept out. */
@@ -515,6 +519,9 @@ static int alone(struct writer *writer, const char *name, const struct bitmap_re
         return result;
     }
     result = writer_pause(writer);
+    if (result == 0) {
+        result = tracking_suspend(writer);
+    }
     if (result == 0) {
         result = do_it(&change, request, how);
     }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Persistent bitmaps ("Bitmaps"), of an image whose disk is not changed meanwhile
- * (writer_options.keeps_bitmaps): made, removed, cleared, switched on and off, merged.
+ * Persistent bitmaps ("Bitmaps"): made, removed, cleared, switched on and off, merged. Of a disk
+ * that is written those that record are stored first, and record again with the next change.
  *
  *     what is new (bits, their table, the directory) goes to clusters of its own -> sync (R2, R3),
  *     the header names the new directory -> sync, what was before is freed (R4)

@@ -34,10 +34,12 @@ static int sync_all(struct writer *writer)
 static int write_size(struct writer *writer, uint64_t size)
 {
     uint8_t raw[sizeof(size)];
-    int result;
+    int result = tracking_prepare_resize(writer);
 
     store_be64(raw, size);
-    result = gate_write(writer->gate, GATE_HEADER, HEADER_SIZE, raw, sizeof(raw));
+    if (result == 0) {
+        result = gate_write(writer->gate, GATE_HEADER, HEADER_SIZE, raw, sizeof(raw));
+    }
     if (result == 0) {
         result = sync_all(writer);
     }
@@ -202,9 +204,10 @@ static void cut_raw_data_file(struct writer *writer, uint64_t size)
 /* From here on the disk may be addressed up to `size`. */
 static void publish_size(struct writer *writer, uint64_t size)
 {
-    uint64_t end = writer->image->virtual_size >> writer->header->cluster_bits;
+    uint64_t old_size = writer->image->virtual_size, end = old_size >> writer->header->cluster_bits;
     struct range_lock lock = {.first = end, .last = end};
 
+    tracking_grow(writer, old_size, size);
     range_lock_take(&writer->ranges, &lock);
     atomic_store(&writer->image->virtual_size, size);
     range_lock_release(&writer->ranges, &lock);

@@ -26,8 +26,12 @@ static int switch_l1(struct writer *writer, uint64_t size, uint64_t entries, uin
 {
     struct header *header = writer->image->header;
     uint8_t fields[L1_FIELDS], before[L1_FIELDS];
-    int result;
+    int result = size == header->virtual_size ? 0 : tracking_prepare_resize(writer);
 
+    *begun = false;
+    if (result < 0) {
+        return result;
+    }
     encode_l1(header, fields, size, entries, host_offset);
     encode_l1(header, before, header->virtual_size, header->l1_entries, header->l1_offset);
     result = snapshots_switch_fields(writer, HEADER_SIZE, fields, before, sizeof(fields), begun);
@@ -110,6 +114,7 @@ int snapshots_go_back(struct writer *writer, size_t index, struct error *error)
         result = old == NULL ? -ENOMEM : writer_mark_dirty(writer);
     }
     if (result == 0) {
+        tracking_grow(writer, 0, snapshot->disk_size); /* whatever it shows may be another thing */
         result = go_back(writer, snapshot, l1, old, old_entries, error);
     }
     free(old);

@@ -612,6 +612,7 @@ int writer_write(struct writer *writer, uint64_t guest_offset, const void *data,
         result = writer->options.growable ? writer_grow_to(writer, end, NULL) : -ENOSPC;
     }
     if (result == 0) {
+        tracking_mark(writer, guest_offset, end);
         result = writer->compressing != NULL
                      ? compressing_write_request(writer, guest_offset, data, length)
                      : writer_write_range(writer, guest_offset, data, length);

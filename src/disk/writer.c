@@ -27,19 +27,20 @@ static int write_features(struct writer *writer, enum header_field field, uint64
 }
 
 /*
- * R6: what this program does not keep up to date is marked so before the first
- * change: unknown features, and the bitmaps, which the image has as a whole.
+ * R6: what this program does not keep up to date is marked so before the first change: unknown
+ * features, and the bitmaps where they cannot be looked at one by one.
  */
 static int clear_autoclear(struct writer *writer)
 {
     struct header *header = writer->image->header;
     bool keeps_bitmaps = writer->options.keeps_bitmaps && header->bitmap_count > 0;
-    uint64_t known = AUTOCLEAR_RAW_EXTERNAL_DATA | (keeps_bitmaps ? AUTOCLEAR_BITMAPS : 0);
-    uint64_t kept = header->autoclear_features & known;
-    int result;
+    uint64_t kept;
+    int result = keeps_bitmaps ? 0 : tracking_begin(writer, &keeps_bitmaps);
 
-    if (header->version < 3 || kept == header->autoclear_features) {
-        return 0;
+    kept = header->autoclear_features &
+           (AUTOCLEAR_RAW_EXTERNAL_DATA | (keeps_bitmaps ? AUTOCLEAR_BITMAPS : 0));
+    if (result < 0 || header->version < 3 || kept == header->autoclear_features) {
+        return result;
     }
     result = write_features(writer, HEADER_AUTOCLEAR_FEATURES, kept);
     if (result == 0) {
@@ -468,6 +469,7 @@ static void destroy(struct writer *writer)
     writer->image->inflight = NULL;
     mapping_set_look(writer->image->active, NULL, NULL);
     compressing_destroy(writer->compressing);
+    tracking_free(writer->tracking);
     commit_destroy(writer->commit);
     allocator_destroy(writer->allocator);
     refcounts_close(writer->refcounts);
@@ -572,6 +574,9 @@ static int close_image(struct writer *writer)
     int late = writer_clear_late(writer), result = commit_flush(writer->commit);
 
     result = result == 0 ? late : result; /* what was written is flushed whatever became of that */
+    if (result == 0) {
+        (void)tracking_store(writer); /* where it fails they stay in use, and the log says so */
+    }
     if (result == 0) {
         result = commit_reap(writer->commit);
     }

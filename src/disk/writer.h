@@ -47,6 +47,7 @@ struct writer_options {
     /* Whole clusters that are new are compressed: the name of the type, "" for the image's, or
      * NULL. */
     const char *compress;
+    uint64_t bitmaps_memory;           /* bytes for bits of bitmaps; 0: a 16th of the memory */
     struct option_bool lazy_refcounts; /* in place of the image's own bit */
     unsigned interval;                 /* seconds between write-backs of metadata, 0 = never */
     unsigned tables_at_once; /* L2 tables done at once for a snapshot, 0 = for some milliseconds */

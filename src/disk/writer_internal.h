@@ -9,6 +9,7 @@
 #include "disk/commit.h"
 #include "disk/encrypted.h"
 #include "disk/ticker.h"
+#include "disk/tracking.h"
 #include "disk/view.h"
 #include "disk/writer.h"
 #include "meta/format.h"
@@ -59,6 +60,7 @@ struct writer {
     /* What must be stable before the first change (R6) and the first allocation (R5). */
     pthread_mutex_t prepare_mutex; /* guards the header's feature fields, and these two */
     atomic_bool prepared, lazy_prepared;
+    struct tracking *tracking; /* NULL: no bitmap records what changes; set before `prepared` */
     bool lazy;
     atomic_bool refused;         /* counts are too low: it is only read */
     bool unsettled;              /* COPIED bits may not be as the counts are: writer_settle() */
@@ -158,6 +160,17 @@ int writer_begin(struct writer *writer, unsigned *generation);
 /* The same for one that writes [from, to), which passes where such a one may. */
 int writer_begin_write(struct writer *writer, uint64_t from, uint64_t to, unsigned *generation);
 int writer_end(struct writer *writer, unsigned generation, int result);
+
+/*
+ * To be called of all guest bytes that a request changes, between the brackets, whatever comes of
+ * it.
+ */
+static inline void tracking_mark(struct writer *writer, uint64_t from, uint64_t to)
+{
+    if (writer->tracking != NULL && from < to) {
+        tracking_set(writer->tracking, from, to);
+    }
+}
 
 /*
  * Keeps every request that changes something from beginning, and waits until none is under way and

@@ -200,6 +200,7 @@ static int zero_raw_data_file(struct writer *writer, uint64_t from, uint64_t to)
 struct zeroing {
     struct writer *writer;
     uint64_t from, to; /* guest offsets of what is left */
+    uint64_t first;    /* where it began */
     enum zeroing_kind kind;
     const struct stop *stop;
     struct look look;
@@ -314,6 +315,7 @@ static void zeroing_init(struct zeroing *zeroing, struct writer *writer, uint64_
         .writer = writer,
         .from = from,
         .to = to,
+        .first = from,
         .kind = kind,
         .stop = stop,
     };
@@ -336,6 +338,17 @@ int writer_zero_range(struct writer *writer, uint64_t from, uint64_t to, bool un
     return result;
 }
 
+/* What a part that began at `from` has changed; of a data file its first part did all. */
+static void mark_zeroed(const struct zeroing *zeroing, uint64_t from)
+{
+    struct writer *writer = zeroing->writer;
+    bool all = writer->header->external_data_file && from == zeroing->first;
+
+    if (zeroing->kind != ZERO_OWN) { /* they were there before */
+        tracking_mark(writer, from, all ? zeroing->to : zeroing->from);
+    }
+}
+
 /* As a request for each part of the range: what one drops does not wait for all of them (R4). */
 static int zero_in_parts(struct writer *writer, uint64_t guest_offset, uint64_t length,
                          enum zeroing_kind kind, const struct stop *stop)
@@ -350,9 +363,12 @@ static int zero_in_parts(struct writer *writer, uint64_t guest_offset, uint64_t 
     }
     zeroing_init(&zeroing, writer, guest_offset, end, kind, stop);
     do {
+        uint64_t from = zeroing.from;
+
         result = writer_begin(writer, &generation);
         if (result == 0) {
             result = zero_some(&zeroing);
+            mark_zeroed(&zeroing, from);
         }
         result = writer_end(writer, generation, result);
     } while (zeroing.from < end && result == 0);

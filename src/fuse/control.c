@@ -4,6 +4,7 @@
 #include "fuse/control.h"
 
 #include "disk/at_snapshot.h"
+#include "fuse/bitmaps.h"
 #include "fuse/later.h"
 #include "fuse/snapshots.h"
 #include "util/control.h"
@@ -29,7 +30,7 @@ struct control {
     struct control_message asked, answer;
 };
 
-/* --- snapshots ------------------------------------------------------------------ */
+/* --- snapshots and bitmaps ------------------------------------------------------- */
 
 /* One question about them, while another thread works on it. */
 struct task {
@@ -104,6 +105,25 @@ static int make(struct task *task)
     return r;
 }
 
+static int change_bitmap(struct task *task, const char *ask)
+{
+    const char *granularity = control_get(task->asked, "granularity");
+    const struct bitmaps_request request = {
+        .ask = ask,
+        .name = control_get(task->asked, "name"),
+        .granularity = granularity != NULL ? strtoull(granularity, NULL, 10) : 0,
+        .from = control_get(task->asked, "from"),
+    };
+    struct stop stop;
+
+    if (request.name == NULL) {
+        return missing(task, "name");
+    }
+    stop_init(&stop, &task->filesystem->long_requests.ending);
+    stop_ask(&stop, is_gone, task);
+    return bitmaps_change(task->filesystem, &request, &stop, &task->error);
+}
+
 static int change(struct task *task)
 {
     const char *ask = control_get(task->asked, "ask");
@@ -111,6 +131,9 @@ static int change(struct task *task)
     uint64_t key = 0;
     int r;
 
+    if (bitmaps_knows(ask)) {
+        return change_bitmap(task, ask);
+    }
     if (strcmp(ask, "snapshot-make") == 0) {
         return make(task);
     }
@@ -159,7 +182,7 @@ static void put_result(struct control_message *answer, int result, const struct 
     }
 }
 
-static void answer_snapshots(struct control *control, int socket)
+static void answer_change(struct control *control, int socket)
 {
     struct task task = {
         .job = {.serve = serve},
@@ -171,8 +194,9 @@ static void answer_snapshots(struct control *control, int socket)
     };
 
     if (!tree_makes_snapshots(task.filesystem->tree)) {
-        task.result = error_set(&task.error, EROFS, "%s: its snapshots cannot be changed here",
-                                task.filesystem->image->path);
+        task.result =
+            error_set(&task.error, EROFS, "%s: its snapshots and bitmaps cannot be changed here",
+                      task.filesystem->image->path);
     } else {
         later_do(task.filesystem->changes, &task.job);
         pthread_mutex_lock(&task.mutex);
@@ -215,9 +239,9 @@ static void answer(struct control *control, int socket)
                    &error);
     } else if (strcmp(ask, "status") == 0) {
         answer_status(control);
-    } else if (strcmp(ask, "snapshot-make") == 0 || strcmp(ask, "snapshot-remove") == 0 ||
-               strcmp(ask, "snapshot-rename") == 0) {
-        answer_snapshots(control, socket);
+    } else if (bitmaps_knows(ask) || strcmp(ask, "snapshot-make") == 0 ||
+               strcmp(ask, "snapshot-remove") == 0 || strcmp(ask, "snapshot-rename") == 0) {
+        answer_change(control, socket);
     } else {
         put_result(&control->answer,
                    error_set(&error, EOPNOTSUPP, "this qcow2fs does not know how to do %s", ask),

@@ -13,7 +13,7 @@
 #define BUSY_MILLISECONDS 1000
 
 /* The kernel holds changes of the disk only while it is open to write: see files.h. */
-static int hand_over(struct filesystem *filesystem, struct error *error)
+int snapshots_hand_over(struct filesystem *filesystem, const char *what, struct error *error)
 {
     const char *path = filesystem->image->path;
     int r = 0;
@@ -26,9 +26,8 @@ static int hand_over(struct filesystem *filesystem, struct error *error)
     }
     return r == 0 ? 0
                   : error_set(error, -r,
-                              "%s: no snapshot is made, since it would lack what was written: the "
-                              "kernel could not hand it over (%s)",
-                              path, strerror(-r));
+                              "%s: %s what was written: the kernel could not hand it over (%s)",
+                              path, what, strerror(-r));
 }
 
 static int out_of_memory(const struct filesystem *filesystem, struct error *error)
@@ -62,7 +61,7 @@ static int end(struct filesystem *filesystem, int result, struct error *error)
 int snapshots_make(struct filesystem *filesystem, const char *name, const struct stop *stop,
                    uint64_t *key, struct error *error)
 {
-    int r = hand_over(filesystem, error);
+    int r = snapshots_hand_over(filesystem, "no snapshot is made, since it would lack", error);
 
     if (r != 0) {
         return r;

@@ -18,6 +18,13 @@
 #include <stdint.h>
 
 /*
+ * Has the kernel hand over what it caches of the disk. 0, or the errno with which something that
+ * was written was lost, with a sentence: `what` says what is not done, as far as "what was
+ * written".
+ */
+int snapshots_hand_over(struct filesystem *filesystem, const char *what, struct error *error);
+
+/*
  * Makes a snapshot of the disk as it is: of everything that was written before the call began,
  * also of what the kernel has cached. 0 with its key; what writer_snapshot_make() returns; the
  * errno with which something that was written was lost; -EINTR, with nothing done. Always with a

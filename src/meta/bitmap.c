@@ -34,6 +34,7 @@ static int decode_entry(const uint8_t *data, uint64_t size, uint64_t *position,
     bitmap->table_offset = load_be64(entry + BITMAP_TABLE_OFFSET);
     bitmap->table_entries = load_be32(entry + BITMAP_TABLE_SIZE);
     bitmap->flags = load_be32(entry + BITMAP_FLAGS);
+    bitmap->extra_data_size = (uint32_t)extra_size;
     bitmap->type = entry[BITMAP_TYPE];
     bitmap->granularity = UINT64_C(1) << entry[BITMAP_GRANULARITY_BITS];
     bitmap->entry_offset = (size_t)*position;
@@ -143,7 +144,8 @@ static const char *unusable(const struct header *header, uint64_t file_size,
                "changes; it can only be removed";
     }
     if (bitmap->type != BITMAP_TYPE_DIRTY_TRACKING ||
-        (bitmap->flags & BITMAP_FLAGS_RESERVED) != 0) {
+        (bitmap->flags & BITMAP_FLAGS_RESERVED) != 0 ||
+        (bitmap->extra_data_size > 0 && (bitmap->flags & BITMAP_FLAG_EXTRA_DATA_COMPATIBLE) == 0)) {
         return "is of a kind that this program does not know";
     }
     if (bitmap->granularity < BITMAP_GRANULARITY_MIN ||

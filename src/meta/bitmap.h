@@ -15,11 +15,12 @@
 #include <stdint.h>
 
 struct bitmap {
-    char *name;             /* NUL-terminated copy */
-    uint64_t granularity;   /* bytes of the disk for one bit */
-    uint32_t flags;         /* BITMAP_FLAG_... of meta/format.h */
-    uint64_t table_offset;  /* host offset of the bitmap table, not validated */
-    uint32_t table_entries; /* not validated */
+    char *name;               /* NUL-terminated copy */
+    uint64_t granularity;     /* bytes of the disk for one bit */
+    uint32_t flags;           /* BITMAP_FLAG_... of meta/format.h */
+    uint64_t table_offset;    /* host offset of the bitmap table, not validated */
+    uint32_t table_entries;   /* not validated */
+    uint32_t extra_data_size; /* bytes of it, which no program knows */
     uint8_t type;
     /* Where its entry lies in the directory, bytes. */
     size_t entry_offset, entry_length;

@@ -33,13 +33,30 @@ static void encode_new(uint8_t *entry, const struct bitmap *bitmap)
     memcpy(entry + BITMAP_FIXED_LENGTH, bitmap->name, strlen(bitmap->name));
 }
 
+/* In `made`, which has room for it; its length then. */
+static size_t apply_edit(uint8_t *made, size_t size, const struct bitmap_edit *edit)
+{
+    if (edit->old == NULL) {
+        encode_new(made + size, edit->new);
+        return size + entry_length(edit->new);
+    }
+    if (edit->new == NULL) {
+        size_t end = edit->old->entry_offset + edit->old->entry_length;
+
+        memmove(made + edit->old->entry_offset, made + end, size - end);
+        return size - edit->old->entry_length;
+    }
+    encode_state(made + edit->old->entry_offset, edit->new);
+    return size;
+}
+
 int bitmap_directory_edit(struct store *file, const struct header *header, const char *name,
-                          const struct bitmap_edit *edit, uint8_t **bytes, size_t *length,
-                          struct error *error)
+                          const struct bitmap_edit *edits, size_t count, uint8_t **bytes,
+                          size_t *length, struct error *error)
 {
     size_t size = header->bitmap_count > 0 ? (size_t)header->bitmap_directory_size : 0;
-    size_t added = edit->old == NULL ? entry_length(edit->new) : 0;
-    uint8_t *made = calloc(1, size + added + 1);
+    const struct bitmap_edit *last = &edits[count - 1];
+    uint8_t *made = calloc(1, size + (last->old == NULL ? entry_length(last->new) : 0) + 1);
     int result = 0;
 
     if (made == NULL) {
@@ -53,17 +70,10 @@ int bitmap_directory_edit(struct store *file, const struct header *header, const
         return error_set(error, -result, "%s: the bitmap directory cannot be read: %s", name,
                          strerror(-result));
     }
-    if (edit->old == NULL) {
-        encode_new(made + size, edit->new);
-    } else if (edit->new != NULL) {
-        encode_state(made + edit->old->entry_offset, edit->new);
-    } else {
-        size_t end = edit->old->entry_offset + edit->old->entry_length;
-
-        memmove(made + edit->old->entry_offset, made + end, size - end);
-        size -= edit->old->entry_length;
+    for (size_t i = 0; i < count; i++) {
+        size = apply_edit(made, size, &edits[i]);
     }
-    *length = size + added;
+    *length = size;
     if (*length == 0) {
         free(made);
         made = NULL;

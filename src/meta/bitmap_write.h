@@ -18,12 +18,13 @@ struct bitmap_edit {
 };
 
 /*
- * The bytes of the directory after the edit, in memory that the caller frees: NULL where none is
+ * The bytes of the directory after the edits, of which the last alone may be of one that comes or
+ * goes, in memory that the caller frees: NULL where none is
  * left. Other entries, and extra data, stay byte for byte. 0, or a negative errno with a sentence
  * that begins with `name`: -EIO and the like, -ENOMEM.
  */
 int bitmap_directory_edit(struct store *file, const struct header *header, const char *name,
-                          const struct bitmap_edit *edit, uint8_t **bytes, size_t *length,
-                          struct error *error);
+                          const struct bitmap_edit *edits, size_t count, uint8_t **bytes,
+                          size_t *length, struct error *error);
 
 #endif

@@ -289,13 +289,14 @@ enum bitmap_field {
 
 #define BITMAP_TYPE_DIRTY_TRACKING 1
 
-#define BITMAP_FLAG_IN_USE     UINT32_C(1)
-#define BITMAP_FLAG_AUTO       UINT32_C(2)
-#define BITMAP_NAME_MAX        1023
-#define BITMAP_FLAGS_RESERVED  UINT32_C(0xfffffff8)
-#define BITMAP_GRANULARITY_MIN UINT64_C(512) /* bytes */
-#define BITMAP_GRANULARITY_MAX (UINT64_C(1) << 31)
-#define BITMAPS_MAX            65535
-#define BITMAP_SIZE_MAX        (UINT64_C(512) << 20) /* of the bits of one, bytes: what QEMU loads */
+#define BITMAP_FLAG_IN_USE                UINT32_C(1)
+#define BITMAP_FLAG_AUTO                  UINT32_C(2)
+#define BITMAP_FLAG_EXTRA_DATA_COMPATIBLE UINT32_C(4)
+#define BITMAP_NAME_MAX                   1023
+#define BITMAP_FLAGS_RESERVED             UINT32_C(0xfffffff8)
+#define BITMAP_GRANULARITY_MIN            UINT64_C(512) /* bytes */
+#define BITMAP_GRANULARITY_MAX            (UINT64_C(1) << 31)
+#define BITMAPS_MAX                       65535
+#define BITMAP_SIZE_MAX                   (UINT64_C(512) << 20) /* of the bits of one, bytes: what QEMU loads */
 
 #endif

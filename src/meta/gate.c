@@ -270,6 +270,7 @@ const char *gate_check(struct gate *gate, enum gate_use use, uint64_t host_offse
         [GATE_REFCOUNT_TABLE] = HEADER_TABLE_REFCOUNT,
         [GATE_REFCOUNT_BLOCK] = HEADER_TABLE_NONE,
         [GATE_L2] = HEADER_TABLE_NONE,
+        [GATE_BITMAPS] = HEADER_TABLE_BITMAPS,
         [GATE_OTHER] = HEADER_TABLE_NONE,
     };
     uint32_t bits = gate->header->cluster_bits;

@@ -32,7 +32,8 @@ enum gate_use {
     GATE_REFCOUNT_TABLE,
     GATE_REFCOUNT_BLOCK,
     GATE_L2,
-    GATE_OTHER, /* data, and what is to become a table: may overwrite none */
+    GATE_BITMAPS, /* the bitmap directory */
+    GATE_OTHER,   /* data, and what is to become a table: may overwrite none */
 };
 
 /* Tables of one cluster each, or parts of larger ones. */

@@ -3,10 +3,12 @@
 
 #include "bitmaps.h"
 
+#include "disk.h"
 #include "tools.h"
 
 #include "meta/bitmap.h"
 #include "meta/format.h"
+#include "util/checked.h"
 #include "util/error.h"
 
 #include <stdio.h>
@@ -106,4 +108,86 @@ bool bitmap_states_allow(const struct bitmap_states *states, size_t crash, const
         }
     }
     return false;
+}
+
+/* --- Those that record ----------------------------------------------------------------------- */
+
+/* All of its bits in one piece; NULL where they cannot be read. */
+static uint8_t *read_bits(const struct image *image, const struct bitmap *bitmap)
+{
+    size_t size = image->header->cluster_size;
+    struct error error = {0};
+    uint64_t *table;
+    uint8_t *bits;
+    bool readable = true;
+
+    if (bitmap_table_read(image->file, image->header, "image", bitmap, false, &table, &error) < 0) {
+        return NULL;
+    }
+    bits = grab(size * bitmap->table_entries + 1);
+    for (size_t i = 0; i < bitmap->table_entries && readable; i++) {
+        uint64_t place = table[i] & ENTRY_HOST_OFFSET_MASK;
+
+        memset(bits + i * size, table[i] != 0 ? 0xff : 0, size);
+        readable = place == 0 || store_read(image->file, place, bits + i * size, size) == 0;
+    }
+    free(table);
+    if (!readable) {
+        free(bits);
+        bits = NULL;
+    }
+    return bits;
+}
+
+static const char *check_one(const struct image *image, const struct bitmap *bitmap,
+                             const uint8_t *before, uint64_t before_size, const uint8_t *now,
+                             uint64_t now_size, char *text, size_t text_size)
+{
+    uint8_t *bits = read_bits(image, bitmap);
+    const char *found = NULL;
+
+    if (bits == NULL) {
+        snprintf(text, text_size, "bitmap '%s' cannot be read", bitmap->name);
+        return text;
+    }
+    for (uint64_t at = 0; at < now_size && found == NULL; at += SECTOR) {
+        uint64_t bit = at / bitmap->granularity, length = min_u64(SECTOR, now_size - at);
+        bool is_set = (bits[bit / 8] >> (bit % 8) & 1) != 0;
+        bool changed = at + length > before_size || memcmp(before + at, now + at, length) != 0;
+
+        if ((bitmap->flags & BITMAP_FLAG_AUTO) == 0 ? is_set : changed && !is_set) {
+            snprintf(text, text_size, "bitmap '%s' %s at %llu", bitmap->name,
+                     is_set ? "is disabled, and has a bit" : "misses a change",
+                     (unsigned long long)at);
+            found = text;
+        }
+    }
+    free(bits);
+    return found;
+}
+
+const char *bitmaps_check(const struct image *image, const uint8_t *before, uint64_t before_size,
+                          const uint8_t *now, uint64_t now_size, size_t *claim, char *text,
+                          size_t text_size)
+{
+    struct error error = {0};
+    struct bitmap_directory *directory;
+    const char *found = NULL;
+
+    *claim = 0;
+    if (bitmap_directory_read(image->file, image->header, "image", &directory, &error) < 0) {
+        snprintf(text, text_size, "%s", error.text);
+        return text;
+    }
+    for (size_t i = 0; i < directory->count && found == NULL; i++) {
+        const struct bitmap *bitmap = &directory->bitmaps[i];
+
+        /* What was made meanwhile knows less. */
+        if ((bitmap->flags & BITMAP_FLAG_IN_USE) == 0 && strcmp(bitmap->name, "late") != 0) {
+            (*claim)++;
+            found = check_one(image, bitmap, before, before_size, now, now_size, text, text_size);
+        }
+    }
+    bitmap_directory_free(directory);
+    return found;
 }

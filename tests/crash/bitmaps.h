@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What bitmaps an image may have at a crash: those from before a change of them that was under way,
- * or those from behind it.
+ * or those from behind it. And of those that record what is written, whether they miss something.
  */
 #ifndef CRASH_BITMAPS_H
 #define CRASH_BITMAPS_H
@@ -28,5 +28,13 @@ void bitmap_states_release(struct bitmap_states *states);
 
 /* Whether the image may have these bitmaps right before the entry `crash` of the log. */
 bool bitmap_states_allow(const struct bitmap_states *states, size_t crash, const char *text);
+
+/*
+ * Of a disk that showed `before` when its enabled bitmaps were empty and shows `now`: NULL, or what
+ * is wrong with one that claims to be true, in `text`. *claim: how many do.
+ */
+const char *bitmaps_check(const struct image *image, const uint8_t *before, uint64_t before_size,
+                          const uint8_t *now, uint64_t now_size, size_t *claim, char *text,
+                          size_t text_size);
 
 #endif

@@ -19,7 +19,8 @@ enum role {
     ROLE_L2 = 8,
     ROLE_REFCOUNT_TABLE = 16,
     ROLE_REFCOUNT_BLOCK = 32,
-    ROLE_ANY = 63,
+    ROLE_BITMAPS = 64, /* the directory */
+    ROLE_ANY = 127,
 };
 
 struct roles {
@@ -42,6 +43,21 @@ static void give_role(struct roles *roles, uint64_t offset, uint64_t length, enu
     }
 }
 
+/* The bitmap directory, where the header has one. */
+static void look_for_bitmaps(struct roles *roles)
+{
+    const uint8_t *header = roles->disk.data;
+    uint64_t cluster = UINT64_C(1) << roles->bits, at = load_be32(header + HEADER_HEADER_LENGTH);
+
+    while (at + 8 + BITMAPS_EXTENSION_LENGTH <= cluster && load_be32(header + at) != 0) {
+        if (load_be32(header + at) == EXTENSION_BITMAPS) {
+            give_role(roles, load_be64(header + at + 8 + BITMAPS_DIRECTORY_OFFSET),
+                      load_be64(header + at + 8 + BITMAPS_DIRECTORY_SIZE), ROLE_BITMAPS);
+        }
+        at += 8 + div_round_up(load_be32(header + at + 4), 8) * 8;
+    }
+}
+
 /* What the header and the tables say now. */
 static void look(struct roles *roles)
 {
@@ -53,6 +69,9 @@ static void look(struct roles *roles)
     uint64_t table_size = (uint64_t)load_be32(header + HEADER_REFCOUNT_TABLE_CLUSTERS) * cluster;
 
     give_role(roles, 0, cluster, ROLE_HEADER);
+    if (load_be32(header + HEADER_VERSION) >= 3) {
+        look_for_bitmaps(roles);
+    }
     give_role(roles, l1, l1_entries * L1_ENTRY_BYTES, ROLE_L1);
     give_role(roles, table, table_size, ROLE_REFCOUNT_TABLE);
     for (i = 0; i < l1_entries; i++) {
@@ -226,7 +245,11 @@ void breaks_apply(const char *rule, struct run *run)
         delay(run, ROLE_REFCOUNT_BLOCK, ROLE_L1 | ROLE_L2); /* with the pointer to the table */
     } else if (strcmp(rule, "R3") == 0) {
         delay(run, ROLE_L1 | ROLE_L2, ROLE_L1 | ROLE_HEADER);
-    } else if (strcmp(rule, "R5") == 0 || strcmp(rule, "R6") == 0) {
+    } else if (strcmp(rule, "R6") == 0) {
+        delay(run, ROLE_BITMAPS, ROLE_ANY);
+        delay(run, ROLE_BITMAPS, ROLE_ANY);
+        delay(run, ROLE_BITMAPS, ROLE_ANY);
+    } else if (strcmp(rule, "R5") == 0) {
         delay(run, ROLE_HEADER, ROLE_ANY);
         delay(run, ROLE_HEADER, ROLE_ANY);
         delay(run, ROLE_HEADER, ROLE_ANY);

@@ -383,7 +383,8 @@ static void look(struct base *base)
     }
     free(base->disk);
     base->disk = read_view(session.view, &base->size);
-    base->autoclear = session.image->header->autoclear_features & ~AUTOCLEAR_RAW_EXTERNAL_DATA;
+    base->autoclear = session.image->header->autoclear_features &
+                      ~(AUTOCLEAR_RAW_EXTERNAL_DATA | AUTOCLEAR_BITMAPS);
     if (base->workload->bitmaps) {
         base->bitmaps = bitmaps_describe(session.image);
     }
@@ -515,8 +516,12 @@ static void create(struct base *base)
                                        base->stack.path, size, NULL});
     }
     if (workload->bitmap) {
-        must_run((const char *const[]){"qemu-img", "bitmap", "--add", base->stack.path, "changes",
-                                       NULL});
+        must_run((const char *const[]){"qemu-img", "bitmap", "--add", "-g", "512", base->stack.path,
+                                       "fine", NULL});
+        must_run((const char *const[]){"qemu-img", "bitmap", "--add", "-g", "4096",
+                                       base->stack.path, "coarse", NULL});
+        must_run((const char *const[]){"qemu-img", "bitmap", "--add", "--disable", "-g", "512",
+                                       base->stack.path, "still", NULL});
     }
 }
 

@@ -388,6 +388,21 @@ void script_bitmaps(struct run *run)
     run_bitmap(run, RUN_BITMAP_ADD, "again", 4096, NULL);
 }
 
+/* Changed among writes, which they go on to record. */
+void script_bitmaps_written(struct run *run)
+{
+    for (unsigned i = 0; i < 3; i++) {
+        write_some(run, 3, 3 * K);
+        run_bitmap(run, RUN_BITMAP_ADD, "late", 512, NULL);
+        write_some(run, 2, 2 * K);
+        run_flush(run);
+        run_bitmap(run, RUN_BITMAP_MERGE, "coarse", 0, "fine");
+        zero_some(run, 1, 8 * K, true);
+        run_bitmap(run, RUN_BITMAP_REMOVE, "late", 0, NULL);
+        write_some(run, 1, 2 * K);
+    }
+}
+
 /* Made and removed among writes, some of them not flushed. */
 void script_snapshots(struct run *run)
 {

@@ -187,15 +187,32 @@ static const char *check_bitmaps(struct verify *verify, struct session *session)
     return found;
 }
 
+/* R6: one that claims to be true has all that was ever changed. */
+static const char *check_recorded(struct verify *verify, const struct session *session)
+{
+    const struct base *base = verify->base;
+    char text[256];
+    size_t claim;
+    const char *found;
+
+    if (!base->workload->bitmap) {
+        return NULL;
+    }
+    found = bitmaps_check(session->image, base->disk, base->size, verify->bytes, verify->size,
+                          &claim, text, sizeof(text));
+    if (found != NULL) {
+        return FOUND(verify, "%s", found);
+    }
+    return verify->ended && claim != 3 ? FOUND(verify, "closed, with %zu bitmaps in order", claim)
+                                       : NULL;
+}
+
 /* R6: an image that still has the bits is the one from before. */
 static const char *check_autoclear(struct verify *verify, struct session *session)
 {
     const struct disk *now = &verify->stack->disks[DISK_IMAGE];
     const struct disk *before = &verify->base->stack.disks[DISK_IMAGE];
 
-    if (verify->base->workload->bitmaps) {
-        return NULL; /* they are kept */
-    }
     if ((session->image->header->autoclear_features & verify->base->autoclear) != 0 &&
         (now->size < before->size || memcmp(now->data, before->data, before->size) != 0)) {
         return FOUND(verify, "something was changed while an autoclear bit stood (R6)");
@@ -221,6 +238,10 @@ static const char *check_contents(struct verify *verify, struct session *session
     }
     if (found == NULL) {
         found = check_bitmaps(verify, session);
+    }
+    if (found == NULL) {
+        verify->size = size;
+        found = check_recorded(verify, session);
     }
     return found != NULL ? found : check_autoclear(verify, session);
 }
@@ -355,8 +376,7 @@ static const char *look_again(struct verify *verify, uint64_t most_leaks, const 
         return FOUND(verify, "%s: %s", when, error.text);
     }
     found = check_counts(verify, &session, &leaks, when);
-    /* Bitmaps that are given up are leaks (R6). */
-    if (found == NULL && leaks > most_leaks && verify->base->autoclear == 0) {
+    if (found == NULL && leaks > most_leaks) {
         found = FOUND(verify, "%s: %llu leaks, of which %llu are from the crash", when,
                       (unsigned long long)leaks, (unsigned long long)most_leaks);
     }
@@ -364,6 +384,9 @@ static const char *look_again(struct verify *verify, uint64_t most_leaks, const 
                           view_read(session.view, 0, verify->more, verify->size) < 0 ||
                           memcmp(verify->more, verify->bytes, verify->size) != 0)) {
         found = FOUND(verify, "%s: the disk shows something else", when);
+    }
+    if (found == NULL) {
+        found = check_recorded(verify, &session);
     }
     if (found == NULL) {
         found = check_snapshots(verify, &session);
@@ -453,11 +476,13 @@ const char *verify_end(struct verify *verify, const struct run *run)
     stack_copy(verify->stack, &run->stack);
     verify->moment = (struct moment){.crash = run->log.count, .flushed = run->log.count};
     verify->go_on = true;
+    verify->ended = true;
     found = look(verify, &dirty, &leaks);
+    verify->ended = false;
     if (found == NULL && dirty) {
         found = FOUND(verify, "closed, but marked dirty (R5)");
     }
-    if (found == NULL && leaks > 0 && verify->base->autoclear == 0) {
+    if (found == NULL && leaks > 0) {
         found = FOUND(verify, "closed, with %llu leaks", (unsigned long long)leaks);
     }
     return found != NULL ? found : verify_state(verify);

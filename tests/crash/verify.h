@@ -23,6 +23,7 @@ struct verify {
     bool go_on;     /* it is written to, too */
     bool ask_qemu;  /* about it */
     uint64_t seed;  /* of what is written */
+    bool ended;     /* the run was closed: all of its bitmaps are in order */
     bool copied;    /* COPIED bits are to be corrected, which version 2 has no mark for */
     uint64_t size;  /* of the disk, in the state */
     uint8_t *bytes; /* what it shows */

@@ -12,7 +12,7 @@ BROKEN = (
     ("R2", "reuse", "a reference before its count"),
     ("R3", "grow-l1", "a header before the L1 table that it names"),
     ("R5", "lazy", "lazy counts before the dirty bit"),
-    ("R6", "bitmap", "a change before the autoclear bits are cleared"),
+    ("R6", "bitmap-again", "a change before the bitmaps say that they are in use"),
     ("R7", "small", "a flush that returned before its sync"),
 )
 

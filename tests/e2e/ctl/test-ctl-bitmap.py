@@ -3,13 +3,13 @@
 """qcow2ctl bitmap, with qemu-img bitmap beside it: the same bitmaps with the same bits; refusals;
 kill -9."""
 
-import json
 import os
 import random
 import shutil
 import struct
 
-from lib import bad, changed, ctl, image, tap, tools, write
+from lib import bad, changed, ctl, image, qcow2, tap, tools, write
+from lib.bitmaps import all_bits, bitmaps, entry_of, ranges
 from lib.image import KiB, MiB
 from lib.tap import check, check_equal
 
@@ -18,49 +18,6 @@ suite = tap.Suite(needs=[tools.QEMU, tools.tool("qemu-nbd")])
 
 def bitmap(*arguments, **keywords):
     return ctl.ctl("bitmap", *arguments, **keywords)
-
-
-def bitmaps(path):
-    """What QEMU says of them: name, granularity, flags."""
-    found = image.info(path)["format-specific"]["data"].get("bitmaps", [])
-    return sorted((one["name"], one["granularity"], sorted(one["flags"])) for one in found)
-
-
-def ranges(path, name):
-    """What is set in one, as QEMU shows it to a backup program: a list of (offset, length)."""
-    place = path + ".nbd"
-    tools.run("qemu-nbd", "--fork", "-r", "-f", "qcow2", "-B", name, "-k", place, path)
-    found = tools.output("qemu-img", "map", "--output=json", "--image-opts",
-                         "driver=nbd,server.type=unix,server.path=%s,x-dirty-bitmap=qemu:dirty-bitmap:%s"
-                         % (place, name))
-    merged = []
-    for one in json.loads(found):
-        if one["data"]:
-            continue  # its name for what is not set
-        if merged and merged[-1][0] + merged[-1][1] == one["start"]:
-            merged[-1][1] += one["length"]
-        else:
-            merged.append([one["start"], one["length"]])
-    return merged
-
-
-def all_bits(path):
-    """Every bitmap that is in order, with its bits."""
-    return {name: (granularity, flags, None if "in-use" in flags else ranges(path, name))
-            for name, granularity, flags in bitmaps(path)}
-
-
-def entry_of(file, name):
-    """Where the directory has its entry, at which the file stands then."""
-    file.seek(0)
-    first = file.read(4096)
-    at = first.index(struct.pack(">II", 0x23852875, 24)) + 8
-    count, _, size, offset = struct.unpack(">IIQQ", first[at:at + 24])
-    check(count > 0, "there are no bitmaps")
-    file.seek(offset)
-    found = offset + file.read(size).index(name) - 24
-    file.seek(found)
-    return found
 
 
 def scribble(path, size, chance, count=6):
@@ -238,7 +195,8 @@ def _(directory):
     path = os.path.join(directory, "image.qcow2")
     tools.run("qemu-img", "create", "-q", "-f", "qcow2", path, "1M")
     bitmap("-q", "--add", path, "stale")
-    ctl.ctl("resize", "-q", path, "2M")
+    with qcow2.Qcow2(path) as opened:  # as a program leaves it that does not know them
+        opened["autoclear_features"] = 0
     check_equal(bitmaps(path), [], "the bitmaps")
     bitmap("-q", "--add", path, "new")
     check_equal(bitmaps(path), [("new", 65536, ["auto"])], "the bitmaps")

@@ -48,7 +48,8 @@ static void expect_entry(struct memory_log *log, size_t index, enum memory_log_k
 
 static void open_with_bitmaps(struct writer_case *subject)
 {
-    const struct builder_bitmap bitmap = {.name = "backup", .granularity_bits = 16};
+    const struct builder_bitmap bitmap = {
+        .name = "backup", .flags = BITMAP_FLAG_AUTO, .granularity_bits = 16};
     struct builder_options options = writer_case_large_disk();
     struct builder *builder;
 
@@ -61,7 +62,12 @@ static void open_with_bitmaps(struct writer_case *subject)
                       UINT64_C(1) << 40 | AUTOCLEAR_BITMAPS);
 }
 
-START_TEST(bitmaps_and_unknown_features_are_cleared_and_synced_before_the_first_change)
+static uint32_t bitmap_flags(const struct writer_case *subject)
+{
+    return disk_u32(subject->file, subject->image->header->bitmap_directory_offset + BITMAP_FLAGS);
+}
+
+START_TEST(bitmaps_are_in_use_and_unknown_features_cleared_stably_before_the_first_change)
 {
     struct writer_case subject;
     struct memory_log *log;
@@ -70,10 +76,13 @@ START_TEST(bitmaps_and_unknown_features_are_cleared_and_synced_before_the_first_
     open_with_bitmaps(&subject);
     log = start_log(&subject);
     ck_assert_int_eq(writer_write(subject.writer, 5, &byte, 1), 0); /* in place */
-    expect_entry(log, 0, MEMORY_LOG_WRITE, HEADER_AUTOCLEAR_FEATURES);
+    expect_entry(log, 0, MEMORY_LOG_WRITE, subject.image->header->bitmap_directory_offset);
     expect_entry(log, 1, MEMORY_LOG_SYNC, 0);
-    ck_assert_uint_eq(disk_u64(subject.file, HEADER_AUTOCLEAR_FEATURES), 0);
-    ck_assert_uint_eq(memory_log_count(log), 3);
+    expect_entry(log, 2, MEMORY_LOG_WRITE, HEADER_AUTOCLEAR_FEATURES);
+    expect_entry(log, 3, MEMORY_LOG_SYNC, 0);
+    ck_assert_uint_eq(disk_u64(subject.file, HEADER_AUTOCLEAR_FEATURES), AUTOCLEAR_BITMAPS);
+    ck_assert_uint_eq(bitmap_flags(&subject), BITMAP_FLAG_AUTO | BITMAP_FLAG_IN_USE);
+    ck_assert_uint_eq(memory_log_count(log), 5);
     writer_case_close(&subject);
     memory_log_destroy(log);
 }
@@ -94,7 +103,7 @@ START_TEST(they_stay_while_the_image_is_only_read)
 }
 END_TEST
 
-START_TEST(a_request_that_cannot_clear_them_fails_and_the_next_one_tries_again)
+START_TEST(a_request_that_cannot_say_so_fails_and_the_next_one_tries_again)
 {
     struct writer_case subject;
     uint8_t byte = 1;
@@ -102,9 +111,12 @@ START_TEST(a_request_that_cannot_clear_them_fails_and_the_next_one_tries_again)
     open_with_bitmaps(&subject);
     memory_store_fail(subject.file, MEMORY_STORE_WRITE, 1, EIO);
     ck_assert_int_eq(writer_write(subject.writer, 5, &byte, 1), -EIO);
+    memory_store_fail(subject.file, MEMORY_STORE_WRITE, 2, EIO);
+    ck_assert_int_eq(writer_write(subject.writer, 5, &byte, 1), -EIO);
     expect_pattern(&subject, 0, CLUSTER, 1, 0);
     ck_assert_int_eq(writer_write(subject.writer, 5, &byte, 1), 0);
-    ck_assert_uint_eq(disk_u64(subject.file, HEADER_AUTOCLEAR_FEATURES), 0);
+    ck_assert_uint_eq(disk_u64(subject.file, HEADER_AUTOCLEAR_FEATURES), AUTOCLEAR_BITMAPS);
+    ck_assert_uint_eq(bitmap_flags(&subject), BITMAP_FLAG_AUTO | BITMAP_FLAG_IN_USE);
     writer_case_close(&subject);
 }
 END_TEST
@@ -346,9 +358,10 @@ int main(void)
     tcase_add_test(r5, lazy_counts_are_written_at_the_end_and_not_by_flushes);
     tcase_add_test(r5, the_dirty_bit_is_cleared_last_when_all_counts_are_stable);
     tcase_add_test(r5, the_dirty_bit_stays_when_the_counts_cannot_be_written);
-    tcase_add_test(r6, bitmaps_and_unknown_features_are_cleared_and_synced_before_the_first_change);
+    tcase_add_test(r6,
+                   bitmaps_are_in_use_and_unknown_features_cleared_stably_before_the_first_change);
     tcase_add_test(r6, they_stay_while_the_image_is_only_read);
-    tcase_add_test(r6, a_request_that_cannot_clear_them_fails_and_the_next_one_tries_again);
+    tcase_add_test(r6, a_request_that_cannot_say_so_fails_and_the_next_one_tries_again);
     tcase_add_test(syncs,
                    a_flush_of_a_new_cluster_makes_one_sync_with_exact_counts_as_with_lazy_ones);
     tcase_add_test(syncs, with_write_through_a_request_is_stable_when_it_returns);
