@@ -642,9 +642,9 @@ int mount_check_overlay(const struct mount_options *options, struct error *error
 
 int mount_check_compress(const struct mount_options *options, struct error *error)
 {
-    bool is_read =
-        options->read_only.value || (!mount_has_overlay(options) &&
-                                     (options->force_share.value || options->at_snapshot != NULL));
+    bool is_read = mount_is_read_only(options) ||
+                   (!mount_has_overlay(options) &&
+                    (options->force_share.value || options->at_snapshot != NULL));
 
     if (options->compress == NULL) {
         return 0;
@@ -661,6 +661,8 @@ int mount_check_compress(const struct mount_options *options, struct error *erro
                          "compress speaks of what is written, and this mount is only read (%s); "
                          "leave out one of them",
                          options->read_only.value     ? "ro"
+                         : options->evidence.value    ? "evidence"
+                         : options->salvage != NULL   ? "salvage"
                          : options->force_share.value ? "force-share"
                                                       : "at-snapshot");
     }

@@ -273,7 +273,7 @@ def _(directory):
     path = bad.sample("plain", directory)
     for option in ("compress=lzma", "compress=on", "compress=ZLIB"):
         bad.refused(path, option, "zlib and zstd", options=(option,), status=2, named="compress")
-    for also in ("ro", "force-share", "at-snapshot=x"):
+    for also in ("ro", "force-share", "at-snapshot=x", "salvage", "evidence"):
         bad.refused(path, "compress", "only read", options=("compress", also), status=2,
                     named="compress")
     large = image.create(os.path.join(directory, "large.qcow2"), SIZE, cluster_size="2M")
