@@ -117,7 +117,8 @@ class Target:
 
     def serve(self, disk, tuning=""):
         """Context manager that gives a Served. `tuning` is "", "lazy" (refcounts),
-        "minimum" (the smallest L2 cache), or "directory" (with stats.json, qcow2fs only)."""
+        "minimum" (the smallest L2 cache) or, of qcow2fs only, "directory" (with stats.json) or
+        "compress"."""
         raise NotImplementedError
 
 
@@ -265,7 +266,8 @@ class Qcow2fs(Target):
         directory = tuning == "directory"
         at = self.places.mount_point(None if directory else 0)
         options = {"lazy": ["-o", "lazy-refcounts=on"],
-                   "minimum": ["-o", "l2-cache-size=1"]}.get(tuning, [])
+                   "minimum": ["-o", "l2-cache-size=1"],
+                   "compress": ["-o", "compress"]}.get(tuning, [])
         argv = [run.program(), "-f", *options, disk.qcow2, at]
         return _daemon(argv, os.path.join(at, "disk.raw") if directory else at, at, disk.size)
 

@@ -34,6 +34,8 @@ COMPRESSED = tuple(line for line in READERS if line.kind != "floor" and line.kin
 COMPRESSED_ZSTD = tuple(line for line in COMPRESSED if line.kind != "qcowmount")
 # What bounds them all; measured wherever qcow2fs is, with the libraries it was built with.
 LIBRARY = Line("library", "qcow2fs")
+# Beside a mount that is filled: the copy that nobody has to be asked for, piece by piece.
+CONVERTED = Line("convert -c", "qcow2fs")
 
 WARM_UP_SECONDS = 30  # the most that a chain is warmed up for
 HUGE = "preallocated-%d" % TiB
@@ -278,6 +280,30 @@ def _convert(name, title, goal, image, *arguments):
                     less_is_better=True)
 
 
+def fill(compression):
+    """Seconds from an empty image to one that is compressed, and unmounted, in memory."""
+    convert_compressed = convert("-c", "-o", "compression_type=" + compression)
+
+    def measure(context, line, workload):
+        if line == CONVERTED:
+            return convert_compressed(context, line, workload)
+        source = workload.disk_for(context, line)
+        with context.fresh(workload.where, source.size, compression_type=compression) as disk:
+            began = time.perf_counter()
+            with context.serve(line, disk) as served:
+                tools.run("dd", "if=" + source.raw, "of=" + served.path, "bs=1M",
+                          "conv=notrunc,fsync", timeout=600)
+            return time.perf_counter() - began
+    return measure
+
+
+def _fill(compression):
+    return Workload("fill-" + compression, "filled with -o compress, " + compression, "s",
+                    (CONVERTED, Line("qcow2fs", "qcow2fs", "compress")),
+                    (Versus((CONVERTED.label,), 0.5),), fill(compression),
+                    "compressed-" + compression, less_is_better=True)
+
+
 # --- the rows --------------------------------------------------------------------------------
 
 FLOOR_AND_QSD = (Versus(("floor",), 0.95), Versus(("qsd",), 2))
@@ -368,6 +394,7 @@ def all_workloads():
         _convert("convert-zlib", "convert from raw, compressed, zlib", 1.5, "compressed-zlib", "-c"),
         _convert("convert-zstd", "convert from raw, compressed, zstd", 1.2, "compressed-zstd", "-c",
                  "-o", "compression_type=zstd"),
+        _fill("zlib"), _fill("zstd"),
         Workload("memory-idle", "private memory, idle, 1 TiB", "MiB",
                  (Line("qsd", "qsd"), Line("qcow2fs", "qcow2fs")), (Limit(1.5),), idle_memory,
                  HUGE, less_is_better=True, rounds=1),
