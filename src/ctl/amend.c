@@ -21,7 +21,7 @@
 
 struct amend_command_options {
     struct common_flags common;
-    struct option_bool progress, shrink, unchecked;
+    struct option_bool shrink, unchecked;
     struct option_number compat, refcount_bits, size;
     struct option_bool lazy_refcounts, data_file_raw;
     char *backing_file, *backing_format, *data_file;
@@ -321,13 +321,7 @@ static const struct option_spec amend_flags[] = {
         .field = FIELD(shrink),
         .help = "allow size= to make the disk smaller; all behind its new end is lost",
     },
-    {
-        .name = "progress",
-        .letter = 'p',
-        .type = OPTION_BOOL,
-        .field = FIELD(progress),
-        .help = "accepted as of qemu-img; on a terminal, progress is shown in any case",
-    },
+    FLAG_PROGRESS(struct amend_command_options),
     FLAG_KEY_FILE(struct amend_command_options),
     {
         .name = "new-key-file",

@@ -97,6 +97,7 @@ struct common_flags {
     struct option_number format; /* qcow2 is the only choice */
     struct option_number output; /* enum ctl_output */
     struct option_bool quiet;
+    struct option_bool progress;
     struct option_bool force_share;
     struct option_bool trust_names;
     struct option_number follow;  /* enum image_follow */
@@ -129,6 +130,12 @@ bool command_prints_json(const struct common_flags *common);
     {                                                                               \
         .name = "quiet", .letter = 'q', .type = OPTION_BOOL,                        \
         .field = offsetof(target, common.quiet), .help = "print nothing but errors" \
+    }
+#define FLAG_PROGRESS(target)                                                           \
+    {                                                                                   \
+        .name = "progress", .letter = 'p', .type = OPTION_BOOL,                         \
+        .field = offsetof(target, common.progress),                                     \
+        .help = "accepted as of qemu-img; on a terminal, progress is shown in any case" \
     }
 #define FLAG_FORCE_SHARE(target)                                                                \
     {                                                                                           \

@@ -100,6 +100,7 @@ static const struct option_spec commit_options[] = {
         .field = offsetof(struct commit_flags, keep),
         .help = "do not empty IMAGE afterwards: for one that is removed then",
     },
+    FLAG_PROGRESS(struct commit_flags),
     {
         .name = "json",
         .type = OPTION_PRESET,

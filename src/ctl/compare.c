@@ -164,6 +164,7 @@ static const struct option_spec compare_flags[] = {
      .type = OPTION_BOOL,
      .field = FIELD(strict),
      .help = "different sizes, and data in one where the other has none, are a difference, too"},
+    FLAG_PROGRESS(struct compare_options),
     FLAG_FORCE_SHARE(struct compare_options),
     FLAG_TRUST_NAMES(struct compare_options),
     FLAG_FOLLOW(struct compare_options),

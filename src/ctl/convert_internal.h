@@ -21,7 +21,7 @@ struct convert_options {
     struct option_number format, target_format, zeros;
     char *backing_flag, *backing_format_flag; /* -B, -F */
     char *snapshot;
-    struct option_bool compress, existing, progress, unordered;
+    struct option_bool compress, existing, unordered;
 };
 
 struct conversion {

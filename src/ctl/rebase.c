@@ -15,7 +15,7 @@
 
 struct rebase_flags {
     struct common_flags common;
-    struct option_bool unsafe, change_snapshots, progress;
+    struct option_bool unsafe, change_snapshots;
     const char *backing_file, *backing_format;
 };
 
@@ -173,13 +173,7 @@ static const struct option_spec rebase_options[] = {
         .field = FIELD(change_snapshots),
         .help = "go on also where an internal snapshot shows something else afterwards",
     },
-    {
-        .name = "progress",
-        .letter = 'p',
-        .type = OPTION_BOOL,
-        .field = FIELD(progress),
-        .help = "accepted as of qemu-img; on a terminal, progress is shown in any case",
-    },
+    FLAG_PROGRESS(struct rebase_flags),
     {
         .name = "json",
         .type = OPTION_PRESET,

@@ -62,7 +62,7 @@ def same(name, layers):
         tools.run("qemu-img", "commit", "-q", "-f", "qcow2", theirs)
         check_same(ours, theirs, before, base)
         check(chains.is_empty(ours), "the image has something of its own")
-        ctl.ctl("commit", "-q", ours)
+        ctl.ctl("commit", "-q", "-p", ours)
         check(bytes_of(ours) == before, "the disk shows something else, done twice")
         check_equal(between(ours, base), untouched, "the files behind the base")
 

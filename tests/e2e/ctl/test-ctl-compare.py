@@ -41,7 +41,7 @@ def _(directory):
         os.mkdir(place)
         path = bad.sample(kind, place)
         raw = image.to_raw(path, os.path.join(place, "raw"))
-        done = compare(path, raw)
+        done = compare("-p", path, raw)
         check_equal(done.stdout, "Images are identical.\n", "what is said of " + kind)
         copy = image.convert(raw, os.path.join(place, "copy.qcow2"), cluster_size="4k")
         compare("-f", "qcow2", "-F", "qcow2", path, copy)
