@@ -150,7 +150,10 @@ bool salvage_is_table(struct salvage_work *work, uint64_t offset, bool *whole)
         owned += l2_entry_is_copied(entry) || l2_entry_is_compressed(entry) || bitmap != 0;
         wrong += (bitmap_allocated(bitmap) & bitmap_zero(bitmap)) != 0;
     }
-    *whole = kinds[SALVAGE_ENTRY_BAD] == 0 && owned > 0 && wrong == 0;
+    /* Some may be damaged, of those in which most is right. */
+    *whole = 16 * (kinds[SALVAGE_ENTRY_BAD] + wrong) <=
+                 kinds[SALVAGE_ENTRY_DATA] + kinds[SALVAGE_ENTRY_OTHER] &&
+             owned > 0;
     /* Bytes of anything else are hardly ever an entry that can be. */
     return kinds[SALVAGE_ENTRY_BAD] + wrong <=
            8 * (kinds[SALVAGE_ENTRY_DATA] + kinds[SALVAGE_ENTRY_OTHER] +

@@ -83,7 +83,7 @@ int salvage_open_entries(struct salvage_work *work);
 void salvage_close_entries(struct salvage_work *work);
 
 /*
- * Whether the cluster at `offset` may be an L2 table; *whole: without any fault. It is in
+ * Whether the cluster at `offset` may be an L2 table; *whole: with hardly a fault. It is in
  * work->table then.
  */
 bool salvage_is_table(struct salvage_work *work, uint64_t offset, bool *whole);
