@@ -136,6 +136,7 @@ E2E_TESTS = \
 	tests/e2e/ctl/test-ctl-snapshot.py \
 	tests/e2e/ctl/test-ctl-timeline.py \
 	tests/e2e/bad/test-fuzz-differential.py \
+	tests/e2e/project/test-forensics.py \
 	tests/e2e/project/test-hardening.py \
 	tests/e2e/project/test-harness.py \
 	tests/e2e/crash/test-kill-filesystem.py \
