@@ -41,6 +41,7 @@ struct copying {
     uint64_t begin; /* of the run that is being copied */
     bool run_lost;  /* whether that is lost */
     uint64_t lost;  /* bytes */
+    uint64_t cluster_size;
 };
 
 /* --- The map that ddrescue reads ------------------------------------------------------- */
@@ -93,15 +94,28 @@ static int write_piece(struct copying *copying, uint64_t offset, const char *byt
     return 0;
 }
 
+/* How much is lost with a sector: where its tables say nothing, or what cannot be, the cluster. */
+static size_t lost_with(const struct copying *copying, uint64_t offset, size_t rest)
+{
+    struct mapping_fault fault;
+    struct view_extent found;
+
+    return view_lookup_exact(copying->view, offset, 1, &found, &fault) == 0
+               ? (size_t)min_u64(SECTOR, rest)
+               : (size_t)min_u64(copying->cluster_size - offset % copying->cluster_size, rest);
+}
+
 /* What cannot be read stays zeros. */
 static int copy_sectors(struct copying *copying, uint64_t offset, size_t length)
 {
+    size_t part;
     int r = 0;
 
-    for (size_t at = 0; at < length && r == 0; at += SECTOR) {
-        size_t part = (size_t)min_u64(SECTOR, length - at);
+    for (size_t at = 0; at < length && r == 0; at += part) {
+        part = (size_t)min_u64(SECTOR, length - at);
         bool lost = view_read(copying->view, offset + at, copying->buffer, part) != 0;
 
+        part = lost ? lost_with(copying, offset + at, length - at) : part;
         note(copying, offset + at, part, lost);
         r = lost ? 0 : write_piece(copying, offset + at, copying->buffer, part);
     }
@@ -301,6 +315,7 @@ static int run_salvage(struct ctl *ctl)
     }
     if (r == 0) {
         copying.size = view_size(copying.view);
+        copying.cluster_size = image->header->cluster_size;
         r = copy_out(&copying, &report);
     }
     view_close(copying.view);
