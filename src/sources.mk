@@ -259,6 +259,7 @@ src_qcow2fs_SOURCES = \
 	src/fuse/ops.c src/fuse/ops.h src/fuse/ops_internal.h \
 	src/fuse/ops_open.c src/fuse/ops_read.c \
 	src/fuse/ops_snapshots.c \
+	src/fuse/ops_table.c \
 	src/fuse/ops_write.c \
 	src/fuse/options.c src/fuse/options.h \
 	src/fuse/own_disk.c src/fuse/own_disk.h \
@@ -274,6 +275,7 @@ src_qcow2fs_SOURCES = \
 	src/fuse/snapshots.c src/fuse/snapshots.h \
 	src/fuse/stats.c src/fuse/stats.h \
 	src/fuse/steward.c src/fuse/steward.h src/fuse/steward_internal.h src/fuse/steward_run.c \
+	src/fuse/stats_metrics.c \
 	src/fuse/tree.c src/fuse/tree.h src/fuse/tree_internal.h \
 	src/fuse/tree_evidence.c src/fuse/tree_info.c src/fuse/tree_names.c src/fuse/tree_partitions.c \
 	src/fuse/unmount.c src/fuse/unmount.h

@@ -170,6 +170,7 @@ E2E_TESTS = \
 	tests/e2e/mount/test-partitions-written.py \
 	tests/e2e/races/test-races.py \
 	tests/e2e/races/test-races-mounted.py \
+	tests/e2e/read/test-metrics.py \
 	tests/e2e/read/test-read-access.py \
 	tests/e2e/read/test-read-chains.py \
 	tests/e2e/read/test-read-clusters.py \

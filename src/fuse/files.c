@@ -81,8 +81,9 @@ static int use_snapshot(struct files *files, const struct node *node, struct ope
 
 static int use_text(struct files *files, const struct node *node, struct open_file *file)
 {
-    if (node->kind == NODE_STATS) {
-        file->own_text = stats_json(files->stats, files->image);
+    if (node->kind == NODE_STATS || node->kind == NODE_METRICS) {
+        file->own_text = node->kind == NODE_STATS ? stats_json(files->stats, files->image)
+                                                  : stats_metrics(files->stats, files->image);
         file->text = file->own_text;
     } else if (node->kind == NODE_EVIDENCE_JSON) {
         file->own_text = evidence_json(files->tree->evidence, node->evidence);
@@ -128,6 +129,7 @@ static int fill(struct files *files, const struct node *node, struct open_file *
     case NODE_EVIDENCE_JSON:
     case NODE_INFO:
     case NODE_STATS:
+    case NODE_METRICS:
         r = use_text(files, node, file);
         file->size = r == 0 ? strlen(file->text) : 0;
         return r;

@@ -240,7 +240,7 @@ static void get_ready(struct filesystem *filesystem)
     }
 }
 
-static void op_init(void *user_data, struct fuse_conn_info *connection)
+void op_init(void *user_data, struct fuse_conn_info *connection)
 {
     struct filesystem *filesystem = user_data;
 
@@ -266,7 +266,7 @@ static void op_init(void *user_data, struct fuse_conn_info *connection)
     get_ready(filesystem);
 }
 
-static void op_statfs(fuse_req_t request, fuse_ino_t inode)
+void op_statfs(fuse_req_t request, fuse_ino_t inode)
 {
     struct filesystem *filesystem = ops_begin(request, REQUEST_STATFS);
     struct statvfs status = {.f_namemax = NAMES_MAX};
@@ -278,7 +278,7 @@ static void op_statfs(fuse_req_t request, fuse_ino_t inode)
 
 /* --- names and attributes --------------------------------------------------- */
 
-static void op_lookup(fuse_req_t request, fuse_ino_t parent, const char *name)
+void op_lookup(fuse_req_t request, fuse_ino_t parent, const char *name)
 {
     struct filesystem *filesystem = ops_begin(request, REQUEST_LOOKUP);
     struct fuse_entry_param entry;
@@ -304,7 +304,7 @@ static void op_lookup(fuse_req_t request, fuse_ino_t parent, const char *name)
     fuse_reply_entry(request, &entry);
 }
 
-static void op_getattr(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *info)
+void op_getattr(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *info)
 {
     struct filesystem *filesystem = ops_begin(request, REQUEST_GETATTR);
     struct node node;
@@ -325,7 +325,7 @@ static void op_getattr(fuse_req_t request, fuse_ino_t inode, struct fuse_file_in
 
 /* --- directories ------------------------------------------------------------ */
 
-static void op_opendir(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *info)
+void op_opendir(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *info)
 {
     struct filesystem *filesystem = ops_begin(request, REQUEST_OPENDIR);
     struct node node;
@@ -398,15 +398,15 @@ static void list(fuse_req_t request, fuse_ino_t inode, size_t size, off_t offset
     fuse_reply_buf(request, buffer, used);
 }
 
-static void op_readdir(fuse_req_t request, fuse_ino_t inode, size_t size, off_t offset,
-                       struct fuse_file_info *info)
+void op_readdir(fuse_req_t request, fuse_ino_t inode, size_t size, off_t offset,
+                struct fuse_file_info *info)
 {
     (void)info;
     list(request, inode, size, offset, add_plain);
 }
 
-static void op_readdirplus(fuse_req_t request, fuse_ino_t inode, size_t size, off_t offset,
-                           struct fuse_file_info *info)
+void op_readdirplus(fuse_req_t request, fuse_ino_t inode, size_t size, off_t offset,
+                    struct fuse_file_info *info)
 {
     (void)info;
     list(request, inode, size, offset, add_plus);
@@ -414,7 +414,7 @@ static void op_readdirplus(fuse_req_t request, fuse_ino_t inode, size_t size, of
 
 /* --- files ------------------------------------------------------------------ */
 
-static void op_readlink(fuse_req_t request, fuse_ino_t inode)
+void op_readlink(fuse_req_t request, fuse_ino_t inode)
 {
     struct filesystem *filesystem = ops_begin(request, REQUEST_LOOKUP); /* of one more name */
     char target[TREE_TARGET_MAX];
@@ -426,38 +426,3 @@ static void op_readlink(fuse_req_t request, fuse_ino_t inode)
     tree_link_target(&node, target);
     fuse_reply_readlink(request, target);
 }
-
-/* --- all of them ------------------------------------------------------------ */
-
-/*
- * What is not here is answered by libfuse with what is right: forget needs
- * nothing, since inodes are not counted; ENOSYS to getxattr and listxattr makes
- * the kernel stop asking.
- */
-const struct fuse_lowlevel_ops filesystem_operations = {
-    .init = op_init,
-    .statfs = op_statfs,
-    .lookup = op_lookup,
-    .getattr = op_getattr,
-    .setattr = op_setattr,
-    .opendir = op_opendir,
-    .readlink = op_readlink,
-    .readdir = op_readdir,
-    .readdirplus = op_readdirplus,
-    .open = op_open,
-    .release = op_release,
-    .read = op_read,
-    .write = op_write,
-    .fallocate = op_fallocate,
-    .flush = op_flush,
-    .fsync = op_fsync,
-    .lseek = op_lseek,
-    .mkdir = op_mkdir,
-    .rmdir = op_rmdir,
-    .rename = op_rename,
-    .unlink = op_refuse_name,
-    .mknod = op_refuse_mknod,
-    .create = op_refuse_create,
-    .symlink = op_refuse_symlink,
-    .link = op_refuse_link,
-};

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What the files of the request handlers share: ops.c and ops_*.c. */
+/* What the files of the request handlers share: ops.c and ops_*.c; ops_table.c has them all. */
 #ifndef FUSE_OPS_INTERNAL_H
 #define FUSE_OPS_INTERNAL_H
 
@@ -42,6 +42,16 @@ int ops_check_past_end(fuse_req_t request, const struct fuse_file_info *info);
  */
 char *ops_buffer(struct filesystem *filesystem, size_t size);
 
+void op_init(void *user_data, struct fuse_conn_info *connection);
+void op_statfs(fuse_req_t request, fuse_ino_t inode);
+void op_lookup(fuse_req_t request, fuse_ino_t parent, const char *name);
+void op_getattr(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *info);
+void op_opendir(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *info);
+void op_readdir(fuse_req_t request, fuse_ino_t inode, size_t size, off_t offset,
+                struct fuse_file_info *info);
+void op_readdirplus(fuse_req_t request, fuse_ino_t inode, size_t size, off_t offset,
+                    struct fuse_file_info *info);
+void op_readlink(fuse_req_t request, fuse_ino_t inode);
 void op_read(fuse_req_t request, fuse_ino_t inode, size_t size, off_t offset,
              struct fuse_file_info *info);
 void op_lseek(fuse_req_t request, fuse_ino_t inode, off_t offset, int whence,

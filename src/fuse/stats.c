@@ -6,6 +6,23 @@
 #include <stdlib.h>
 #include <string.h>
 
+const char *stats_request_name(enum request_kind kind)
+{
+    static const char *const names[REQUEST_KINDS] = {
+        [REQUEST_LOOKUP] = "lookup",   [REQUEST_GETATTR] = "getattr",
+        [REQUEST_OPEN] = "open",       [REQUEST_READ] = "read",
+        [REQUEST_WRITE] = "write",     [REQUEST_FALLOCATE] = "fallocate",
+        [REQUEST_FLUSH] = "flush",     [REQUEST_FSYNC] = "fsync",
+        [REQUEST_SETATTR] = "setattr", [REQUEST_LSEEK] = "lseek",
+        [REQUEST_RELEASE] = "release", [REQUEST_OPENDIR] = "opendir",
+        [REQUEST_READDIR] = "readdir", [REQUEST_STATFS] = "statfs",
+        [REQUEST_MKDIR] = "mkdir",     [REQUEST_RMDIR] = "rmdir",
+        [REQUEST_RENAME] = "rename",
+    };
+
+    return names[kind];
+}
+
 void stats_init(struct stats *stats)
 {
     clock_gettime(CLOCK_MONOTONIC, &stats->started);
@@ -33,21 +50,11 @@ static json_int_t load(const atomic_uint_fast64_t *counter)
 
 static json_t *requests_json(const struct stats *stats)
 {
-    static const char *const names[REQUEST_KINDS] = {
-        [REQUEST_LOOKUP] = "lookup",   [REQUEST_GETATTR] = "getattr",
-        [REQUEST_OPEN] = "open",       [REQUEST_READ] = "read",
-        [REQUEST_WRITE] = "write",     [REQUEST_FALLOCATE] = "fallocate",
-        [REQUEST_FLUSH] = "flush",     [REQUEST_FSYNC] = "fsync",
-        [REQUEST_SETATTR] = "setattr", [REQUEST_LSEEK] = "lseek",
-        [REQUEST_RELEASE] = "release", [REQUEST_OPENDIR] = "opendir",
-        [REQUEST_READDIR] = "readdir", [REQUEST_STATFS] = "statfs",
-        [REQUEST_MKDIR] = "mkdir",     [REQUEST_RMDIR] = "rmdir",
-        [REQUEST_RENAME] = "rename",
-    };
     json_t *object = json_object();
 
     for (int kind = 0; kind < REQUEST_KINDS; kind++) {
-        json_object_set_new(object, names[kind], json_integer(load(&stats->requests[kind])));
+        json_object_set_new(object, stats_request_name((enum request_kind)kind),
+                            json_integer(load(&stats->requests[kind])));
     }
     return object;
 }

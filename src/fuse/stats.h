@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What was asked of this daemon and how it went: counters that any thread adds
- * to without a lock, and stats.json, which shows them. stats.json needs the
- * JSON library that configure found; the counters do not.
+ * to without a lock, and the files that show them: stats.json, which needs the JSON library that
+ * configure found, and stats.prom, in the text format of Prometheus (0.0.4), which needs nothing.
  */
 #ifndef FUSE_STATS_H
 #define FUSE_STATS_H
@@ -36,6 +36,20 @@ enum request_kind {
     REQUEST_KINDS,
 };
 
+/*
+ * How long the requests of a kind took: bucket b counts those of at most 2^(b + 11) ns, from 2 us
+ * to 17 s, and the last one all that took longer. Each processor adds to the one of these tables
+ * that is its own, as far as there are enough, so that no two write to one line of memory.
+ */
+#define STATS_BUCKETS      25
+#define STATS_BUCKET_FIRST 11 /* the first one's limit, a power of two */
+#define STATS_TABLES       16
+
+struct stats_times {
+    _Alignas(64) atomic_uint_fast64_t buckets[REQUEST_KINDS][STATS_BUCKETS];
+    atomic_uint_fast64_t nanoseconds[REQUEST_KINDS]; /* all of them together */
+};
+
 struct stats {
     struct timespec started; /* CLOCK_MONOTONIC */
     atomic_uint_fast64_t requests[REQUEST_KINDS];
@@ -43,7 +57,17 @@ struct stats {
     atomic_uint_fast64_t bytes_written; /* that came from it */
     atomic_uint_fast64_t errors;        /* requests that failed by no fault of who asked */
     struct box box;                     /* what is in force; known before the first request */
+    struct stats_times times[STATS_TABLES];
 };
+
+/* "lookup", "read" ... */
+const char *stats_request_name(enum request_kind kind);
+
+/* Nanoseconds, of a clock that goes on. */
+uint64_t stats_clock(void);
+
+/* A request of this kind took so long. */
+void stats_took(struct stats *stats, enum request_kind kind, uint64_t nanoseconds);
 
 void stats_init(struct stats *stats);
 
@@ -56,9 +80,11 @@ static inline void stats_add(atomic_uint_fast64_t *counter, uint64_t amount)
 bool stats_available(void);
 
 /*
+ * The text of stats.prom, and that of stats.json.
  * With the cache of `image` and, where that is one, the overlay. A string for the caller to free,
  * ending in a newline; NULL when memory ran out.
  */
+char *stats_metrics(const struct stats *stats, const struct image *image);
 char *stats_json(const struct stats *stats, const struct image *image);
 
 #endif

@@ -263,6 +263,8 @@ static bool exists(const struct tree *tree, const struct node *node)
         return tree->root_is_directory && stats_available();
     case NODE_SALVAGE:
         return tree->root_is_directory && tree->salvage_json != NULL;
+    case NODE_METRICS:
+        return tree->root_is_directory;
     case NODE_SNAPSHOT:
     case NODE_SNAPSHOT_DISK:
         return snapshot_exists(tree, node->snapshot, false);
@@ -283,11 +285,9 @@ static bool exists(const struct tree *tree, const struct node *node)
 
 bool tree_node(const struct tree *tree, uint64_t inode, struct node *node)
 {
-    static const enum node_kind fixed[] = {[2] = NODE_DISK,
-                                           [3] = NODE_SNAPSHOTS,
-                                           [INODE_INFO] = NODE_INFO,
-                                           [5] = NODE_STATS,
-                                           [6] = NODE_SALVAGE};
+    static const enum node_kind fixed[] = {
+        [2] = NODE_DISK,  [3] = NODE_SNAPSHOTS, [INODE_INFO] = NODE_INFO,
+        [5] = NODE_STATS, [6] = NODE_SALVAGE,   [7] = NODE_METRICS};
 
     *node = (struct node){.inode = inode};
     if (inode == TREE_ROOT) {
@@ -366,7 +366,8 @@ bool tree_makes_snapshots(const struct tree *tree)
 
 bool tree_is_made_at_open(const struct tree *tree, const struct node *node)
 {
-    return node->kind == NODE_STATS || (node->kind == NODE_INFO && tree->is_writable);
+    return node->kind == NODE_STATS || node->kind == NODE_METRICS ||
+           (node->kind == NODE_INFO && tree->is_writable);
 }
 
 bool tree_changes(const struct tree *tree, const struct node *node)
@@ -419,6 +420,7 @@ uint64_t tree_size(struct tree *tree, const struct node *node)
     case NODE_ROOT:
     case NODE_SNAPSHOTS:
     case NODE_STATS:
+    case NODE_METRICS:
     case NODE_SNAPSHOT:
     case NODE_EVIDENCE:
     case NODE_EVIDENCE_TABLES:
@@ -438,7 +440,7 @@ static int count_blocks(const struct tree *tree, const struct node *node, struct
     int r;
 
     if (node->kind == NODE_INFO || node->kind == NODE_STATS || node->kind == NODE_SALVAGE ||
-        node->kind == NODE_EVIDENCE_JSON) {
+        node->kind == NODE_METRICS || node->kind == NODE_EVIDENCE_JSON) {
         attributes->st_blocks = (blkcnt_t)div_round_up(size, 512);
         return 0;
     }

@@ -11,6 +11,7 @@
  *     5            stats.json               likewise
  *     6            salvage.json             of an image that is salvaged, in a build with JSON
  *     2^60 + ...   evidence/, and what is in it, where that was asked for; see tree_evidence.c
+ *     7            stats.prom
  *     2^62 + ...   partitions/, and what is in it, of the disk and of each snapshot;
  *                  tree_partitions.c has the rest
  *     16 + 4 * k       snapshots/NAME/            of the snapshot with key k
@@ -55,6 +56,7 @@ enum node_kind {
     NODE_INFO,
     NODE_STATS,
     NODE_SALVAGE,
+    NODE_METRICS,
     NODE_SNAPSHOT,
     NODE_SNAPSHOT_DISK,
     NODE_SNAPSHOT_VMSTATE,
@@ -157,7 +159,7 @@ bool tree_is_active(const struct node *node);
 /* Whether what a name stands for, or what is in a directory, can change while it is mounted. */
 bool tree_names_change(const struct tree *tree, const struct node *node);
 
-/* Bytes in a file: exact, and at most INT64_MAX. 0 for stats.json, whose text is made at open. */
+/* Bytes in a file: exact, and at most INT64_MAX. 0 for stats.*, whose text is made at open. */
 uint64_t tree_size(struct tree *tree, const struct node *node);
 
 /* 0 or a negative errno. */

@@ -21,7 +21,7 @@ static const struct fixed_entry root_entries[] = {
     {disk_name, 2},      {"evidence", INODE_EVIDENCE_BEGIN},
     {"info.json", 0},    {partitions_name, 0}, /* 0: see below */
     {"salvage.json", 6}, {"snapshots", 3},
-    {"stats.json", 5},
+    {"stats.json", 5},   {"stats.prom", 7},
 };
 #define ROOT_ENTRIES (sizeof(root_entries) / sizeof(root_entries[0]))
 

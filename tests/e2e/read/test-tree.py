@@ -154,7 +154,7 @@ def _(directory):
             check_equal(len(tools.output("ls", "-lU", places).splitlines()), len(expected) + 1,
                         "lines of ls -l")
             check_equal(os.stat(places).st_nlink, len(expected) + 2, "the links of snapshots/")
-            check_equal(os.statvfs(mounted.path).f_files, 5 + 6 + (2 + 6) * len(expected),
+            check_equal(os.statvfs(mounted.path).f_files, 6 + 6 + (2 + 6) * len(expected),
                         "the number of inodes that statvfs tells")
             for name in expected[::97]:
                 check_equal(os.path.getsize(os.path.join(places, name, "disk.raw")), bad.SIZE,
@@ -204,7 +204,8 @@ def _(directory):
     path = bad.sample("plain", directory)
     with mount.mount(path, directory=True) as mounted:
         check_equal(sorted(os.listdir(mounted.path)),
-                    ["disk.raw", "info.json", "partitions", "snapshots", "stats.json"], "the names")
+                    ["disk.raw", "info.json", "partitions", "snapshots", "stats.json",
+                     "stats.prom"], "the names")
         check_equal(os.listdir(os.path.join(mounted.path, "snapshots")), [], "the snapshots")
         check_equal(os.stat(mounted.path).st_nlink, 4, "the links")
         check_equal(stat.S_IMODE(os.stat(os.path.join(mounted.path, "snapshots")).st_mode) & 0o222,
