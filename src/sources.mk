@@ -198,6 +198,8 @@ CTL_SOURCES = \
 	src/ctl/key_options.c src/ctl/key_options.h \
 	src/ctl/interrupt.c src/ctl/interrupt.h \
 	src/ctl/list.c \
+	src/ctl/top.c \
+	src/ctl/top_screen.c src/ctl/top_screen.h \
 	src/ctl/loop.c src/ctl/loop.h \
 	src/ctl/map.c \
 	src/ctl/map_list.c src/ctl/map_list.h \
@@ -274,8 +276,8 @@ src_qcow2fs_SOURCES = \
 	src/fuse/bitmaps.c src/fuse/bitmaps.h \
 	src/fuse/snapshots.c src/fuse/snapshots.h \
 	src/fuse/stats.c src/fuse/stats.h \
-	src/fuse/steward.c src/fuse/steward.h src/fuse/steward_internal.h src/fuse/steward_run.c \
 	src/fuse/stats_metrics.c \
+	src/fuse/steward.c src/fuse/steward.h src/fuse/steward_internal.h src/fuse/steward_run.c \
 	src/fuse/tree.c src/fuse/tree.h src/fuse/tree_internal.h \
 	src/fuse/tree_evidence.c src/fuse/tree_info.c src/fuse/tree_names.c src/fuse/tree_partitions.c \
 	src/fuse/unmount.c src/fuse/unmount.h

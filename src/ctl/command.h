@@ -80,6 +80,7 @@ extern const struct command resize_command;
 extern const struct command salvage_command;
 extern const struct command snapshot_command;
 extern const struct command timeline_command;
+extern const struct command top_command;
 extern const struct command umount_command;
 
 /* Flags that several commands have, under the names of qemu-img. Zero: not given. */

@@ -214,13 +214,39 @@ static void answer_change(struct control *control, int socket)
     pthread_mutex_destroy(&task.mutex);
 }
 
-static void answer_status(struct control *control)
+static void put_number(struct control_message *answer, const char *name, uint64_t value)
 {
     char number[24];
 
-    snprintf(number, sizeof(number), "%" PRIu64, writer_dirty_bytes(control->filesystem->writer));
+    snprintf(number, sizeof(number), "%" PRIu64, value);
+    put(answer, name, number);
+}
+
+/* What qcow2ctl top shows. */
+static void put_counters(struct control_message *answer, const struct filesystem *filesystem)
+{
+    struct stats_summary summary;
+
+    stats_summarise(&filesystem->stats, filesystem->image, &summary);
+    put_number(answer, "requests", summary.requests);
+    put_number(answer, "reads", summary.reads);
+    put_number(answer, "read-bytes", summary.bytes_read);
+    put_number(answer, "writes", summary.writes);
+    put_number(answer, "written-bytes", summary.bytes_written);
+    put_number(answer, "syncs", summary.syncs);
+    put_number(answer, "errors", summary.errors);
+    put_number(answer, "cache-hits", summary.cache_hits);
+    put_number(answer, "cache-misses", summary.cache_misses);
+}
+
+static void answer_status(struct control *control)
+{
+    const struct filesystem *filesystem = control->filesystem;
+
     put_result(&control->answer, 0, NULL);
-    put(&control->answer, "dirty", number);
+    put_number(&control->answer, "dirty",
+               filesystem->writer != NULL ? writer_dirty_bytes(filesystem->writer) : 0);
+    put_counters(&control->answer, filesystem);
 }
 
 static void answer(struct control *control, int socket)

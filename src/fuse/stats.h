@@ -63,6 +63,18 @@ struct stats {
 /* "lookup", "read" ... */
 const char *stats_request_name(enum request_kind kind);
 
+/* The most important of them, since the daemon began. */
+struct stats_summary {
+    uint64_t requests; /* of all kinds */
+    uint64_t reads, writes, syncs;
+    uint64_t bytes_read, bytes_written;
+    uint64_t errors;
+    uint64_t cache_hits, cache_misses; /* of all caches of `image` */
+};
+
+void stats_summarise(const struct stats *stats, const struct image *image,
+                     struct stats_summary *summary);
+
 /* Nanoseconds, of a clock that goes on. */
 uint64_t stats_clock(void);
 

@@ -43,6 +43,32 @@ static uint64_t load(const atomic_uint_fast64_t *counter)
     return atomic_load_explicit(counter, memory_order_relaxed);
 }
 
+void stats_summarise(const struct stats *stats, const struct image *image,
+                     struct stats_summary *summary)
+{
+    struct cache_pool *const pools[] = {image->cache->l2, image->cache->refcount,
+                                        image->cache->data};
+
+    *summary = (struct stats_summary){
+        .reads = load(&stats->requests[REQUEST_READ]),
+        .writes = load(&stats->requests[REQUEST_WRITE]),
+        .syncs = load(&stats->requests[REQUEST_FSYNC]),
+        .bytes_read = load(&stats->bytes_read),
+        .bytes_written = load(&stats->bytes_written),
+        .errors = load(&stats->errors),
+    };
+    for (int kind = 0; kind < REQUEST_KINDS; kind++) {
+        summary->requests += load(&stats->requests[kind]);
+    }
+    for (int i = 0; i < 3; i++) {
+        struct cache_pool_stats pool;
+
+        cache_pool_stats(pools[i], &pool);
+        summary->cache_hits += pool.hits;
+        summary->cache_misses += pool.misses;
+    }
+}
+
 /* --- the text ------------------------------------------------------------------------------- */
 
 static void head(FILE *out, const char *name, const char *type, const char *help)

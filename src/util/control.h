@@ -12,7 +12,7 @@
  *               version=1 ask=bitmap-add name=NAME [granularity=BYTES]
  *               version=1 ask=bitmap-remove|bitmap-clear|bitmap-enable|bitmap-disable name=NAME
  *               version=1 ask=bitmap-merge name=NAME from=NAME
- *     answer    error=0 and what was asked for: id=, name=, dirty=
+ *     answer    error=0 and what was asked for: id=, name=, dirty= and counters
  *               error=ERRNO message=SENTENCE
  *
  * Who asks and goes away has not asked, where nothing has been done yet.
