@@ -232,6 +232,11 @@ static void set_tables(struct salvage_work *work)
     const struct header *header = &work->header;
     uint8_t *first = work->first;
 
+    if (load_be32(first + HEADER_NB_SNAPSHOTS) != work->snapshot_count) {
+        store_be32(first + HEADER_NB_SNAPSHOTS, work->snapshot_count);
+        salvage_tell(work, SALVAGE_MISSING, "snapshots", work->snapshot_count,
+                     "so many can be shown");
+    }
     store_be32(first + HEADER_CLUSTER_BITS, header->cluster_bits);
     store_be64(first + HEADER_SIZE, header->virtual_size);
     store_be32(first + HEADER_L1_SIZE, header->l1_entries);

@@ -49,8 +49,9 @@ struct salvage_work {
     uint8_t *refcount_block; /* a cluster */
     uint64_t block_index;    /* which it is; UINT64_MAX: none */
 
-    uint64_t *l1; /* host byte order; header.l1_entries of them */
-    uint8_t *bad; /* of each: 1: it leads nowhere */
+    uint32_t snapshot_count; /* that can be read */
+    uint64_t *l1;            /* host byte order; header.l1_entries of them */
+    uint8_t *bad;            /* of each: 1: it leads nowhere */
     /* L2 tables that nothing refers to, in the order of their offsets; 0: has its place by now. */
     uint64_t *orphans;
     size_t orphan_count;

@@ -168,12 +168,14 @@ static void read_snapshots(struct l1_search *search)
     struct header header = work->header;
     struct error ignored = {0};
 
+    work->snapshot_count = 0;
     header.snapshot_count = load_be32(work->first + HEADER_NB_SNAPSHOTS);
     header.snapshots_offset = load_be64(work->first + HEADER_SNAPSHOTS_OFFSET);
     if (header.snapshot_count > 0 && header.snapshot_count <= SNAPSHOTS_MAX &&
         header.snapshots_offset % header.cluster_size == 0) {
         (void)snapshot_table_examine(work->file, &header, work->file_size, work->path,
                                      &search->snapshots, &ignored);
+        work->snapshot_count = search->snapshots != NULL ? (uint32_t)search->snapshots->count : 0;
     }
 }
 
@@ -206,7 +208,7 @@ static uint64_t count_tables(struct salvage_work *work, uint64_t offset, uint64_
             }
             continue;
         }
-        count++;
+        count += (entry & ENTRY_COPIED) != 0; /* a snapshot table has offsets, too */
     }
     free(raw);
     return count > wrong ? count : 0;
