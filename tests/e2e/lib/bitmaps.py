@@ -4,7 +4,7 @@
 import json
 import struct
 
-from . import image, tools
+from . import image, nbd, tools
 from .tap import check
 
 
@@ -17,10 +17,12 @@ def bitmaps(path):
 def ranges(path, name):
     """What is set in one, as QEMU shows it to a backup program: a list of [offset, length]."""
     place = path + ".nbd"
-    tools.run("qemu-nbd", "--fork", "-r", "-f", "qcow2", "-B", name, "-k", place, path)
-    found = tools.output("qemu-img", "map", "--output=json", "--image-opts",
-                         "driver=nbd,server.type=unix,server.path=%s,x-dirty-bitmap=qemu:dirty-bitmap:%s"
-                         % (place, name))
+    with nbd.server(place, "qemu-nbd", "-r", "-t", "-f", "qcow2", "-B", name, "-k", place,
+                    "--pid-file", place + ".pid", path):
+        found = tools.output(
+            "qemu-img", "map", "--output=json", "--image-opts",
+            "driver=nbd,server.type=unix,server.path=%s,x-dirty-bitmap=qemu:dirty-bitmap:%s"
+            % (place, name))
     merged = []
     for one in json.loads(found):
         if one["data"]:
