@@ -397,11 +397,17 @@ static void add_all(struct filter *filter, const struct box_needs *needs, bool o
 #endif
 }
 
-/* Every thread that there is gets the filter; libgcrypt and sanitizers may have some. */
+/*
+ * Every thread that there is gets the filter; libgcrypt and sanitizers may have some. What older
+ * libraries do not know only costs time: a call is found by halving, not in a row; and kernels
+ * before 5.16 would slow down whoever has a filter, against speculation that no box is about.
+ */
 static bool set_up(struct filter *filter)
 {
     const struct library *library = &filter->library;
 
+    (void)library->attr_set(filter->context, SCMP_FLTATR_CTL_OPTIMIZE, 2);
+    (void)library->attr_set(filter->context, SCMP_FLTATR_CTL_SSB, 1);
     return library->attr_set(filter->context, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS) ==
                0 &&
            library->attr_set(filter->context, SCMP_FLTATR_CTL_TSYNC, 1) == 0;

@@ -212,10 +212,16 @@ START_TEST(a_protocol_is_a_warning)
 {
     struct audit *audit;
 
+    with_backing("https://host/disk", "raw");
+    audit = audit_file("a.qcow2");
+    expect(audit, AUDIT_WARNING, "backing-file-protocol", NOWHERE, "'https:'");
+    expect(audit, AUDIT_DANGER, "backing-file-unusable", NOWHERE, "is not a file");
+    ck_assert_uint_eq(audit->count, 2);
+    audit_free(audit);
     with_backing("nbd://host/export", "raw");
     audit = audit_file("a.qcow2");
     expect(audit, AUDIT_WARNING, "backing-file-protocol", NOWHERE, "'nbd:'");
-    expect(audit, AUDIT_DANGER, "backing-file-unusable", NOWHERE, "is not a file");
+    expect(audit, AUDIT_DANGER, "backing-file-unusable", NOWHERE, "follow=all");
     ck_assert_uint_eq(audit->count, 2);
     audit_free(audit);
 }

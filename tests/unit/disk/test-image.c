@@ -311,8 +311,10 @@ END_TEST
 
 START_TEST(names_of_no_files_are_refused)
 {
+    make("a.qcow2", NULL, "https://host/disk", "raw");
+    expect_refused("a.qcow2", &plain, ENOTSUP, "a.qcow2: ", "'https://host/disk'", "'https:'");
     make("a.qcow2", NULL, "nbd://host/disk", "raw");
-    expect_refused("a.qcow2", &plain, ENOTSUP, "a.qcow2: ", "'nbd://host/disk'", "'nbd:'");
+    expect_refused("a.qcow2", &plain, EACCES, "a.qcow2: ", "'nbd://host/disk'", "follow=all");
     make("a.qcow2", NULL, "json:{\"file\":{}}", "qcow2");
     expect_refused("a.qcow2", &plain, ENOTSUP, "a.qcow2: ", "json:", "");
 }
