@@ -6,10 +6,13 @@
 #include "writer_case.h"
 
 #include "disk/snapshots.h"
+#include "disk/writer_internal.h"
 #include "meta/format.h"
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #define CLUSTER UINT64_C(4096)
@@ -190,17 +193,23 @@ END_TEST
 static const struct writer_options one_table = {.discard = true, .tables_at_once = 1};
 
 /* Something below each of the four L2 tables of a disk. */
-static void open_four(struct writer_case *subject)
+static void open_four_with(struct writer_case *subject, uint64_t virtual_size,
+                           const struct writer_options *with)
 {
     struct builder_options made = builder_defaults();
 
     made.cluster_bits = 12;
-    made.virtual_size = 4 * TABLE;
-    writer_case_build(subject, builder_create(&made), &one_table);
+    made.virtual_size = virtual_size;
+    writer_case_build(subject, builder_create(&made), with);
     for (unsigned i = 0; i < 4; i++) {
         expect_write(subject, i * TABLE, 4 * CLUSTER, i + 1);
     }
     expect_flush(subject);
+}
+
+static void open_four(struct writer_case *subject)
+{
+    open_four_with(subject, 4 * TABLE, &one_table);
 }
 
 struct change {
@@ -209,6 +218,7 @@ struct change {
     uint64_t guest_offset; /* of a write, where there is no change */
     pthread_t thread;
     int result;
+    atomic_bool ended;
 };
 
 static void *perform(void *context)
@@ -221,6 +231,7 @@ static void *perform(void *context)
         change->change != NULL
             ? change->change(change->subject)
             : writer_write(change->subject->writer, change->guest_offset, bytes, sizeof(bytes));
+    atomic_store(&change->ended, true);
     return NULL;
 }
 
@@ -317,6 +328,95 @@ START_TEST(a_write_where_the_snapshot_is_just_being_made_waits_and_is_not_in_it)
     pthread_join(writing.thread, NULL);
     ck_assert_int_eq(changing.result, 0);
     ck_assert_int_eq(writing.result, 0);
+    expect_first_state(&subject);
+    file = writer_case_end(&subject, NULL);
+    expect_sound(file, false);
+    store_close(file);
+}
+END_TEST
+
+static int make_two(struct writer_case *subject)
+{
+    struct error error = {0};
+    int result = make(subject);
+
+    return result != 0 ? result : writer_snapshot_make(subject->writer, "third", &error);
+}
+
+static int zero_first_table(struct writer_case *subject)
+{
+    return writer_zero(subject->writer, 0, TABLE, false, NULL);
+}
+
+/* Until it waits for the end of the pause. */
+static void expect_waiting(struct change *change)
+{
+    struct writer *writer = change->subject->writer;
+    unsigned waiting = 0;
+
+    while (waiting == 0) {
+        sched_yield();
+        ck_assert(!atomic_load(&change->ended));
+        pthread_mutex_lock(&writer->paused_mutex);
+        waiting = writer->waiting;
+        pthread_mutex_unlock(&writer->paused_mutex);
+    }
+}
+
+/* So nobody can be kept out for ever by who makes one snapshot after the other. */
+START_TEST(what_waited_for_a_snapshot_is_done_before_the_next_one)
+{
+    struct writer_case subject, snapshot;
+    struct change changing = {.subject = &subject, .change = make_two};
+    struct change zeroing = {.subject = &subject, .change = zero_first_table};
+    struct error error = {0};
+
+    open_four(&subject);
+    memory_store_block_reads(subject.file, l1_entry_table(disk_l1_entry(subject.file, 2 * TABLE)),
+                             1);
+    begin(&changing);
+    memory_store_wait_blocked(subject.file, 1);
+    begin(&zeroing);
+    expect_waiting(&zeroing);
+    memory_store_release_reads(subject.file);
+    pthread_join(changing.thread, NULL);
+    pthread_join(zeroing.thread, NULL);
+    ck_assert_int_eq(changing.result, 0);
+    ck_assert_int_eq(zeroing.result, 0);
+    expect_first_state(&subject);
+    snapshot = subject;
+    ck_assert_int_eq(view_open_snapshot(subject.image, 1, &snapshot.view, &error), 0);
+    expect_zeros(&snapshot, 0, 4 * CLUSTER);
+    expect_pattern(&snapshot, TABLE, 4 * CLUSTER, 2, 0);
+    view_close(snapshot.view);
+    writer_case_close(&subject);
+}
+END_TEST
+
+START_TEST(a_write_that_makes_the_disk_larger_waits_until_its_snapshot_is_made)
+{
+    static const struct writer_options growing = {.tables_at_once = 1, .growable = true};
+    const uint64_t size = 4 * TABLE - 8 * CLUSTER;
+    struct writer_case subject;
+    struct change changing = {.subject = &subject, .change = make};
+    struct change writing = {.subject = &subject, .guest_offset = size - CLUSTER / 2};
+    struct store *file;
+
+    open_four_with(&subject, size, &growing);
+    memory_store_block_reads(subject.file, l1_entry_table(disk_l1_entry(subject.file, 2 * TABLE)),
+                             1);
+    begin(&changing);
+    memory_store_wait_blocked(subject.file, 1);
+    begin(&writing);
+    expect_waiting(&writing);
+    ck_assert_uint_eq(view_size(subject.view), size);
+    memory_store_release_reads(subject.file);
+    pthread_join(changing.thread, NULL);
+    pthread_join(writing.thread, NULL);
+    ck_assert_int_eq(changing.result, 0);
+    ck_assert_int_eq(writing.result, 0);
+    ck_assert_uint_eq(view_size(subject.view), size + CLUSTER / 2);
+    ck_assert_uint_eq(subject.image->snapshots->snapshots[0].disk_size, size);
     expect_first_state(&subject);
     file = writer_case_end(&subject, NULL);
     expect_sound(file, false);
@@ -426,6 +526,8 @@ int main(void)
     tcase_add_test(meanwhile, writes_go_on_while_a_snapshot_is_made_and_it_is_what_the_disk_was);
     tcase_add_test(meanwhile, writes_go_on_while_a_snapshot_is_removed);
     tcase_add_test(meanwhile, a_write_where_the_snapshot_is_just_being_made_waits_and_is_not_in_it);
+    tcase_add_loop_test(meanwhile, what_waited_for_a_snapshot_is_done_before_the_next_one, 0, 16);
+    tcase_add_test(meanwhile, a_write_that_makes_the_disk_larger_waits_until_its_snapshot_is_made);
     tcase_add_test(meanwhile, a_snapshot_that_fails_while_it_is_written_to_leaves_nothing);
     tcase_add_loop_test(meanwhile, what_is_written_while_a_change_fails_is_kept, 0, 8);
     tcase_set_timeout(meanwhile, 120);
