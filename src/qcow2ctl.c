@@ -2,9 +2,11 @@
 /* qcow2ctl: which command, and its exit status. */
 #include "config.h"
 
+#include "ctl/box.h"
 #include "ctl/command.h"
 #include "ctl/helper.h"
 #include "disk/keys.h"
+#include "util/box.h"
 #include "util/error.h"
 #include "util/json.h"
 #include "util/log.h"
@@ -107,6 +109,7 @@ static void print_version(void)
     printable_line(stdout, "libzstd %s", zstd);
     printable_line(stdout, "libgcrypt %s", gcrypt);
     printable_line(stdout, "jansson %s", jansson);
+    printable_line(stdout, "libseccomp %s", box_is_built_in() ? "yes" : "no");
 }
 
 /* The name, with one letter wrong or so, still tells what was meant. */
@@ -187,6 +190,7 @@ static int run_command(const struct command *command, int count, char **argument
     } else if (ctl.error.code != 0) {
         log_line(&log, LOG_LEVEL_ERROR, "%s", ctl.error.text);
     }
+    ctl_box_leave();
     keys_close(ctl.keys);
     free(ctl.operands);
     free(ctl.options);

@@ -44,6 +44,7 @@ src_libqcow2_a_SOURCES = \
 	src/store/nbd_unflushed.c src/store/nbd_unflushed.h \
 	src/store/new_file.c src/store/new_file.h \
 	src/store/open.c src/store/open.h \
+	src/store/opener.c src/store/opener.h src/store/opener_internal.h src/store/opener_run.c \
 	src/store/patched.c src/store/patched.h \
 	src/store/place.c src/store/place.h \
 	src/store/rights.c src/store/rights.h \
@@ -217,6 +218,7 @@ CTL_SOURCES = \
 	src/ctl/rebase.c \
 	src/ctl/resize.c src/ctl/resize.h \
 	src/ctl/bitmap.c \
+	src/ctl/box.c src/ctl/box.h \
 	src/ctl/salvage.c src/ctl/snapshot.c src/ctl/timeline.c \
 	src/ctl/run.c src/ctl/run.h \
 	src/ctl/daemon.c src/ctl/daemon.h \

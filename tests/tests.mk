@@ -47,6 +47,7 @@ UNIT_TESTS += \
 	tests/unit/store/test-store-patched \
 	tests/unit/util/test-json \
 	tests/unit/store/test-limited \
+	tests/unit/store/test-opener \
 	tests/unit/util/test-log \
 	tests/unit/meta/test-mapping \
 	tests/unit/meta/test-mapping-exact \
@@ -133,6 +134,7 @@ E2E_TESTS = \
 	tests/e2e/ctl/test-ctl-rebase.py \
 	tests/e2e/ctl/test-ctl-resize.py \
 	tests/e2e/ctl/test-ctl-salvage.py \
+	tests/e2e/ctl/test-ctl-sandbox.py \
 	tests/e2e/ctl/test-ctl-snapshot.py \
 	tests/e2e/ctl/test-ctl-timeline.py \
 	tests/e2e/bad/test-fuzz-differential.py \
@@ -228,6 +230,7 @@ E2E_HELPERS = \
 	tests/e2e/lib/files.py \
 	tests/e2e/lib/image.py \
 	tests/e2e/lib/infos.py \
+	tests/e2e/lib/intruder.py \
 	tests/e2e/lib/maps.py \
 	tests/e2e/lib/matrix.py \
 	tests/e2e/lib/model.py \

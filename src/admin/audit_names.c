@@ -5,6 +5,7 @@
 
 #include "disk/filename.h"
 #include "meta/header.h"
+#include "store/opener.h"
 
 #include <limits.h>
 #include <stdlib.h>
@@ -26,7 +27,7 @@ struct named {
 /* The directory in which the file really lies; NULL when that cannot be told. */
 static char *real_directory(const char *path)
 {
-    char *real = realpath(path, NULL);
+    char *real = opener_real_path(path);
     char *slash = real != NULL ? strrchr(real, '/') : NULL;
 
     if (slash != NULL) {
@@ -62,10 +63,9 @@ static void find_symlink(struct audit *audit, const struct inspection *image, co
                          const char *what, const char *path)
 {
     char target[PATH_MAX];
-    ssize_t length = readlink(path, target, sizeof(target) - 1);
+    ssize_t length = opener_read_link(path, target, sizeof(target));
 
     if (length >= 0) {
-        target[length] = '\0';
         audit_add(audit, AUDIT_NOTE, code, image, "%s %s is a symbolic link to '%s'", what, path,
                   target);
     }

@@ -7,6 +7,7 @@
 #include "disk/filename.h"
 #include "meta/feature.h"
 #include "meta/format.h"
+#include "store/opener.h"
 #include "util/checked.h"
 
 #include <errno.h>
@@ -349,7 +350,7 @@ static int refuse_cycle(const struct inspection *active, const struct inspection
 {
     struct stat status;
 
-    if (stat(path, &status) < 0) {
+    if (opener_stat(path, &status) < 0) {
         return 0; /* opening it says why */
     }
     for (; active != NULL; active = active->backing) {

@@ -7,6 +7,7 @@
 #include "config.h"
 
 #include "check/check.h"
+#include "ctl/box.h"
 #include "ctl/command.h"
 #include "ctl/open.h"
 #include "meta/format.h"
@@ -445,11 +446,21 @@ static int open_file(struct checker *checker)
         .cache = STORE_CACHE_WRITEBACK,
         .no_locks = ctl_no_locks(&flags->common),
     };
+    const struct ctl_box box = {.images = {checker->path}};
 
+    if (flags->repair.set && flags->common.sandbox.value == CTL_SANDBOX_STRICT) {
+        return error_set(&checker->ctl->error, EINVAL,
+                         "%s: --repair writes, which is not done in a box; leave out "
+                         "--sandbox=strict",
+                         checker->path);
+    }
     if (flags->repair.set) {
         options.access = STORE_WRITE;
     } else if (flags->common.force_share.value) {
         options.access = STORE_READ_SHARED;
+    }
+    if (!flags->repair.set && ctl_box_enter(checker->ctl, &flags->common, &box) < 0) {
+        return -checker->ctl->error.code;
     }
     return store_file_open(checker->path, "image", &options, &checker->file, &checker->ctl->error);
 }
@@ -514,6 +525,7 @@ static const struct option_spec check_flags[] = {
      .help = "repair it: leaks frees clusters that nothing refers to; all also corrects errors"},
     FLAG_FORCE_SHARE(struct check_flags),
     FLAG_LOCKING(struct check_flags),
+    FLAG_SANDBOX(struct check_flags),
     FLAG_OUTPUT(struct check_flags),
     FLAG_JSON(struct check_flags),
     {.name = "verbose",

@@ -94,6 +94,12 @@ enum ctl_locking {
     CTL_LOCKING_OFF,
 };
 
+enum ctl_sandbox {
+    CTL_SANDBOX_ON,
+    CTL_SANDBOX_OFF,
+    CTL_SANDBOX_STRICT,
+};
+
 struct common_flags {
     struct option_number format; /* qcow2 is the only choice */
     struct option_number output; /* enum ctl_output */
@@ -103,6 +109,7 @@ struct common_flags {
     struct option_bool trust_names;
     struct option_number follow;  /* enum image_follow */
     struct option_number locking; /* enum ctl_locking */
+    struct option_number sandbox; /* enum ctl_sandbox */
     char *key_files;              /* for keys_open(), or NULL */
     struct option_number key_iterations_max;
 };
@@ -167,6 +174,14 @@ bool command_prints_json(const struct common_flags *common);
         .choices = "on off", .value_name = "on|off", .default_text = "on",                    \
         .help = "off: take no locks, on a file system that has none; then nothing keeps two " \
                 "programs from writing to one image"                                          \
+    }
+
+#define FLAG_SANDBOX(target)                                                                   \
+    {                                                                                          \
+        .name = "sandbox", .type = OPTION_CHOICE, .field = offsetof(target, common.sandbox),   \
+        .choices = "on off strict", .value_name = "on|off|strict", .default_text = "on",       \
+        .help = "read images in a process that has given up opening files, starting programs " \
+                "and the network; strict: fail where the kernel or the build cannot do that"   \
     }
 
 #define FLAG_KEY_FILE(target)                                                                    \

@@ -2,6 +2,7 @@
 /* qcow2ctl compare: whether two disks are the same. */
 #include "config.h"
 
+#include "ctl/box.h"
 #include "ctl/command.h"
 #include "ctl/compare_disks.h"
 #include "util/json.h"
@@ -103,6 +104,10 @@ static int run_compare(struct ctl *ctl)
     const struct compare_options *options = ctl->options;
     struct comparison comparison = {.ctl = ctl, .strict = options->strict.value};
     struct ctl_disk_request requests[2];
+    const struct ctl_box box = {
+        .images = {ctl->operands[0], ctl->operands[1]},
+        .decrypts = true,
+    };
     int r = command_prints_json(&options->common) ? json_require(&ctl->error) : 0;
 
     for (unsigned i = 0; i < 2; i++) {
@@ -111,6 +116,9 @@ static int run_compare(struct ctl *ctl)
             .format = options->format[i],
             .snapshot = options->snapshot[i],
         };
+    }
+    if (r == 0) {
+        r = ctl_box_enter(ctl, &options->common, &box);
     }
     if (r == 0) {
         r = compare_open(&comparison, requests, &options->common);
@@ -171,6 +179,7 @@ static const struct option_spec compare_flags[] = {
     FLAG_KEY_FILE(struct compare_options),
     FLAG_KEY_ITERATIONS(struct compare_options),
     FLAG_LOCKING(struct compare_options),
+    FLAG_SANDBOX(struct compare_options),
     FLAG_JSON(struct compare_options),
     FLAG_OUTPUT(struct compare_options),
     FLAG_QUIET(struct compare_options),

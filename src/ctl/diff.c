@@ -2,6 +2,7 @@
 /* qcow2ctl diff: the ranges in which two disks, or two states of one, differ. */
 #include "config.h"
 
+#include "ctl/box.h"
 #include "ctl/command.h"
 #include "ctl/compare_disks.h"
 #include "util/json.h"
@@ -113,6 +114,11 @@ static int compare(struct ctl *ctl, struct diff *diff)
         requests[i].path = diff->paths[i];
     }
     if (r == 0) {
+        const struct ctl_box box = {.images = {diff->paths[0], diff->paths[1]}, .decrypts = true};
+
+        r = ctl_box_enter(ctl, &diff->options->common, &box);
+    }
+    if (r == 0) {
         r = compare_open(&diff->comparison, requests, &diff->options->common);
     }
     if (r == 0) {
@@ -170,6 +176,7 @@ static const struct option_spec diff_flags[] = {
     FLAG_KEY_FILE(struct diff_options),
     FLAG_KEY_ITERATIONS(struct diff_options),
     FLAG_LOCKING(struct diff_options),
+    FLAG_SANDBOX(struct diff_options),
     {.name = "json",
      .type = OPTION_PRESET,
      .field = FIELD(common.output),

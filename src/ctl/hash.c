@@ -9,6 +9,7 @@
 #include "config.h"
 
 #include "crypto/library.h"
+#include "ctl/box.h"
 #include "ctl/command.h"
 #include "ctl/disk.h"
 #include "ctl/hash_one.h"
@@ -328,6 +329,7 @@ static int run_hash(struct ctl *ctl)
         .path = ctl->operands[0],
         .mutex = PTHREAD_MUTEX_INITIALIZER,
     };
+    const struct ctl_box box = {.images = {ctl->operands[0]}, .decrypts = true};
     bool json = command_prints_json(&options->common);
     int r = json ? json_require(&ctl->error) : 0;
 
@@ -340,6 +342,9 @@ static int run_hash(struct ctl *ctl)
     running.list = json ? json_new_array() : NULL;
     if (r == 0) {
         r = check_algorithm(&running);
+    }
+    if (r == 0) {
+        r = ctl_box_enter(ctl, &options->common, &box);
     }
     if (r == 0) {
         r = open_disk(&running);
@@ -392,6 +397,7 @@ static const struct option_spec hash_flags[] = {
     FLAG_KEY_FILE(struct hash_options),
     FLAG_KEY_ITERATIONS(struct hash_options),
     FLAG_LOCKING(struct hash_options),
+    FLAG_SANDBOX(struct hash_options),
     {.name = "json",
      .type = OPTION_PRESET,
      .field = FIELD(common.output),

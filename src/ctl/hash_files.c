@@ -4,6 +4,7 @@
 #include "ctl/hash_files.h"
 
 #include "fuse/names.h"
+#include "store/opener.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -70,7 +71,7 @@ static int add_host_file(struct listing *listing, struct store *store, const cha
 {
     struct hash_file file = {.kind = HASH_HOST_FILE, .store = store};
     struct store_info info;
-    char *name = realpath(path, NULL);
+    char *name = opener_real_path(path);
     int result = name == NULL ? -errno : store_info(store, &info);
 
     if (result < 0) {

@@ -6,6 +6,7 @@
 #include "admin/audit.h"
 #include "admin/info.h"
 #include "admin/inspect.h"
+#include "ctl/box.h"
 #include "ctl/info_text.h"
 #include "ctl/open.h"
 #include "util/progress.h"
@@ -177,13 +178,15 @@ static int run_info(struct ctl *ctl)
         .access = options->common.force_share.value ? STORE_READ_SHARED : STORE_READ,
         .names = ctl_names(&options->common),
     };
+    const struct ctl_box box = {.images = {ctl->operands[0]}};
     struct gathered gathered = {0};
     int status;
 
     if (options->common.output.value == CTL_OUTPUT_JSON && json_require(&ctl->error) < 0) {
         return CTL_FAILED;
     }
-    if (inspect_open(ctl->operands[0], &how, &gathered.inspection, &ctl->error) < 0) {
+    if (ctl_box_enter(ctl, &options->common, &box) < 0 ||
+        inspect_open(ctl->operands[0], &how, &gathered.inspection, &ctl->error) < 0) {
         return CTL_FAILED;
     }
     status = show(ctl, &gathered);
@@ -216,6 +219,7 @@ static const struct option_spec info_flags[] = {
     FLAG_FORCE_SHARE(struct info_options),
     FLAG_TRUST_NAMES(struct info_options),
     FLAG_FOLLOW(struct info_options),
+    FLAG_SANDBOX(struct info_options),
     {.name = NULL},
 };
 

@@ -2,6 +2,7 @@
 /* qcow2ctl map: where the bytes of a disk are, as a list or as a picture. */
 #include "config.h"
 
+#include "ctl/box.h"
 #include "ctl/command.h"
 #include "ctl/map_list.h"
 #include "ctl/map_output.h"
@@ -35,6 +36,7 @@ struct subject {
     struct view *view;
     uint64_t start, end; /* bytes of the disk */
     struct progress progress;
+    struct map_output output; /* of the picture */
 };
 
 /* --- which disk, and which part of it ------------------------------------------------ */
@@ -134,7 +136,7 @@ static uint64_t store_size(struct store *store)
 static int draw(struct subject *subject, struct picture *picture)
 {
     struct error *error = &subject->ctl->error, later;
-    struct map_output output;
+    struct map_output *output = &subject->output;
     struct svg_subject svg = {
         .image = subject->image,
         .snapshot = subject->snapshot,
@@ -146,10 +148,10 @@ static int draw(struct subject *subject, struct picture *picture)
         svg.allocated = 0;
     }
     error = error->code == 0 ? error : &later;
-    r = map_output_open(subject->options->svg, subject->image, &output, error);
+    r = map_output_open(output, subject->image, error);
     if (r == 0) {
-        map_svg_draw(picture, &svg, output.file);
-        r = map_output_close(&output, error);
+        map_svg_draw(picture, &svg, output->file);
+        r = map_output_close(output, error);
     }
     return r;
 }
@@ -158,19 +160,18 @@ static int draw_extents(struct subject *subject, struct map_walk *walk)
 {
     const struct image *image = subject->image;
     struct picture *picture = malloc(sizeof(*picture));
-    struct map_output output;
     int r, drawn;
 
     if (picture == NULL) {
         return error_set(&subject->ctl->error, ENOMEM, "%s: out of memory", image->path);
     }
     /* Whether it can be made, before the long way; who is tired of that leaves no file behind. */
-    r = map_output_open(subject->options->svg, image, &output, &subject->ctl->error);
+    r = map_output_open(&subject->output, image, &subject->ctl->error);
     if (r != 0) {
         free(picture);
         return r;
     }
-    map_output_abandon(&output);
+    map_output_abandon(&subject->output);
     /* In a snapshot's tables the COPIED bits mean nothing. */
     picture_begin(picture, subject->start, subject->end,
                   image->snapshots->count > 0 && subject->snapshot == NULL,
@@ -209,6 +210,16 @@ static int map_view(struct subject *subject)
     return r;
 }
 
+static int enter_box(struct subject *subject)
+{
+    const struct ctl_box box = {
+        .images = {subject->ctl->operands[0]},
+        .makes = {{.path = subject->output.temporary, .becomes = subject->output.path}},
+    };
+
+    return ctl_box_enter(subject->ctl, &subject->options->common, &box);
+}
+
 static int run_map(struct ctl *ctl)
 {
     const struct map_options *options = ctl->options;
@@ -220,13 +231,20 @@ static int run_map(struct ctl *ctl)
                   options->common.output.value == CTL_OUTPUT_JSON ? "json" : "output");
         return CTL_USAGE;
     }
-    r = ctl_open(ctl, ctl->operands[0], &options->common,
-                 options->common.force_share.value ? STORE_READ_SHARED : STORE_READ,
-                 &subject.image);
+    r = options->svg != NULL ? map_output_place(options->svg, &subject.output, &ctl->error) : 0;
+    if (r == 0) {
+        r = enter_box(&subject);
+    }
+    if (r == 0) {
+        r = ctl_open(ctl, ctl->operands[0], &options->common,
+                     options->common.force_share.value ? STORE_READ_SHARED : STORE_READ,
+                     &subject.image);
+    }
     if (r == 0) {
         r = map_view(&subject);
         image_close(subject.image);
     }
+    map_output_release(&subject.output);
     return r == 0 ? CTL_OK : CTL_FAILED;
 }
 
@@ -237,6 +255,7 @@ static const struct option_spec map_flags[] = {
     FLAG_FORCE_SHARE(struct map_options),
     FLAG_TRUST_NAMES(struct map_options),
     FLAG_FOLLOW(struct map_options),
+    FLAG_SANDBOX(struct map_options),
     FLAG_JSON(struct map_options),
     FLAG_OUTPUT(struct map_options),
     {.name = "start-offset",

@@ -3,6 +3,8 @@
 
 #include "ctl/map_output.h"
 
+#include "store/opener.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
@@ -52,36 +54,7 @@ static bool may_be_replaced(const char *path, const struct stat *status)
            (memcmp(start, "<?xml", 5) == 0 || memcmp(start, "<svg ", 5) == 0);
 }
 
-/* 0 where there is nothing of that name, or something that may be replaced. */
-static int check_place(const char *path, const struct image *image, struct error *error)
-{
-    struct stat status;
-
-    if (stat(path, &status) != 0) {
-        return errno == ENOENT ? 0
-                               : error_set(error, errno, "%s: the picture cannot be made there: %s",
-                                           path, strerror(errno));
-    }
-    if (is_of_chain(image, &status)) {
-        return error_set(error, EINVAL,
-                         "%s: this is a file of the image itself; name another for the picture",
-                         path);
-    }
-    if (!S_ISREG(status.st_mode)) {
-        return error_set(error, EINVAL,
-                         "%s: this is no regular file; name one for the picture, or - for "
-                         "standard output",
-                         path);
-    }
-    if (!may_be_replaced(path, &status)) {
-        return error_set(error, EEXIST,
-                         "%s: this file exists and is no picture; remove it first, or name another",
-                         path);
-    }
-    return 0;
-}
-
-/* --- writing ------------------------------------------------------------------------- */
+/* --- where it will be ---------------------------------------------------------------- */
 
 /* Where a link leads, so that the link stays; else the name itself. For the caller to free. */
 static char *real_place(const char *path)
@@ -91,57 +64,90 @@ static char *real_place(const char *path)
     return real != NULL ? real : strdup(path);
 }
 
-static int open_temporary(struct map_output *output, struct error *error)
+int map_output_place(const char *path, struct map_output *output, struct error *error)
 {
-    int fd = -1;
+    struct stat status;
 
-    if (asprintf(&output->temporary, "%s.%ld.part", output->path, (long)getpid()) < 0) {
-        output->temporary = NULL;
-        return error_set(error, ENOMEM, "%s: out of memory", output->path);
+    *output = (struct map_output){.named = path};
+    if (strcmp(path, "-") == 0) {
+        return 0;
     }
-    fd = open(output->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0666);
-    if (fd < 0) {
-        return error_set(error, errno, "%s: the picture cannot be made: %s", output->temporary,
+    if (stat(path, &status) == 0) {
+        output->is_there = true;
+        output->is_regular = S_ISREG(status.st_mode);
+        output->is_picture = output->is_regular && may_be_replaced(path, &status);
+    } else if (errno != ENOENT) {
+        return error_set(error, errno, "%s: the picture cannot be made there: %s", path,
                          strerror(errno));
     }
-    output->file = fdopen(fd, "w");
-    if (output->file == NULL) {
-        unlink(output->temporary);
-        close(fd);
-        return error_set(error, ENOMEM, "%s: out of memory", output->path);
+    output->path = real_place(path);
+    if (output->path == NULL ||
+        asprintf(&output->temporary, "%s.%ld.part", output->path, (long)getpid()) < 0) {
+        free(output->path);
+        *output = (struct map_output){0};
+        return error_set(error, ENOMEM, "%s: out of memory", path);
     }
     return 0;
 }
 
-int map_output_open(const char *path, const struct image *image, struct map_output *output,
-                    struct error *error)
-{
-    int r;
-
-    *output = (struct map_output){0};
-    if (strcmp(path, "-") == 0) {
-        output->file = stdout;
-        return 0;
-    }
-    r = check_place(path, image, error);
-    if (r != 0) {
-        return r;
-    }
-    output->path = real_place(path);
-    r = output->path == NULL ? error_set(error, ENOMEM, "%s: out of memory", path)
-                             : open_temporary(output, error);
-    if (r != 0) {
-        free(output->temporary);
-        free(output->path);
-    }
-    return r;
-}
-
-static void forget(struct map_output *output)
+void map_output_release(struct map_output *output)
 {
     free(output->temporary);
     free(output->path);
     *output = (struct map_output){0};
+}
+
+/* --- writing ------------------------------------------------------------------------- */
+
+/* 0 where there is nothing of that name, or something that may be replaced. */
+static int check_place(const struct map_output *output, const struct image *image,
+                       struct error *error)
+{
+    struct stat status;
+
+    if (opener_stat(output->path, &status) == 0 && is_of_chain(image, &status)) {
+        return error_set(error, EINVAL,
+                         "%s: this is a file of the image itself; name another for the picture",
+                         output->named);
+    }
+    if (output->is_there && !output->is_regular) {
+        return error_set(error, EINVAL,
+                         "%s: this is no regular file; name one for the picture, or - for "
+                         "standard output",
+                         output->named);
+    }
+    if (output->is_there && !output->is_picture) {
+        return error_set(error, EEXIST,
+                         "%s: this file exists and is no picture; remove it first, or name another",
+                         output->named);
+    }
+    return 0;
+}
+
+int map_output_open(struct map_output *output, const struct image *image, struct error *error)
+{
+    int fd, r;
+
+    if (output->path == NULL) {
+        output->file = stdout;
+        return 0;
+    }
+    r = check_place(output, image, error);
+    if (r != 0) {
+        return r;
+    }
+    fd = opener_make(output->temporary);
+    if (fd < 0) {
+        return error_set(error, -fd, "%s: the picture cannot be made: %s", output->temporary,
+                         strerror(-fd));
+    }
+    output->file = fdopen(fd, "w");
+    if (output->file == NULL) {
+        (void)opener_remove(output->temporary);
+        close(fd);
+        return error_set(error, ENOMEM, "%s: out of memory", output->path);
+    }
+    return 0;
 }
 
 int map_output_close(struct map_output *output, struct error *error)
@@ -152,27 +158,26 @@ int map_output_close(struct map_output *output, struct error *error)
         return 0; /* main() looks after standard output */
     }
     if (ferror(output->file) || fflush(output->file) != 0) {
-        r = errno != 0 ? errno : EIO;
+        r = errno != 0 ? -errno : -EIO;
     }
     if (fclose(output->file) != 0 && r == 0) {
-        r = errno;
+        r = -errno;
     }
-    if (r == 0 && rename(output->temporary, output->path) != 0) {
-        r = errno;
+    if (r == 0) {
+        r = opener_replace(output->temporary, output->path);
     }
     if (r != 0) {
-        unlink(output->temporary);
-        error_set(error, r, "%s: the picture could not be written: %s", output->path, strerror(r));
+        (void)opener_remove(output->temporary);
+        error_set(error, -r, "%s: the picture could not be written: %s", output->path,
+                  strerror(-r));
     }
-    forget(output);
-    return -r;
+    return r;
 }
 
 void map_output_abandon(struct map_output *output)
 {
     if (output->path != NULL) {
         fclose(output->file);
-        unlink(output->temporary);
-        forget(output);
+        (void)opener_remove(output->temporary);
     }
 }

@@ -3,6 +3,7 @@
 #include "config.h"
 
 #include "admin/create.h"
+#include "ctl/box.h"
 #include "ctl/command.h"
 #include "ctl/create_values.h"
 #include "ctl/disk.h"
@@ -75,11 +76,15 @@ static int prepare(struct measuring *measuring)
         .format = options->format,
         .snapshot = options->snapshot,
     };
+    const struct ctl_box box = {.images = {measuring->path}, .decrypts = true};
     struct create_parameters parameters = {0};
     int r = 0;
 
     measuring->size = options->size.value;
     if (measuring->path != NULL) {
+        r = ctl_box_enter(measuring->ctl, &options->common, &box);
+    }
+    if (measuring->path != NULL && r == 0) {
         r = ctl_disk_open(measuring->ctl, &request, &options->common, &measuring->disk);
         measuring->size = r == 0 ? view_size(measuring->disk.view) : 0;
     }
@@ -270,6 +275,7 @@ static const struct option_spec measure_flags[] = {
     FLAG_KEY_FILE(struct measure_options),
     FLAG_KEY_ITERATIONS(struct measure_options),
     FLAG_LOCKING(struct measure_options),
+    FLAG_SANDBOX(struct measure_options),
     FLAG_JSON(struct measure_options),
     FLAG_OUTPUT(struct measure_options),
     {.name = NULL},

@@ -4,6 +4,7 @@
 #include "ctl/command.h"
 
 #include "admin/salvage.h"
+#include "ctl/box.h"
 #include "ctl/open.h"
 #include "disk/view.h"
 #include "util/checked.h"
@@ -158,21 +159,39 @@ static int copy_all(struct copying *copying)
 
 /* --- Where to ---------------------------------------------------------------------------- */
 
+/* NULL with errno. */
+static FILE *make_map(const char *path)
+{
+    int fd = opener_make(path);
+    FILE *map;
+
+    if (fd < 0) {
+        errno = -fd;
+        return NULL;
+    }
+    map = fdopen(fd, "w");
+    if (map == NULL) {
+        close(fd);
+    }
+    return map;
+}
+
 static int open_target(struct copying *copying)
 {
     struct error *error = &copying->ctl->error;
 
-    copying->fd = open(copying->target, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    copying->fd = opener_make(copying->target);
     if (copying->fd < 0) {
-        return error_set(error, errno, "%s: cannot be made: %s; name a file that does not exist",
-                         copying->target, strerror(errno));
+        return error_set(error, -copying->fd,
+                         "%s: cannot be made: %s; name a file that does not exist", copying->target,
+                         strerror(-copying->fd));
     }
     if (ftruncate(copying->fd, (off_t)copying->size) != 0) {
         return error_set(error, errno, "%s: cannot have %" PRIu64 " bytes: %s", copying->target,
                          copying->size, strerror(errno));
     }
     if (copying->map_path != NULL) {
-        copying->map = fopen(copying->map_path, "wxe");
+        copying->map = make_map(copying->map_path);
         if (copying->map == NULL) {
             return error_set(error, errno,
                              "%s: cannot be made: %s; name a file that does not exist",
@@ -303,10 +322,18 @@ static int run_salvage(struct ctl *ctl)
     const struct salvage_flags *flags = ctl->options;
     struct copying copying = {
         .ctl = ctl, .target = ctl->operands[1], .map_path = flags->map, .fd = -1};
+    const struct ctl_box box = {
+        .images = {ctl->operands[0]},
+        .makes = {{.path = ctl->operands[1]}, {.path = flags->map}},
+        .decrypts = true,
+    };
     struct salvage_report report;
     struct image *image = NULL;
     int r = command_prints_json(&flags->common) ? json_require(&ctl->error) : 0;
 
+    if (r == 0) {
+        r = ctl_box_enter(ctl, &flags->common, &box);
+    }
     if (r == 0) {
         r = open_image(ctl, &report, &image);
     }
@@ -358,6 +385,7 @@ static const struct option_spec salvage_flags[] = {
     FLAG_KEY_FILE(struct salvage_flags),
     FLAG_KEY_ITERATIONS(struct salvage_flags),
     FLAG_LOCKING(struct salvage_flags),
+    FLAG_SANDBOX(struct salvage_flags),
     {.name = "json",
      .type = OPTION_PRESET,
      .field = FIELD(common.output),

@@ -3,6 +3,7 @@
 #include "config.h"
 
 #include "admin/info.h"
+#include "ctl/box.h"
 #include "ctl/command.h"
 #include "ctl/daemon.h"
 #include "ctl/freeze.h"
@@ -124,7 +125,13 @@ static int list_image(struct ctl *ctl, const char *path, bool is_mounted)
     const struct snapshot_options *options = ctl->options;
     struct image *image;
     bool shares = is_mounted || options->common.force_share.value;
-    int r = ctl_open(ctl, path, &options->common, shares ? STORE_READ_SHARED : STORE_READ, &image);
+    const struct ctl_box box = {.images = {path}};
+    int r = ctl_box_enter(ctl, &options->common, &box);
+
+    if (r < 0) {
+        return r;
+    }
+    r = ctl_open(ctl, path, &options->common, shares ? STORE_READ_SHARED : STORE_READ, &image);
 
     if (r == 0) {
         r = image->format == IMAGE_QCOW2
@@ -331,6 +338,7 @@ static const struct option_spec snapshot_flags[] = {
     FLAG_TRUST_NAMES(struct snapshot_options),
     FLAG_FOLLOW(struct snapshot_options),
     FLAG_LOCKING(struct snapshot_options),
+    FLAG_SANDBOX(struct snapshot_options),
     {.name = NULL},
 };
 

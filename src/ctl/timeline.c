@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "config.h"
 
+#include "ctl/box.h"
 #include "ctl/command.h"
 
 #include "admin/inspect.h"
@@ -375,6 +376,7 @@ static int run_timeline(struct ctl *ctl)
         .names = ctl_names(&options->common),
         .no_locks = options->common.locking.value == CTL_LOCKING_OFF,
     };
+    const struct ctl_box box = {.images = {ctl->operands[0]}};
     struct timeline timeline = {.ctl = ctl};
     struct inspection *image = NULL;
     int r = 0;
@@ -383,6 +385,9 @@ static int run_timeline(struct ctl *ctl)
         r = options->body.value
                 ? error_set(&ctl->error, EINVAL, "--body is no JSON; leave one of them out")
                 : json_require(&ctl->error);
+    }
+    if (r == 0) {
+        r = ctl_box_enter(ctl, &options->common, &box);
     }
     if (r == 0) {
         r = inspect_open(ctl->operands[0], &how, &image, &ctl->error);
@@ -415,6 +420,7 @@ static const struct option_spec timeline_flags[] = {
     FLAG_TRUST_NAMES(struct timeline_options),
     FLAG_FOLLOW(struct timeline_options),
     FLAG_LOCKING(struct timeline_options),
+    FLAG_SANDBOX(struct timeline_options),
     {.name = NULL},
 };
 

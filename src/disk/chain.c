@@ -6,6 +6,8 @@
 #include "disk/filename.h"
 #include "disk/probe.h"
 #include "store/nbd.h"
+#include "store/opener.h"
+#include "store/rights.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -50,7 +52,7 @@ static int check_cycle(const struct image *active, const struct image *overlay, 
     bool is_address = store_nbd_is_address(path);
     struct stat status;
 
-    if (!is_address && stat(path, &status) < 0) {
+    if (!is_address && opener_stat(path, &status) < 0) {
         return 0; /* opening it says why */
     }
     for (image = active; image != NULL; image = image->backing) {
@@ -163,7 +165,7 @@ int chain_find(const struct chain_name *recorded, enum image_follow follow, char
 /* Whether the owner of the image must be able to do what is wanted of a file that it names. */
 static bool is_owners_affair(struct image_names names, enum store_access access, uid_t owner)
 {
-    if (owner == geteuid() || owner == 0) { /* we can do no more than he */
+    if (!rights_differ(owner)) {
         return false;
     }
     return names.rights == IMAGE_NAMES_OF_OWNER ||

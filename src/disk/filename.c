@@ -3,6 +3,8 @@
 
 #include "disk/filename.h"
 
+#include "store/opener.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -44,10 +46,10 @@ static int consider_cwd(const char *overlay, const char *what, const char *name,
     struct stat beside, here;
     char *copy;
 
-    if (stat(name, &here) < 0) {
+    if (opener_stat(name, &here) < 0) {
         return 0;
     }
-    if (stat(*path, &beside) == 0) {
+    if (opener_stat(*path, &beside) == 0) {
         if (beside.st_dev == here.st_dev && beside.st_ino == here.st_ino) {
             return 0;
         }

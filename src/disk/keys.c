@@ -26,7 +26,8 @@
 struct keys {
     uint32_t iterations_max;
     size_t count;
-    bool typed; /* none was given: the user is asked */
+    bool typed;   /* none was given: the user is asked */
+    int terminal; /* there, opened before what is encrypted is; or a negative errno */
     struct secret *keys[KEYS_FILES_MAX];
     char
         *owners[KEYS_FILES_MAX]; /* the path of the image that took it first, or it was typed for */
@@ -166,6 +167,7 @@ int keys_open(const char *list, uint32_t iterations_max, struct keys **keys, str
     if (opened == NULL) {
         return error_set(error, ENOMEM, "out of memory");
     }
+    opened->terminal = -ENOTTY;
     opened->iterations_max = iterations_max == 0 ? UINT32_MAX : iterations_max;
     result = list != NULL ? add_files(opened, list, error) : add_credential(opened, error);
     if (result < 0) {
@@ -173,6 +175,9 @@ int keys_open(const char *list, uint32_t iterations_max, struct keys **keys, str
         return result;
     }
     opened->typed = opened->count == 0;
+    if (opened->typed) {
+        opened->terminal = prompt_open();
+    }
     *keys = opened;
     return 0;
 }
@@ -183,6 +188,9 @@ void keys_close(struct keys *keys)
         for (size_t i = 0; i < keys->count; i++) {
             secret_destroy(keys->keys[i]);
             free(keys->owners[i]);
+        }
+        if (keys->terminal >= 0) {
+            close(keys->terminal);
         }
         free(keys);
     }
@@ -219,7 +227,7 @@ static int type_key(struct keys *keys, const char *asked, const char *path, stru
         return error_set(error, ENOMEM, "out of memory");
     }
     printable_clean(question); /* an image may have named the path */
-    result = prompt_hidden(question, (char *)secret->bytes, KEY_TYPED_MAX, &length);
+    result = prompt_hidden(keys->terminal, question, (char *)secret->bytes, KEY_TYPED_MAX, &length);
     free(question);
     if (result < 0) {
         secret_destroy(secret);

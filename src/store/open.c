@@ -483,8 +483,9 @@ static int lock_file(const struct subject *subject, int fd, const struct stat *s
                      subject->what, strerror(-rc), advice(-rc));
 }
 
-int host_file_open(const char *path, const char *what, const struct store_file_options *options,
-                   struct stat *status, struct error *error)
+int host_file_open_here(const char *path, const char *what,
+                        const struct store_file_options *options, struct stat *status,
+                        struct error *error)
 {
     const struct subject subject = {
         .path = path,

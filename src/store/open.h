@@ -22,6 +22,11 @@ bool cache_is_direct(enum store_cache cache);
 int host_file_open(const char *path, const char *what, const struct store_file_options *options,
                    struct stat *status, struct error *error);
 
+/* The same in this process, where there is another one that opens for it (store/opener.h). */
+int host_file_open_here(const char *path, const char *what,
+                        const struct store_file_options *options, struct stat *status,
+                        struct error *error);
+
 /* Whether reading may change the access time of the file that host_file_open() has opened. */
 bool host_file_changes_atime(int fd, const struct stat *status);
 

@@ -30,6 +30,11 @@
 #define SETGROUPS SYS_setgroups
 #endif
 
+bool rights_differ(uid_t uid)
+{
+    return uid != geteuid() && uid != 0;
+}
+
 /* A user, and the groups that he is in. */
 struct identity {
     uid_t uid;

@@ -16,6 +16,9 @@
 #include <sys/stat.h>
 #include <sys/types.h>
 
+/* Whether this process may do what this user may not. */
+bool rights_differ(uid_t uid);
+
 /*
  * Runs work(context) with the rights of this user on the file system: his user
  * id, his groups as the user and group databases have them, and no capability.

@@ -23,6 +23,8 @@
 struct box_needs {
     bool fuse_device; /* each thread opens /dev/fuse for itself */
     bool io_uring;
+    bool opener;             /* descriptors come from another process, which is waited for */
+    bool terminal;           /* it is asked what is one, and keys are typed there */
     bool network;            /* connections to servers, by name, in all ways of libnbd */
     const char *const *read; /* files and directories for that, NULL at the end; or NULL */
 };

@@ -30,6 +30,7 @@ bool box_restrict_calls(const struct box_needs *needs, bool opens)
 #include <sched.h>
 #include <seccomp.h>
 #include <stddef.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -183,6 +184,13 @@ static const int networking[] = {
     SCMP_SYS(recvmmsg),   SCMP_SYS(ioctl),       SCMP_SYS(getcwd),
 };
 
+/* To have files opened by another process, and to wait for its end. */
+static const int asking[] = {
+    SCMP_SYS(recvmsg),
+    SCMP_SYS(wait4),
+    SCMP_SYS(waitid),
+};
+
 static const int io_uring[] = {
     SCMP_SYS(io_uring_setup),
     SCMP_SYS(io_uring_enter),
@@ -297,6 +305,12 @@ static const struct limited {
     IOCTL(BLKZEROOUT),
 };
 
+/* Whether something is a terminal, and typing there unseen. By two interfaces of the kernel. */
+static const struct limited typing[] = {
+    IOCTL(TCGETS), IOCTL(TCSETSF), IOCTL(_IOC(_IOC_READ, 'T', 0x2a, 44)), /* TCGETS2 */
+    IOCTL(_IOC(_IOC_WRITE, 'T', 0x2d, 44)),                               /* TCSETSF2 */
+};
+
 /* --- libseccomp
  * ----------------------------------------------------------------------------------- */
 
@@ -351,8 +365,16 @@ static void add_list(struct filter *filter, uint32_t action, const int *calls, s
     }
 }
 
+static void add_limited(struct filter *filter, const struct limited *calls, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        add(filter, SCMP_ACT_ALLOW, calls[i].call, &calls[i].argument);
+    }
+}
+
 #define COUNT(list)               (sizeof(list) / sizeof((list)[0]))
 #define ADD(filter, action, list) add_list(filter, action, list, COUNT(list))
+#define ADD_LIMITED(filter, list) add_limited(filter, list, COUNT(list))
 
 static void add_ourselves(struct filter *filter)
 {
@@ -377,9 +399,7 @@ static void add_all(struct filter *filter, const struct box_needs *needs, bool o
 {
     ADD(filter, SCMP_ACT_ALLOW, served);
     add_ourselves(filter);
-    for (size_t i = 0; i < COUNT(limited); i++) {
-        add(filter, SCMP_ACT_ALLOW, limited[i].call, &limited[i].argument);
-    }
+    ADD_LIMITED(filter, limited);
     ADD(filter, SCMP_ACT_KILL_PROCESS, deadly);
     if (opens) {
         ADD(filter, SCMP_ACT_ALLOW, opening);
@@ -391,6 +411,12 @@ static void add_all(struct filter *filter, const struct box_needs *needs, bool o
     }
     if (needs->io_uring) {
         ADD(filter, SCMP_ACT_ALLOW, io_uring);
+    }
+    if (needs->opener) {
+        ADD(filter, SCMP_ACT_ALLOW, asking);
+    }
+    if (needs->terminal) {
+        ADD_LIMITED(filter, typing);
     }
 #ifdef BOX_HAS_SANITIZER
     ADD(filter, SCMP_ACT_ALLOW, sanitizing);

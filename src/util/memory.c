@@ -7,6 +7,7 @@
 
 #include <inttypes.h>
 #include <limits.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -84,7 +85,7 @@ uint64_t memory_size_in(uint64_t machine, const char *groups, const char *root)
     return machine;
 }
 
-uint64_t memory_size(void)
+static uint64_t find_size(void)
 {
     long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
     uint64_t machine = pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page : 0;
@@ -96,4 +97,20 @@ uint64_t memory_size(void)
         fclose(file);
     }
     return memory_size_in(machine, groups, GROUPS_ROOT);
+}
+
+uint64_t memory_size(void)
+{
+    /* Found out once: a process in its box cannot ask any more. */
+    static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+    static uint64_t size;
+    static bool known;
+
+    pthread_mutex_lock(&mutex);
+    if (!known) {
+        size = find_size();
+        known = true;
+    }
+    pthread_mutex_unlock(&mutex);
+    return size;
 }

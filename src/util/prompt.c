@@ -87,20 +87,22 @@ static int read_hidden(int terminal, const char *question, char *answer, size_t 
     return result;
 }
 
-int prompt_hidden(const char *question, char *answer, size_t size, size_t *length)
+int prompt_open(void)
 {
-    int terminal, result;
+    int terminal = isatty(STDIN_FILENO) == 1 ? open("/dev/tty", O_RDWR | O_CLOEXEC | O_NOCTTY) : -1;
+
+    return terminal >= 0 ? terminal : -ENOTTY;
+}
+
+int prompt_hidden(int terminal, const char *question, char *answer, size_t size, size_t *length)
+{
+    int result;
 
     *length = 0;
-    if (isatty(STDIN_FILENO) != 1) {
-        return -ENOTTY;
-    }
-    terminal = open("/dev/tty", O_RDWR | O_CLOEXEC | O_NOCTTY);
     if (terminal < 0) {
         return -ENOTTY;
     }
     result = read_hidden(terminal, question, answer, size, length);
     (void)write_all(terminal, "\n");
-    close(terminal);
     return result;
 }

@@ -5,11 +5,14 @@
 
 #include <stddef.h>
 
+/* The terminal that standard input is, for prompt_hidden(), to be closed; or -ENOTTY. */
+int prompt_open(void);
+
 /*
- * Asks on the terminal that standard input is; the answer, without its newline, in `answer`, and
- * how long it is. -ENOTTY where standard input is no terminal; -EMSGSIZE for an answer of more than
- * `size` bytes; -ECANCELED when the input ends without one; -EINTR after Ctrl-C; -EIO.
+ * Asks on a terminal that prompt_open() has opened; the answer, without its newline, in `answer`,
+ * and how long it is. -ENOTTY where that is none; -EMSGSIZE for an answer of more than `size`
+ * bytes; -ECANCELED when the input ends without one; -EINTR after Ctrl-C; -EIO.
  */
-int prompt_hidden(const char *question, char *answer, size_t size, size_t *length);
+int prompt_hidden(int terminal, const char *question, char *answer, size_t size, size_t *length);
 
 #endif

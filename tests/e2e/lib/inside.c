@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * For LD_PRELOAD of qcow2fs: somebody who has taken it over, in one of the threads that answer. At
- * its first answer with data it tries what the words of $INSIDE_TRIES say, and writes to the file
- * $INSIDE_SAYS, which is open by then, for each "WORD: begun", and what errno came of it, 0 for
- * none.
+ * For LD_PRELOAD of qcow2fs, or of qcow2ctl: somebody who has taken it over. In one of the threads
+ * that answer, at its first answer with data, or where $INSIDE_READS is set when it first reads
+ * of a file that has the magic of an image, it tries what the words of $INSIDE_TRIES say, and
+ * writes to the file $INSIDE_SAYS, which is open by then, for each "WORD: begun", and what errno
+ * came of it, 0 for none.
  *
  * $INSIDE_HIDES is a library that dlopen() does not find.
  */
@@ -34,6 +35,7 @@
 
 static int says = -1;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
+static ssize_t (*read_at)(int fd, void *buffer, size_t size, off_t offset);
 static int (*reply_buf)(void *request, const char *buffer, size_t size);
 static void *(*open_library)(const char *name, int flags);
 
@@ -43,6 +45,7 @@ __attribute__((constructor)) static void begin(void)
 
     *(void **)&reply_buf = dlsym(RTLD_NEXT, "fuse_reply_buf");
     *(void **)&open_library = dlsym(RTLD_NEXT, "dlopen");
+    *(void **)&read_at = dlsym(RTLD_NEXT, "pread");
     if (path != NULL) {
         says = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
     }
@@ -179,4 +182,37 @@ int fuse_reply_buf(void *request, const char *buffer, size_t size)
         pthread_once(&once, try_all);
     }
     return reply_buf(request, buffer, size);
+}
+
+static ssize_t read_image(int fd, void *buffer, size_t size, off_t offset)
+{
+    ssize_t count = read_at(fd, buffer, size, offset);
+
+    if (getenv("INSIDE_READS") != NULL && offset == 0 && count >= 4 &&
+        memcmp(buffer, "QFI\xfb", 4) == 0) {
+        pthread_once(&once, try_all);
+    }
+    return count;
+}
+
+ssize_t pread(int fd, void *buffer, size_t size, off_t offset)
+{
+    return read_image(fd, buffer, size, offset);
+}
+
+ssize_t pread64(int fd, void *buffer, size_t size, off_t offset)
+{
+    return read_image(fd, buffer, size, offset);
+}
+
+ssize_t __pread_chk(int fd, void *buffer, size_t size, off_t offset, size_t room)
+{
+    (void)room;
+    return read_image(fd, buffer, size, offset);
+}
+
+ssize_t __pread64_chk(int fd, void *buffer, size_t size, off_t offset, size_t room)
+{
+    (void)room;
+    return read_image(fd, buffer, size, offset);
 }

@@ -9,22 +9,10 @@ import os
 import signal
 import subprocess
 
-from lib import bad, compare, mount, run, tap, tools
+from lib import bad, compare, intruder, mount, run, tap, tools
 from lib.tap import check, check_equal
 
 PARTS = ["privileges", "memory", "system-calls", "files", "network"]
-INSIDE = os.path.join(os.path.dirname(run.program()), "..", "tests", "e2e", "lib", "inside.so")
-SANITIZED = os.environ.get("QCOW2FS_SANITIZE", "no") not in ("", "no")
-
-# What fails, and the daemon goes on.
-REFUSED = ["read-passwd", "write-file", "make-file", "list", "unlink", "unlinkat", "rename", "link",
-           "symlink", "mkdir", "mknod", "chmod", "chown", "truncate", "kill", "unix", "terminal",
-           "io-uring"]
-# A sanitizer needs these for itself.
-SANITIZERS = ["process", "code", "dumpable"]
-# What ends it.
-DEADLY = ["exec", "mount", "umount", "unshare", "setns", "chroot", "inet", "inet6", "packet", "bpf",
-          "userfaultfd", "perf", "module", "kexec", "reboot", "keyctl", "handle", "vm-write"]
 
 
 def built_in(_directory=None):
@@ -76,15 +64,7 @@ def others(steward):
 def taken_over(directory, words, *options, arguments=(), hides=None):
     """A daemon (Popen) in the foreground that tries the words when it first answers, and what it says."""
     path, at = bad.sample("plain", directory), bad.mount_point(directory)
-    says, victim = os.path.join(directory, "says"), os.path.join(directory, "victim")
-    for name in (says, victim):
-        with open(name, "w", encoding="ascii") as file:
-            file.write("" if name == says else "victim")
-    env = dict(os.environ, LD_PRELOAD=INSIDE, INSIDE_TRIES=" ".join(words), INSIDE_SAYS=says,
-               INSIDE_VICTIM=victim, INSIDE_NEW=os.path.join(directory, "new"))
-    env[run.MARK] = run.directory
-    if hides is not None:
-        env["INSIDE_HIDES"] = hides
+    env, says = intruder.environment(directory, words, hides)
     argv = [run.program(), "-f", *arguments, "-o", ",".join(("ro",) + options), path, at]
     with bad.unmounted_at_the_end(at), subprocess.Popen(
             argv, env=env, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as daemon:
@@ -98,15 +78,6 @@ def taken_over(directory, words, *options, arguments=(), hides=None):
 def read_some(at):
     with contextlib.suppress(OSError), open(at, "rb") as file:
         file.read(4096)
-
-
-def answers(says):
-    """Each word, with the errno that came of it; None: nothing came back."""
-    found = {}
-    for line in text(says).splitlines():
-        word, number = line.split(": ")
-        found[word] = None if number == "begun" else int(number)
-    return found
 
 
 @suite.test("all of it is in force by default, and strict mounts", needs=[built_in])
@@ -130,7 +101,7 @@ def _(directory):
             threads = status_of(mounted.pids[0])
             check(len(threads) > 4, "it has %d threads", len(threads))
             for each in threads:
-                if SANITIZED and each["Seccomp"] == "2":
+                if intruder.SANITIZED and each["Seccomp"] == "2":
                     continue  # the sanitizer's own thread was there before
                 check_equal((each["Seccomp"], each["NoNewPrivs"], int(each["CapEff"], 16),
                              int(each["CapPrm"], 16)), ("2", "1", 0, 0), "a thread")
@@ -141,13 +112,12 @@ def _(directory):
 
 @suite.test("from inside nothing is opened, made, changed, started, or talked to", needs=[built_in])
 def _(directory):
-    words = REFUSED + ([] if SANITIZED else SANITIZERS)
     for arguments in ((), ("-s",)):
-        with taken_over(directory, ["nothing"] + words, arguments=arguments) as (daemon, at, says):
+        with taken_over(directory, ["nothing"] + intruder.REFUSED, arguments=arguments) as (daemon, at, says):
             read_some(at)
-            found = answers(says)
+            found = intruder.answers(says)
             check_equal(found.pop("nothing"), 0, "what is no harm")
-            check_equal([word for word in words if found.get(word) in (0, None)], [],
+            check_equal([word for word in intruder.REFUSED if found.get(word) in (0, None)], [],
                         "what was possible")
             check_equal(set(found.values()) - {errno.ENOSYS, errno.EACCES, errno.EPERM}, set(),
                         "the errors")
@@ -157,11 +127,11 @@ def _(directory):
 
 @suite.test("from inside, what only an intruder does ends the daemon", needs=[built_in])
 def _(directory):
-    for word in DEADLY + ([] if SANITIZED else ["ptrace"]):
+    for word in intruder.DEADLY:
         with taken_over(directory, [word, "nothing"]) as (daemon, at, says):
             read_some(at)
             check_equal((word, daemon.wait(20)), (word, -signal.SIGSYS), "its end")
-            check_equal(answers(says), {word: None}, "what came of it")
+            check_equal(intruder.answers(says), {word: None}, "what came of it")
             tools.run("umount", "-l", at, status=None)
 
 
@@ -170,7 +140,7 @@ def _(directory):
     words = ["read-passwd", "write-file", "chmod", "mkdir", "process", "code", "kill"]
     with taken_over(directory, words, "sandbox=off") as (_daemon, at, says):
         read_some(at)
-        check_equal(answers(says), dict.fromkeys(words, 0), "what came of it")
+        check_equal(intruder.answers(says), dict.fromkeys(words, 0), "what came of it")
     path = bad.sample("plain", directory)
     with mount.mount(path, "sandbox=off", directory=True) as mounted:
         check_equal([name for name, has in sandbox(mounted).items() if has], [], "in force")
@@ -183,7 +153,7 @@ def _(directory):
     with taken_over(directory, ["read-passwd", "write-file", "mkdir"], "sandbox=on",
                     hides=library) as (daemon, at, says):
         read_some(at)
-        check_equal(set(answers(says).values()), {errno.EACCES}, "what came of it")
+        check_equal(set(intruder.answers(says).values()), {errno.EACCES}, "what came of it")
         tools.run("umount", at)
         check_equal((daemon.wait(20), daemon.stderr.read()), (0, ""), "its end, and what it said")
     with taken_over(directory, [], "sandbox=strict", hides=library) as (daemon, at, _says):

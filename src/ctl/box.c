@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "ctl/box.h"
+
+#include "crypto/library.h"
+#include "ctl/open.h"
+#include "store/nbd.h"
+#include "util/box.h"
+#include "util/memory.h"
+
+#include <errno.h>
+#include <string.h>
+#include <time.h>
+
+/* What is found out of the host's files when it is first wanted. */
+static int look_before(struct ctl *ctl, const struct common_flags *flags, bool decrypts)
+{
+    tzset();
+    (void)memory_size();
+    if (decrypts && crypto_missing() == NULL) {
+        (void)crypto_begin(); /* who has to decrypt says it */
+    }
+    return !decrypts || ctl_keys(ctl, flags) != NULL ? 0 : -ctl->error.code;
+}
+
+static int start_opener(struct ctl *ctl, const struct common_flags *flags,
+                        const struct ctl_box *box)
+{
+    enum image_follow follow = ctl_names(flags).follow;
+    const struct opener_policy policy = {
+        .given = box->images,
+        .makes = box->makes,
+        .follows = follow != IMAGE_FOLLOW_NONE,
+        .beneath = follow == IMAGE_FOLLOW_BESIDE,
+        .trusts = flags->trust_names.value,
+    };
+    int r = opener_start(&policy);
+
+    return r == 0 ? 0
+                  : error_set(&ctl->error, -r,
+                              "%s: the process that opens files for this one cannot be started: "
+                              "%s; --sandbox=off does without",
+                              box->images[0], strerror(-r));
+}
+
+/* Whether servers may be asked: then files are read for that, wherever they are. */
+static bool needs_network(const struct common_flags *flags, const struct ctl_box *box)
+{
+    bool needs = ctl_names(flags).follow == IMAGE_FOLLOW_ALL;
+
+    for (const char *const *image = box->images; *image != NULL; image++) {
+        needs = needs || store_nbd_is_address(*image);
+    }
+    return needs;
+}
+
+int ctl_box_enter(struct ctl *ctl, const struct common_flags *flags, const struct ctl_box *box)
+{
+    static const char *const all[] = {"/", NULL};
+    struct box_needs needs = {.opener = true, .terminal = true};
+    struct box entered;
+    const char *missing;
+    int r;
+
+    if (flags->sandbox.value == CTL_SANDBOX_OFF) {
+        return 0;
+    }
+    r = look_before(ctl, flags, box->decrypts);
+    if (r == 0) {
+        r = start_opener(ctl, flags, box);
+    }
+    if (r < 0) {
+        return r;
+    }
+    needs.network = needs_network(flags, box);
+    needs.read = needs.network ? all : NULL;
+    box_enter(&needs, &entered);
+    missing = box_missing(&entered);
+    if (missing != NULL && flags->sandbox.value == CTL_SANDBOX_STRICT) {
+        return error_set(&ctl->error, EPERM, "--sandbox=strict: %s; --sandbox=on does without",
+                         missing);
+    }
+    return 0;
+}
+
+void ctl_box_leave(void)
+{
+    opener_stop();
+}

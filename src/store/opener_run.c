@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "store/open.h"
+#include "store/opener_internal.h"
+#include "store/rights.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define SOCKET     3    /* behind the standard descriptors */
+#define OPENED_MAX 4096 /* files; no chain has as many */
+
+/* A file that was opened: what it names later is opened with the rights of its owner. */
+struct opened {
+    char *path;
+    uid_t owner;
+};
+
+struct process {
+    const struct opener_policy *policy;
+    struct opened *opened; /* room for OPENED_MAX */
+    size_t count;
+};
+
+/* --- what is allowed -------------------------------------------------------------------------- */
+
+static bool has(const char *const *list, const char *path)
+{
+    for (; *list != NULL; list++) {
+        if (strcmp(*list, path) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static const struct opened *find_opened(const struct process *process, const char *path)
+{
+    for (size_t i = process->count; i > 0; i--) {
+        if (strcmp(process->opened[i - 1].path, path) == 0) {
+            return &process->opened[i - 1];
+        }
+    }
+    return NULL;
+}
+
+static bool remember(struct process *process, const char *path, uid_t owner)
+{
+    char *copy = process->count < OPENED_MAX ? strdup(path) : NULL;
+
+    if (copy == NULL) {
+        return false;
+    }
+    process->opened[process->count++] = (struct opened){copy, owner};
+    return true;
+}
+
+/* Whether it is opened, and how. What is asked for can be no more than that. */
+static bool judge(const struct process *process, const struct opener_question *question,
+                  struct store_file_options *options)
+{
+    const struct opener_policy *policy = process->policy;
+    const struct opened *by;
+
+    *options = (struct store_file_options){
+        .access = (enum store_access)question->access,
+        .cache = (enum store_cache)question->cache,
+        .no_locks = question->no_locks != 0,
+    };
+    if (options->access != STORE_READ && options->access != STORE_READ_SHARED) {
+        return false;
+    }
+    if (question->named_by[0] == '\0') {
+        return has(policy->given, question->path);
+    }
+    by = find_opened(process, question->named_by);
+    if (!policy->follows || (by == NULL && !policy->trusts)) {
+        return false;
+    }
+    options->named_by = question->named_by;
+    options->beneath = policy->beneath;
+    if (!policy->trusts) {
+        options->owner = by->owner;
+        options->as_owner = rights_differ(by->owner);
+    }
+    return true;
+}
+
+/* --- work ---------------------------------------------------------------------------------------
+ */
+
+/* Each answers with a descriptor, or a negative errno, or -1 and a result. */
+static int open_file(struct process *process, const struct opener_question *question,
+                     struct opener_answer *answer)
+{
+    struct store_file_options options;
+    int descriptor;
+
+    if (!judge(process, question, &options)) {
+        answer->result = error_set(&answer->error, EPERM,
+                                   "%s: this %s is not opened by a command that only reads what "
+                                   "was named to it",
+                                   question->path, question->what);
+        return -1;
+    }
+    descriptor = host_file_open_here(question->path, question->what, &options, &answer->status,
+                                     &answer->error);
+    if (descriptor >= 0 && !remember(process, question->path, answer->status.st_uid)) {
+        close(descriptor);
+        descriptor =
+            error_set(&answer->error, EMFILE, "%s: too many files were opened", question->path);
+    }
+    answer->result = descriptor < 0 ? descriptor : 0;
+    return descriptor;
+}
+
+/* What the user named to be made; NULL. */
+static const struct opener_new *find_new(const struct process *process, const char *path)
+{
+    const struct opener_new *found = process->policy->makes;
+
+    while (found->path != NULL && strcmp(found->path, path) != 0) {
+        found++;
+    }
+    return found->path != NULL ? found : NULL;
+}
+
+static int make_file(const struct process *process, const struct opener_question *question,
+                     struct opener_answer *answer)
+{
+    int descriptor = -1;
+
+    if (find_new(process, question->path) != NULL) {
+        descriptor = open(question->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        answer->result = descriptor < 0 ? -errno : 0;
+    } else {
+        answer->result = -EPERM;
+    }
+    return descriptor;
+}
+
+/* Only of what gets another name is the first one ours. */
+static int end_file(const struct process *process, const struct opener_question *question)
+{
+    const struct opener_new *made = find_new(process, question->path);
+
+    if (made == NULL || made->becomes == NULL) {
+        return -EPERM;
+    }
+    return (question->kind == OPENER_REPLACE ? rename(made->path, made->becomes)
+                                             : unlink(made->path)) == 0
+               ? 0
+               : -errno;
+}
+
+static void look(const struct opener_question *question, struct opener_answer *answer)
+{
+    const char *path = question->path;
+    ssize_t length;
+
+    switch (question->kind) {
+    case OPENER_STAT:
+        answer->result = stat(path, &answer->status) == 0 ? 0 : -errno;
+        break;
+    case OPENER_REAL_PATH: /* of at most PATH_MAX bytes */
+        answer->result = realpath(path, answer->text) != NULL ? 0 : -errno;
+        break;
+    case OPENER_READ_LINK:
+        length = readlink(path, answer->text, sizeof(answer->text) - 1);
+        answer->result = length >= 0 ? 0 : -errno;
+        break;
+    default:
+        answer->result = -EINVAL;
+        break;
+    }
+}
+
+/* --- messages -----------------------------------------------------------------------------------
+ */
+
+static void say(const struct opener_answer *answer, int descriptor)
+{
+    struct iovec part = {.iov_base = (void *)(uintptr_t)answer, .iov_len = sizeof(*answer)};
+    union {
+        char bytes[CMSG_SPACE(sizeof(int))];
+        struct cmsghdr align;
+    } control = {{0}};
+    struct msghdr header = {.msg_iov = &part, .msg_iovlen = 1};
+
+    if (descriptor >= 0) {
+        header.msg_control = control.bytes;
+        header.msg_controllen = sizeof(control.bytes);
+        CMSG_FIRSTHDR(&header)->cmsg_level = SOL_SOCKET;
+        CMSG_FIRSTHDR(&header)->cmsg_type = SCM_RIGHTS;
+        CMSG_FIRSTHDR(&header)->cmsg_len = CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(CMSG_FIRSTHDR(&header)), &descriptor, sizeof(descriptor));
+    }
+    while (sendmsg(SOCKET, &header, MSG_NOSIGNAL) < 0 && errno == EINTR) {
+    }
+}
+
+static bool ends(const char *text, size_t size)
+{
+    return memchr(text, '\0', size) != NULL;
+}
+
+/* False at the end: who asks is gone, or says what nobody says. */
+static bool hear(struct opener_question *question)
+{
+    ssize_t count;
+
+    while ((count = recv(SOCKET, question, sizeof(*question), 0)) < 0 && errno == EINTR) {
+    }
+    return count == sizeof(*question) && ends(question->what, sizeof(question->what)) &&
+           ends(question->path, sizeof(question->path)) &&
+           ends(question->named_by, sizeof(question->named_by));
+}
+
+/* The locks belong to the description, which who asked has from then on alone. */
+static void serve(struct process *process, const struct opener_question *question)
+{
+    struct opener_answer answer = {.result = 0};
+    int descriptor = -1;
+
+    if (question->kind == OPENER_OPEN) {
+        descriptor = open_file(process, question, &answer);
+    } else if (question->kind == OPENER_MAKE) {
+        descriptor = make_file(process, question, &answer);
+    } else if (question->kind == OPENER_REPLACE || question->kind == OPENER_REMOVE) {
+        answer.result = end_file(process, question);
+    } else {
+        look(question, &answer);
+    }
+    say(&answer, descriptor);
+    if (descriptor >= 0) {
+        close(descriptor);
+    }
+}
+
+/* Has nothing but the socket: whoever waits for the end of a pipe waits for the other process. */
+static void part_from_all(int socket)
+{
+    int nothing;
+
+    if (socket != SOCKET) {
+        (void)dup3(socket, SOCKET, O_CLOEXEC);
+    }
+    (void)close_range(SOCKET + 1, ~0U, 0);
+    nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (nothing < 0) {
+        nothing = open("/", O_PATH | O_CLOEXEC);
+    }
+    for (int i = 0; i < SOCKET; i++) {
+        (void)dup2(nothing, i);
+    }
+    close(nothing);
+}
+
+void opener_run(int socket, const struct opener_policy *policy)
+{
+    struct process process = {
+        .policy = policy,
+        .opened = calloc(OPENED_MAX, sizeof(*process.opened)),
+    };
+    struct opener_question question;
+
+    part_from_all(socket);
+    (void)prctl(PR_SET_NAME, "qcow2ctl-opener");
+    while (process.opened != NULL && hear(&question)) {
+        serve(&process, &question);
+    }
+    /* Before the other one can know of the end: nothing of the host is in use then. */
+    _exit(chdir("/") == 0 ? 0 : 1);
+}
