@@ -258,9 +258,11 @@ BENCH_FILES = \
 	tests/bench/speed/chart.py \
 	tests/bench/speed/fio.py \
 	tests/bench/speed/images.py \
+	tests/bench/speed/jobs.py \
 	tests/bench/speed/places.py \
 	tests/bench/speed/results.py \
 	tests/bench/speed/targets.py \
+	tests/bench/speed/trees.py \
 	tests/bench/speed/workloads.py
 
 # Which of them the sanitizer builds of tests/run repeat. A pattern of the shell, matched

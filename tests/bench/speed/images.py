@@ -2,11 +2,16 @@
 """The images of a run. Each is a Disk: a qcow2 image, and the raw file of the same contents."""
 
 import collections
+import contextlib
 import os
 import random
 import shutil
+import subprocess
+import time
 
-from lib import image, tools
+from lib import image, run, tools
+
+from . import trees
 
 KiB, MiB, GiB, TiB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 
@@ -15,8 +20,8 @@ CHAIN_SIZE_MAX = 512 * MiB
 CHAIN_CLUSTERS = 24   # that each overlay of a chain has of its own
 SECONDS_TO_MAKE = 900
 
-# raw: None where no target needs it; top: the image to open
-Disk = collections.namedtuple("Disk", "directory raw qcow2 size")
+# raw: None where no target needs it; key: the file with the key of an encrypted image, or None
+Disk = collections.namedtuple("Disk", "directory raw qcow2 size key", defaults=(None,))
 
 
 def _noise(path, size):
@@ -127,3 +132,68 @@ class Images:
             tools.run("qemu-io", *[word for each in writes for word in ("-c", each)], alone)
             last = path
         return Disk(directory, None, last, size)
+
+    def _make_tree(self, directory, _argument):
+        """No image: the directory `tree`, and the size of a disk that it fits on."""
+        place, text = os.path.join(directory, "tree"), os.path.join(directory, "text")
+        os.mkdir(place)
+        _prose(text, min(self.size, 32 * MiB))
+        trees.make(place, self.size, text)
+        os.remove(text)
+        return Disk(directory, None, None, (self.size * 5 // 4 + 64 * MiB) // MiB * MiB)
+
+    def _make_files(self, directory, kind):
+        """The tree in an ext4, on a disk that is as large as it has to be."""
+        tree = self.get("tree")
+        raw, path = os.path.join(directory, "disk.raw"), os.path.join(directory, "disk.qcow2")
+        _sparse(raw, tree.size)
+        tools.run("mkfs.ext4", "-q", "-d", tree.directory, raw, timeout=SECONDS_TO_MAKE)
+        disk = Disk(directory, raw, path, tree.size)
+        convert = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2"]
+        if kind in ("zlib", "zstd"):
+            convert += ["-c", "-o", "compression_type=" + kind]
+        elif kind == "luks":
+            disk = disk._replace(key=os.path.join(directory, "key"))
+            with open(disk.key, "w", encoding="ascii") as file:
+                file.write("a key of the benchmark")
+            convert += ["--object", "secret,id=key,file=" + disk.key, "-o",
+                        "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10"]
+        if kind.startswith("chain"):
+            return self._scatter(disk, int(kind[len("chain"):]))
+        tools.run(*convert, raw, path, timeout=SECONDS_TO_MAKE)
+        return disk
+
+    def _scatter(self, disk, length):
+        """The disk as a chain: each MiB of it is in one of the images."""
+        last = os.path.join(disk.directory, "0.qcow2")
+        image.create(last, disk.size)
+        for number in range(length):
+            if number > 0:
+                behind, last = last, os.path.join(disk.directory, "%d.qcow2" % number)
+                image.create(last, disk.size, backing=os.path.basename(behind),
+                             backing_format="qcow2")
+            with _writable(last, disk.size) as target, open(disk.raw, "rb") as source:
+                for start in range(number * MiB, disk.size, length * MiB):
+                    data = os.pread(source.fileno(), MiB, start)
+                    if data.strip(b"\0"):
+                        os.pwrite(target, data, start)
+        return disk._replace(qcow2=last)
+
+
+@contextlib.contextmanager
+def _writable(path, size):
+    """A descriptor of the disk in an image, by our own program."""
+    at = path + ".mounted"
+    with open(at, "wb"):
+        pass
+    with subprocess.Popen([run.program(), "-f", path, at]) as process:
+        while os.stat(at).st_size != size and process.poll() is None:
+            time.sleep(0.001)
+        handle = os.open(at, os.O_RDWR)
+        try:
+            yield handle
+        finally:
+            os.close(handle)
+            while not run.unmount(at):
+                time.sleep(0.01)
+    os.remove(at)

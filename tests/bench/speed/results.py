@@ -19,6 +19,12 @@ from .workloads import Limit
 COLUMNS = ("raw", "floor", "qsd", "nbdfuse", "qcowmount", "qcow2fs")
 
 
+def _any_of(labels):
+    if len(labels) > 2:
+        return "the best of " + ", ".join(labels)
+    return ("the better of " if len(labels) > 1 else "") + " and ".join(labels)
+
+
 class Row:
     """The results of one workload: `values` of each label (a number each round), `failed`."""
 
@@ -58,9 +64,7 @@ class Row:
             text = "<= %g %s" % (goal.most, self.workload.unit)
             return text, value, None if value is None else value <= goal.most
         theirs = self.better(goal.versus)
-        name = " and ".join(goal.versus)
-        text = ">= %g x %s%s" % (goal.ratio, "the better of " if len(goal.versus) > 1 else "",
-                                 name)
+        text = ">= %g x %s" % (goal.ratio, _any_of(goal.versus))
         if ours != "qcow2fs":
             text = "%s: %s" % (ours, text)
         if theirs is None or not self.values.get(ours):

@@ -8,6 +8,10 @@
     qcowmount  libqcow's, read-only
     qcow2fs    ours
 
+and for jobs that need files (jobs.py)
+
+    guestmount libguestfs', with a virtual machine of its own; it shows no disk
+
 All with the page cache of the host, and their own defaults but for the Tuning.
 """
 
@@ -197,6 +201,9 @@ class StorageDaemon(Target):
             image += ",l2-cache-entry-size=4096,l2-cache-size=8192"
         export = "type=fuse,id=export,node-name=disk,mountpoint=%s,writable=on" % at
         argv = [self.program]
+        if disk.key:
+            argv += ["--object", "secret,id=key,file=" + disk.key]
+            image += ",encrypt.format=luks,encrypt.key-secret=key"
         if self.iothreads:
             for number in range(os.cpu_count()):
                 argv += ["--object", "iothread,id=io%d" % number]
@@ -251,6 +258,18 @@ class QcowMount(Target):
         return _daemon(argv, os.path.join(at, "qcow1"), at, disk.size)
 
 
+class GuestMount(Target):
+    def missing(self):
+        return None if tools.have("guestmount") else \
+            "no guestmount: apt-get install guestfsd libguestfs-tools linux-image-amd64"
+
+    def version(self):
+        return tools.output("guestmount", "--version").split()[1]
+
+    def serve(self, disk, tuning=""):
+        raise CannotServe("it shows files alone")
+
+
 class Qcow2fs(Target):
     def missing(self):
         try:
@@ -268,6 +287,8 @@ class Qcow2fs(Target):
         options = {"lazy": ["-o", "lazy-refcounts=on"],
                    "minimum": ["-o", "l2-cache-size=1"],
                    "compress": ["-o", "compress"]}.get(tuning, [])
+        if disk.key:
+            options += ["-o", "key-file=" + disk.key]
         argv = [run.program(), "-f", *options, disk.qcow2, at]
         return _daemon(argv, os.path.join(at, "disk.raw") if directory else at, at, disk.size)
 
@@ -293,4 +314,4 @@ def all_targets(places, images, qsd_programs, floor_options=None):
     return ([Raw("raw", places), Floor("floor", places, floor_options)]
             + storage_daemons(qsd_programs, places, images)
             + [NbdFuse("nbdfuse", places), QcowMount("qcowmount", places),
-               Qcow2fs("qcow2fs", places)])
+               GuestMount("guestmount", places), Qcow2fs("qcow2fs", places)])

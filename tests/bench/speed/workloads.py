@@ -144,7 +144,7 @@ def sequential_cold(context, line, workload):
         return fio.once(served.path, "read", MiB, disk.size)
 
 
-def _beside(make, *path):
+def beside(make, *path):
     """A program of the same build, at a path from where qcow2fs is; `make` builds it."""
     program = os.path.normpath(os.path.join(os.path.dirname(run.program()), *path))
     if not os.access(program, os.X_OK):
@@ -156,7 +156,7 @@ def decompress_cold(context, line, workload):
     """Of LIBRARY all clusters are decompressed by a program, without anything that serves them."""
     if line != LIBRARY:
         return sequential_cold(context, line, workload)
-    program = _beside("make tests/bench/decompress", "..", "tests", "bench", "decompress")
+    program = beside("make tests/bench/decompress", "..", "tests", "bench", "decompress")
     return float(tools.output(program, workload.disk_for(context, line).qcow2))
 
 
@@ -253,7 +253,7 @@ def check(context, line, workload):
     disk = workload.disk_for(context, line)
     argv = ["qemu-img", "check", "-q", "-f", "qcow2", disk.qcow2]
     if line.label == "qcow2fs":
-        argv = [_beside("make", "qcow2ctl"), "check", disk.qcow2]
+        argv = [beside("make", "qcow2ctl"), "check", disk.qcow2]
     began = time.perf_counter()
     tools.run(*argv, timeout=600)
     return time.perf_counter() - began
@@ -264,7 +264,7 @@ def convert(*arguments):
     def run(context, line, workload):
         disk = workload.disk_for(context, line)
         copy = os.path.join(disk.directory, "copy.qcow2")
-        program = "qemu-img" if line.label == "qemu-img" else _beside("make", "qcow2ctl")
+        program = "qemu-img" if line.label == "qemu-img" else beside("make", "qcow2ctl")
         began = time.perf_counter()
         tools.run(program, "convert", "-f", "raw", "-O", "qcow2", *arguments, disk.raw, copy,
                   timeout=600)

@@ -5,11 +5,12 @@ import json
 import os
 import xml.etree.ElementTree
 
-from lib import image, qcow2, run, tap, tools
+from lib import encrypted, image, qcow2, run, tap, tools
 
 FAST = "read-qd1,allocate-4k,allocate-sync,seq-cold,zstd,fill-zlib,memory-idle,memory-reads," \
        "chain-8,mount-1g"
 BENCH = os.path.join(run.SOURCE, "tests", "bench", "run")
+JOBS = "job-list,job-copy-chain5,job-copy-luks,job-fill,job-sha256-zlib,job-grow"
 DECOMPRESS = os.path.join(os.path.dirname(os.path.dirname(run.program())), "tests", "bench",
                           "decompress")
 
@@ -38,6 +39,18 @@ def _(directory):
         needs_stats = row["name"] == "memory-reads" and "qcow2fs" in row["failed"]
         tap.check(needs_stats or "qcow2fs" in row["medians"], "%s: %s", row["name"], row["failed"])
     xml.etree.ElementTree.parse(svg)
+
+
+@suite.test("the benchmark measures whole jobs, each by its own way to the files",
+            needs=[tools.root, tools.loop, encrypted.library])
+def _(directory):
+    found, _svg = measure(directory, "--jobs", "--targets", "raw,qsd,qcow2fs", "--only", JOBS)
+    tap.check_equal(sorted(row["name"] for row in found["workloads"]), sorted(JOBS.split(",")),
+                    "what was measured")
+    for row in found["workloads"]:
+        tap.check_equal(row["failed"], {}, "what failed in %s" % row["name"])
+        tap.check({"raw", "qsd", "qcow2fs"} <= set(row["medians"]), "%s: %s", row["name"],
+                  row["medians"])
 
 
 @suite.test("the benchmark shows how fast decompression alone is, beside what serves the image",
