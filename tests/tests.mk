@@ -14,6 +14,7 @@ UNIT_TESTS += \
 	tests/unit/admin/test-audit \
 	tests/unit/admin/test-audit-clusters \
 	tests/unit/store/test-barrier \
+	tests/unit/util/test-box \
 	tests/unit/util/test-bytes \
 	tests/unit/cache/test-cache \
 	tests/unit/cache/test-change \

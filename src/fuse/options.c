@@ -191,7 +191,8 @@ const struct option_spec mount_option_table[] = {
      .value_name = "on|off|strict",
      .help = "Once all is open and mounted, the daemon gives up its capabilities, all system calls "
              "but those of serving, opening files, and core dumps. on: as far as the kernel and "
-             "this build can. strict: do not mount where anything of that is missing.",
+             "this build can; what is missing is said once. strict: do not mount where anything of "
+             "that is missing.",
      .default_text = "on"},
     {.name = "locking",
      .type = OPTION_CHOICE,

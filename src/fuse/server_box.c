@@ -130,6 +130,11 @@ int server_box_enter(const struct image *image, const struct mount_options *opti
     if (missing != NULL && options->sandbox.value == MOUNT_SANDBOX_STRICT) {
         return error_set(error, EPERM, "sandbox=strict: %s; sandbox=on does without", missing);
     }
+    if (missing != NULL) {
+        log_line(image->log, LOG_LEVEL_WARNING,
+                 "the sandbox is not whole: %s; all else of it holds (sandbox=off does without it)",
+                 missing);
+    }
     return 0;
 }
 

@@ -305,6 +305,15 @@ static const struct limited {
     IOCTL(BLKZEROOUT),
 };
 
+/* Sockets that go further than this machine's own. */
+static const struct limited families[] = {
+    {SCMP_SYS(socket), {0, SCMP_CMP_EQ, AF_INET, 0}},
+    {SCMP_SYS(socket), {0, SCMP_CMP_EQ, AF_INET6, 0}},
+    {SCMP_SYS(socket), {0, SCMP_CMP_EQ, AF_PACKET, 0}},
+    {SCMP_SYS(socket), {0, SCMP_CMP_EQ, AF_NETLINK, 0}},
+    {SCMP_SYS(socket), {0, SCMP_CMP_EQ, AF_VSOCK, 0}},
+};
+
 /* Whether something is a terminal, and typing there unseen. By two interfaces of the kernel. */
 static const struct limited typing[] = {
     IOCTL(TCGETS), IOCTL(TCSETSF), IOCTL(_IOC(_IOC_READ, 'T', 0x2a, 44)), /* TCGETS2 */
@@ -365,16 +374,17 @@ static void add_list(struct filter *filter, uint32_t action, const int *calls, s
     }
 }
 
-static void add_limited(struct filter *filter, const struct limited *calls, size_t count)
+static void add_limited(struct filter *filter, uint32_t action, const struct limited *calls,
+                        size_t count)
 {
     for (size_t i = 0; i < count; i++) {
-        add(filter, SCMP_ACT_ALLOW, calls[i].call, &calls[i].argument);
+        add(filter, action, calls[i].call, &calls[i].argument);
     }
 }
 
-#define COUNT(list)               (sizeof(list) / sizeof((list)[0]))
-#define ADD(filter, action, list) add_list(filter, action, list, COUNT(list))
-#define ADD_LIMITED(filter, list) add_limited(filter, list, COUNT(list))
+#define COUNT(list)                       (sizeof(list) / sizeof((list)[0]))
+#define ADD(filter, action, list)         add_list(filter, action, list, COUNT(list))
+#define ADD_LIMITED(filter, action, list) add_limited(filter, action, list, COUNT(list))
 
 static void add_ourselves(struct filter *filter)
 {
@@ -384,22 +394,11 @@ static void add_ourselves(struct filter *filter)
     add(filter, SCMP_ACT_ALLOW, SCMP_SYS(kill), &own);
 }
 
-static void add_no_sockets(struct filter *filter)
-{
-    static const int families[] = {AF_INET, AF_INET6, AF_PACKET, AF_NETLINK, AF_VSOCK};
-
-    for (size_t i = 0; i < COUNT(families); i++) {
-        const struct scmp_arg_cmp family = {0, SCMP_CMP_EQ, (unsigned)families[i], 0};
-
-        add(filter, SCMP_ACT_KILL_PROCESS, SCMP_SYS(socket), &family);
-    }
-}
-
 static void add_all(struct filter *filter, const struct box_needs *needs, bool opens)
 {
     ADD(filter, SCMP_ACT_ALLOW, served);
     add_ourselves(filter);
-    ADD_LIMITED(filter, limited);
+    ADD_LIMITED(filter, SCMP_ACT_ALLOW, limited);
     ADD(filter, SCMP_ACT_KILL_PROCESS, deadly);
     if (opens) {
         ADD(filter, SCMP_ACT_ALLOW, opening);
@@ -407,7 +406,7 @@ static void add_all(struct filter *filter, const struct box_needs *needs, bool o
     if (needs->network) {
         ADD(filter, SCMP_ACT_ALLOW, networking);
     } else {
-        add_no_sockets(filter);
+        ADD_LIMITED(filter, SCMP_ACT_KILL_PROCESS, families);
     }
     if (needs->io_uring) {
         ADD(filter, SCMP_ACT_ALLOW, io_uring);
@@ -416,7 +415,7 @@ static void add_all(struct filter *filter, const struct box_needs *needs, bool o
         ADD(filter, SCMP_ACT_ALLOW, asking);
     }
     if (needs->terminal) {
-        ADD_LIMITED(filter, typing);
+        ADD_LIMITED(filter, SCMP_ACT_ALLOW, typing);
     }
 #ifdef BOX_HAS_SANITIZER
     ADD(filter, SCMP_ACT_ALLOW, sanitizing);

@@ -34,9 +34,9 @@ def arguments(command, directory, path):
             "picture": ["map", "--svg", new + ".svg", path]}[command]
 
 
-def taken_over(directory, argv, words, hides=None):
+def taken_over(directory, argv, words, hides=None, old=False):
     """Runs qcow2ctl, which tries the words when it has the first bytes of an image."""
-    env, says = intruder.environment(directory, words, hides, reads=True)
+    env, says = intruder.environment(directory, words, hides, reads=True, old=old)
     done = subprocess.run([ctl.program()] + argv, env=env, stdin=subprocess.DEVNULL,
                           capture_output=True, text=True, timeout=60, check=False)
     return done, intruder.answers(says)
@@ -92,6 +92,18 @@ def _(directory):
     bad.check_sentence(done.stderr, "--sandbox=strict", "libseccomp", program="qcow2ctl")
     ctl.refused("check", "--sandbox=strict", "--repair=all", path, words=["--repair writes"],
                 unchanged=[path])
+
+
+@suite.test("on a kernel without Landlock the system calls keep all files closed", needs=[built_in])
+def _(directory):
+    path = bad.sample("snapshots", directory)
+    for command in COMMANDS:
+        words = arguments(command, directory, path)
+        words[1:1] = ["--sandbox=strict"]
+        done, found = taken_over(directory, words, ["read-passwd", "write-file", "make-file", "mkdir"],
+                                 old=True)
+        check_equal((command, set(found.values())), (command, {errno.ENOSYS}), "what came of it")
+        check_equal((command, done.returncode, done.stderr), (command, 0, ""), "status and sentence")
 
 
 @suite.test("strict does what on does", needs=[built_in])

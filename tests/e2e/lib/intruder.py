@@ -22,7 +22,7 @@ if not SANITIZED:
     DEADLY.append("ptrace")
 
 
-def environment(directory, words, hides=None, reads=False):
+def environment(directory, words, hides=None, reads=False, old=False):
     """For a process that tries the words, and where the file is in which it says what came of them."""
     says, victim = os.path.join(directory, "says"), os.path.join(directory, "victim")
     for name in (says, victim):
@@ -33,6 +33,8 @@ def environment(directory, words, hides=None, reads=False):
     env[run.MARK] = run.directory
     if hides is not None:
         env["INSIDE_HIDES"] = hides
+    if old:  # a kernel without Landlock
+        env["INSIDE_OLD"] = "1"
     if reads:
         env["INSIDE_READS"] = "1"
     return env, says

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+from unittest import mock
 
 from lib import bad, compare, intruder, mount, run, tap, tools
 from lib.tap import check, check_equal
@@ -61,10 +62,10 @@ def others(steward):
 
 
 @contextlib.contextmanager
-def taken_over(directory, words, *options, arguments=(), hides=None):
+def taken_over(directory, words, *options, arguments=(), hides=None, old=False):
     """A daemon (Popen) in the foreground that tries the words when it first answers, and what it says."""
     path, at = bad.sample("plain", directory), bad.mount_point(directory)
-    env, says = intruder.environment(directory, words, hides)
+    env, says = intruder.environment(directory, words, hides, old=old)
     argv = [run.program(), "-f", *arguments, "-o", ",".join(("ro",) + options), path, at]
     with bad.unmounted_at_the_end(at), subprocess.Popen(
             argv, env=env, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as daemon:
@@ -146,7 +147,7 @@ def _(directory):
         check_equal([name for name, has in sandbox(mounted).items() if has], [], "in force")
 
 
-@suite.test("without libseccomp the rest holds, strict says what is missing, and on says nothing",
+@suite.test("without libseccomp the rest holds; strict mounts nothing, and on says once what is missing",
             needs=[built_in])
 def _(directory):
     library = "libseccomp.so.2"
@@ -155,11 +156,42 @@ def _(directory):
         read_some(at)
         check_equal(set(intruder.answers(says).values()), {errno.EACCES}, "what came of it")
         tools.run("umount", at)
-        check_equal((daemon.wait(20), daemon.stderr.read()), (0, ""), "its end, and what it said")
+        check_equal(daemon.wait(20), 0, "its end")
+        bad.check_sentence(daemon.stderr.read(), "the sandbox is not whole", "libseccomp")
     with taken_over(directory, [], "sandbox=strict", hides=library) as (daemon, at, _says):
         check_equal(daemon.wait(20), 1, "its status")
         bad.check_sentence(daemon.stderr.read(), "sandbox=strict", "libseccomp")
         check(not mount.is_mounted(at), "it is mounted")
+
+
+@suite.test("on a kernel without Landlock no thread opens anything, and nothing is said", needs=[built_in])
+def _(directory):
+    for options in (("sandbox=on",), ("sandbox=strict",)):
+        words = ["nothing", "read-passwd", "write-file", "make-file", "mkdir", "chmod"]
+        with taken_over(directory, words, *options, old=True) as (daemon, at, says):
+            read_some(at)
+            found = intruder.answers(says)
+            check_equal((found.pop("nothing"), set(found.values())), (0, {errno.ENOSYS}), "what came of it")
+            tools.run("umount", at)
+            check_equal((daemon.wait(20), daemon.stderr.read()), (0, ""), "its end, and what it said")
+
+
+@suite.test("stats.json says what is in force on a kernel without Landlock, and without libseccomp",
+            needs=[built_in])
+def _(directory):
+    path = bad.sample("plain", directory)
+    for old, hides, missing in (
+            (True, None, {"landlock"}), (False, "libseccomp.so.2", {"system-calls"}),
+            (True, "libseccomp.so.2", {"landlock", "system-calls", "files", "network"})):
+        env, _says = intruder.environment(directory, [], hides, old=old)
+        with mock.patch.dict(os.environ, env), mount.mount(path, directory=True) as mounted:
+            check_equal({name for name, has in sandbox(mounted).items() if not has}, missing,
+                        "what is missing")
+    env, _says = intruder.environment(directory, [], "libseccomp.so.2", old=True)
+    at = bad.mount_point(directory)
+    done = tools.run(run.program(), "-o", "sandbox=strict", path, at, env=env, status=1)
+    bad.check_sentence(done.stderr, "sandbox=strict", "libseccomp")
+    check(not mount.is_mounted(at), "it is mounted")
 
 
 @suite.test("the steward has its sockets and nothing else, and signals to end do not reach it")
