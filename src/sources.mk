@@ -151,7 +151,7 @@ src_libqcow2_a_SOURCES = \
 	src/disk/salvage.c src/disk/salvage.h \
 	src/disk/reserve.c \
 	src/disk/resize.c \
-	src/disk/sectors.c \
+	src/disk/sectors.c src/disk/sectors.h \
 	src/disk/snapshot_back.c \
 	src/disk/snapshot_make.c \
 	src/disk/snapshot_share.c \

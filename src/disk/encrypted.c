@@ -4,6 +4,7 @@
 #include "disk/encrypted.h"
 
 #include "crypto/cipher.h"
+#include "disk/sectors.h"
 #include "util/checked.h"
 
 #include <errno.h>
@@ -33,15 +34,16 @@ static struct encrypted_place moved(const struct encrypted_place *place, uint64_
 
 /* --- Whole sectors ------------------------------------------------------------------------ */
 
-static int read_sectors(const struct image *image, struct encrypted_place place, uint8_t *buffer,
-                        size_t length)
+/* `sectors` NULL: nobody writes to these. */
+static int read_sectors(const struct image *image, struct sectors *sectors,
+                        struct encrypted_place place, uint8_t *buffer, size_t length)
 {
     int result = 0;
 
     while (length > 0 && result == 0) {
         size_t part = min_u64(length, PIECE);
 
-        result = store_read(place.store, place.host_offset, buffer, part);
+        result = sectors_read(sectors, &place, buffer, part);
         if (result == 0) {
             result = cipher_decrypt(image->cipher, sector_of(image, &place), buffer, part);
         }
@@ -94,15 +96,16 @@ static size_t part_of_sector(const struct encrypted_place *place, size_t length)
     return min_u64(length, SECTOR - place->host_offset % SECTOR);
 }
 
-static int read_sector(const struct image *image, const struct encrypted_place *place,
-                       uint8_t sector[CIPHER_SECTOR], struct encrypted_place *begin)
+static int read_sector(const struct image *image, struct sectors *sectors,
+                       const struct encrypted_place *place, uint8_t sector[CIPHER_SECTOR],
+                       struct encrypted_place *begin)
 {
     uint64_t before = place->host_offset % SECTOR;
 
     *begin = *place;
     begin->host_offset -= before;
     begin->guest_offset -= before;
-    return read_sectors(image, *begin, sector, CIPHER_SECTOR);
+    return read_sectors(image, sectors, *begin, sector, CIPHER_SECTOR);
 }
 
 static int read_part(const struct image *image, const struct encrypted_place *place,
@@ -110,7 +113,7 @@ static int read_part(const struct image *image, const struct encrypted_place *pl
 {
     uint8_t sector[CIPHER_SECTOR];
     struct encrypted_place begin;
-    int result = read_sector(image, place, sector, &begin);
+    int result = read_sector(image, image->sectors, place, sector, &begin);
 
     memcpy(buffer, sector + place->host_offset % SECTOR, length);
     return result;
@@ -121,7 +124,7 @@ static int update_part(const struct image *image, const struct encrypted_place *
 {
     uint8_t sector[CIPHER_SECTOR];
     struct encrypted_place begin;
-    int result = read_sector(image, place, sector, &begin);
+    int result = read_sector(image, NULL, place, sector, &begin);
 
     if (result == 0) {
         memcpy(sector + place->host_offset % SECTOR, data, length);
@@ -151,7 +154,7 @@ int encrypted_read(const struct image *image, const struct encrypted_place *plac
     }
     at = moved(&at, head);
     if (result == 0) {
-        result = read_sectors(image, at, to + head, middle);
+        result = read_sectors(image, image->sectors, at, to + head, middle);
     }
     at = moved(&at, middle);
     if (result == 0 && head + middle < length) {

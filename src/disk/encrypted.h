@@ -33,7 +33,8 @@ struct encrypted_place {
     uint64_t host_offset, guest_offset; /* bytes; alike within a sector */
 };
 
-/* Any bytes of it. 0; -ENOKEY without the key; what the store returns; -ENOMEM. */
+/* Any bytes of it, beside who writes (disk/sectors.h). 0; -ENOKEY without the key; what the store
+ * returns; -ENOMEM. */
 int encrypted_read(const struct image *image, const struct encrypted_place *place, void *buffer,
                    size_t length);
 

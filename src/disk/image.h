@@ -30,6 +30,7 @@ struct cipher;
 struct inflight;
 struct keys;
 struct resolved;
+struct sectors;
 
 enum image_format {
     IMAGE_QCOW2,
@@ -114,6 +115,7 @@ struct image {
     struct cache *cache;   /* the daemon's, set by image_attach_cache() */
     /* R4: where reads count as under way while there is a writer; else NULL */
     struct inflight *inflight;
+    struct sectors *sectors; /* of an encrypted image: which are being written; likewise */
     /* Of the active image: nothing forks any more, so reading may start threads of its own. */
     _Atomic bool may_start_threads;
     struct resolved *behind; /* of the active image: what is behind it; NULL where that is little */

@@ -467,6 +467,7 @@ static int open_all(struct writer *writer, struct error *error)
 static void destroy(struct writer *writer)
 {
     writer->image->inflight = NULL;
+    writer->image->sectors = NULL;
     mapping_set_look(writer->image->active, NULL, NULL);
     compressing_destroy(writer->compressing);
     tracking_free(writer->tracking);
@@ -476,7 +477,7 @@ static void destroy(struct writer *writer)
     gate_destroy(writer->gate);
     barrier_destroy(writer->barrier);
     view_close(writer->view);
-    range_locks_destroy(&writer->sectors);
+    sectors_destroy(&writer->sectors);
     range_locks_destroy(&writer->ranges);
     pthread_mutex_destroy(&writer->prepare_mutex);
     pthread_mutex_destroy(&writer->resize_mutex);
@@ -501,7 +502,7 @@ static struct writer *create(struct image *image, const struct writer_options *o
                        : (image->header->compatible_features & COMPATIBLE_LAZY_REFCOUNTS) != 0;
     atomic_init(&writer->next_commit, 1);
     range_locks_init(&writer->ranges);
-    range_locks_init(&writer->sectors);
+    sectors_init(&writer->sectors);
     pthread_mutex_init(&writer->prepare_mutex, NULL);
     pthread_mutex_init(&writer->resize_mutex, NULL);
     pthread_mutex_init(&writer->pause_mutex, NULL);
@@ -536,6 +537,7 @@ int writer_open(struct image *image, const struct writer_options *options, struc
                                  : result;
     }
     image->inflight = &opened->inflight;
+    image->sectors = &opened->sectors;
     *writer = opened;
     return 0;
 }

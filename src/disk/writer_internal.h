@@ -8,6 +8,7 @@
 
 #include "disk/commit.h"
 #include "disk/encrypted.h"
+#include "disk/sectors.h"
 #include "disk/ticker.h"
 #include "disk/tracking.h"
 #include "disk/view.h"
@@ -50,8 +51,8 @@ struct writer {
     struct compressing *compressing; /* NULL: what is written is stored as it is */
     struct inflight inflight;
     struct range_locks ranges;
-    struct range_locks sectors; /* of the guest, that are being written; taken only in an encrypted
-                                   image, within `ranges` or alone */
+    struct sectors sectors; /* that are being written; locked only in an encrypted image, within
+                               `ranges` or alone */
     /* Changes of entries to zeros that keep their clusters: who writes in place looks again. */
     atomic_uint zeroings_begun, zeroings_ended;
     atomic_uint_fast64_t next_commit;

@@ -187,6 +187,8 @@ static void give_back(struct host *host, uint64_t offset, uint64_t end)
 
 /* --- The store ----------------------------------------------------------------------------- */
 
+#define TORN UINT64_C(64) /* bytes */
+
 /* Transfers are done in pieces of whole sectors of the file: how long the next one is. */
 static size_t piece(struct host *host, uint64_t offset, size_t length)
 {
@@ -195,6 +197,15 @@ static size_t piece(struct host *host, uint64_t offset, size_t length)
                         : UINT64_C(64) << 10;
 
     return (size_t)min_u64(length, most - offset % HOST_SECTOR);
+}
+
+static size_t piece_read(struct host *host, uint64_t offset, size_t length)
+{
+    bool torn =
+        host->trouble != NULL && host->trouble->tears && chance_below(&host->chance, 4) == 0;
+
+    return torn ? (size_t)min_u64(length, (1 + chance_below(&host->chance, 8)) * TORN)
+                : piece(host, offset, length);
 }
 
 static int host_read(struct store *store, uint64_t offset, void *buffer, size_t length)
@@ -207,7 +218,7 @@ static int host_read(struct store *store, uint64_t offset, void *buffer, size_t 
     lock(host);
     result = fails(host);
     while (result == 0 && length > 0) {
-        size_t part = piece(host, offset, length);
+        size_t part = piece_read(host, offset, length);
 
         if (offset + part <= ROOM) {
             memcpy(to, host->bytes + offset, part); /* zeros behind the end */

@@ -3,7 +3,8 @@
  * A host file in memory, as a store, that
  *
  *     gives way   to other threads before, within and after each call; a
- *                 transfer is done in pieces, as hosts do it
+ *                 transfer is done in pieces, as hosts do it: of whole sectors, where it does
+ *                 not tear them
  *     is full     for a while: what needs a new block fails
  *     fails       calls by chance, for a while
  *     crashes     it knows what a sync has made stable, and can be copied as a
@@ -31,6 +32,7 @@ struct trouble {
     _Atomic bool syncs_fail;       /* each sync fails */
     _Atomic uint64_t failed;       /* calls that did */
     _Atomic uint64_t failed_syncs; /* of these */
+    bool tears; /* a sector that is being written may be read half old, half new */
     uint64_t seed;
 };
 

@@ -59,6 +59,13 @@ static const struct kind kinds[] = {
     {.name = "on-long-2", .options = ",compat=0.10", .content = CONTENT_ON_LONG},
     {.name = "on-chain", .options = "", .content = CONTENT_ON_CHAIN},
     {.name = "extended-on-raw", .options = "", .content = CONTENT_ON_RAW, .extended = true},
+    {.name = "encrypted", .options = "", .content = CONTENT_EMPTY, .encrypted = "cbc"},
+    {.name = "encrypted-on-raw", .options = "", .content = CONTENT_ON_RAW, .encrypted = "xts"},
+    {.name = "encrypted-extended",
+     .options = "",
+     .content = CONTENT_ON_CHAIN,
+     .extended = true,
+     .encrypted = "cbc"},
     {.name = "extended-on-chain", .options = "", .content = CONTENT_ON_CHAIN, .extended = true},
 };
 

@@ -32,6 +32,7 @@ struct kind {
     bool compresses; /* what is written */
     bool data_file;  /* and whether that is raw: */
     bool raw_data_file;
+    const char *encrypted; /* the mode of its cipher; NULL: it has none */
 };
 
 /* One file of an image. */

@@ -4,6 +4,8 @@
 
 #include "run.h"
 
+#include "crypto/library.h"
+
 #include "util/checked.h"
 
 #include <inttypes.h>
@@ -45,7 +47,8 @@ static const struct kind *choose_kind(struct run *run)
 
     do {
         kind = kind_at(chance_below(&run->chance, kinds_count()));
-    } while (is_listed(options->without, kind->name));
+    } while (is_listed(options->without, kind->name) ||
+             (kind->encrypted != NULL && crypto_missing() != NULL));
     if (options->kind != NULL) {
         kind = kind_named(options->kind);
     }

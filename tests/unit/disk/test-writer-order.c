@@ -292,7 +292,7 @@ START_TEST(what_a_part_of_a_sector_is_written_with_does_not_come_back_over_a_new
     memory_store_wait_blocked(subject.file, 1);
     expect_zero(&subject, 0, CLUSTER, false);
     begin(&newer);
-    while (!atomic_load(&newer.done) && !range_locks_waited_for(&subject.writer->sectors)) {
+    while (!atomic_load(&newer.done) && !range_locks_waited_for(&subject.writer->sectors.locks)) {
         nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
     }
     memory_store_release_write(subject.file);
@@ -301,6 +301,71 @@ START_TEST(what_a_part_of_a_sector_is_written_with_does_not_come_back_over_a_new
     expect_fill(&subject, 100, 100, 0);
     expect_fill(&subject, 200, 100, 'n');
     expect_fill(&subject, 300, CLUSTER - 300, 0);
+    end_sound(&subject);
+}
+END_TEST
+
+/* A read of another thread, which must show one byte everywhere. */
+static void *read_one(void *context)
+{
+    struct request *request = context;
+
+    expect_fill(request->subject, request->guest_offset, request->length, request->fill);
+    atomic_store(&request->done, true);
+    return NULL;
+}
+
+/*
+ * A read that has the first half of a sector when another request writes a part of that, and with
+ * it, in CBC, all bytes that follow anew: what it shows is what stood there, not what the two
+ * halves decrypt to.
+ */
+START_TEST(a_read_beside_a_write_to_its_sector_shows_nothing_that_was_never_there)
+{
+    static const struct cipher_kind kind = {"aes", "cbc", "plain64", ""};
+    static const uint8_t key[16] = "sixteen bytes";
+    struct writer_case subject;
+    struct request reading = {&subject, 200, 512, 'f', 0, 0, false};
+    uint64_t host_offset;
+
+    open_on_base(&subject, M, false, NULL);
+    ck_assert_int_eq(cipher_create(&kind, key, sizeof(key), &subject.image->cipher), 0);
+    write_now(&subject, 0, CLUSTER, 'f');
+    expect_flush(&subject);
+    host_offset = l2_entry_host_offset(disk_l2_entry(subject.file, 0));
+    memory_store_tear_read(subject.file, host_offset + 256);
+    ck_assert_int_eq(pthread_create(&reading.thread, NULL, read_one, &reading), 0);
+    memory_store_wait_blocked(subject.file, 1);
+    write_now(&subject, 0, 100, 'n');
+    memory_store_release_reads(subject.file);
+    end(&reading);
+    expect_fill(&subject, 0, 100, 'n');
+    end_sound(&subject);
+}
+END_TEST
+
+/* And one that begins while a write is under way waits for that, and shows what it wrote. */
+START_TEST(a_read_that_begins_within_a_write_to_its_sector_waits)
+{
+    struct writer_case subject;
+    struct request writing = {&subject, 0, 100, 'n', 0, 0, false},
+                   reading = {&subject, 0, 100, 'n', 0, 0, false};
+
+    open_on_base(&subject, M, false, NULL);
+    ck_assert_int_eq(cipher_create_random(&subject.image->cipher), 0);
+    write_now(&subject, 0, CLUSTER, 'f');
+    memory_store_hold_write(subject.file);
+    begin(&writing);
+    memory_store_wait_blocked(subject.file, 1);
+    expect_fill(&subject, 512, CLUSTER - 512, 'f'); /* others do not */
+    ck_assert_int_eq(pthread_create(&reading.thread, NULL, read_one, &reading), 0);
+    while (!range_locks_waited_for(&subject.writer->sectors.locks)) {
+        ck_assert_msg(!atomic_load(&reading.done), "it did not wait");
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    memory_store_release_write(subject.file);
+    end(&writing);
+    end(&reading);
     end_sound(&subject);
 }
 END_TEST
@@ -373,6 +438,9 @@ int main(void)
         tcase_add_test(
             in_place,
             what_a_part_of_a_sector_is_written_with_does_not_come_back_over_a_newer_write);
+        tcase_add_test(in_place,
+                       a_read_beside_a_write_to_its_sector_shows_nothing_that_was_never_there);
+        tcase_add_test(in_place, a_read_that_begins_within_a_write_to_its_sector_waits);
     }
     suite_add_tcase(suite, in_place);
     tcase_add_test(last, a_writer_that_ends_while_it_reads_ahead_leaks_nothing);

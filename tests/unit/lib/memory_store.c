@@ -38,6 +38,8 @@ struct memory_store {
     struct range failing;
     int failing_error;
     struct range blocked;
+    uint64_t tear; /* 0: no read is torn */
+    bool torn;     /* one waits in its midst */
     enum {
         HOLD_NONE,
         HOLD_NEXT,
@@ -126,6 +128,24 @@ static void wait_while_blocked(struct memory_store *memory, uint64_t offset, siz
     memory->waiting--;
 }
 
+/* Where a read waits in its midst: the bytes before that are in the buffer then. */
+static void wait_while_torn(struct memory_store *memory, uint64_t offset, void *buffer,
+                            size_t length)
+{
+    if (offset >= memory->tear || memory->tear - offset >= length) {
+        return;
+    }
+    memcpy(buffer, memory->data + offset, memory->tear - offset);
+    memory->tear = 0;
+    memory->torn = true;
+    memory->waiting++;
+    pthread_cond_broadcast(&memory->changed);
+    while (memory->torn) {
+        pthread_cond_wait(&memory->changed, &memory->mutex);
+    }
+    memory->waiting--;
+}
+
 static void wait_while_held(struct memory_store *memory)
 {
     if (memory->hold != HOLD_NEXT) {
@@ -180,8 +200,12 @@ static int memory_read(struct store *store, uint64_t offset, void *buffer, size_
         return unlock_memory(memory, rc);
     }
     if (offset < memory->size) {
+        uint64_t tear = memory->tear;
+
         inside = (size_t)min_u64(length, memory->size - offset);
-        memcpy(buffer, memory->data + offset, inside);
+        wait_while_torn(memory, offset, buffer, inside);
+        tear = memory->tear != tear ? tear - offset : 0;
+        memcpy((uint8_t *)buffer + tear, memory->data + offset + tear, inside - tear);
     }
     if (inside < length) {
         memset((uint8_t *)buffer + inside, 0, length - inside);
@@ -211,7 +235,6 @@ static int memory_write(struct store *store, uint64_t offset, const void *buffer
 static int memory_sync(struct store *store)
 {
     struct memory_store *memory = lock_memory(store);
-
     int rc;
 
     wait_while_syncs_are_blocked(memory);
@@ -412,24 +435,25 @@ unsigned memory_store_calls(struct store *store, enum memory_store_call call)
     return calls;
 }
 
-void memory_store_fail(struct store *store, enum memory_store_call call, unsigned n, int error)
+static void set_failure(struct store *store, enum memory_store_call call, unsigned n, int error,
+                        bool lasts)
 {
     struct memory_store *memory = lock_memory(store);
 
     memory->failures[call].countdown = n;
-    memory->failures[call].lasts = false;
+    memory->failures[call].lasts = lasts;
     memory->failures[call].error = error;
     pthread_mutex_unlock(&memory->mutex);
 }
 
+void memory_store_fail(struct store *store, enum memory_store_call call, unsigned n, int error)
+{
+    set_failure(store, call, n, error, false);
+}
+
 void memory_store_fail_from(struct store *store, enum memory_store_call call, unsigned n, int error)
 {
-    struct memory_store *memory = lock_memory(store);
-
-    memory->failures[call].countdown = n;
-    memory->failures[call].lasts = true;
-    memory->failures[call].error = error;
-    pthread_mutex_unlock(&memory->mutex);
+    set_failure(store, call, n, error, true);
 }
 
 void memory_store_fail_reads(struct store *store, uint64_t offset, uint64_t length, int error)
@@ -438,6 +462,27 @@ void memory_store_fail_reads(struct store *store, uint64_t offset, uint64_t leng
 
     memory->failing = (struct range){offset, length};
     memory->failing_error = error;
+    pthread_mutex_unlock(&memory->mutex);
+}
+
+/* One of the fields says whether calls of a kind wait, or how they are done. */
+static void set_flag(struct store *store, bool *field, bool value)
+{
+    struct memory_store *memory = lock_memory(store);
+
+    *field = value;
+    pthread_cond_broadcast(&memory->changed);
+    pthread_mutex_unlock(&memory->mutex);
+}
+
+/* And one counts those that wait. */
+static void wait_waiting(struct store *store, const unsigned *field, unsigned count)
+{
+    struct memory_store *memory = lock_memory(store);
+
+    while (*field < count) {
+        pthread_cond_wait(&memory->changed, &memory->mutex);
+    }
     pthread_mutex_unlock(&memory->mutex);
 }
 
@@ -452,17 +497,24 @@ void memory_store_block_reads(struct store *store, uint64_t offset, uint64_t len
 
 void memory_store_wait_blocked(struct store *store, unsigned count)
 {
-    struct memory_store *memory = lock_memory(store);
-
-    while (memory->waiting < count) {
-        pthread_cond_wait(&memory->changed, &memory->mutex);
-    }
-    pthread_mutex_unlock(&memory->mutex);
+    wait_waiting(store, &to_memory(store)->waiting, count);
 }
 
 void memory_store_release_reads(struct store *store)
 {
-    memory_store_block_reads(store, 0, 0);
+    struct memory_store *memory = lock_memory(store);
+
+    memory->torn = false;
+    unlock_memory(memory, 0);
+    memory_store_block_reads(store, 0, 0); /* and wakes all */
+}
+
+void memory_store_tear_read(struct store *store, uint64_t offset)
+{
+    struct memory_store *memory = lock_memory(store);
+
+    memory->tear = offset;
+    unlock_memory(memory, 0);
 }
 
 static void set_hold(struct store *store, int hold)
@@ -484,99 +536,54 @@ void memory_store_release_write(struct store *store)
     set_hold(store, HOLD_NONE);
 }
 
-static void set_syncs_blocked(struct store *store, bool blocked)
-{
-    struct memory_store *memory = lock_memory(store);
-
-    memory->syncs_blocked = blocked;
-    pthread_cond_broadcast(&memory->changed);
-    pthread_mutex_unlock(&memory->mutex);
-}
-
 void memory_store_block_syncs(struct store *store)
 {
-    set_syncs_blocked(store, true);
+    set_flag(store, &to_memory(store)->syncs_blocked, true);
 }
 
 void memory_store_wait_syncs(struct store *store, unsigned count)
 {
-    struct memory_store *memory = lock_memory(store);
-
-    while (memory->waiting_syncs < count) {
-        pthread_cond_wait(&memory->changed, &memory->mutex);
-    }
-    pthread_mutex_unlock(&memory->mutex);
+    wait_waiting(store, &to_memory(store)->waiting_syncs, count);
 }
 
 void memory_store_release_syncs(struct store *store)
 {
-    set_syncs_blocked(store, false);
+    set_flag(store, &to_memory(store)->syncs_blocked, false);
 }
 
 void memory_store_set_fills(struct store *store, bool fills)
 {
-    struct memory_store *memory = lock_memory(store);
-
-    memory->fills = fills;
-    pthread_mutex_unlock(&memory->mutex);
-}
-
-static void set_fills_blocked(struct store *store, bool blocked)
-{
-    struct memory_store *memory = lock_memory(store);
-
-    memory->fills_blocked = blocked;
-    pthread_cond_broadcast(&memory->changed);
-    pthread_mutex_unlock(&memory->mutex);
+    set_flag(store, &to_memory(store)->fills, fills);
 }
 
 void memory_store_block_fills(struct store *store)
 {
-    set_fills_blocked(store, true);
+    set_flag(store, &to_memory(store)->fills_blocked, true);
 }
 
 void memory_store_wait_fill(struct store *store)
 {
-    struct memory_store *memory = lock_memory(store);
-
-    while (memory->waiting_fills == 0) {
-        pthread_cond_wait(&memory->changed, &memory->mutex);
-    }
-    pthread_mutex_unlock(&memory->mutex);
+    wait_waiting(store, &to_memory(store)->waiting_fills, 1);
 }
 
 void memory_store_release_fills(struct store *store)
 {
-    set_fills_blocked(store, false);
-}
-
-static void set_punches_blocked(struct store *store, bool blocked)
-{
-    struct memory_store *memory = lock_memory(store);
-
-    memory->punches_blocked = blocked;
-    pthread_cond_broadcast(&memory->changed);
-    pthread_mutex_unlock(&memory->mutex);
+    set_flag(store, &to_memory(store)->fills_blocked, false);
 }
 
 void memory_store_block_punches(struct store *store)
 {
-    set_punches_blocked(store, true);
+    set_flag(store, &to_memory(store)->punches_blocked, true);
 }
 
 void memory_store_wait_punch(struct store *store)
 {
-    struct memory_store *memory = lock_memory(store);
-
-    while (memory->waiting_punches == 0) {
-        pthread_cond_wait(&memory->changed, &memory->mutex);
-    }
-    pthread_mutex_unlock(&memory->mutex);
+    wait_waiting(store, &to_memory(store)->waiting_punches, 1);
 }
 
 void memory_store_release_punches(struct store *store)
 {
-    set_punches_blocked(store, false);
+    set_flag(store, &to_memory(store)->punches_blocked, false);
 }
 
 void memory_store_set_log(struct store *store, struct memory_log *log)
@@ -589,8 +596,5 @@ void memory_store_set_log(struct store *store, struct memory_log *log)
 
 void memory_store_set_sparse(struct store *store, bool sparse)
 {
-    struct memory_store *memory = lock_memory(store);
-
-    memory->sparse = sparse;
-    pthread_mutex_unlock(&memory->mutex);
+    set_flag(store, &to_memory(store)->sparse, sparse);
 }

@@ -67,6 +67,13 @@ void memory_store_wait_blocked(struct store *store, unsigned count);
 void memory_store_release_reads(struct store *store);
 
 /*
+ * The next read of the byte at `offset` that begins before it has what lies before when it waits,
+ * and takes the rest once memory_store_release_reads() was called, as a host may do it beside a
+ * write. memory_store_wait_blocked() counts it, too.
+ */
+void memory_store_tear_read(struct store *store, uint64_t offset);
+
+/*
  * The next write waits before it changes anything, until it is released; those that come after it
  * do not. memory_store_wait_blocked() counts it, too.
  */
