@@ -71,6 +71,7 @@ UNIT_TESTS += \
 	tests/unit/meta/test-refcount \
 	tests/unit/disk/test-resize \
 	tests/unit/disk/test-seams \
+	tests/unit/util/test-range-lock \
 	tests/unit/util/test-registry \
 	tests/unit/util/test-size \
 	tests/unit/util/test-stop \
@@ -274,7 +275,7 @@ ASAN_NOT = */test-check-qemu
 # What needs none of the optional libraries: no JSON, and no image with compression type zstd.
 MINIMAL_PATTERN = tests/unit/* | *bad-behind* | *completion* | *locks* | *test-mount.py | *read-access* | *write-blkdiscard* | \
 	*write-fill* | *write-kill* | *write-lazy* | *write-limits* | *write-space*
-TSAN_PATTERN = */test-allocator-fill | */test-barrier | */test-cache | */test-change* | */test-codec | */test-commit | */test-inflight | */test-pool* | */test-slab | */test-store* | \
+TSAN_PATTERN = */test-allocator-fill | */test-barrier | */test-cache | */test-change* | */test-codec | */test-commit | */test-inflight | */test-pool* | */test-range-lock | */test-slab | */test-store* | \
 	*/test-view* | */test-workers | *test-crash-states* | *test-model* | */test-races.py | */test-resize | */test-writer* | *readers*
 
 check_PROGRAMS = $(UNIT_TESTS) tests/bench/decompress tests/crash/explore tests/crash/explore-r4 \
