@@ -318,8 +318,8 @@ tests_unit_lib_libunit_a_SOURCES = \
 	tests/unit/lib/writer_case.c tests/unit/lib/writer_case.h
 
 # Fuzz targets; tests/fuzz/README.md tells of them. They are tests, too, unless built for the fuzzer.
-FUZZ_TARGETS = tests/fuzz/fuzz-image tests/fuzz/fuzz-luks tests/fuzz/fuzz-partitions \
-	tests/fuzz/fuzz-structure tests/fuzz/fuzz-text
+FUZZ_TARGETS = tests/fuzz/fuzz-bitmaps tests/fuzz/fuzz-image tests/fuzz/fuzz-luks tests/fuzz/fuzz-partitions \
+	tests/fuzz/fuzz-snapshots tests/fuzz/fuzz-structure tests/fuzz/fuzz-text
 FUZZ_FILES = tests/fuzz/README.md tests/fuzz/corpus
 tests_fuzz_libfuzz_a_SOURCES = \
 	tests/fuzz/bases.c tests/fuzz/bases.h \
@@ -346,6 +346,12 @@ tests_fuzz_fuzz_luks_LDADD = $(FUZZ_LIBS)
 tests_fuzz_fuzz_partitions_SOURCES = tests/fuzz/fuzz-partitions.c $(FUZZ_MAIN)
 tests_fuzz_fuzz_partitions_LDFLAGS = $(FUZZ_LINK_FLAGS)
 tests_fuzz_fuzz_partitions_LDADD = $(FUZZ_LIBS)
+tests_fuzz_fuzz_bitmaps_SOURCES = tests/fuzz/fuzz-bitmaps.c $(FUZZ_MAIN)
+tests_fuzz_fuzz_bitmaps_LDFLAGS = $(FUZZ_LINK_FLAGS)
+tests_fuzz_fuzz_bitmaps_LDADD = $(FUZZ_LIBS)
+tests_fuzz_fuzz_snapshots_SOURCES = tests/fuzz/fuzz-snapshots.c $(FUZZ_MAIN)
+tests_fuzz_fuzz_snapshots_LDFLAGS = $(FUZZ_LINK_FLAGS)
+tests_fuzz_fuzz_snapshots_LDADD = $(FUZZ_LIBS)
 tests_fuzz_fuzz_structure_SOURCES = tests/fuzz/fuzz-structure.c $(FUZZ_MAIN)
 tests_fuzz_fuzz_structure_LDFLAGS = $(FUZZ_LINK_FLAGS)
 tests_fuzz_fuzz_structure_LDADD = $(FUZZ_LIBS)

@@ -4,7 +4,7 @@
 # Builds the fuzz targets as OSS-Fuzz wants them: called in the sources, with its $CC, $CFLAGS,
 # $LIB_FUZZING_ENGINE, $OUT and $WORK. A target stands alone in $OUT, so libraries are linked statically.
 
-targets="image luks partitions structure text"
+targets="bitmaps image luks partitions snapshots structure text"
 top=$PWD
 build=$WORK/qcow2fs
 
