@@ -139,6 +139,7 @@ E2E_TESTS = \
 	tests/e2e/ctl/test-ctl-sandbox.py \
 	tests/e2e/ctl/test-ctl-snapshot.py \
 	tests/e2e/ctl/test-ctl-timeline.py \
+	tests/e2e/bad/test-bad-costs.py \
 	tests/e2e/bad/test-fuzz-differential.py \
 	tests/e2e/project/test-forensics.py \
 	tests/e2e/project/test-hardening.py \
