@@ -20,11 +20,11 @@
 #include <string.h>
 
 static const struct command *const commands[] = {
-    &create_command,   &info_command,     &check_command,  &map_command,     &compare_command,
-    &convert_command,  &commit_command,   &rebase_command, &measure_command, &amend_command,
-    &resize_command,   &snapshot_command, &bitmap_command, &mount_command,   &umount_command,
-    &attach_command,   &detach_command,   &list_command,   &hash_command,    &diff_command,
-    &timeline_command, &salvage_command,  &top_command,
+    &create_command,  &info_command,     &check_command,   &map_command,          &compare_command,
+    &convert_command, &commit_command,   &rebase_command,  &measure_command,      &amend_command,
+    &resize_command,  &snapshot_command, &bitmap_command,  &backup_point_command, &mount_command,
+    &umount_command,  &attach_command,   &detach_command,  &list_command,         &hash_command,
+    &diff_command,    &timeline_command, &salvage_command, &top_command,
 };
 
 #define COMMAND_COUNT (sizeof(commands) / sizeof(commands[0]))

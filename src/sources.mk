@@ -112,6 +112,7 @@ src_libqcow2_a_SOURCES = \
 	src/disk/at_snapshot.c src/disk/at_snapshot.h \
 	src/disk/bitmap_merge.c \
 	src/disk/bitmaps.c src/disk/bitmaps.h src/disk/bitmaps_internal.h \
+	src/disk/changed.c src/disk/changed.h \
 	src/disk/chain.c src/disk/chain.h \
 	src/disk/commit.c src/disk/commit.h \
 	src/disk/compressing.c src/disk/compressing.h \
@@ -158,7 +159,7 @@ src_libqcow2_a_SOURCES = \
 	src/disk/snapshot_table.c \
 	src/disk/snapshots.c src/disk/snapshots.h src/disk/snapshots_internal.h \
 	src/disk/ticker.c src/disk/ticker.h \
-	src/disk/tracking.c src/disk/tracking.h \
+	src/disk/tracking.c src/disk/tracking.h src/disk/tracking_internal.h \
 	src/disk/view.c src/disk/view.h \
 	src/disk/walk.c src/disk/walk.h \
 	src/disk/write.c \
@@ -217,6 +218,7 @@ CTL_SOURCES = \
 	src/ctl/raw_disk.c src/ctl/raw_disk.h \
 	src/ctl/rebase.c \
 	src/ctl/resize.c src/ctl/resize.h \
+	src/ctl/backup_point.c \
 	src/ctl/bitmap.c \
 	src/ctl/box.c src/ctl/box.h \
 	src/ctl/salvage.c src/ctl/snapshot.c src/ctl/timeline.c \
@@ -276,6 +278,8 @@ src_qcow2fs_SOURCES = \
 	src/fuse/shown.c src/fuse/shown.h \
 	src/fuse/signals.c src/fuse/signals.h \
 	src/fuse/bitmaps.c src/fuse/bitmaps.h \
+	src/fuse/shown_bitmaps.c src/fuse/shown_bitmaps.h \
+	src/fuse/tree_bitmaps.c \
 	src/fuse/snapshots.c src/fuse/snapshots.h \
 	src/fuse/stats.c src/fuse/stats.h \
 	src/fuse/stats_metrics.c \

@@ -194,8 +194,10 @@ E2E_TESTS = \
 	tests/e2e/remote/test-nbd.py \
 	tests/e2e/remote/test-nbd-write.py \
 	tests/e2e/write/test-compress.py \
+	tests/e2e/write/test-backup-point.py \
 	tests/e2e/write/test-bitmaps-kept.py \
 	tests/e2e/write/test-bitmaps-mounted.py \
+	tests/e2e/read/test-bitmaps-shown.py \
 	tests/e2e/write/test-encrypted.py \
 	tests/e2e/write/test-encrypted-kinds.py \
 	tests/e2e/project/test-try-debian.py \

@@ -61,6 +61,7 @@ struct command {
 
 extern const struct command amend_command;
 extern const struct command attach_command;
+extern const struct command backup_point_command;
 extern const struct command bitmap_command;
 extern const struct command check_command;
 extern const struct command commit_command;

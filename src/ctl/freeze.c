@@ -3,6 +3,8 @@
 
 #include "ctl/freeze.h"
 
+#include "ctl/daemon.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -142,4 +144,22 @@ int freeze_end(struct freeze *freeze, const char *path, struct error *error)
                            "made, which is what a power cut would leave",
                            path, FROZEN_MILLISECONDS / 1000)
                : 0;
+}
+
+int freeze_ask(const char *path, const struct stack *stack, const struct control_message *request,
+               struct control_message *answer, struct error *error)
+{
+    struct error late = {0};
+    struct freeze freeze;
+    int r = path != NULL ? freeze_begin(&freeze, path, stack, error) : 0;
+
+    if (r != 0) {
+        return r;
+    }
+    r = daemon_ask(stack, request, -1, answer, error);
+    if (path != NULL && freeze_end(&freeze, path, &late) != 0 && r == 0) {
+        *error = late;
+        r = -late.code;
+    }
+    return r;
 }

@@ -7,6 +7,7 @@
 #define CTL_FREEZE_H
 
 #include "ctl/stack.h"
+#include "util/control.h"
 #include "util/error.h"
 
 #include <sys/types.h>
@@ -27,5 +28,13 @@ int freeze_begin(struct freeze *freeze, const char *path, const struct stack *st
 /* Lets it go on. -ETIMEDOUT with a sentence where that has been done before, as it took too long.
  */
 int freeze_end(struct freeze *freeze, const char *path, struct error *error);
+
+/*
+ * daemon_ask(), as long as it takes, with what is mounted at `path` (NULL: nothing) frozen
+ * meanwhile. -ETIMEDOUT with a sentence, too, where it was done, but what was frozen went on
+ * before.
+ */
+int freeze_ask(const char *path, const struct stack *stack, const struct control_message *request,
+               struct control_message *answer, struct error *error);
 
 #endif

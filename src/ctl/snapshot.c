@@ -165,25 +165,6 @@ static int fill_request(struct ctl *ctl, struct control_message *request)
                             CONTROL_MAX / 3);
 }
 
-static int ask_frozen(struct ctl *ctl, const struct stack *stack,
-                      const struct control_message *request, struct control_message *answer)
-{
-    const struct snapshot_options *options = ctl->options;
-    struct error late = {0};
-    struct freeze freeze;
-    int r = freeze_begin(&freeze, options->freeze, stack, &ctl->error);
-
-    if (r != 0) {
-        return r;
-    }
-    r = daemon_ask(stack, request, -1, answer, &ctl->error);
-    if (freeze_end(&freeze, options->freeze, &late) != 0 && r == 0) {
-        ctl->error = late;
-        return -late.code;
-    }
-    return r;
-}
-
 static int list_image(struct ctl *ctl, const char *path, bool is_mounted);
 
 static int change_mounted(struct ctl *ctl, const struct stack *stack)
@@ -201,8 +182,7 @@ static int change_mounted(struct ctl *ctl, const struct stack *stack)
     }
     r = fill_request(ctl, &request);
     if (r == 0) {
-        r = options->freeze != NULL ? ask_frozen(ctl, stack, &request, &answer)
-                                    : daemon_ask(stack, &request, -1, &answer, &ctl->error);
+        r = freeze_ask(options->freeze, stack, &request, &answer, &ctl->error);
     }
     if (r != 0) {
         return r;

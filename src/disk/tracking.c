@@ -5,58 +5,14 @@
 
 #include "disk/bitmaps_internal.h"
 #include "disk/snapshots_internal.h"
+#include "disk/tracking_internal.h"
 #include "util/checked.h"
-#include "util/memory.h"
 
 #include <endian.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define WORD_BITS UINT64_C(64)
-
-#define MEMORY_LEAST UINT64_C(67108864) /* bytes */
-
-/*
- * The bits of one bitmap. A disk that grows gets more of them: an array of its own for all of it,
- * in front of the older ones, in which who looked before it was there may still set something. A
- * bit is set where it is in any.
- */
-struct bits {
-    struct bits *older;
-    uint64_t words;
-    _Atomic uint64_t word[];
-};
-
-struct tracked {
-    const struct bitmap *bitmap; /* as the directory had it */
-    uint64_t *table;             /* as it is on the disk; host byte order */
-    unsigned granularity_bits;
-    bool lost; /* there was no memory for more bits; guarded by resize_mutex */
-    struct bits *_Atomic bits;
-};
-
-/* What becomes of one. */
-enum fate {
-    FATE_UNTOUCHED, /* it is disabled, or was inconsistent before */
-    FATE_TRACKED,
-    FATE_INCONSISTENT,
-};
-
-struct group {
-    struct tracked *tracked;
-    size_t count;
-};
-
-struct tracking {
-    struct bitmap_directory *directory; /* as it was before the first change */
-    enum fate *fates;                   /* of each of its bitmaps */
-    struct group recording;             /* they are enabled; nothing changes in it but bits */
-    struct group others; /* disabled ones that are to have another size; guarded by resize_mutex */
-    bool has_others;
-    uint64_t memory; /* bytes that are left for bits */
-};
 
 /* --- Bits ------------------------------------------------------------------------------------ */
 
@@ -105,23 +61,6 @@ void tracking_set(struct tracking *tracking, uint64_t from, uint64_t to)
     }
 }
 
-static uint64_t word_of(struct tracked *tracked, uint64_t index)
-{
-    uint64_t word = 0;
-
-    for (struct bits *bits = atomic_load(&tracked->bits); bits != NULL; bits = bits->older) {
-        if (index < bits->words) {
-            word |= atomic_load_explicit(&bits->word[index], memory_order_relaxed);
-        }
-    }
-    return word;
-}
-
-static uint64_t bits_for(const struct tracked *tracked, uint64_t size)
-{
-    return div_round_up(size, UINT64_C(1) << tracked->granularity_bits);
-}
-
 /* --- Loading --------------------------------------------------------------------------------- */
 
 /* The cluster of bits at `index` of the table. 0 or a negative errno. */
@@ -134,7 +73,7 @@ static int read_cluster(struct store *file, size_t size, uint64_t entry, void *c
     return 0;
 }
 
-static int load_bits(const struct image *image, struct tracked *tracked, struct bits *bits)
+int tracking_load_bits(const struct image *image, const struct tracked *tracked, struct bits *bits)
 {
     size_t size = image->header->cluster_size;
     uint64_t words = size / sizeof(uint64_t), *cluster = malloc(size);
@@ -185,7 +124,7 @@ static int load(struct writer *writer, struct tracking *tracking, const struct b
     }
     bits = bits_create(tracking,
                        div_round_up(bits_for(tracked, image->header->virtual_size), WORD_BITS));
-    result = bits == NULL ? -ENOMEM : load_bits(image, tracked, bits);
+    result = bits == NULL ? -ENOMEM : tracking_load_bits(image, tracked, bits);
     atomic_store(&tracked->bits, bits);
     if (result < 0) {
         release(tracked);
@@ -295,7 +234,7 @@ static int load_all(struct writer *writer, struct tracking **loaded)
     if (tracking == NULL) {
         return -ENOMEM;
     }
-    tracking->memory = most != 0 ? most : max_u64(memory_size() / 16, MEMORY_LEAST);
+    tracking->memory = tracking_memory(most);
     result = bitmap_directory_read(image->file, image->header, image->path, &tracking->directory,
                                    &error);
     if (result < 0) {

@@ -5,6 +5,8 @@
 
 #include "disk/bitmaps.h"
 #include "fuse/snapshots.h"
+#include "meta/bitmap.h"
+#include "meta/format.h"
 
 #include <errno.h>
 #include <string.h>
@@ -12,10 +14,42 @@
 typedef int change_fn(struct filesystem *filesystem, const struct bitmaps_request *request,
                       struct error *error);
 
+/* The granularity of one that records, as it must for what comes to be changed. */
+static int find_granularity(const struct image *image, const char *name, uint64_t *granularity,
+                            struct error *error)
+{
+    struct bitmap_directory *directory;
+    const struct bitmap *bitmap;
+    int r = bitmap_directory_read(image->file, image->header, image->path, &directory, error);
+
+    if (r < 0) {
+        return r;
+    }
+    bitmap = bitmap_find(directory, name);
+    if (bitmap == NULL) {
+        r = error_set(error, ENOENT, "%s: has no bitmap '%s'; qcow2ctl info lists them",
+                      image->path, name);
+    } else if ((bitmap->flags & BITMAP_FLAG_AUTO) == 0) {
+        r = error_set(error, EINVAL,
+                      "%s: bitmap '%s' is disabled, and does not know what has changed; enable "
+                      "one with qcow2ctl bitmap --add or --enable, and make a full backup",
+                      image->path, name);
+    } else {
+        *granularity = bitmap->granularity;
+    }
+    bitmap_directory_free(directory);
+    return r;
+}
+
 static int add(struct filesystem *filesystem, const struct bitmaps_request *request,
                struct error *error)
 {
-    return writer_bitmap_add(filesystem->writer, request->name, request->granularity, error);
+    uint64_t granularity = request->granularity;
+    int r = request->from != NULL
+                ? find_granularity(filesystem->image, request->from, &granularity, error)
+                : 0;
+
+    return r < 0 ? r : writer_bitmap_add(filesystem->writer, request->name, granularity, error);
 }
 
 static int remove_one(struct filesystem *filesystem, const struct bitmaps_request *request,
@@ -89,6 +123,7 @@ int bitmaps_change(struct filesystem *filesystem, const struct bitmaps_request *
     }
     tree_begin_change(filesystem->tree);
     r = find(request->ask)(filesystem, request, error);
+    shown_bitmaps_update(filesystem->tree->bitmaps);
     tree_end_change(filesystem->tree);
     return r;
 }

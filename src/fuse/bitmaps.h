@@ -19,7 +19,7 @@ struct bitmaps_request {
     const char *ask;
     const char *name;
     uint64_t granularity; /* of a new one; 0: the default */
-    const char *from;     /* which is merged into it; or NULL */
+    const char *from;     /* which is merged into it, or which a new one is like; or NULL */
 };
 
 /*

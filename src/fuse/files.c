@@ -95,6 +95,33 @@ static int use_text(struct files *files, const struct node *node, struct open_fi
     return file->text != NULL ? 0 : -ENOMEM;
 }
 
+/* The bits as they are now; an inconsistent bitmap is -EIO. */
+static int use_bitmap(struct files *files, const struct node *node, struct open_file *file)
+{
+    struct tree *tree = files->tree;
+    struct node snapshot = {.kind = NODE_SNAPSHOT_DISK};
+    struct error error = {0};
+    int r = tree_bitmap_copy(tree, node, &file->changed, &error);
+
+    if (r != 0) {
+        log_limited(files->log, LOG_LEVEL_ERROR, "%s", error.text);
+        return r;
+    }
+    if (tree_bitmap_snapshot(tree, node, &snapshot.snapshot)) {
+        r = use_snapshot(files, &snapshot, file);
+    } else {
+        file->view = files->active;
+    }
+    file->size = r == 0 ? min_u64(view_size(file->view), INT64_MAX) : 0;
+    if (r == 0 && node->kind == NODE_BITMAP_EXTENTS) {
+        file->own_text = shown_bitmaps_extents(tree->bitmaps, file->changed, file->size);
+        file->text = file->own_text;
+        file->size = file->text != NULL ? strlen(file->text) : 0;
+        r = file->text != NULL ? 0 : -ENOMEM;
+    }
+    return r;
+}
+
 static int fill(struct files *files, const struct node *node, struct open_file *file)
 {
     int r;
@@ -118,6 +145,9 @@ static int fill(struct files *files, const struct node *node, struct open_file *
         r = use_snapshot(files, node, file);
         file->size = r == 0 ? min_u64(view_size(file->view), INT64_MAX) : 0;
         return r;
+    case NODE_BITMAP_DISK:
+    case NODE_BITMAP_EXTENTS:
+        return use_bitmap(files, node, file);
     case NODE_EVIDENCE_RAW:
         file->evidence = files->tree->evidence;
         file->size = evidence_size(file->evidence, node->evidence);
@@ -136,6 +166,8 @@ static int fill(struct files *files, const struct node *node, struct open_file *
     case NODE_ROOT:
     case NODE_SNAPSHOTS:
     case NODE_SNAPSHOT:
+    case NODE_BITMAPS:
+    case NODE_BITMAP:
     case NODE_EVIDENCE:
     case NODE_EVIDENCE_TABLES:
     case NODE_PARTITIONS:
@@ -229,6 +261,9 @@ static void release(struct files *files, struct open_file *file)
     if (file->view != NULL && file->shown != NULL) {
         shown_leave(files->tree->shown, file->shown, which_view(&file->node));
     }
+    if (file->changed != NULL) {
+        shown_bitmaps_let_go(files->tree->bitmaps, file->changed);
+    }
     tree_info_leave(file->info);
     free(file->own_text);
     free(file);
@@ -240,11 +275,15 @@ int files_open(struct files *files, const struct node *node, const struct open_r
     struct open_file *made = calloc(1, sizeof(*made));
     int r = made != NULL ? fill(files, node, made) : -ENOMEM;
 
+    if (made != NULL) {
+        made->node = *node;
+    }
     if (r != 0) {
-        free(made);
+        if (made != NULL) {
+            release(files, made);
+        }
         return r;
     }
-    made->node = *node;
     made->opener = request->opener;
     made->writes = request->writes;
     made->is_direct = tree_is_made_at_open(files->tree, node) || (is_part(made) && made->writes);

@@ -32,11 +32,13 @@
 
 struct files;
 
-/* Has a view, a text, or evidence. But for the flag, constant while it is open. */
+/* Has a view, with or without what has changed of it, a text, or evidence. But for the flag,
+ * constant while it is open. */
 struct open_file {
     struct open_file *next, *previous;
     struct shown_snapshot *shown; /* whose view it is, or NULL */
     struct view *view;
+    struct changed *changed;         /* all else of the view is shown as zeros; or NULL */
     const struct evidence *evidence; /* or NULL; which file of it, the node says */
     const char *text;                /* or NULL */
     char *own_text;                  /* the same, where it belongs to this open file alone; ... */

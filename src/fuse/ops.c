@@ -74,7 +74,7 @@ int filesystem_create(const struct source *source, const struct mount_options *o
     stats_init(&made->stats);
     long_requests_init(&made->long_requests, mount_threads(options));
     lost_init(&made->lost);
-    r = tree_create(source, options, root_is_directory, writer != NULL, log, &made->tree, error);
+    r = tree_create(source, options, root_is_directory, writer, log, &made->tree, error);
     if (r == 0) {
         r = files_create(image, made->tree, &made->stats, log, &made->files, error);
     }
@@ -161,7 +161,8 @@ double ops_timeout(const struct filesystem *filesystem, const struct node *node)
     if (tree_is_made_at_open(filesystem->tree, node)) {
         return 0;
     }
-    if (node->kind == NODE_SNAPSHOTS && filesystem->writer != NULL) {
+    if ((node->kind == NODE_SNAPSHOTS || node->kind == NODE_BITMAPS || node->kind == NODE_ROOT) &&
+        filesystem->writer != NULL) {
         return 0; /* how many there are shows in the number of its links */
     }
     return tree_changes(filesystem->tree, node) ? TIMEOUT_WRITTEN : TIMEOUT_STATIC;

@@ -28,6 +28,34 @@ static void read_what_can_be(const struct open_file *file, uint64_t guest_offset
     }
 }
 
+/* Of a view. */
+static int read_view(struct filesystem *filesystem, const struct open_file *file, uint64_t offset,
+                     void *buffer, size_t length)
+{
+    int r = view_read(file->view, file->guest_offset + offset, buffer, length);
+
+    if (r == -EIO && filesystem->shows_zeros) {
+        read_what_can_be(file, file->guest_offset + offset, buffer, length);
+        r = 0;
+    }
+    return r;
+}
+
+/* What has changed of the view, and zeros for all else. */
+static int read_changed(struct filesystem *filesystem, const struct open_file *file,
+                        uint64_t offset, char *buffer, size_t length)
+{
+    uint64_t at = offset, stop = offset + length, begin, end;
+    int r = 0;
+
+    memset(buffer, 0, length);
+    while (r == 0 && changed_next(file->changed, at, stop, &begin, &end)) {
+        r = read_view(filesystem, file, begin, buffer + (begin - offset), end - begin);
+        at = end;
+    }
+    return r;
+}
+
 /* Of what is no text. A failure is told in the log. */
 static int read_bytes(struct filesystem *filesystem, const struct open_file *file, uint64_t offset,
                       void *buffer, size_t length)
@@ -35,12 +63,8 @@ static int read_bytes(struct filesystem *filesystem, const struct open_file *fil
     int r;
 
     if (file->evidence == NULL) {
-        r = view_read(file->view, file->guest_offset + offset, buffer, length);
-        if (r == -EIO && filesystem->shows_zeros) {
-            read_what_can_be(file, file->guest_offset + offset, buffer, length);
-            r = 0;
-        }
-        return r;
+        return file->changed != NULL ? read_changed(filesystem, file, offset, buffer, length)
+                                     : read_view(filesystem, file, offset, buffer, length);
     }
     r = evidence_read(file->evidence, file->node.evidence, offset, buffer, length);
     if (r != 0) {
@@ -127,6 +151,23 @@ static int search(struct long_request *asked, uint64_t end, bool want_data, uint
     return r;
 }
 
+/*
+ * What has changed is data, whatever it is now: also zeros have to be copied. 0 or -ENXIO.
+ */
+static int search_changed(const struct open_file *file, uint64_t from, uint64_t end, bool want_data,
+                          uint64_t *found)
+{
+    uint64_t begin, stop;
+    bool any = changed_next(file->changed, from, end, &begin, &stop);
+
+    if (want_data) {
+        *found = any ? begin : end;
+        return any ? 0 : -ENXIO;
+    }
+    *found = any && begin == from ? stop : from;
+    return 0;
+}
+
 static void serve_lseek(struct long_request *asked)
 {
     const struct open_file *file = asked->file;
@@ -137,6 +178,8 @@ static void serve_lseek(struct long_request *asked)
     if (file->evidence != NULL) {
         found = evidence_seek(file->evidence, file->node.evidence, asked->offset, end, want_data);
         r = want_data && found == end ? -ENXIO : 0;
+    } else if (file->changed != NULL) {
+        r = search_changed(file, asked->offset, end, want_data, &found);
     } else {
         r = search(asked, end, want_data, &found);
     }

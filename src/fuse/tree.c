@@ -21,6 +21,8 @@
 #define BLOCK_SIZE_MIN (UINT64_C(4) << 10)
 #define BLOCK_SIZE_MAX (UINT64_C(1) << 20)
 
+#define SPARSE_LEAST UINT64_C(4096)
+
 #define WRITE_BITS ((mode_t)0222)
 #define READ_BITS  ((mode_t)0444)
 
@@ -170,8 +172,14 @@ static int set_attributes(struct tree *tree, const struct mount_options *options
     return 0;
 }
 
+/* Whose bitmaps are shown. They do not know what goes to an overlay. */
+static const struct image *bitmaps_of(const struct image *image)
+{
+    return image->is_overlay || image->format != IMAGE_QCOW2 ? NULL : image;
+}
+
 int tree_create(const struct source *source, const struct mount_options *options,
-                bool root_is_directory, bool is_writable, struct log *log, struct tree **tree,
+                bool root_is_directory, struct writer *writer, struct log *log, struct tree **tree,
                 struct error *error)
 {
     struct tree *made = calloc(1, sizeof(*made));
@@ -185,7 +193,8 @@ int tree_create(const struct source *source, const struct mount_options *options
     made->evidence = source->evidence;
     made->salvage_json = source->salvage_json;
     made->root_is_directory = root_is_directory;
-    made->is_writable = is_writable;
+    made->is_writable = writer != NULL;
+    made->writer = writer;
     pthread_mutex_init(&made->info_mutex, NULL);
     pthread_mutex_init(&made->change_mutex, NULL);
     atomic_init(&made->info_is_old, false);
@@ -194,10 +203,13 @@ int tree_create(const struct source *source, const struct mount_options *options
     if (r == 0 && shown_create(image_named(image), &made->shown) != 0) {
         r = error_set(error, ENOMEM, "%s: out of memory for its snapshots", image->path);
     }
+    if (r == 0 && shown_bitmaps_create(bitmaps_of(image), log, &made->bitmaps) != 0) {
+        r = error_set(error, ENOMEM, "%s: out of memory for its bitmaps", image->path);
+    }
     if (r == 0 && parts_create(image, made->shown, log, &made->parts) != 0) {
         r = error_set(error, ENOMEM, "%s: out of memory for the partitions", image->path);
     }
-    if (r == 0 && root_is_directory && is_writable && image_info_available() &&
+    if (r == 0 && root_is_directory && made->is_writable && image_info_available() &&
         tree_info_length(made) == 0) {
         r = error_set(error, ENOMEM, "%s: out of memory for info.json", image->path);
     }
@@ -218,6 +230,7 @@ void tree_destroy(struct tree *tree)
     pthread_mutex_destroy(&tree->change_mutex);
     parts_destroy(tree->parts);
     shown_destroy(tree->shown);
+    shown_bitmaps_destroy(tree->bitmaps);
     tree_info_leave(tree->info);
     free(tree);
 }
@@ -270,6 +283,10 @@ static bool exists(const struct tree *tree, const struct node *node)
         return snapshot_exists(tree, node->snapshot, false);
     case NODE_SNAPSHOT_VMSTATE:
         return snapshot_exists(tree, node->snapshot, true);
+    case NODE_BITMAPS:
+    case NODE_BITMAP:
+    case NODE_BITMAP_DISK:
+    case NODE_BITMAP_EXTENTS:
     case NODE_EVIDENCE:
     case NODE_EVIDENCE_TABLES:
     case NODE_EVIDENCE_RAW:
@@ -278,7 +295,7 @@ static bool exists(const struct tree *tree, const struct node *node)
     case NODE_PARTITION:
     case NODE_LINKS:
     case NODE_LINK:
-        break; /* evidence_node() and partitions_node() know */
+        break; /* bitmaps_node(), evidence_node() and partitions_node() know */
     }
     return false;
 }
@@ -301,6 +318,8 @@ bool tree_node(const struct tree *tree, uint64_t inode, struct node *node)
         }
     } else if (inode >= INODE_EVIDENCE_BEGIN) {
         return evidence_node(tree, inode, node);
+    } else if (inode >= INODE_BITMAPS_BEGIN) {
+        return bitmaps_node(tree, inode, node);
     } else if (inode >= INODE_SNAPSHOTS_BEGIN) {
         uint64_t number = inode - INODE_SNAPSHOTS_BEGIN;
 
@@ -328,6 +347,8 @@ mode_t tree_type(const struct node *node)
     case NODE_ROOT:
     case NODE_SNAPSHOTS:
     case NODE_SNAPSHOT:
+    case NODE_BITMAPS:
+    case NODE_BITMAP:
     case NODE_EVIDENCE:
     case NODE_EVIDENCE_TABLES:
     case NODE_PARTITIONS:
@@ -356,7 +377,8 @@ bool tree_names_change(const struct tree *tree, const struct node *node)
         return tree->is_writable && node->disk == PARTS_ACTIVE;
     }
     return tree_makes_snapshots(tree) &&
-           (node->kind == NODE_SNAPSHOTS || node->kind == NODE_SNAPSHOT);
+           (node->kind == NODE_SNAPSHOTS || node->kind == NODE_SNAPSHOT ||
+            node->kind == NODE_ROOT || node->kind == NODE_BITMAPS || node->kind == NODE_BITMAP);
 }
 
 bool tree_makes_snapshots(const struct tree *tree)
@@ -367,6 +389,7 @@ bool tree_makes_snapshots(const struct tree *tree)
 bool tree_is_made_at_open(const struct tree *tree, const struct node *node)
 {
     return node->kind == NODE_STATS || node->kind == NODE_METRICS ||
+           node->kind == NODE_BITMAP_DISK || node->kind == NODE_BITMAP_EXTENTS ||
            (node->kind == NODE_INFO && tree->is_writable);
 }
 
@@ -385,7 +408,8 @@ uint64_t tree_inode_count(const struct tree *tree)
     for (uint64_t inode = TREE_ROOT + 1; inode < INODE_SNAPSHOTS_BEGIN; inode++) {
         count += tree_node(tree, inode, &node);
     }
-    return count + snapshots * (2 + directories) + vm_states + evidence_inode_count(tree);
+    return count + snapshots * (2 + directories) + vm_states + bitmaps_inode_count(tree) +
+           evidence_inode_count(tree);
 }
 
 /* --- attributes ------------------------------------------------------------- */
@@ -404,6 +428,8 @@ uint64_t tree_size(struct tree *tree, const struct node *node)
         (void)shown_get(tree->shown, node->snapshot, &facts);
         return min_u64(node->kind == NODE_SNAPSHOT_DISK ? facts.disk_size : facts.vm_state_size,
                        INT64_MAX);
+    case NODE_BITMAP_DISK:
+        return bitmap_disk_size(tree, node);
     case NODE_INFO:
         return tree_info_length(tree);
     case NODE_SALVAGE:
@@ -422,6 +448,9 @@ uint64_t tree_size(struct tree *tree, const struct node *node)
     case NODE_STATS:
     case NODE_METRICS:
     case NODE_SNAPSHOT:
+    case NODE_BITMAPS:
+    case NODE_BITMAP:
+    case NODE_BITMAP_EXTENTS:
     case NODE_EVIDENCE:
     case NODE_EVIDENCE_TABLES:
     case NODE_PARTITIONS:
@@ -440,7 +469,8 @@ static int count_blocks(const struct tree *tree, const struct node *node, struct
     int r;
 
     if (node->kind == NODE_INFO || node->kind == NODE_STATS || node->kind == NODE_SALVAGE ||
-        node->kind == NODE_METRICS || node->kind == NODE_EVIDENCE_JSON) {
+        node->kind == NODE_METRICS || node->kind == NODE_EVIDENCE_JSON ||
+        node->kind == NODE_BITMAP_EXTENTS) {
         attributes->st_blocks = (blkcnt_t)div_round_up(size, 512);
         return 0;
     }
@@ -450,6 +480,10 @@ static int count_blocks(const struct tree *tree, const struct node *node, struct
     }
     if (node->kind != NODE_DISK) {
         bytes = min_u64(bytes, size);
+    }
+    if (node->kind == NODE_BITMAP_DISK && size > SPARSE_LEAST) {
+        /* What looks like a file without holes is not asked for them. */
+        bytes = max_u64(min_u64(bytes, size - SPARSE_LEAST), SPARSE_LEAST);
     }
     attributes->st_blocks = (blkcnt_t)div_round_up(bytes, 512);
     return 0;
@@ -462,7 +496,8 @@ static nlink_t count_links(const struct tree *tree, const struct node *node)
 
     switch (node->kind) {
     case NODE_ROOT:
-        return 4 + (tree->evidence != NULL); /* partitions/, snapshots/ and evidence/ */
+        /* partitions/, snapshots/, bitmaps/ and evidence/ */
+        return 4 + (shown_bitmaps_count(tree->bitmaps) > 0) + (tree->evidence != NULL);
     case NODE_SNAPSHOTS:
         return 2 + count_snapshots(tree, &vm_states);
     case NODE_SNAPSHOT:
@@ -471,6 +506,9 @@ static nlink_t count_links(const struct tree *tree, const struct node *node)
         return 2 + PART_KEYS;
     case NODE_EVIDENCE:
         return 3;
+    case NODE_BITMAPS:
+        return 2 + shown_bitmaps_count(tree->bitmaps);
+    case NODE_BITMAP:
     case NODE_EVIDENCE_TABLES:
     case NODE_LINKS:
         return 2;

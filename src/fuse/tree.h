@@ -10,6 +10,7 @@
  *                                           cache writes, takes a size only with a new inode
  *     5            stats.json               likewise
  *     6            salvage.json             of an image that is salvaged, in a build with JSON
+ *     2^59 + ...   bitmaps/, and what is in it, where there is any; see tree_bitmaps.c
  *     2^60 + ...   evidence/, and what is in it, where that was asked for; see tree_evidence.c
  *     7            stats.prom
  *     2^62 + ...   partitions/, and what is in it, of the disk and of each snapshot;
@@ -35,6 +36,7 @@
 #include "fuse/options.h"
 #include "fuse/parts.h"
 #include "fuse/shown.h"
+#include "fuse/shown_bitmaps.h"
 #include "fuse/source.h"
 #include "store/store.h"
 
@@ -60,6 +62,10 @@ enum node_kind {
     NODE_SNAPSHOT,
     NODE_SNAPSHOT_DISK,
     NODE_SNAPSHOT_VMSTATE,
+    NODE_BITMAPS, /* the directory */
+    NODE_BITMAP,  /* likewise, of one of them; and what is in it */
+    NODE_BITMAP_DISK,
+    NODE_BITMAP_EXTENTS,
     NODE_EVIDENCE,        /* the directory */
     NODE_EVIDENCE_TABLES, /* likewise, in it */
     NODE_EVIDENCE_RAW,
@@ -74,6 +80,7 @@ struct node {
     enum node_kind kind;
     uint64_t inode;
     uint64_t snapshot;           /* its key, of what belongs to a snapshot */
+    uint64_t bitmap;             /* its key, of what belongs to a bitmap */
     enum evidence_file evidence; /* of its files */
     uint64_t disk;               /* of the four last kinds, and what follows: as parts.h counts */
     enum part_key key;           /* of links */
@@ -103,6 +110,8 @@ struct tree {
     bool root_is_directory;
     bool is_writable;    /* the disk is, and nothing else; snapshots can be made */
     struct shown *shown; /* the snapshots; none where the mount point is a file */
+    struct shown_bitmaps *bitmaps;
+    struct writer *writer; /* or NULL */
     uid_t uid;
     gid_t gid;
     mode_t file_mode; /* of the disk; all others less the permissions to write */
@@ -110,7 +119,8 @@ struct tree {
     struct timespec atime, mtime, ctime; /* when it was mounted */
     struct timespec unwritten; /* of a new overlay: its mtime, which says nothing of the disk */
     blksize_t block_size;
-    /* Held while image->snapshots changes, and while info.json is made. */
+    /* Held while image->snapshots, or the directory of bitmaps, changes, and while info.json is
+       made, or bits are copied. */
     pthread_mutex_t change_mutex;
     pthread_mutex_t info_mutex;   /* outside the former */
     struct tree_text *info;       /* NULL until it was asked for; guarded by info_mutex */
@@ -118,9 +128,10 @@ struct tree {
     atomic_uint_fast64_t changes; /* of the snapshots */
 };
 
-/* What is in `source`, and `log`, are borrowed. 0, or a negative errno with a sentence. */
+/* What is in `source`, `writer` (or NULL) and `log` are borrowed. 0, or a negative errno with a
+ * sentence. */
 int tree_create(const struct source *source, const struct mount_options *options,
-                bool root_is_directory, bool is_writable, struct log *log, struct tree **tree,
+                bool root_is_directory, struct writer *writer, struct log *log, struct tree **tree,
                 struct error *error);
 /* `tree` may be NULL. */
 void tree_destroy(struct tree *tree);
@@ -159,7 +170,10 @@ bool tree_is_active(const struct node *node);
 /* Whether what a name stands for, or what is in a directory, can change while it is mounted. */
 bool tree_names_change(const struct tree *tree, const struct node *node);
 
-/* Bytes in a file: exact, and at most INT64_MAX. 0 for stats.*, whose text is made at open. */
+/*
+ * Bytes in a file: exact, and at most INT64_MAX. 0 for stats.* and extents.json, whose text is made
+ * at open.
+ */
 uint64_t tree_size(struct tree *tree, const struct node *node);
 
 /* 0 or a negative errno. */
@@ -168,7 +182,7 @@ int tree_attributes(struct tree *tree, const struct node *node, struct stat *att
 /* Whether snapshots can be made and removed: those of an image with an overlay are shown alone. */
 bool tree_makes_snapshots(const struct tree *tree);
 
-/* Whether the text of this node is made anew at each open, or may be. */
+/* Whether what this node shows is made anew at each open, or may be. */
 bool tree_is_made_at_open(const struct tree *tree, const struct node *node);
 
 /* Whether the attributes of this node can change while it is mounted. */
@@ -188,7 +202,18 @@ uint64_t tree_inode_count(const struct tree *tree);
 struct tree_text *tree_info(struct tree *tree);
 void tree_info_leave(struct tree_text *text);
 
-/* Around a change of image->snapshots; what is shown of it is to be updated in between. */
+/*
+ * What is shown of the disk through a bitmap: that of the snapshot of the same name, where there is
+ * one (true: its key), else the active one.
+ */
+bool tree_bitmap_snapshot(const struct tree *tree, const struct node *node, uint64_t *key);
+
+/* shown_bitmaps_copy(). */
+int tree_bitmap_copy(struct tree *tree, const struct node *node, struct changed **changed,
+                     struct error *error);
+
+/* Around a change of image->snapshots, or of the directory of bitmaps; what is shown of it is to be
+ * updated in between. */
 void tree_begin_change(struct tree *tree);
 void tree_end_change(struct tree *tree);
 

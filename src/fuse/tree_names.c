@@ -18,10 +18,15 @@ struct fixed_entry {
 };
 
 static const struct fixed_entry root_entries[] = {
-    {disk_name, 2},      {"evidence", INODE_EVIDENCE_BEGIN},
-    {"info.json", 0},    {partitions_name, 0}, /* 0: see below */
-    {"salvage.json", 6}, {"snapshots", 3},
-    {"stats.json", 5},   {"stats.prom", 7},
+    {"bitmaps", INODE_BITMAPS_BEGIN},
+    {disk_name, 2},
+    {"evidence", INODE_EVIDENCE_BEGIN},
+    {"info.json", 0},
+    {partitions_name, 0}, /* 0: see below */
+    {"salvage.json", 6},
+    {"snapshots", 3},
+    {"stats.json", 5},
+    {"stats.prom", 7},
 };
 #define ROOT_ENTRIES (sizeof(root_entries) / sizeof(root_entries[0]))
 
@@ -67,6 +72,8 @@ static uint64_t parent_inode(const struct node *directory)
     case NODE_PARTITIONS:
         return directory->disk == PARTS_ACTIVE ? TREE_ROOT
                                                : snapshot_inode(directory->snapshot, NODE_SNAPSHOT);
+    case NODE_BITMAP:
+        return INODE_BITMAPS_BEGIN;
     case NODE_EVIDENCE_TABLES:
         return INODE_EVIDENCE_BEGIN;
     case NODE_LINKS:
@@ -118,6 +125,8 @@ int tree_entry(const struct tree *tree, const struct node *directory, uint64_t p
         found = root_entry(tree, position - 2, name, node);
     } else if (is_evidence_directory(directory)) {
         found = evidence_entry(tree, directory, position - 2, name, node);
+    } else if (is_bitmaps_directory(directory)) {
+        found = bitmaps_entry(tree, directory, position - 2, name, node);
     } else if (directory->kind == NODE_SNAPSHOT) {
         found = snapshot_entry(tree, directory->snapshot, position - 2, name, node);
     } else {
@@ -134,6 +143,9 @@ int tree_lookup(const struct tree *tree, const struct node *directory, const cha
 
     if (tree_is_directory(directory) && is_below_partitions(directory)) {
         return partitions_lookup(tree, directory, name, node);
+    }
+    if (directory->kind == NODE_BITMAPS) {
+        return bitmaps_find(tree, name, node) ? 0 : -ENOENT;
     }
     if (directory->kind == NODE_SNAPSHOTS) {
         uint64_t key;

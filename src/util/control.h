@@ -9,7 +9,7 @@
  *               version=1 ask=snapshot-make name=NAME
  *               version=1 ask=snapshot-remove name=NAME|ID
  *               version=1 ask=snapshot-rename name=NAME|ID new-name=NAME
- *               version=1 ask=bitmap-add name=NAME [granularity=BYTES]
+ *               version=1 ask=bitmap-add name=NAME [granularity=BYTES|from=NAME]
  *               version=1 ask=bitmap-remove|bitmap-clear|bitmap-enable|bitmap-disable name=NAME
  *               version=1 ask=bitmap-merge name=NAME from=NAME
  *     answer    error=0 and what was asked for: id=, name=, dirty= and counters
