@@ -403,6 +403,19 @@ void script_bitmaps_written(struct run *run)
     }
 }
 
+/* Bits in several clusters, stored twice; and the disk gets further ones. */
+void script_bitmaps_large(struct run *run)
+{
+    write_some(run, 4, 3 * K);
+    run_flush(run);
+    run_bitmap(run, RUN_BITMAP_MERGE, "coarse", 0, "fine");
+    run_resize(run, 7 * 1024 * K);
+    write_some(run, 3, 3 * K);
+    zero_some(run, 1, 8 * K, true);
+    run_flush(run);
+    write_some(run, 2, 2 * K);
+}
+
 /* Made and removed among writes, some of them not flushed. */
 void script_snapshots(struct run *run)
 {

@@ -21,6 +21,7 @@ void script_reuse(struct run *run);
 void script_small(struct run *run);
 void script_bitmaps(struct run *run);
 void script_bitmaps_written(struct run *run);
+void script_bitmaps_large(struct run *run);
 void script_snapshots(struct run *run);
 void script_snapshots_resize(struct run *run);
 void script_snapshots_back(struct run *run);

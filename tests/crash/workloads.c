@@ -455,6 +455,13 @@ const struct workload workloads[] = {
      .prepare = script_half,
      .script = script_bitmaps_written,
      .discard = true},
+    {.name = "bitmap-large",
+     .create = V3 "cluster_size=512",
+     .size = 5 * 1024 * K, /* several clusters of bits */
+     .most = 7 * 1024 * K,
+     .bitmap = true,
+     .script = script_bitmaps_large,
+     .discard = true},
     {.name = "bitmap-threads",
      .create = V3 "cluster_size=1024",
      .size = 160 * K,
