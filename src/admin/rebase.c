@@ -58,7 +58,8 @@ static struct amend_opening opening_of(const struct rebasing *rebasing)
         .unchecked = rebasing->options->unsafe,
         .names = rebasing->options->work.names,
         .no_locks = rebasing->options->work.no_locks,
-        .keys = rebasing->options->work.keys,
+        /* Names alone: nothing of a disk is read. */
+        .keys = rebasing->options->unsafe ? NULL : rebasing->options->work.keys,
     };
 }
 

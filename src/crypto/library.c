@@ -9,8 +9,9 @@
 
 #include <errno.h>
 #include <gcrypt.h>
-#include <pthread.h>
+#include <inttypes.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -18,49 +19,56 @@
 /* The library's own memory for expanded keys: some 300 contexts of AES, 60 of Twofish. */
 #define POOL_SIZE 524288
 
-/*
- * The library has one state for the whole process, and this is a part of it: where its memory for
- * keys is. Written once, by begin(), which pthread_once() has all others wait for.
- */
-static struct {
-    pthread_once_t once;
-    bool ready;
-    void *pool; /* NULL where it could not be found */
-} library = {.once = PTHREAD_ONCE_INIT};
+struct area {
+    void *begin; /* NULL: there is none */
+    size_t length;
+};
 
 /*
- * The library locks its pool but leaves it in core dumps, and does not say where it is. What is
- * taken first lies at its beginning.
+ * The library locks its pool but leaves it in core dumps, and does not say where it is: in the
+ * mapping that has what is taken of it, and in the same, perhaps, there are other secrets.
  */
-static void *find_pool(void)
+static struct area find_pool(void)
 {
-    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-    void *first = gcry_malloc_secure(1);
-    uintptr_t offset = (uintptr_t)first & (page - 1);
+    void *taken = gcry_malloc_secure(1);
+    uintptr_t address = (uintptr_t)taken, begin, end;
+    struct area pool = {0};
+    FILE *maps = taken != NULL ? fopen("/proc/self/maps", "re") : NULL;
+    char line[512];
 
-    gcry_free(first);
-    return first != NULL && offset < 64 ? (uint8_t *)first - offset : NULL;
+    while (maps != NULL && pool.begin == NULL && fgets(line, sizeof(line), maps) != NULL) {
+        if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR, &begin, &end) == 2 && begin <= address &&
+            address < end) {
+            pool =
+                (struct area){.begin = (uint8_t *)taken - (address - begin), .length = end - begin};
+        }
+    }
+    if (maps != NULL) {
+        fclose(maps);
+    }
+    gcry_free(taken);
+    return pool;
 }
 
+/* Makes the pool, and takes it out of core dumps: it is a mapping of its own from then on. */
 static void begin(void)
 {
-    if (gcry_control(GCRYCTL_INITIALIZATION_FINISHED_P) != 0) {
-        library.ready = true; /* somebody else in this process uses it */
-        return;
-    }
-    if (gcry_check_version("1.8.0") == NULL) {
-        return;
-    }
+    uint8_t *first;
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), offset;
+
     gcry_control(GCRYCTL_DISABLE_SECMEM_WARN); /* it would go to stderr; see crypto_lock() */
     gcry_control(GCRYCTL_DISABLE_PRIV_DROP);
-    if (gcry_control(GCRYCTL_INIT_SECMEM, POOL_SIZE, 0) == 0) {
-        library.pool = find_pool();
+    if (gcry_control(GCRYCTL_INIT_SECMEM, POOL_SIZE, 0) != 0) {
+        gcry_control(GCRYCTL_INITIALIZATION_FINISHED, 0);
+        return;
     }
     gcry_control(GCRYCTL_INITIALIZATION_FINISHED, 0);
-    if (library.pool != NULL) {
-        (void)madvise(library.pool, POOL_SIZE, MADV_DONTDUMP);
+    first = gcry_malloc_secure(1); /* at the beginning of the pool, behind what describes it */
+    offset = (uintptr_t)first & (page - 1);
+    if (first != NULL && offset < 64) {
+        (void)madvise(first - offset, POOL_SIZE, MADV_DONTDUMP);
     }
-    library.ready = true;
+    gcry_free(first);
 }
 
 const char *crypto_missing(void)
@@ -70,13 +78,24 @@ const char *crypto_missing(void)
 
 int crypto_begin(void)
 {
-    pthread_once(&library.once, begin);
-    return library.ready ? 0 : -ENOSYS;
+    if (gcry_control(GCRYCTL_INITIALIZATION_FINISHED_P) != 0) {
+        return 0; /* by us, or somebody else in this process uses it */
+    }
+    if (gcry_check_version("1.8.0") == NULL) {
+        return -ENOSYS;
+    }
+    begin();
+    return 0;
 }
 
 bool crypto_lock(void)
 {
-    return crypto_begin() == 0 && library.pool != NULL && mlock(library.pool, POOL_SIZE) == 0;
+    struct area pool = {0};
+
+    if (crypto_begin() == 0) {
+        pool = find_pool();
+    }
+    return pool.begin != NULL && mlock(pool.begin, pool.length) == 0;
 }
 
 int crypto_random(void *bytes, size_t length)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The library that has the ciphers and the hashes, libgcrypt: whether this build has it, and its
- * one beginning in each process. The names of hashes are those of LUKS headers.
+ * one beginning in each process, whose only state is its own. The names of hashes are those of LUKS headers.
  */
 #ifndef CRYPTO_LIBRARY_H
 #define CRYPTO_LIBRARY_H
@@ -13,8 +13,9 @@
 const char *crypto_missing(void);
 
 /*
- * Begins with it, once in a process; any thread may call, any number of times. 0, or -ENOSYS where
- * it is not there, or is too old for what it was built for.
+ * Begins with it, once in a process; to be called by its first thread before it has others, and
+ * by any thread, any number of times, from then on. 0, or -ENOSYS where it is not there, or is too
+ * old for what it was built for.
  */
 int crypto_begin(void);
 

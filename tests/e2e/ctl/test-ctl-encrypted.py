@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""What check and the audit say of a LUKS header; Ctrl-C while commit and rebase derive keys."""
+"""What check and the audit say of a LUKS header; what needs no key; Ctrl-C while keys are derived."""
 
 import json
 import os
@@ -188,6 +188,52 @@ def processor_time(pid):
     return int(fields[11]) / os.sysconf("SC_CLK_TCK")
 
 
+def end_each_way(directory, *arguments):
+    """Runs it, ends it by each signal while it derives a key: all files are as before."""
+    def files():
+        return {name: compare.sha256(os.path.join(directory, name))
+                for name in sorted(os.listdir(directory))}
+    before = files()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        command = run.start([ctl.program(), *arguments], stdin=subprocess.DEVNULL,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=directory)
+        while processor_time(command.pid) < 0.3:
+            check(command.poll() is None, "it ended")
+            time.sleep(0.02)
+        command.send_signal(number)
+        said = command.communicate(timeout=20)
+        check_equal((command.returncode, *said), (-number, "", ""), "status, and what it said")
+        check_equal(files(), before, "the files")
+
+
+@suite.test("create, and amend, are ended at once by a signal while they derive a key",
+            needs=[encrypted.library])
+def _(directory):
+    path, key = make(directory)
+    fresh = encrypted.key_file(directory, "fresh", b"another key")
+    hours = "encrypt.iter-time=%d" % (3 * 3600 * 1000)
+    end_each_way(directory, "create", "-o", "encrypt.format=luks," + hours, "--key-file=" + key,
+                 "new.qcow2", "1G")
+    end_each_way(directory, "create", "--force", "-o", "encrypt.format=luks," + hours,
+                 "--key-file=" + key, path, "1G")
+    end_each_way(directory, "amend", "-o", "encrypt.state=active," + hours, "--key-file=" + key,
+                 "--new-key-file=" + fresh, path)
+
+
+@suite.test("rebase -u changes names without a key, and asks for none")
+def _(directory):
+    path, key = make(directory)
+    base = make(directory, "base.qcow2")[0]
+    command = [ctl.program(), "rebase", "-q", "-u", "-b", "base.qcow2", "-F", "qcow2", path]
+    shown, status = encrypted.at_terminal(command)
+    check_equal((shown.strip(), status), (b"", 0), "what it shows, and its status")
+    check_equal(infos.json_info(path)["backing-filename"], "base.qcow2", "the name")
+    ctl.ctl("rebase", "-q", "-u", "-b", "", path)
+    check("backing-filename" not in infos.json_info(path), "it has the name")
+    encrypted.check_clean(path, key)
+    check(os.path.exists(base), "the base is gone")
+
+
 def interrupted(name, *arguments):
     @suite.test("%s is ended at once by a signal while it derives a key" % name,
                 needs=[encrypted.library])
@@ -196,18 +242,7 @@ def interrupted(name, *arguments):
         path = encrypted.template(os.path.join(directory, "top.qcow2"), MiB, key)
         ctl.ctl("rebase", "-u", "-b", "base.qcow2", "-F", "qcow2", "--key-file=" + key, path)
         Header(base).put_slot(0, ITERATIONS, 0xFFFFFFFF)  # an hour
-        before = [compare.sha256(each) for each in (base, path)]
-        for number in (signal.SIGINT, signal.SIGTERM):
-            command = run.start([ctl.program(), *arguments, "--key-file=" + key,
-                                 "--key-iterations-max=0", path], stdout=subprocess.PIPE,
-                                stderr=subprocess.PIPE, text=True)
-            while processor_time(command.pid) < 0.3:
-                check(command.poll() is None, "it ended")
-                time.sleep(0.02)
-            command.send_signal(number)
-            said = command.communicate(timeout=20)
-            check_equal((command.returncode, *said), (-number, "", ""), "status, and what it said")
-            check_equal([compare.sha256(each) for each in (base, path)], before, "the images")
+        end_each_way(directory, *arguments, "--key-file=" + key, "--key-iterations-max=0", path)
 
 
 interrupted("commit", "commit")
