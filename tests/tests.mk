@@ -41,6 +41,7 @@ UNIT_TESTS += \
 	tests/unit/meta/test-header-examine \
 	tests/unit/meta/test-header-write \
 	tests/unit/disk/test-image \
+	tests/unit/disk/test-key-memory \
 	tests/unit/disk/test-inflight \
 	tests/unit/admin/test-info \
 	tests/unit/admin/test-inspect \
@@ -472,6 +473,8 @@ tests_unit_store_test_store_direct_SOURCES = tests/unit/store/test-store-direct.
 	tests/unit/lib/direct_case.c tests/unit/lib/direct_case.h
 tests_unit_store_test_store_direct_threads_SOURCES = tests/unit/store/test-store-direct-threads.c \
 	tests/unit/lib/direct_case.c tests/unit/lib/direct_case.h
+# It sees each secret before it is wiped, and its pages when they are given back.
+tests_unit_disk_test_key_memory_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=secret_destroy -Wl,--wrap=munmap
 # Other threads run behind each unlock.
 tests_unit_disk_test_writer_races_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=pthread_mutex_unlock
 

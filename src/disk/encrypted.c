@@ -116,6 +116,7 @@ static int read_part(const struct image *image, const struct encrypted_place *pl
     int result = read_sector(image, image->sectors, place, sector, &begin);
 
     memcpy(buffer, sector + place->host_offset % SECTOR, length);
+    explicit_bzero(sector, sizeof(sector));
     return result;
 }
 
@@ -130,6 +131,7 @@ static int update_part(const struct image *image, const struct encrypted_place *
         memcpy(sector + place->host_offset % SECTOR, data, length);
         result = encrypted_write(image, &begin, sector, sizeof(sector));
     }
+    explicit_bzero(sector, sizeof(sector));
     return result;
 }
 

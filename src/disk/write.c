@@ -106,7 +106,7 @@ static int copy_range(const struct plan *plan, uint64_t from, uint64_t to)
 
 /*
  * The same in an encrypted image, of which whole sectors are written, with what the request brings
- * to this range in its place.
+ * to this range in its place. Nothing of the disk is left in memory that is given back.
  */
 static int write_encrypted(const struct plan *plan, uint64_t from, uint64_t to)
 {
@@ -134,6 +134,7 @@ static int write_encrypted(const struct plan *plan, uint64_t from, uint64_t to)
         }
         result = writer_write_sectors(writer, &place, buffer, to - from);
     }
+    explicit_bzero(buffer, to - from);
     free(buffer);
     return result;
 }
