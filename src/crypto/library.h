@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The library that has the ciphers and the hashes, libgcrypt: whether this build has it, and its
- * one beginning in each process, whose only state is its own. The names of hashes are those of LUKS headers.
+ * one beginning in each process, whose only state is its own. The names of hashes are those of LUKS
+ * headers.
  */
 #ifndef CRYPTO_LIBRARY_H
 #define CRYPTO_LIBRARY_H

@@ -63,6 +63,15 @@ def fresh(directory, size, **options):
     return disk
 
 
+def _with_key(disk):
+    """The disk with a key, and how qemu-img is told to encrypt with it: LUKS, aes-256-xts."""
+    disk = disk._replace(key=os.path.join(disk.directory, "key"))
+    with open(disk.key, "w", encoding="ascii") as file:
+        file.write("a key of the benchmark")
+    return disk, ["--object", "secret,id=key,file=" + disk.key, "-o",
+                  "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10"]
+
+
 class Images:
     """Makes each image when it is first asked for, in memory."""
 
@@ -90,6 +99,14 @@ class Images:
         disk = fresh(directory, self.size)
         _noise(disk.raw, self.size)
         image.convert(disk.raw, disk.qcow2)
+        return disk
+
+    def _make_encrypted(self, directory, _argument):
+        """As the plain one."""
+        disk, encrypting = _with_key(fresh(directory, self.size))
+        _noise(disk.raw, self.size)
+        tools.run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", *encrypting, disk.raw,
+                  disk.qcow2, timeout=SECONDS_TO_MAKE)
         return disk
 
     def _make_compressed(self, directory, kind):
@@ -153,11 +170,8 @@ class Images:
         if kind in ("zlib", "zstd"):
             convert += ["-c", "-o", "compression_type=" + kind]
         elif kind == "luks":
-            disk = disk._replace(key=os.path.join(directory, "key"))
-            with open(disk.key, "w", encoding="ascii") as file:
-                file.write("a key of the benchmark")
-            convert += ["--object", "secret,id=key,file=" + disk.key, "-o",
-                        "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10"]
+            disk, encrypting = _with_key(disk)
+            convert += encrypting
         if kind.startswith("chain"):
             return self._scatter(disk, int(kind[len("chain"):]))
         tools.run(*convert, raw, path, timeout=SECONDS_TO_MAKE)

@@ -32,6 +32,9 @@ WRITERS = tuple(line for line in READERS if line.kind != "qcowmount")
 COMPRESSED = tuple(line for line in READERS if line.kind != "floor" and line.kind != "raw")
 # libqcow knows no zstd.
 COMPRESSED_ZSTD = tuple(line for line in COMPRESSED if line.kind != "qcowmount")
+# Beside an image of the same bytes that is not encrypted.
+OWN_PLAIN = Line("own plain", "qcow2fs", "", "plain")
+ENCRYPTED = (OWN_PLAIN, Line("qsd", "qsd"), Line("qcow2fs", "qcow2fs"))
 # What bounds them all; measured wherever qcow2fs is, with the libraries it was built with.
 LIBRARY = Line("library", "qcow2fs")
 # Beside a mount that is filled: the copy that nobody has to be asked for, piece by piece.
@@ -314,6 +317,7 @@ SYNCED_LINES = (Line("raw", "raw"), Line("floor", "floor"), Line("qsd", "qsd"),
 SYNCED_GOALS = (Versus(("qcow2fs lazy",), 0.9), Versus(("floor",), 0.7),
                 Versus(("floor",), 0.7, "qcow2fs lazy"), Versus(("qsd lazy",), 1.5),
                 Versus(("qsd lazy",), 1.5, "qcow2fs lazy"))
+ENCRYPTED_GOALS = (Versus(("qsd",), 2), Versus((OWN_PLAIN.label,), 0.85))
 ALLOCATING_GOALS = (Versus(("floor",), 0.6), Versus(("qsd",), 3))
 
 
@@ -381,6 +385,16 @@ def all_workloads():
         Workload("zstd-4k", "zstd, 4K random read, QD1", "IOPS", COMPRESSED_ZSTD,
                  (Versus(("qsd",), 6),),
                  random_access("randread", 1, ramp=2, one_processor=True), "compressed-zstd"),
+        Workload("luks-qd1", "LUKS, 4K random read, QD1, one processor", "IOPS", ENCRYPTED,
+                 ENCRYPTED_GOALS, random_access("randread", 1, one_processor=True), "encrypted"),
+        Workload("luks-qd32", "LUKS, 4K random read, QD32", "IOPS", ENCRYPTED, ENCRYPTED_GOALS,
+                 random_access("randread", 32), "encrypted"),
+        Workload("luks-seq-1m", "LUKS, sequential read, direct, 1M QD4", "MB/s", ENCRYPTED,
+                 (Versus(("qsd",), 2.5),), sequential_direct(MiB, 4), "encrypted"),
+        Workload("luks-seq-cold", "LUKS, sequential read, buffered, cold", "MB/s", ENCRYPTED,
+                 (Versus(("qsd",), 2.5),), sequential_cold, "encrypted"),
+        Workload("luks-overwrite", "LUKS, sequential overwrite, buffered, fsync", "MB/s", ENCRYPTED,
+                 (Versus(("qsd",), 2.5),), sequential_overwrite, "encrypted"),
         Workload("huge", "1 TiB preallocated, 4K random read", "IOPS", huge_lines,
                  (Versus(("floor",), 0.8),),
                  random_access("randread", 1, ramp=0.5, one_processor=True), HUGE),

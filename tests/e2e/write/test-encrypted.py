@@ -7,7 +7,7 @@ import os
 import random
 import subprocess
 
-from lib import bad, compare, ctl, encrypted, mount, tap, tools, write
+from lib import bad, compare, ctl, encrypted, mount, qcow2, tap, tools, write
 from lib import model as model_test
 from lib.image import KiB, MiB
 from lib.tap import check, check_equal
@@ -185,6 +185,40 @@ def _(directory):
             check_equal(file.read(4 * MiB), b"\1" * MiB + b"\2" * MiB + b"\1" * (MiB + 100) +
                         b"\3" * 1000 + b"\1" * (MiB - 1100), "the disk of " + kind)
         encrypted.check_clean(path, key)
+
+
+def check_vm_state(path, key, name, wanted):
+    """What vmstate.raw of a snapshot shows begins with these bytes; the disk is written meanwhile."""
+    with mount.mount(path, "key-file=" + key, directory=True, writable=True) as mounted:
+        with write.opened(os.path.join(mounted.path, "disk.raw")) as handle:
+            write.write_all(handle, b"\4" * MiB, 0)
+        with open(os.path.join(mounted.path, "snapshots", name, "vmstate.raw"), "rb") as file:
+            compare.check_bytes(file.read(len(wanted)), wanted, 0)
+            file.seek(len(wanted) // 2 + 77)
+            rest = wanted[len(wanted) // 2 + 77:]
+            check_equal(file.read(len(rest)), rest, "a part of it")
+
+
+@suite.test("the VM state of a snapshot is decrypted: what lies behind the disk, by its own offset")
+def _(directory):
+    # Data behind the end of a disk that is then declared smaller is VM state: test-read-snapshots.py.
+    # QEMU 7.2 itself aborts where it saves one in an encrypted image: its parts are no whole sectors.
+    for kind in KINDS:
+        if kind == "LUKS with subclusters" and tools.EXTENDED_L2():
+            continue
+        key = encrypted.key_file(directory, "key", KEY)
+        path, state = os.path.join(directory, kind.replace(" ", "-") + ".qcow2"), 300 * KiB + 512
+        encrypted.create(path, 2048 * MiB, key, **KINDS[kind])
+        with qcow2.Qcow2(path) as opened:
+            start = opened.l1_entry_covers
+        encrypted.io(path, key, "write -q -P 1 0 2M", "write -q -P 2 %d 100k" % start,
+                     "write -q -P 3 %d %d" % (start + 200 * KiB, state - 200 * KiB))
+        ctl.ctl("snapshot", "-c", "running", path)
+        with qcow2.Qcow2(path) as opened:
+            opened.set_snapshot_field(0, "extra_disk_size", 2 * MiB)
+            opened.set_snapshot_field(0, "extra_vm_state_size", state)
+        check_vm_state(path, key, "running", b"\2" * 100 * KiB + bytes(100 * KiB) +
+                       b"\3" * (state - 200 * KiB))
 
 
 @suite.test("the images of a chain have keys of their own, or none")
