@@ -383,13 +383,20 @@ static int write_header(struct amend *amend, const struct header *changed)
 {
     struct image *image = amend->image;
     struct header_rest rest;
+    struct gate *gate;
     int result;
 
     result = header_rest_read(image->file, image->header, image->path, &rest, amend->error);
     if (result < 0) {
         return result;
     }
-    result = header_replace(image->file, changed, &rest, image->path, amend->error);
+    result = gate_create(image->header, image->file, &gate); /* no writer is open, which has one */
+    if (result < 0) {
+        error_set(amend->error, ENOMEM, "%s: out of memory", image->path);
+    } else {
+        result = header_replace(gate, image->file, changed, &rest, image->path, amend->error);
+        gate_destroy(gate);
+    }
     header_rest_free(&rest);
     return result;
 }

@@ -82,7 +82,8 @@ static int write_header(struct bitmap_change *change, const struct header *chang
     result = header_encode(changed, &rest, image->path, &bytes, &length, change->error);
     if (result == 0) { /* it fits */
         free(bytes);
-        result = header_replace(image->file, changed, &rest, image->path, change->error);
+        result =
+            header_replace(writer->gate, image->file, changed, &rest, image->path, change->error);
         if (result < 0) {
             change->begun = true;
             writer->refused = true;

@@ -16,6 +16,7 @@
 #define EXTENSION_LEAP UINT32_C(0x51464c50)
 
 struct replacement {
+    struct gate *gate;
     struct store *file;
     const uint8_t *old, *new; /* the beginning of the first cluster */
     size_t length;            /* of both, bytes */
@@ -30,7 +31,7 @@ static int write_part(const struct replacement *replacement, const uint8_t *byte
     int result = 0;
 
     if (from < to) {
-        result = store_write(replacement->file, from, bytes + from, to - from);
+        result = gate_write(replacement->gate, GATE_HEADER, from, bytes + from, to - from);
     }
     return result < 0 ? result : store_sync(replacement->file);
 }
@@ -84,7 +85,7 @@ static int clear_copy(const struct replacement *replacement, size_t place, size_
     if (zeros == NULL) {
         return 0; /* it is behind the end of all, where nobody looks */
     }
-    result = store_write(replacement->file, place, zeros, length);
+    result = gate_write(replacement->gate, GATE_HEADER, place, zeros, length);
     free(zeros);
     return result < 0 ? result : store_sync(replacement->file);
 }
@@ -97,8 +98,8 @@ static int replace_leaping(const struct replacement *replacement, size_t place)
     int result;
 
     make_leap(replacement, place, sector);
-    result =
-        store_write(replacement->file, place, replacement->new + replacement->extensions, length);
+    result = gate_write(replacement->gate, GATE_HEADER, place,
+                        replacement->new + replacement->extensions, length);
     if (result == 0) {
         result = store_sync(replacement->file);
     }
@@ -135,10 +136,11 @@ static int replace(const struct replacement *replacement)
                       : write_part(replacement, replacement->new, from, to);
 }
 
-int header_replace(struct store *file, const struct header *header, const struct header_rest *rest,
-                   const char *name, struct error *error)
+int header_replace(struct gate *gate, struct store *file, const struct header *header,
+                   const struct header_rest *rest, const char *name, struct error *error)
 {
     struct replacement replacement = {
+        .gate = gate,
         .file = file,
         .old = rest->cluster,
         .old_used = rest->used,

@@ -17,13 +17,14 @@
 #ifndef META_HEADER_REPLACE_H
 #define META_HEADER_REPLACE_H
 
+#include "meta/gate.h"
 #include "meta/header_write.h"
 
 /*
  * As header_write(), of an image whose `rest` was read just now; stable when it
- * returns 0. Errors as there.
+ * returns 0. Each write of it passes `gate`, which is that of `file` (R8). Errors as there.
  */
-int header_replace(struct store *file, const struct header *header, const struct header_rest *rest,
-                   const char *name, struct error *error);
+int header_replace(struct gate *gate, struct store *file, const struct header *header,
+                   const struct header_rest *rest, const char *name, struct error *error);
 
 #endif
