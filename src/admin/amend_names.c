@@ -43,25 +43,6 @@ static int new_data_path(const char *path, const struct amend_change *change, bo
     return result;
 }
 
-static int open_alone(const char *path, const struct image_options *options, struct log *log,
-                      struct image **image, struct error *error)
-{
-    const struct store_file_options file = {
-        .access = options->access,
-        .cache = options->cache,
-        .no_locks = options->no_locks,
-    };
-    struct image_request request = {
-        .path = path,
-        .what = "image",
-        .format = IMAGE_QCOW2,
-        .access = options->access,
-    };
-    int result = store_file_open(path, request.what, &file, &request.file, error);
-
-    return result < 0 ? result : image_open_one(&request, options, log, image, error);
-}
-
 int amend_open(const char *path, const struct amend_change *change,
                const struct amend_opening *opening, struct log *log, struct image **image,
                struct error *error)
@@ -72,10 +53,10 @@ int amend_open(const char *path, const struct amend_change *change,
         .cache = STORE_CACHE_WRITEBACK,
         .names = opening->names,
         .no_locks = opening->no_locks,
+        .alone = !change->size.set && change->version != 2,
         .keys = opening->keys,
         .codec = CODEC_FASTEST,
     };
-    bool with_chain = change->size.set || change->version == 2;
     char *data_path;
     int result = new_data_path(path, change, opening->unchecked, &data_path, error);
 
@@ -84,8 +65,7 @@ int amend_open(const char *path, const struct amend_change *change,
         return result;
     }
     options.data_file = data_path;
-    result = with_chain ? image_open(path, &options, log, image, error)
-                        : open_alone(path, &options, log, image, error);
+    result = image_open(path, &options, log, image, error);
     free(data_path);
     if (result == 0) {
         result = image_attach_cache(*image, &cache, error);
@@ -151,6 +131,7 @@ int amend_open_behind(const struct image *image, const struct amend_change *chan
         .names = opening->names,
         .backing_named = change->backing_file != NULL,
         .no_locks = opening->no_locks,
+        .alone = !change->size.set && change->version != 2,
         .keys = opening->keys,
         .codec = CODEC_FASTEST,
     };

@@ -205,7 +205,7 @@ static int open_source(struct work *work)
         work->source = work->image;
         return 0;
     }
-    return ctl_open(work->ctl, options->source_file, &options->common, STORE_READ, &work->source);
+    return ctl_open_tables(work->ctl, options->source_file, &options->common, &work->source);
 }
 
 static int change(struct ctl *ctl)

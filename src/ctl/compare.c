@@ -199,7 +199,7 @@ const struct command compare_command = {
         "neither has data, or both show the same bytes of one file. The exit status is 0\n"
         "where they are equal, 1 where they differ, 2 where that could not be found out.\n",
     .examples = "  qcow2ctl compare disk.qcow2 copy.qcow2\n"
-                "  qcow2ctl compare -s -f qcow2 -F raw disk.qcow2 /dev/vg0/disk\n"
+                "  qcow2ctl compare -f qcow2 -F raw disk.qcow2 /dev/vg0/disk\n"
                 "  qcow2ctl compare -q -l monday disk.qcow2 disk.qcow2 || echo changed\n",
     .options_size = sizeof(struct compare_options),
     .flags = compare_flags,

@@ -33,7 +33,7 @@ struct keys *ctl_keys(struct ctl *ctl, const struct common_flags *flags)
 
 static int open_chain(struct ctl *ctl, const char *path, const struct common_flags *flags,
                       enum image_format format, enum store_access access, struct keys *keys,
-                      struct image **image)
+                      bool alone, struct image **image)
 {
     const struct image_options options = {
         .format = format,
@@ -41,6 +41,7 @@ static int open_chain(struct ctl *ctl, const char *path, const struct common_fla
         .cache = STORE_CACHE_WRITEBACK,
         .names = ctl_names(flags),
         .no_locks = ctl_no_locks(flags),
+        .alone = alone,
         .keys = keys,
         .codec = CODEC_FASTEST,
     };
@@ -64,14 +65,20 @@ int ctl_open_format(struct ctl *ctl, const char *path, const struct common_flags
 {
     struct keys *keys = ctl_keys(ctl, flags);
 
-    return keys != NULL ? open_chain(ctl, path, flags, format, access, keys, image)
+    return keys != NULL ? open_chain(ctl, path, flags, format, access, keys, false, image)
                         : -ctl->error.code;
 }
 
 int ctl_open(struct ctl *ctl, const char *path, const struct common_flags *flags,
              enum store_access access, struct image **image)
 {
-    return open_chain(ctl, path, flags, IMAGE_QCOW2, access, NULL, image);
+    return open_chain(ctl, path, flags, IMAGE_QCOW2, access, NULL, false, image);
+}
+
+int ctl_open_tables(struct ctl *ctl, const char *path, const struct common_flags *flags,
+                    struct image **image)
+{
+    return open_chain(ctl, path, flags, IMAGE_QCOW2, STORE_READ, NULL, true, image);
 }
 
 static int open_writer(struct ctl *ctl, const char *path, const struct common_flags *flags,

@@ -15,6 +15,10 @@
 int ctl_open(struct ctl *ctl, const char *path, const struct common_flags *flags,
              enum store_access access, struct image **image);
 
+/* The same for who reads its tables alone, whatever is behind it, and whoever writes to that. */
+int ctl_open_tables(struct ctl *ctl, const char *path, const struct common_flags *flags,
+                    struct image **image);
+
 /*
  * The same of either format; a raw one is only read. What is encrypted is opened with its key here,
  * and without it, so that its data cannot be read, there.

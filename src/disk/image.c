@@ -393,7 +393,7 @@ int image_open(const char *path, const struct image_options *options, struct log
     if (result < 0) {
         return result;
     }
-    result = chain_open_backing(*image, options, log, error);
+    result = options->alone ? 0 : chain_open_backing(*image, options, log, error);
     if (result < 0) {
         image_close(*image);
         *image = NULL;

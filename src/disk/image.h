@@ -76,7 +76,8 @@ struct image_options {
     unsigned nbd_timeout;     /* of all of them, as in struct store_file_options */
     struct image_names names; /* that they bring along */
     bool no_locks;            /* of all of them */
-    bool allow_probed;        /* a backing file of unrecorded format may name further files */
+    bool alone; /* the active image's tables are all that is wanted: what is behind stays closed */
+    bool allow_probed; /* a backing file of unrecorded format may name further files */
     /* Of the active image: its file, open already, which image_open() takes over; or NULL. */
     struct store *opened;
     const char *data_file;    /* in place of the active image's recorded name, or NULL */
