@@ -286,7 +286,8 @@ class Qcow2fs(Target):
         at = self.places.mount_point(None if directory else 0)
         options = {"lazy": ["-o", "lazy-refcounts=on"],
                    "minimum": ["-o", "l2-cache-size=1"],
-                   "compress": ["-o", "compress"]}.get(tuning, [])
+                   "compress": ["-o", "compress"],
+                   "no-sandbox": ["-o", "sandbox=off"]}.get(tuning, [])
         if disk.key:
             options += ["-o", "key-file=" + disk.key]
         argv = [run.program(), "-f", *options, disk.qcow2, at]

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import shutil
+import statistics
 import time
 
 from lib import run, tools
@@ -26,6 +27,8 @@ Versus = collections.namedtuple("Versus", "versus ratio ours", defaults=("qcow2f
 # ours must be at most that
 Limit = collections.namedtuple("Limit", "most ours", defaults=("qcow2fs",))
 
+UNBOXED = Line("sandbox=off", "qcow2fs", "no-sandbox")
+
 READERS = tuple(Line(kind, kind) for kind in ("raw", "floor", "qsd", "nbdfuse", "qcowmount",
                                               "qcow2fs"))
 WRITERS = tuple(line for line in READERS if line.kind != "qcowmount")
@@ -40,6 +43,7 @@ LIBRARY = Line("library", "qcow2fs")
 # Beside a mount that is filled: the copy that nobody has to be asked for, piece by piece.
 CONVERTED = Line("convert -c", "qcow2fs")
 
+DESCRIPTIONS = 100  # of which one is as long as the median
 WARM_UP_SECONDS = 30  # the most that a chain is warmed up for
 HUGE = "preallocated-%d" % TiB
 
@@ -129,6 +133,19 @@ def sequential_direct(block, depth):
         with context.serve(line, disk) as served:
             return fio.bandwidth(served.path, "read", block, depth, disk.size, context.seconds)
     return measure
+
+
+def described(context, line, workload):
+    """How long qcow2ctl info takes, from its start to its end."""
+    program = beside("make", "qcow2ctl")
+    argv = [program, "info", *(["--sandbox=off"] if line == UNBOXED else []),
+            workload.disk_for(context, line).qcow2]
+    times = []
+    for _ in range(DESCRIPTIONS):
+        begin = time.perf_counter()
+        tools.output(*argv)
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times) * 1000
 
 
 def reread(context, line, workload):
@@ -350,6 +367,12 @@ def all_workloads():
                  FLOOR_AND_QSD[:1], random_access("randread", 1, one_processor=True), "plain"),
         Workload("read-qd32", "4K random read, QD32", "IOPS", READERS, FLOOR_AND_QSD,
                  random_access("randread", 32), "plain"),
+        Workload("sandbox", "4K random read, QD1, one processor, in the sandbox", "IOPS",
+                 (UNBOXED, Line("qcow2fs", "qcow2fs")), (Versus((UNBOXED.label,), 0.97),),
+                 random_access("randread", 1, one_processor=True), "plain"),
+        Workload("sandbox-info", "qcow2ctl info, in the sandbox", "ms",
+                 (UNBOXED, Line("qcow2fs", "qcow2fs")), (Versus((UNBOXED.label,), 0.5),),
+                 on_one_processor(described), "plain", less_is_better=True),
         Workload("reread", "4K random read, cached", "IOPS", READERS, (Versus(("raw",), 0.9),),
                  reread, "plain"),
         Workload("seq-1m", "sequential read, direct, 1M QD4", "MB/s", READERS,
