@@ -7,8 +7,8 @@ import xml.etree.ElementTree
 
 from lib import encrypted, image, qcow2, run, tap, tools
 
-FAST = "read-qd1,allocate-4k,allocate-sync,seq-cold,zstd,fill-zlib,memory-idle,memory-reads," \
-       "chain-8,mount-1g"
+FAST = "sandbox,sandbox-info,read-qd1,allocate-4k,allocate-sync,seq-cold,zstd,fill-zlib," \
+       "memory-idle,memory-reads,chain-8,mount-1g"
 BENCH = os.path.join(run.SOURCE, "tests", "bench", "run")
 JOBS = "job-list,job-copy-chain5,job-copy-luks,job-fill,job-sha256-zlib,job-grow"
 DECOMPRESS = os.path.join(os.path.dirname(os.path.dirname(run.program())), "tests", "bench",
