@@ -32,12 +32,19 @@ int keyslot_derive(const char *hash, const struct secret *passphrase, const uint
 {
     int number, result = find_hash(hash, &number);
     gpg_error_t error;
+    void *derived; /* where that is, the library works in memory that it wipes, else in any */
 
     if (result < 0) {
         return result;
     }
+    derived = gcry_malloc_secure(key_length);
+    if (derived == NULL) {
+        return -ENOMEM;
+    }
     error = gcry_kdf_derive(passphrase->bytes, passphrase->length, GCRY_KDF_PBKDF2, number, salt,
-                            KEYSLOT_SALT_LENGTH, iterations, key_length, key);
+                            KEYSLOT_SALT_LENGTH, iterations, key_length, derived);
+    memcpy(key, derived, key_length);
+    gcry_free(derived); /* wipes it */
     return error == 0 ? 0 : gcry_err_code(error) == GPG_ERR_ENOMEM ? -ENOMEM : -EIO;
 }
 

@@ -101,6 +101,7 @@ struct scan {
     char found[120];        /* what is, and where; empty: nothing */
     uint8_t bytes[1 << 20]; /* of the memory; not looked through itself */
     uint64_t areas, length; /* that were */
+    bool first[256];        /* bytes with which one of them begins */
 };
 
 static bool is_there(const uint8_t *bytes, const struct wanted *wanted)
@@ -113,19 +114,42 @@ static bool is_there(const uint8_t *bytes, const struct wanted *wanted)
     return same == LENGTH;
 }
 
+/* The first of them that begins with these bytes; NULL for most bytes. */
+static const struct wanted *find(const struct scan *scan, const uint8_t *bytes)
+{
+    for (size_t j = 0; scan->first[*bytes] && j < list.count; j++) {
+        const struct wanted *wanted = &list.each[j];
+
+        if ((wanted->is_key || !scan->keys_only) && is_there(bytes, wanted)) {
+            return wanted;
+        }
+    }
+    return NULL;
+}
+
 static void look_through(struct scan *scan, uint64_t address, size_t length)
 {
     for (size_t i = 0; i + LENGTH <= length; i++) {
-        for (size_t j = 0; j < list.count; j++) {
-            const struct wanted *wanted = &list.each[j];
+        const struct wanted *wanted = find(scan, scan->bytes + i);
 
-            if ((wanted->is_key || !scan->keys_only) &&
-                (scan->bytes[i] ^ MASK) == wanted->masked[0] && is_there(scan->bytes + i, wanted)) {
-                snprintf(scan->found, sizeof(scan->found), "%s %zu of %zu is at %#" PRIx64,
-                         wanted->is_key ? "key" : "plaintext", j, list.count, address + i);
-            }
+        if (wanted != NULL) {
+            snprintf(scan->found, sizeof(scan->found), "%s %zu of %zu is at %#" PRIx64,
+                     wanted->is_key ? "key" : "plaintext", (size_t)(wanted - list.each), list.count,
+                     address + i);
         }
     }
+}
+
+static struct scan *begin_scan(bool keys_only)
+{
+    struct scan *scan = calloc(1, sizeof(*scan));
+
+    ck_assert_ptr_nonnull(scan);
+    scan->keys_only = keys_only;
+    for (size_t j = 0; j < list.count; j++) {
+        scan->first[list.each[j].masked[0] ^ MASK] = true;
+    }
+    return scan;
 }
 
 static void look_at_area(struct scan *scan, uint64_t begin, uint64_t end)
@@ -161,17 +185,15 @@ static void look_at_area(struct scan *scan, uint64_t begin, uint64_t end)
 /* In all that can be written to, or only in what a core would hold. */
 static bool finds(bool dumped_only, bool keys_only, char found[120])
 {
-    struct scan *scan = calloc(1, sizeof(*scan));
+    struct scan *scan = begin_scan(keys_only);
     FILE *maps = fopen("/proc/self/smaps", "re");
     uint64_t begin = 0, end = 0, from, to;
     char line[512], rights[8];
     bool writable = false;
 
-    ck_assert_ptr_nonnull(scan);
     ck_assert_ptr_nonnull(maps);
     scan->memory = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
     ck_assert_int_ge(scan->memory, 0);
-    scan->keys_only = keys_only;
     while (fgets(line, sizeof(line), maps) != NULL) {
         if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %7s", &from, &to, rights) == 3) {
             begin = from;
@@ -345,12 +367,11 @@ END_TEST
 
 static void expect_absent(const char *name)
 {
-    struct scan *scan = calloc(1, sizeof(*scan));
+    struct scan *scan = begin_scan(false);
     int file = open(name, O_RDONLY | O_CLOEXEC);
     ssize_t count;
     uint64_t at = 0;
 
-    ck_assert_ptr_nonnull(scan);
     ck_assert_int_ge(file, 0);
     while ((count = pread(file, scan->bytes, sizeof(scan->bytes), (off_t)at)) > 0) {
         look_through(scan, at, (size_t)count);
