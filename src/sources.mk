@@ -31,6 +31,7 @@ src_libqcow2_a_SOURCES = \
 	src/util/workers.c src/util/workers.h \
 	src/util/zeros.h \
 	src/store/store.h \
+	src/store/ahead.c src/store/ahead.h \
 	src/store/barrier.c src/store/barrier.h \
 	src/store/direct.c src/store/direct.h \
 	src/store/file.c src/store/file.h \
@@ -41,6 +42,7 @@ src_libqcow2_a_SOURCES = \
 	src/store/nbd.c src/store/nbd.h \
 	src/store/nbd_connection.c src/store/nbd_connection.h \
 	src/store/nbd_library.c src/store/nbd_library.h \
+	src/store/nbd_readers.c src/store/nbd_readers.h \
 	src/store/nbd_unflushed.c src/store/nbd_unflushed.h \
 	src/store/new_file.c src/store/new_file.h \
 	src/store/open.c src/store/open.h \

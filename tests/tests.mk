@@ -48,6 +48,7 @@ UNIT_TESTS += \
 	tests/unit/admin/test-pieces \
 	tests/unit/store/test-store-patched \
 	tests/unit/util/test-json \
+	tests/unit/store/test-ahead \
 	tests/unit/store/test-limited \
 	tests/unit/store/test-opener \
 	tests/unit/util/test-log \

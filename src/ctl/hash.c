@@ -288,7 +288,7 @@ static int open_disk(struct running *running)
     int r = ctl_disk_open(running->ctl, &request, &running->options->common, &running->disk);
 
     if (r == 0) {
-        running->disk.image->may_start_threads = true;
+        image_may_start_threads(running->disk.image);
         r = hash_files_list(running->disk.image, running->disk.view, &running->files,
                             &running->ctl->error);
     }

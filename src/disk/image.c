@@ -401,6 +401,17 @@ int image_open(const char *path, const struct image_options *options, struct log
     return result;
 }
 
+void image_may_start_threads(struct image *image)
+{
+    for (struct image *each = image; each != NULL; each = each->backing) {
+        each->may_start_threads = true;
+        store_may_start_threads(each->file);
+        if (each->data_file != NULL && each->data_file != each->file) {
+            store_may_start_threads(each->data_file);
+        }
+    }
+}
+
 void image_lock_keys(const struct image *image)
 {
     const struct image *each;

@@ -117,7 +117,7 @@ struct image {
     /* R4: where reads count as under way while there is a writer; else NULL */
     struct inflight *inflight;
     struct sectors *sectors; /* of an encrypted image: which are being written; likewise */
-    /* Of the active image: nothing forks any more, so reading may start threads of its own. */
+    /* Nothing forks any more, so reading may start threads of its own. */
     _Atomic bool may_start_threads;
     struct resolved *behind; /* of the active image: what is behind it; NULL where that is little */
     /* Of the active image: made by admin/overlay to be written in place of the one behind it. */
@@ -166,6 +166,12 @@ void image_part_from_backing(struct image *image);
  * warning in the log where that cannot be.
  */
 void image_lock_keys(const struct image *image);
+
+/*
+ * From now on the process does not fork, so that reading the chain may start threads: at most once,
+ * before it is read by several.
+ */
+void image_may_start_threads(struct image *image);
 
 /* Closes the whole chain. Every view on it must be closed. `image` may be NULL. */
 void image_close(struct image *image);

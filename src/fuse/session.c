@@ -463,9 +463,7 @@ static int start_threads(struct session *session)
     int r;
 
     process_limit_stacks();
-    session->settings.source->image->may_start_threads = true;
-    image_named(session->settings.source->image)->may_start_threads =
-        true; /* its snapshots are read */
+    image_may_start_threads(session->settings.source->image);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     r = cache_start_cleaner(session->settings.source->image->cache);

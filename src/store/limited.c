@@ -111,6 +111,11 @@ static bool limited_lost(struct store *store, uint64_t offset, uint64_t length)
     return store_lost(inner_of(store), offset, length);
 }
 
+static void limited_may_start_threads(struct store *store)
+{
+    store_may_start_threads(inner_of(store));
+}
+
 static void limited_close(struct store *store)
 {
     store_close(inner_of(store));
@@ -129,6 +134,7 @@ static const struct store_ops limited_ops = {
     .info = limited_info,
     .extent = limited_extent,
     .lost = limited_lost,
+    .may_start_threads = limited_may_start_threads,
     .close = limited_close,
 };
 

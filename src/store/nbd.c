@@ -29,7 +29,8 @@ int store_nbd_refuse_new(const char *address, const char *what, struct error *er
 
 #ifdef HAVE_LIBNBD
 
-#include "store/nbd_connection.h"
+#include "store/ahead.h"
+#include "store/nbd_readers.h"
 #include "util/checked.h"
 #include "util/range_lock.h"
 #include "util/stop.h"
@@ -53,7 +54,8 @@ struct nbd_store {
     struct nbd_library library;
     struct nbd_export export;
     char *address;
-    struct nbd_connection *connection;
+    struct nbd_connection *connection; /* the main one */
+    struct nbd_readers *readers;
     uint64_t size;    /* bytes, of the export when it was opened */
     uint64_t minimum; /* a request begins and ends at multiples of so many bytes */
     uint64_t maximum; /* and has at most so many */
@@ -97,6 +99,8 @@ static int check_unflushed(const struct nbd_store *nbd, const struct nbd_request
 static int transfer(struct nbd_store *nbd, struct nbd_request *requests, size_t count)
 {
     uint64_t until = nbd_connection_deadline(nbd->connection);
+    struct nbd_connection *connection;
+    bool broken = false;
     int result;
 
     do {
@@ -105,9 +109,14 @@ static int transfer(struct nbd_store *nbd, struct nbd_request *requests, size_t 
             result = check_unflushed(nbd, &requests[i]);
         }
         if (result == 0) {
-            result = nbd_connection_ask(nbd->connection, requests, count, until);
+            connection = broken ? nbd->connection : nbd_readers_take(nbd->readers, requests, count);
+            result = nbd_connection_ask(connection, requests, count, until);
+            if (!broken) {
+                nbd_readers_give_back(nbd->readers, connection, count, nbd_is_broken(result));
+            }
         }
-    } while (nbd_is_broken(result) && stop_clock() < until);
+        broken = nbd_is_broken(result);
+    } while (broken && stop_clock() < until);
     return nbd_is_broken(result) ? -EIO : result;
 }
 
@@ -363,6 +372,7 @@ static void nbd_store_close(struct store *store)
 {
     struct nbd_store *nbd = to_nbd(store);
 
+    nbd_readers_destroy(nbd->readers);
     nbd_connection_destroy(nbd->connection);
     nbd_unflushed_destroy(nbd->unflushed);
     range_locks_destroy(&nbd->blocks);
@@ -399,6 +409,7 @@ static int learn_sizes(struct nbd_store *nbd)
     nbd->maximum = maximum > 0 ? (uint64_t)maximum : PIECE_MAX;
     nbd->maximum = max_u64(nbd->maximum / nbd->minimum, 1) * nbd->minimum;
     nbd->export.size = nbd->size;
+    nbd_readers_allow(nbd->readers, nbd->size, library->can_multi_conn(handle) > 0);
     return (nbd->minimum & (nbd->minimum - 1)) == 0 && nbd->minimum <= PIECE_MAX ? 0 : -EPROTO;
 }
 
@@ -419,7 +430,8 @@ static struct nbd_store *create(const char *address, const struct store_file_opt
     nbd->export = (struct nbd_export){
         .library = &nbd->library, .address = nbd->address, .timeout = seconds * SECOND};
     nbd->connection = nbd_connection_create(&nbd->export);
-    if (nbd->connection == NULL || nbd->address == NULL) {
+    nbd->readers = nbd_readers_create(&nbd->export, nbd->connection);
+    if (nbd->connection == NULL || nbd->readers == NULL || nbd->address == NULL) {
         nbd_store_close(&nbd->store);
         return NULL;
     }
@@ -512,12 +524,18 @@ static int open_export(const char *address, const char *what,
     if (result == 0 && options->access == STORE_WRITE) {
         result = prepare_to_write(nbd, what, error);
     }
+    *store = &nbd->store;
+    if (result == 0 &&
+        options->access != STORE_READ_SHARED) { /* others write: what is read is now */
+        result = store_read_ahead(&nbd->store, store);
+        if (result < 0) {
+            error_set(error, -result, "%s: out of memory while opening this %s", address, what);
+        }
+    }
     if (result < 0) {
         nbd_store_close(&nbd->store);
-        return result;
     }
-    *store = &nbd->store;
-    return 0;
+    return result;
 }
 
 #endif

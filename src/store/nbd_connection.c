@@ -22,6 +22,13 @@
     8 /* this part of its time a request has at least, however long the server is away \
        */
 
+/* Who waits for answers; in the list of those that wait while another polls. */
+struct nbd_waiter {
+    size_t pending;      /* requests that are not answered */
+    pthread_cond_t wake; /* nothing is pending any more, or it is to poll */
+    struct nbd_waiter *next, **link;
+};
+
 struct nbd_connection {
     const struct nbd_export *export;
     int wake; /* an eventfd: who polls is to look again */
@@ -31,10 +38,12 @@ struct nbd_connection {
      * a callback runs under it.
      */
     pthread_mutex_t mutex;
-    pthread_cond_t changed;    /* an answer came, or nobody polls any more */
-    struct nbd_handle *handle; /* NULL: it broke */
-    bool connecting;           /* somebody makes another connection */
-    bool polled;               /* somebody waits for the socket */
+    pthread_cond_t changed;      /* nobody makes a connection any more */
+    struct nbd_handle *handle;   /* NULL: it broke */
+    bool connecting;             /* somebody makes another connection */
+    bool polled;                 /* somebody waits for the socket */
+    struct nbd_waiter *waiting;  /* all others */
+    _Atomic uint64_t generation; /* counts connections */
     uint64_t away;             /* stop_clock() of the first failure since an answer came; 0: none */
     struct nbd_request *first; /* asked, and not answered */
 };
@@ -145,6 +154,7 @@ static int connect_to(struct nbd_connection *connection, uint64_t deadline)
         library->close(handle);
     } else {
         connection->handle = handle;
+        connection->generation++;
     }
     return result;
 }
@@ -165,6 +175,9 @@ static void answered(struct nbd_request *request, int result)
         if (request->next != NULL) {
             request->next->link = request->link;
         }
+        if (--request->waiter->pending == 0) {
+            pthread_cond_signal(&request->waiter->wake);
+        }
         if (is_write(request)) {
             nbd_unflushed_write_ends(export->unflushed, request->offset, request->length);
         }
@@ -180,7 +193,6 @@ static void give_up(struct nbd_connection *connection, int result)
     }
     library_of(connection)->close(connection->handle);
     connection->handle = NULL;
-    pthread_cond_broadcast(&connection->changed);
 }
 
 /*
@@ -206,7 +218,6 @@ static int on_answer(void *context, int *error)
 
     request->connection->away = 0;
     answered(request, *error != 0 ? -*error : 0);
-    pthread_cond_broadcast(&request->connection->changed);
     return 1; /* it is forgotten */
 }
 
@@ -253,9 +264,12 @@ static int64_t issue(struct nbd_connection *connection, struct nbd_request *requ
 }
 
 /* Asks, with the mutex held. Not asked at all where it fails. */
-static int ask(struct nbd_connection *connection, struct nbd_request *request, uint64_t until)
+static int ask(struct nbd_connection *connection, struct nbd_request *request,
+               struct nbd_waiter *waiter, uint64_t until)
 {
     request->connection = connection;
+    request->waiter = waiter;
+    waiter->pending++;
     request->next = connection->first;
     request->link = &connection->first;
     request->asked = stop_clock();
@@ -299,28 +313,46 @@ static uint64_t earliest_end(const struct nbd_connection *connection)
     return earliest;
 }
 
-/* Waits until all are answered, with the mutex held: polls where nobody else does. */
-static void await(struct nbd_connection *connection, struct nbd_request *requests, size_t count)
+/* With the mutex held, which is given up meanwhile. */
+static void wait_for_turn(struct nbd_connection *connection, struct nbd_waiter *waiter)
 {
-    size_t i = 0;
+    waiter->next = connection->waiting;
+    waiter->link = &connection->waiting;
+    if (waiter->next != NULL) {
+        waiter->next->link = &waiter->next;
+    }
+    connection->waiting = waiter;
+    pthread_cond_wait(&waiter->wake, &connection->mutex);
+    *waiter->link = waiter->next;
+    if (waiter->next != NULL) {
+        waiter->next->link = waiter->link;
+    }
+}
 
-    while (i < count) {
+/*
+ * Waits until all is answered, with the mutex held: polls where nobody else does. Who leaves wakes
+ * one other to poll, and answers wake those alone whose they are: with many requests under way all
+ * would be awake for each answer otherwise.
+ */
+static void await(struct nbd_connection *connection, struct nbd_waiter *waiter)
+{
+    while (waiter->pending > 0) {
         struct nbd_handle *handle = connection->handle;
         int result;
 
-        if (requests[i].done) {
-            i++;
-        } else if (connection->polled) {
-            pthread_cond_wait(&connection->changed, &connection->mutex);
-        } else {
-            connection->polled = true;
-            result = wait_once(connection, handle, earliest_end(connection));
-            connection->polled = false;
-            if (connection->handle == handle && (result < 0 || is_lost(connection))) {
-                give_up(connection, result == -ETIMEDOUT ? -ETIMEDOUT : -ECONNRESET);
-            }
-            pthread_cond_broadcast(&connection->changed); /* somebody else may poll */
+        if (connection->polled) {
+            wait_for_turn(connection, waiter);
+            continue;
         }
+        connection->polled = true;
+        result = wait_once(connection, handle, earliest_end(connection));
+        connection->polled = false;
+        if (connection->handle == handle && (result < 0 || is_lost(connection))) {
+            give_up(connection, result == -ETIMEDOUT ? -ETIMEDOUT : -ECONNRESET);
+        }
+    }
+    if (!connection->polled && connection->waiting != NULL) {
+        pthread_cond_signal(&connection->waiting->wake);
     }
 }
 
@@ -385,6 +417,7 @@ static void pause_shortly(struct nbd_connection *connection)
 int nbd_connection_ask(struct nbd_connection *connection, struct nbd_request *requests,
                        size_t count, uint64_t until)
 {
+    struct nbd_waiter waiter = {.pending = 0, .wake = PTHREAD_COND_INITIALIZER};
     size_t asked = 0;
     int result;
 
@@ -395,10 +428,10 @@ int nbd_connection_ask(struct nbd_connection *connection, struct nbd_request *re
         result = -ENOTSUP;
     }
     while (result == 0 && asked < count) {
-        result = ask(connection, &requests[asked], until);
+        result = ask(connection, &requests[asked], &waiter, until);
         asked += result == 0;
     }
-    await(connection, requests, asked);
+    await(connection, &waiter);
     for (size_t i = 0; i < asked && result == 0; i++) {
         result = requests[i].result;
     }
@@ -409,7 +442,13 @@ int nbd_connection_ask(struct nbd_connection *connection, struct nbd_request *re
         }
     }
     pthread_mutex_unlock(&connection->mutex);
+    pthread_cond_destroy(&waiter.wake);
     return result;
+}
+
+uint64_t nbd_connection_generation(const struct nbd_connection *connection)
+{
+    return connection->generation;
 }
 
 uint64_t nbd_connection_deadline(struct nbd_connection *connection)

@@ -23,6 +23,7 @@
 #define NBD_CONTEXT LIBNBD_CONTEXT_BASE_ALLOCATION
 
 struct nbd_connection;
+struct nbd_waiter;
 
 /* What is the same for all connections of a store; borrowed. */
 struct nbd_export {
@@ -52,6 +53,7 @@ struct nbd_request {
 
     /* What follows is the connection's. */
     struct nbd_connection *connection;
+    struct nbd_waiter *waiter;
     struct nbd_request *next, **link; /* in the list of those under way */
     uint64_t asked, until;            /* stop_clock() */
     bool done;
@@ -71,6 +73,9 @@ int nbd_connection_begin(struct nbd_connection *connection, uint64_t until);
 /* The handle of a connection that was begun, for questions about the export, by who alone uses it.
  */
 struct nbd_handle *nbd_connection_handle(struct nbd_connection *connection);
+
+/* Grows with each connection that is made: what is learned of one need not be so of the next. */
+uint64_t nbd_connection_generation(const struct nbd_connection *connection);
 
 /* By when a request that begins now must have ended: sooner where the server is known to be away.
  */

@@ -28,6 +28,7 @@
     F(aio_zero)          \
     F(can_flush)         \
     F(can_meta_context)  \
+    F(can_multi_conn)    \
     F(can_zero)          \
     F(close)             \
     F(create)            \

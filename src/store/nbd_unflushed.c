@@ -165,22 +165,40 @@ bool nbd_unflushed_is_broken(struct nbd_unflushed *unflushed)
     return result;
 }
 
+/* With the mutex held: whether a part of the range is written, and not flushed. */
+static bool touches(const struct nbd_unflushed *unflushed, uint64_t offset, uint64_t length)
+{
+    const uint64_t *written = unflushed->written.words, *flushing = unflushed->flushing.words;
+    bool result = false;
+
+    for (uint64_t i = offset / unflushed->granule;
+         !result && i <= (offset + length - 1) / unflushed->granule; i++) {
+        result = ((written[i / WORD_BITS] | flushing[i / WORD_BITS]) &
+                  (UINT64_C(1) << (i % WORD_BITS))) != 0;
+    }
+    return result;
+}
+
+bool nbd_unflushed_is_stable(struct nbd_unflushed *unflushed, uint64_t offset, uint64_t length)
+{
+    bool result = true;
+
+    if (unflushed != NULL && length > 0) {
+        pthread_mutex_lock(&unflushed->mutex);
+        result = !touches(unflushed, offset, length);
+        pthread_mutex_unlock(&unflushed->mutex);
+    }
+    return result;
+}
+
 bool nbd_unflushed_is_doubtful(struct nbd_unflushed *unflushed, uint64_t offset, uint64_t length)
 {
     bool result = false;
 
-    if (unflushed == NULL || length == 0) {
-        return false;
+    if (unflushed != NULL && length > 0) {
+        pthread_mutex_lock(&unflushed->mutex);
+        result = unflushed->broken && touches(unflushed, offset, length);
+        pthread_mutex_unlock(&unflushed->mutex);
     }
-    pthread_mutex_lock(&unflushed->mutex);
-    for (uint64_t i = offset / unflushed->granule;
-         unflushed->broken && !result && i <= (offset + length - 1) / unflushed->granule; i++) {
-        uint64_t bit = UINT64_C(1) << (i % WORD_BITS);
-
-        result =
-            ((unflushed->written.words[i / WORD_BITS] | unflushed->flushing.words[i / WORD_BITS]) &
-             bit) != 0;
-    }
-    pthread_mutex_unlock(&unflushed->mutex);
     return result;
 }

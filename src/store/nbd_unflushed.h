@@ -49,6 +49,8 @@ void nbd_unflushed_lost(struct nbd_unflushed *unflushed);
 /* Whether a loss would break it now. */
 bool nbd_unflushed_at_stake(struct nbd_unflushed *unflushed);
 bool nbd_unflushed_is_broken(struct nbd_unflushed *unflushed);
+/* Whether all of the range that was ever written is flushed; a write that is under way is not. */
+bool nbd_unflushed_is_stable(struct nbd_unflushed *unflushed, uint64_t offset, uint64_t length);
 /* Whether it is broken, and a part of the range is among what may have been forgotten. */
 bool nbd_unflushed_is_doubtful(struct nbd_unflushed *unflushed, uint64_t offset, uint64_t length);
 

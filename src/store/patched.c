@@ -189,6 +189,11 @@ static bool patched_lost(struct store *store, uint64_t offset, uint64_t length)
     return store_lost(patched_of(store)->inner, offset, length);
 }
 
+static void patched_may_start_threads(struct store *store)
+{
+    store_may_start_threads(patched_of(store)->inner);
+}
+
 static void patched_close(struct store *store)
 {
     struct patched_store *patched = patched_of(store);
@@ -210,6 +215,7 @@ static const struct store_ops patched_ops = {
     .info = patched_info,
     .extent = patched_extent,
     .lost = patched_lost,
+    .may_start_threads = patched_may_start_threads,
     .close = patched_close,
 };
 

@@ -84,6 +84,11 @@ struct store_ops {
      * that it costs nothing. NULL where nothing is ever lost.
      */
     bool (*lost)(struct store *store, uint64_t offset, uint64_t length);
+    /*
+     * From now on the process does not fork, so that reading may start threads. Called once at
+     * most. NULL where it never does.
+     */
+    void (*may_start_threads)(struct store *store);
     void (*close)(struct store *store);
 };
 
@@ -164,6 +169,13 @@ static inline int store_extent(struct store *store, uint64_t offset, uint64_t li
 static inline bool store_lost(struct store *store, uint64_t offset, uint64_t length)
 {
     return store->ops->lost != NULL && store->ops->lost(store, offset, length);
+}
+
+static inline void store_may_start_threads(struct store *store)
+{
+    if (store->ops->may_start_threads != NULL) {
+        store->ops->may_start_threads(store);
+    }
 }
 
 /* `store` may be NULL. */

@@ -107,6 +107,8 @@ class Server:
         self.before = lambda kind, offset, length: None
         self.lock = threading.RLock()
         self.ends = set()
+        self.accepted = 0  # connections, so far
+        self.most = 1 << 30  # connections that it takes; others are hung up
         self.generation = 0
         self.generator = random.Random(1)
         self.listener = socket.socket(socket.AF_UNIX)
@@ -151,7 +153,12 @@ class Server:
             while True:
                 end, _ = self.listener.accept()
                 with self.lock:
+                    if self.accepted >= self.most:
+                        self.accepted += 1
+                        end.close()
+                        continue
                     self.ends.add(end)
+                    self.accepted += 1
                     generation = self.generation
                 threading.Thread(target=self._serve, args=(end, generation), daemon=True).start()
 

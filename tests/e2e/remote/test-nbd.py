@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import random
 import socket
 import subprocess
 import threading
@@ -122,6 +123,71 @@ def _(directory):
         copy = os.path.join(directory, "copy.qcow2")
         ctl.ctl("convert", "-q", address, copy)
     tools.run("qemu-img", "compare", "-q", copy, path)
+
+
+# --- several connections, and what is read ahead ------------------------------------------------
+
+
+def slowly(_kind, _offset, _length):
+    time.sleep(0.003)
+
+
+def full_image(directory):
+    raw, path = os.path.join(directory, "raw"), os.path.join(directory, "image.qcow2")
+    with open(raw, "wb") as file:
+        file.write(random.Random(20).randbytes(40 * MiB))
+    image.convert(raw, path)
+    return path, raw
+
+
+def contents_of(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+for several in (True, False):
+
+    @suite.test("a reader in order: %s" % ("at most four connections, where the server offers several"
+                                           if several else "one connection, where it offers no more"))
+    def _(directory, several=several):
+        path, raw = full_image(directory)
+        flags = nbd.EVERYTHING if several else nbd.EVERYTHING & ~nbd.MULTI_CONN
+        with nbd.Server(directory, contents_of(path), flags | nbd.READ_ONLY) as server:
+            server.before = slowly
+            with mount.mount(server.address, "ro") as mounted:
+                check_equal(server.accepted, 1, "the connections of a mount that nobody reads")
+                compare.check_files(mounted.disk, raw)
+            if several:
+                check(2 <= server.accepted <= 4, "%d connections", server.accepted)
+            else:
+                check_equal(server.accepted, 1, "the connections")
+
+
+@suite.test("a server that takes one connection, and says that it takes several, is read all the same")
+def _(directory):
+    path, raw = full_image(directory)
+    with nbd.Server(directory, contents_of(path), nbd.EVERYTHING | nbd.READ_ONLY) as server:
+        server.before = slowly
+        server.most = 1
+        with mount.mount(server.address, "ro") as mounted:
+            compare.check_files(mounted.disk, raw)
+        check(server.accepted > 1, "it has not asked for more")
+
+
+@suite.test("a server that loses its connections while it is read ahead: every byte all the same")
+def _(directory):
+    path, raw = full_image(directory)
+    with nbd.Server(directory, contents_of(path), nbd.EVERYTHING | nbd.READ_ONLY) as server:
+        asked = iter(range(1, 1000000))
+
+        def before(_kind, _offset, _length):
+            slowly(_kind, _offset, _length)
+            return "cut" if next(asked) % 20 == 0 else None
+
+        server.before = before
+        with mount.mount(server.address, "ro") as mounted:
+            compare.check_files(mounted.disk, raw)
+        check(server.accepted > 2, "%d connections", server.accepted)
 
 
 # --- servers in trouble -------------------------------------------------------------------------

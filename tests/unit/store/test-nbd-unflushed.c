@@ -97,6 +97,23 @@ START_TEST(a_loss_during_a_flush_leaves_in_doubt_what_it_was_to_cover)
 }
 END_TEST
 
+START_TEST(what_no_flush_has_covered_is_not_stable)
+{
+    ck_assert(nbd_unflushed_is_stable(unflushed, 0, SIZE));
+    write_at(3 * GRANULE, 1);
+    ck_assert(!nbd_unflushed_is_stable(unflushed, 3 * GRANULE, 1));
+    ck_assert(!nbd_unflushed_is_stable(unflushed, 0, SIZE));
+    ck_assert(nbd_unflushed_is_stable(unflushed, 4 * GRANULE, SIZE - 4 * GRANULE));
+    nbd_unflushed_flush_begins(unflushed);
+    ck_assert(!nbd_unflushed_is_stable(unflushed, 3 * GRANULE, 1));
+    write_at(5 * GRANULE, 1);
+    nbd_unflushed_flush_ends(unflushed, true);
+    ck_assert(nbd_unflushed_is_stable(unflushed, 3 * GRANULE, 1));
+    ck_assert(!nbd_unflushed_is_stable(unflushed, 5 * GRANULE, 1));
+    ck_assert(nbd_unflushed_is_stable(NULL, 0, SIZE));
+}
+END_TEST
+
 START_TEST(a_flush_that_fails_breaks_it)
 {
     write_at(0, 1);
@@ -141,6 +158,7 @@ int main(void)
     tcase_add_test(tcase, only_what_was_not_flushed_is_in_doubt);
     tcase_add_test(tcase, a_flush_does_not_cover_what_ended_after_it_began);
     tcase_add_test(tcase, a_loss_during_a_flush_leaves_in_doubt_what_it_was_to_cover);
+    tcase_add_test(tcase, what_no_flush_has_covered_is_not_stable);
     tcase_add_test(tcase, a_flush_that_fails_breaks_it);
     tcase_add_test(tcase, the_largest_export_takes_no_more_memory);
     tcase_add_test(tcase, where_nothing_is_written_nothing_is_lost);

@@ -1,0 +1,609 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "store/ahead.h"
+
+#include "util/checked.h"
+#include "util/deadline.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+
+#define THREADS_MAX      16
+#define IDLE             5000 /* milliseconds */
+#define READINGS         4
+#define BLOCKS_AHEAD_MAX (AHEAD_BLOCKS - 4) /* the rest is being taken */
+#define WINDOW_MIN       (2 * AHEAD_BLOCK)
+#define MATCHES_MIN      2   /* reads that went on where others had ended, before it is a reading */
+#define FORGOTTEN_AFTER  256 /* reads elsewhere: a reading that is over keeps no blocks */
+
+/* Bytes by which requests of one reading may overtake each other: long ones, and short ones. */
+#define LONG_READ   (UINT64_C(64) << 10)
+#define SLACK_LONG  (UINT64_C(2) << 20)
+#define SLACK_SHORT (UINT64_C(128) << 10)
+
+enum block_state {
+    BLOCK_UNUSED,
+    BLOCK_WANTED, /* nobody has begun to read it */
+    BLOCK_READING,
+    BLOCK_READY,
+    BLOCK_FAILED, /* or written to while it was read */
+};
+
+struct block {
+    enum block_state state;
+    bool stale;              /* of one that is read: it is written to meanwhile */
+    unsigned users;          /* readers that wait for it, or copy from it */
+    uint64_t offset, length; /* bytes */
+    uint64_t taken;          /* bytes that readers have got of it */
+    uint64_t order;          /* when it was wanted, as they are counted */
+    uint8_t *bytes;          /* AHEAD_BLOCK of them, or NULL */
+    pthread_cond_t ended;    /* it is no longer read */
+};
+
+struct reading {
+    uint64_t begin;   /* where it began */
+    uint64_t next;    /* where its next read is expected; 0: an unused place */
+    uint64_t wanted;  /* blocks are wanted up to here */
+    unsigned matches; /* reads that went on where others had ended */
+    uint64_t used;    /* when, as the clock counts */
+};
+
+enum thread_state {
+    THREAD_NONE,
+    THREAD_RUNS,
+    THREAD_ENDED, /* to be joined */
+};
+
+struct ahead_thread {
+    struct ahead_store *ahead;
+    pthread_t thread;
+    enum thread_state state;
+};
+
+struct ahead_store {
+    struct store store;
+    struct store *inner;
+    uint64_t size; /* bytes, when it was opened: no block ends behind that */
+
+    pthread_mutex_t mutex; /* guards all that follows; a leaf */
+    pthread_cond_t wake;   /* a block is wanted, or `stop`; by the monotonic clock */
+    bool threads_allowed, stop;
+    unsigned running, idle; /* threads; the idle ones are among the running */
+    uint64_t clock;         /* counts reads */
+    uint64_t orders;        /* counts blocks that were wanted */
+    struct reading readings[READINGS];
+    struct block blocks[AHEAD_BLOCKS];
+    struct ahead_thread threads[THREADS_MAX];
+};
+
+static struct ahead_store *to_ahead(struct store *store)
+{
+    return (struct ahead_store *)store;
+}
+
+static struct store *inner_of(struct store *store)
+{
+    return to_ahead(store)->inner;
+}
+
+/* --- Blocks; the mutex is held ---------------------------------------------------------------- */
+
+static struct block *find_block(struct ahead_store *ahead, uint64_t offset)
+{
+    for (unsigned i = 0; i < AHEAD_BLOCKS; i++) {
+        struct block *block = &ahead->blocks[i];
+
+        if (block->state != BLOCK_UNUSED && offset >= block->offset &&
+            offset - block->offset < block->length) {
+            return block;
+        }
+    }
+    return NULL;
+}
+
+/* Whether a reader may wait for it, and copy from it. */
+static bool is_of_use(const struct block *block)
+{
+    return block->state == BLOCK_READY || (block->state == BLOCK_READING && !block->stale);
+}
+
+static bool is_active(const struct ahead_store *ahead, const struct reading *reading)
+{
+    return reading->next != 0 && reading->matches >= MATCHES_MIN &&
+           ahead->clock - reading->used < FORGOTTEN_AFTER;
+}
+
+/* Whether a reading will come to it, or may just have left it behind. */
+static bool is_expected(const struct ahead_store *ahead, const struct block *block)
+{
+    for (unsigned i = 0; i < READINGS; i++) {
+        const struct reading *reading = &ahead->readings[i];
+
+        if (is_active(ahead, reading) && block->offset < reading->wanted &&
+            block->offset + block->length + SLACK_LONG > reading->next) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* One that nobody has any use for, or NULL. */
+static struct block *free_block(struct ahead_store *ahead)
+{
+    struct block *oldest = NULL;
+
+    for (unsigned i = 0; i < AHEAD_BLOCKS; i++) {
+        struct block *block = &ahead->blocks[i];
+
+        if (block->users > 0 || block->state == BLOCK_READING) {
+            continue;
+        }
+        if (block->state == BLOCK_UNUSED || block->state == BLOCK_FAILED ||
+            (block->state == BLOCK_READY && block->taken >= block->length)) {
+            return block;
+        }
+        if (!is_expected(ahead, block) && (oldest == NULL || block->order < oldest->order)) {
+            oldest = block;
+        }
+    }
+    return oldest;
+}
+
+/* False: there is no room for it now. *count: those that are wanted now, and were not. */
+static bool want(struct ahead_store *ahead, uint64_t offset, unsigned *count)
+{
+    struct block *block = find_block(ahead, offset);
+
+    if (block != NULL && block->state != BLOCK_FAILED) {
+        return true;
+    }
+    block = block != NULL && block->users == 0 ? block : free_block(ahead);
+    if (block == NULL) {
+        return false;
+    }
+    block->state = BLOCK_WANTED;
+    block->stale = false;
+    block->offset = offset;
+    block->length = min_u64(AHEAD_BLOCK, ahead->size - offset);
+    block->taken = 0;
+    block->order = ++ahead->orders;
+    (*count)++;
+    return true;
+}
+
+/* --- The threads ------------------------------------------------------------------------------ */
+
+static struct block *first_wanted(struct ahead_store *ahead)
+{
+    struct block *first = NULL;
+
+    for (unsigned i = 0; i < AHEAD_BLOCKS; i++) {
+        struct block *block = &ahead->blocks[i];
+
+        if (block->state == BLOCK_WANTED && (first == NULL || block->order < first->order)) {
+            first = block;
+        }
+    }
+    return first;
+}
+
+/* The mutex is held, and given up meanwhile. */
+static void read_block(struct ahead_store *ahead, struct block *block)
+{
+    int result = -ENOMEM;
+
+    block->state = BLOCK_READING;
+    pthread_mutex_unlock(&ahead->mutex);
+    if (block->bytes == NULL) {
+        block->bytes = malloc(AHEAD_BLOCK);
+    }
+    if (block->bytes != NULL) {
+        result = store_read(ahead->inner, block->offset, block->bytes, block->length);
+    }
+    pthread_mutex_lock(&ahead->mutex);
+    block->state = result == 0 && !block->stale ? BLOCK_READY : BLOCK_FAILED;
+    pthread_cond_broadcast(&block->ended);
+}
+
+/* Waits for a block that is wanted. NULL: the thread is to end. The mutex is held. */
+static struct block *wait_for_block(struct ahead_store *ahead)
+{
+    const struct timespec until = deadline_after(IDLE);
+    int status = 0;
+
+    while (!ahead->stop) {
+        struct block *block = first_wanted(ahead);
+
+        if (block != NULL) {
+            return block;
+        }
+        if (status == ETIMEDOUT) {
+            return NULL;
+        }
+        ahead->idle++;
+        status = pthread_cond_timedwait(&ahead->wake, &ahead->mutex, &until);
+        ahead->idle--;
+    }
+    return NULL;
+}
+
+/* The last thread has ended: nobody has wanted anything for a while. The mutex is held. */
+static void give_back_memory(struct ahead_store *ahead)
+{
+    for (unsigned i = 0; i < AHEAD_BLOCKS; i++) {
+        struct block *block = &ahead->blocks[i];
+
+        if (block->users == 0) {
+            free(block->bytes);
+            block->bytes = NULL;
+            block->state = BLOCK_UNUSED;
+        }
+    }
+}
+
+static void *run(void *argument)
+{
+    struct ahead_thread *thread = argument;
+    struct ahead_store *ahead = thread->ahead;
+    struct block *block;
+
+    pthread_mutex_lock(&ahead->mutex);
+    while ((block = wait_for_block(ahead)) != NULL) {
+        read_block(ahead, block);
+    }
+    thread->state = THREAD_ENDED;
+    if (--ahead->running == 0) {
+        give_back_memory(ahead);
+    }
+    pthread_mutex_unlock(&ahead->mutex);
+    return NULL;
+}
+
+/* Signals are for the threads that the daemon chose. The mutex is held. */
+static void start(struct ahead_store *ahead, struct ahead_thread *thread)
+{
+    sigset_t all, before;
+
+    if (thread->state == THREAD_ENDED) {
+        pthread_join(thread->thread, NULL); /* it has no more to do than to end */
+        thread->state = THREAD_NONE;
+    }
+    thread->ahead = ahead;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    if (pthread_create(&thread->thread, NULL, run, thread) == 0) {
+        thread->state = THREAD_RUNS;
+        ahead->running++;
+        pthread_setname_np(thread->thread, "read-ahead"); /* for top and ps */
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+/* A thread for each of `count` blocks, as far as there may be so many. The mutex is held. */
+static void wake(struct ahead_store *ahead, unsigned count)
+{
+    unsigned woken = 0;
+
+    for (; woken < count && woken < ahead->idle; woken++) {
+        pthread_cond_signal(&ahead->wake);
+    }
+    for (unsigned i = 0; i < THREADS_MAX && woken < count; i++) {
+        if (ahead->threads[i].state != THREAD_RUNS) {
+            start(ahead, &ahead->threads[i]);
+            woken++;
+        }
+    }
+}
+
+/* --- The readings; the mutex is held -----------------------------------------------------------
+ */
+
+static struct reading *find_reading(struct ahead_store *ahead, uint64_t offset, uint64_t length)
+{
+    uint64_t slack = length >= LONG_READ ? SLACK_LONG : SLACK_SHORT;
+    struct reading *found = NULL;
+
+    for (unsigned i = 0; i < READINGS; i++) {
+        struct reading *reading = &ahead->readings[i];
+
+        if (reading->next != 0 && offset <= reading->next + slack &&
+            offset + slack >= reading->next && (found == NULL || reading->next == offset)) {
+            found = reading;
+        }
+    }
+    return found;
+}
+
+/* In the place of the one that was idle for longest. */
+static void begin_reading(struct ahead_store *ahead, uint64_t offset, uint64_t length)
+{
+    struct reading *oldest = &ahead->readings[0];
+
+    for (unsigned i = 1; i < READINGS; i++) {
+        if (ahead->readings[i].used < oldest->used) {
+            oldest = &ahead->readings[i];
+        }
+    }
+    *oldest = (struct reading){.begin = offset, .next = offset + length, .used = ++ahead->clock};
+}
+
+/* As far as it has come already; all active ones share the blocks. */
+static uint64_t window_of(const struct ahead_store *ahead, const struct reading *reading)
+{
+    uint64_t active = 0;
+
+    for (unsigned i = 0; i < READINGS; i++) {
+        active += is_active(ahead, &ahead->readings[i]);
+    }
+    return min_u64(max_u64(reading->next - reading->begin, WINDOW_MIN),
+                   BLOCKS_AHEAD_MAX / max_u64(active, 1) * AHEAD_BLOCK);
+}
+
+/* A read of these bytes begins: what is behind them may be wanted. */
+static void follow(struct ahead_store *ahead, uint64_t offset, uint64_t length)
+{
+    struct reading *reading = find_reading(ahead, offset, length);
+    unsigned count = 0;
+    uint64_t limit;
+
+    if (reading == NULL) {
+        begin_reading(ahead, offset, length);
+        return;
+    }
+    reading->used = ++ahead->clock;
+    if (offset + length <= reading->next) {
+        return;
+    }
+    reading->next = offset + length;
+    reading->matches += reading->matches < MATCHES_MIN;
+    if (!is_active(ahead, reading)) {
+        return;
+    }
+    limit = min_u64(reading->next + window_of(ahead, reading), ahead->size);
+    reading->wanted =
+        max_u64(reading->wanted, div_round_up(reading->next, AHEAD_BLOCK) * AHEAD_BLOCK);
+    while (reading->wanted < limit && want(ahead, reading->wanted, &count)) {
+        reading->wanted += AHEAD_BLOCK;
+    }
+    wake(ahead, count);
+}
+
+/* --- Reading ---------------------------------------------------------------------------------- */
+
+/* Waits until it is read. False: it has to be read from the store. The mutex is held. */
+static bool take(struct ahead_store *ahead, struct block *block, uint64_t offset, uint8_t *buffer,
+                 size_t length)
+{
+    bool is_ready;
+
+    block->users++;
+    while (block->state == BLOCK_READING) {
+        pthread_cond_wait(&block->ended, &ahead->mutex);
+    }
+    is_ready = block->state == BLOCK_READY;
+    if (is_ready) {
+        pthread_mutex_unlock(&ahead->mutex);
+        memcpy(buffer, block->bytes + (offset - block->offset), length);
+        pthread_mutex_lock(&ahead->mutex);
+        block->taken += length;
+    }
+    block->users--;
+    return is_ready;
+}
+
+/* Bytes up to the next block that is of use; those that are only wanted are this reader's. */
+static uint64_t bytes_to_read(struct ahead_store *ahead, uint64_t offset, uint64_t length)
+{
+    for (unsigned i = 0; i < AHEAD_BLOCKS; i++) {
+        struct block *block = &ahead->blocks[i];
+
+        if (block->state == BLOCK_UNUSED || block->offset + block->length <= offset ||
+            block->offset >= offset + length) {
+            continue;
+        }
+        if (is_of_use(block)) {
+            length = block->offset > offset ? block->offset - offset : length;
+        } else if (block->state == BLOCK_WANTED) {
+            block->state = BLOCK_UNUSED;
+        }
+    }
+    return length;
+}
+
+static int read_through_blocks(struct ahead_store *ahead, uint64_t offset, uint8_t *buffer,
+                               uint64_t length)
+{
+    int result = 0;
+
+    while (length > 0 && result == 0) {
+        struct block *block = find_block(ahead, offset);
+        uint64_t part = length;
+
+        if (block != NULL && is_of_use(block)) {
+            part = min_u64(length, block->offset + block->length - offset);
+        }
+        if (block == NULL || !is_of_use(block) || !take(ahead, block, offset, buffer, part)) {
+            part = bytes_to_read(ahead, offset, part);
+            pthread_mutex_unlock(&ahead->mutex);
+            result = store_read(ahead->inner, offset, buffer, part);
+            pthread_mutex_lock(&ahead->mutex);
+        }
+        offset += part;
+        buffer += part;
+        length -= part;
+    }
+    return result;
+}
+
+static int ahead_read(struct store *store, uint64_t offset, void *buffer, size_t length)
+{
+    struct ahead_store *ahead = to_ahead(store);
+    int result;
+
+    pthread_mutex_lock(&ahead->mutex);
+    if (!ahead->threads_allowed || length == 0 || offset >= ahead->size ||
+        length > ahead->size - offset) {
+        pthread_mutex_unlock(&ahead->mutex);
+        return store_read(ahead->inner, offset, buffer, length);
+    }
+    follow(ahead, offset, length);
+    result = read_through_blocks(ahead, offset, buffer, length);
+    pthread_mutex_unlock(&ahead->mutex);
+    return result;
+}
+
+/* --- What changes it -------------------------------------------------------------------------- */
+
+/* The range was changed, and whoever did that is not told so yet. */
+static void forget(struct ahead_store *ahead, uint64_t offset, uint64_t length)
+{
+    pthread_mutex_lock(&ahead->mutex);
+    for (unsigned i = 0; i < AHEAD_BLOCKS; i++) {
+        struct block *block = &ahead->blocks[i];
+
+        if (block->offset + block->length <= offset ||
+            (block->offset >= offset && block->offset - offset >= length)) {
+            continue;
+        }
+        if (block->state == BLOCK_READING) {
+            block->stale = true;
+        } else if (block->state == BLOCK_READY) {
+            block->state = BLOCK_FAILED; /* somebody may still copy from it */
+        }
+    }
+    pthread_mutex_unlock(&ahead->mutex);
+}
+
+static int ahead_write(struct store *store, uint64_t offset, const void *buffer, size_t length)
+{
+    int result = store_write(inner_of(store), offset, buffer, length);
+
+    forget(to_ahead(store), offset, length);
+    return result;
+}
+
+static int ahead_punch(struct store *store, uint64_t offset, uint64_t length)
+{
+    int result = store_punch(inner_of(store), offset, length);
+
+    forget(to_ahead(store), offset, length);
+    return result;
+}
+
+static int ahead_resize(struct store *store, uint64_t size)
+{
+    int result = store_resize(inner_of(store), size);
+
+    forget(to_ahead(store), size, UINT64_MAX);
+    return result;
+}
+
+/* --- What goes through ------------------------------------------------------------------------ */
+
+static int ahead_sync(struct store *store)
+{
+    return store_sync(inner_of(store));
+}
+
+static bool ahead_refuses_holes(struct store *store)
+{
+    return store_refuses_holes(inner_of(store));
+}
+
+static int ahead_info(struct store *store, struct store_info *info)
+{
+    return store_info(inner_of(store), info);
+}
+
+static int ahead_extent(struct store *store, uint64_t offset, uint64_t limit, bool *is_data,
+                        uint64_t *length)
+{
+    return store_extent(inner_of(store), offset, limit, is_data, length);
+}
+
+static bool ahead_lost(struct store *store, uint64_t offset, uint64_t length)
+{
+    return store_lost(inner_of(store), offset, length);
+}
+
+static void ahead_may_start_threads(struct store *store)
+{
+    struct ahead_store *ahead = to_ahead(store);
+
+    pthread_mutex_lock(&ahead->mutex);
+    ahead->threads_allowed = true;
+    pthread_mutex_unlock(&ahead->mutex);
+}
+
+/* --- From beginning to end -------------------------------------------------------------------- */
+
+static void join_threads(struct ahead_store *ahead)
+{
+    bool started[THREADS_MAX];
+
+    pthread_mutex_lock(&ahead->mutex);
+    ahead->stop = true;
+    for (unsigned i = 0; i < THREADS_MAX; i++) {
+        started[i] = ahead->threads[i].state != THREAD_NONE;
+    }
+    pthread_cond_broadcast(&ahead->wake);
+    pthread_mutex_unlock(&ahead->mutex);
+    for (unsigned i = 0; i < THREADS_MAX; i++) {
+        if (started[i]) {
+            pthread_join(ahead->threads[i].thread, NULL);
+        }
+    }
+}
+
+static void ahead_close(struct store *store)
+{
+    struct ahead_store *ahead = to_ahead(store);
+
+    join_threads(ahead);
+    for (unsigned i = 0; i < AHEAD_BLOCKS; i++) {
+        free(ahead->blocks[i].bytes);
+        pthread_cond_destroy(&ahead->blocks[i].ended);
+    }
+    pthread_cond_destroy(&ahead->wake);
+    pthread_mutex_destroy(&ahead->mutex);
+    store_close(ahead->inner);
+    free(ahead);
+}
+
+static const struct store_ops ahead_ops = {
+    .read = ahead_read,
+    .write = ahead_write,
+    .sync = ahead_sync,
+    .punch = ahead_punch,
+    .refuses_holes = ahead_refuses_holes,
+    .resize = ahead_resize,
+    .info = ahead_info,
+    .extent = ahead_extent,
+    .lost = ahead_lost,
+    .may_start_threads = ahead_may_start_threads,
+    .close = ahead_close,
+};
+
+int store_read_ahead(struct store *inner, struct store **store)
+{
+    struct ahead_store *ahead = calloc(1, sizeof(*ahead));
+    struct store_info info;
+    int result = ahead == NULL ? -ENOMEM : store_info(inner, &info);
+
+    if (result < 0) {
+        free(ahead);
+        return result;
+    }
+    ahead->store.ops = &ahead_ops;
+    ahead->inner = inner;
+    ahead->size = info.size;
+    pthread_mutex_init(&ahead->mutex, NULL);
+    deadline_condition(&ahead->wake);
+    for (unsigned i = 0; i < AHEAD_BLOCKS; i++) {
+        pthread_cond_init(&ahead->blocks[i].ended, NULL);
+    }
+    *store = &ahead->store;
+    return 0;
+}
