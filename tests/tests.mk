@@ -194,6 +194,7 @@ E2E_TESTS = \
 	tests/e2e/project/test-release.sh \
 	tests/e2e/read/test-tree.py \
 	tests/e2e/remote/test-model-nbd.py \
+	tests/e2e/remote/test-nbd-engines.py \
 	tests/e2e/remote/test-nbd.py \
 	tests/e2e/remote/test-nbd-write.py \
 	tests/e2e/write/test-compress.py \

@@ -126,7 +126,9 @@ static struct nbd_handle *make_handle(const struct nbd_library *library)
 {
     struct nbd_handle *handle = library->create();
 
-    if (handle != NULL && library->add_meta_context(handle, NBD_CONTEXT) == 0 &&
+    /* The address is the user's: an image's word alone leads to none, so to no files by one. */
+    if (handle != NULL && library->set_uri_allow_local_file(handle, true) == 0 &&
+        library->add_meta_context(handle, NBD_CONTEXT) == 0 &&
         library->set_request_structured_replies(handle, true) == 0) {
         return handle;
     }

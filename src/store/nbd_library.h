@@ -10,34 +10,35 @@
 #include <errno.h>
 #include <libnbd.h>
 
-#define NBD_FUNCTIONS(F) \
-    F(add_meta_context)  \
-    F(aio_block_status)  \
-    F(aio_connect_uri)   \
-    F(aio_flush)         \
-    F(aio_get_direction) \
-    F(aio_get_fd)        \
-    F(aio_is_closed)     \
-    F(aio_is_connecting) \
-    F(aio_is_dead)       \
-    F(aio_is_ready)      \
-    F(aio_notify_read)   \
-    F(aio_notify_write)  \
-    F(aio_pread)         \
-    F(aio_pwrite)        \
-    F(aio_zero)          \
-    F(can_flush)         \
-    F(can_meta_context)  \
-    F(can_multi_conn)    \
-    F(can_zero)          \
-    F(close)             \
-    F(create)            \
-    F(get_block_size)    \
-    F(get_errno)         \
-    F(get_error)         \
-    F(get_size)          \
-    F(is_read_only)      \
-    F(set_request_structured_replies)
+#define NBD_FUNCTIONS(F)              \
+    F(add_meta_context)               \
+    F(aio_block_status)               \
+    F(aio_connect_uri)                \
+    F(aio_flush)                      \
+    F(aio_get_direction)              \
+    F(aio_get_fd)                     \
+    F(aio_is_closed)                  \
+    F(aio_is_connecting)              \
+    F(aio_is_dead)                    \
+    F(aio_is_ready)                   \
+    F(aio_notify_read)                \
+    F(aio_notify_write)               \
+    F(aio_pread)                      \
+    F(aio_pwrite)                     \
+    F(aio_zero)                       \
+    F(can_flush)                      \
+    F(can_meta_context)               \
+    F(can_multi_conn)                 \
+    F(can_zero)                       \
+    F(close)                          \
+    F(create)                         \
+    F(get_block_size)                 \
+    F(get_errno)                      \
+    F(get_error)                      \
+    F(get_size)                       \
+    F(is_read_only)                   \
+    F(set_request_structured_replies) \
+    F(set_uri_allow_local_file)
 
 #define NBD_DECLARE(name) __typeof__(&nbd_##name) name;
 
