@@ -21,8 +21,9 @@
 #define CONNECTIONS_MAGIC 0x65735543 /* FUSE_CTL_SUPER_MAGIC of the kernel */
 
 /* Polls, each twice as long as the one before, up to the last: a second in all. */
-#define POLL_FIRST_US 50
-#define POLL_LAST_US  500000
+#define POLL_FIRST_US 50 /* and then ever longer, up to ... */
+#define POLL_MOST_US  20000
+#define POLL_ALL_US   10000000 /* on a busy machine the kernel takes its time */
 
 /* --- before ------------------------------------------------------------------ */
 
@@ -123,12 +124,13 @@ bool mount_point_was_aborted(const char *absolute, dev_t device)
     /* An unmounted one goes from the list a moment after we hear of the end. */
     snprintf(path, sizeof(path), CONNECTIONS "/%u", minor(device));
     listed = access(path, F_OK) == 0;
-    for (useconds_t us = POLL_FIRST_US; listed && us < POLL_LAST_US; us *= 2) {
+    for (useconds_t us = POLL_FIRST_US, all = 0; listed && all < POLL_ALL_US; all += us) {
         if (mounts_device_at(absolute) == device) {
             return true;
         }
         usleep(us);
         listed = access(path, F_OK) == 0;
+        us = us * 2 < POLL_MOST_US ? us * 2 : POLL_MOST_US;
     }
     return listed;
 }
