@@ -55,6 +55,9 @@ tests   zsh             command zsh
 tests   tmux            command tmux
 tests   strace          command strace
 tests   nbdkit          command nbdkit
+tests   libnbd-bin      command nbdcopy
+tests   openssl         command openssl
+tests   rsync           command rsync
 tests   systemd         command systemd-analyze
 tests   libxml2-utils   command xmllint
 tests   procps          file    /bin/kill
