@@ -78,7 +78,7 @@ static void print_help(void)
           "\n",
           stdout);
     for (size_t i = 0; i < COMMAND_COUNT; i++) {
-        printable_line(stdout, "  %-10s%s", commands[i]->name, commands[i]->summary);
+        printable_line(stdout, "  %-13s%s", commands[i]->name, commands[i]->summary);
     }
     fputs("\n"
           "  qcow2ctl COMMAND --help     all of a command, with examples\n"

@@ -31,7 +31,7 @@ def examples(command):
 
 
 def commands():
-    return re.findall("^  ([a-z]+) ", tools.output(ctl.program(), "--help"), re.MULTILINE)
+    return re.findall("^  ([a-z-]+) ", tools.output(ctl.program(), "--help"), re.MULTILINE)
 
 
 # --- what is there before an example ------------------------------------------------------------
@@ -126,11 +126,14 @@ BEFORE = (
      shell(*("qcow2ctl bitmap --add disk.qcow2 " + name for name in ("monday", "tuesday", "week")))),
     ("^qcow2ctl bitmap .*-b overlay", shell("qcow2ctl bitmap --add overlay.qcow2 monday")),
     ("^qcow2ctl bitmap --remove", shell("qcow2ctl bitmap --add disk.qcow2 monday")),
+    ("^qcow2ctl backup-point", shell("qcow2ctl bitmap --add disk.qcow2 nightly", MOUNT)),
+    ("^qcow2ctl backup-point .*--(done|failed)",
+     shell("qcow2ctl backup-point --bitmap=nightly disk.qcow2")),
     ("^qcow2ctl mount .*(-p |--list)", Place.partition),
     ("^qcow2ctl umount", shell(MOUNT)),
     ("^qcow2ctl detach", shell("qcow2ctl attach disk.qcow2 > device")),
 )
-ROOT = {"mount", "umount", "attach", "detach"}
+ROOT = {"mount", "umount", "attach", "detach", "backup-point"}
 
 
 def needs_root(command, example):
