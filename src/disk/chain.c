@@ -127,6 +127,37 @@ static const char *advise_naming(const struct chain_name *recorded)
                : "name the file yourself with -o backing-file=PATH, or ";
 }
 
+/* Whether it says more of this machine than the socket of a server, as where certificates are. */
+static bool names_more(const char *address)
+{
+    static const char socket[] = "?socket=";
+    const char *query = strchr(address, '?');
+
+    return query != NULL &&
+           (strncmp(query, socket, sizeof(socket) - 1) != 0 || strpbrk(query, "&;") != NULL);
+}
+
+static int find_address(const struct chain_name *recorded, enum image_follow follow,
+                        const char *advice, char **path, struct error *error)
+{
+    if (follow != IMAGE_FOLLOW_ALL) {
+        return error_set(error, EACCES,
+                         "%s: names the server '%s' as its %s; no server is asked on an "
+                         "image's word alone: %sallow it with -o follow=all (qcow2ctl: "
+                         "--follow=all)",
+                         recorded->image, recorded->name, recorded->what, advice);
+    }
+    if (names_more(recorded->name)) {
+        return error_set(error, EACCES,
+                         "%s: names the server '%s' as its %s, with more than a socket: "
+                         "certificates and keys of this machine are not used on an image's word; "
+                         "%smake it an address without them",
+                         recorded->image, recorded->name, recorded->what, advice);
+    }
+    *path = strdup(recorded->name);
+    return *path == NULL ? error_set(error, ENOMEM, "%s: out of memory", recorded->image) : 0;
+}
+
 int chain_find(const struct chain_name *recorded, enum image_follow follow, char **path,
                struct error *error)
 {
@@ -141,15 +172,7 @@ int chain_find(const struct chain_name *recorded, enum image_follow follow, char
                          recorded->image, recorded->name, recorded->what, advice);
     }
     if (store_nbd_is_address(recorded->name)) {
-        if (follow != IMAGE_FOLLOW_ALL) {
-            return error_set(error, EACCES,
-                             "%s: names the server '%s' as its %s; no server is asked on an "
-                             "image's word alone: %sallow it with -o follow=all (qcow2ctl: "
-                             "--follow=all)",
-                             recorded->image, recorded->name, recorded->what, advice);
-        }
-        *path = strdup(recorded->name);
-        return *path == NULL ? error_set(error, ENOMEM, "%s: out of memory", recorded->image) : 0;
+        return find_address(recorded, follow, advice, path, error);
     }
     if (store_nbd_is_address(recorded->image) && recorded->name[0] != '/' &&
         filename_protocol(recorded->name) == 0) {

@@ -364,6 +364,13 @@ def _(directory):
         with mount.mount(overlay, "follow=all", at=at) as mounted:
             compare.check_files(mounted.disk, raw)
         check_equal(ctl.ctl("info", "--follow=all", overlay).stderr, "", "what info says")
+        # Not even then are files of this machine opened by it.
+        greedy = os.path.join(directory, "greedy.qcow2")
+        for more in ("&tls-certificates=/etc", "&tls%2Dpsk-file=/etc/shadow", ";tls-psk-file=/x"):
+            tools.run("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b",
+                      address + more, greedy, "40M")
+            done = tools.run(run.program(), "-o", "ro,follow=all", greedy, at, status=1)
+            bad.check_sentence(done.stderr, "certificates", "word")
         if os.geteuid() == 0:  # Nobody can be asked in his name.
             os.chown(overlay, int(bad.NOBODY), int(bad.NOBODY))
             done = tools.run(run.program(), "-o", "ro,allow_other,follow=all", overlay, at, status=1)
