@@ -291,7 +291,7 @@ check_PROGRAMS = $(UNIT_TESTS) tests/bench/decompress tests/crash/explore tests/
 # has qcow2fs run with.
 check_DATA = tests/e2e/lib/busy_clock.so tests/e2e/lib/inside.so
 CLEANFILES += tests/e2e/lib/busy_clock.so tests/e2e/lib/inside.so
-tests/e2e/lib/inside.so: $(srcdir)/tests/e2e/lib/inside.c
+tests/e2e/lib/inside.so: $(srcdir)/tests/e2e/lib/inside.c $(srcdir)/tests/unit/lib/old_kernel.h
 	@$(MKDIR_P) tests/e2e/lib
 	$(AM_V_CC)$(CC) -O -shared -fPIC -o $@ $(srcdir)/tests/e2e/lib/inside.c
 tests/e2e/lib/busy_clock.so: $(srcdir)/tests/e2e/lib/busy_clock.c
@@ -316,6 +316,7 @@ tests_unit_lib_libunit_a_SOURCES = \
 	tests/unit/lib/mapping_case.c tests/unit/lib/mapping_case.h \
 	tests/unit/lib/memory_log.c tests/unit/lib/memory_log.h \
 	tests/unit/lib/memory_store.c tests/unit/lib/memory_store.h \
+	tests/unit/lib/old_kernel.h \
 	tests/unit/lib/owner_case.c tests/unit/lib/owner_case.h \
 	tests/unit/lib/pause.h \
 	tests/unit/lib/pool_case.c tests/unit/lib/pool_case.h \

@@ -23,6 +23,7 @@
 #include "ctl/freeze.h"
 #include "ctl/open.h"
 #include "ctl/stack.h"
+#include "meta/bitmap.h"
 #include "util/printable.h"
 
 #include <errno.h>
@@ -62,24 +63,32 @@ static int ask(const struct work *work, const char *what, const char *name, cons
     return freeze_ask(freeze, work->stack, &request, &answer, error);
 }
 
-/* Whether the image has that snapshot. Beside a daemon that writes: the header names the old table
-   or the new one. */
-static int look_for_snapshot(const struct work *work, bool *is_there)
+/* Whether the image has that snapshot, and that bitmap. Beside a daemon that writes: the header
+   names the old tables or the new ones. */
+static int look(const struct work *work, bool *has_snapshot, bool *has_bitmap)
 {
     const struct backup_point_options *options = work->ctl->options;
+    struct bitmap_directory *directory;
     struct image *image;
     int r =
         ctl_open(work->ctl, work->stack->daemon.image, &options->common, STORE_READ_SHARED, &image);
 
-    *is_there = false;
+    *has_snapshot = *has_bitmap = false;
     if (r < 0) {
         return r;
     }
     for (size_t i = 0; image->snapshots != NULL && i < image->snapshots->count; i++) {
-        *is_there = *is_there || strcmp(image->snapshots->snapshots[i].name, work->kept) == 0;
+        *has_snapshot =
+            *has_snapshot || strcmp(image->snapshots->snapshots[i].name, work->kept) == 0;
+    }
+    r = bitmap_directory_read(image->file, image->header, image->path, &directory,
+                              &work->ctl->error);
+    if (r == 0) {
+        *has_bitmap = bitmap_find(directory, work->kept) != NULL;
+        bitmap_directory_free(directory);
     }
     image_close(image);
-    return 0;
+    return r;
 }
 
 static void say(const struct work *work, const char *what)
@@ -130,11 +139,11 @@ static int begin(const struct work *work)
     const struct backup_point_options *options = work->ctl->options;
     struct error *error = &work->ctl->error;
     enum step step = STEP_ADDED;
-    bool is_there;
-    int r = look_for_snapshot(work, &is_there);
+    bool has_snapshot, has_bitmap;
+    int r = look(work, &has_snapshot, &has_bitmap);
 
     if (r == 0) {
-        r = is_there ? -EEXIST : ask(work, "bitmap-add", work->kept, work->name, NULL, error);
+        r = has_snapshot ? -EEXIST : ask(work, "bitmap-add", work->kept, work->name, NULL, error);
     }
     if (r == -EEXIST) {
         return error_set(error, EEXIST,
@@ -170,15 +179,12 @@ static int begin(const struct work *work)
 
 /* --- Ending ---------------------------------------------------------------------------------- */
 
-/* Both go; either may have gone before. */
-static int drop(const struct work *work, bool has_snapshot)
+/* Both go, as far as they are there. */
+static int drop(const struct work *work, bool has_snapshot, bool has_bitmap)
 {
     struct error *error = &work->ctl->error;
-    int r = ask(work, "bitmap-remove", work->kept, NULL, NULL, error);
+    int r = has_bitmap ? ask(work, "bitmap-remove", work->kept, NULL, NULL, error) : 0;
 
-    if (r == -ENOENT && has_snapshot) {
-        r = 0;
-    }
     if (r == 0 && has_snapshot) {
         r = ask(work, "snapshot-remove", work->kept, NULL, NULL, error);
     }
@@ -187,8 +193,8 @@ static int drop(const struct work *work, bool has_snapshot)
 
 static int end_done(const struct work *work)
 {
-    bool has_snapshot;
-    int r = look_for_snapshot(work, &has_snapshot);
+    bool has_snapshot, has_bitmap;
+    int r = look(work, &has_snapshot, &has_bitmap);
 
     if (r == 0 && !has_snapshot) {
         r = error_set(&work->ctl->error, ENOENT,
@@ -197,7 +203,7 @@ static int end_done(const struct work *work)
                       work->stack->daemon.image, work->kept);
     }
     if (r == 0) {
-        r = drop(work, true);
+        r = drop(work, has_snapshot, has_bitmap);
     }
     if (r == 0) {
         say(work, "done");
@@ -208,16 +214,14 @@ static int end_done(const struct work *work)
 static int end_failed(const struct work *work)
 {
     struct error *error = &work->ctl->error;
-    bool has_snapshot;
-    int r = look_for_snapshot(work, &has_snapshot);
+    bool has_snapshot, has_bitmap;
+    int r = look(work, &has_snapshot, &has_bitmap);
 
-    if (r == 0) {
+    if (r == 0 && (has_bitmap || !has_snapshot)) { /* where neither is, it says so */
         r = ask(work, "bitmap-merge", work->name, work->kept, NULL, error);
     }
     if (r == 0) {
-        r = drop(work, has_snapshot);
-    } else if (r == -ENOENT && has_snapshot) {
-        r = ask(work, "snapshot-remove", work->kept, NULL, NULL, error);
+        r = drop(work, has_snapshot, has_bitmap);
     }
     if (r == 0) {
         say(work, "taken back");

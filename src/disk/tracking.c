@@ -51,14 +51,19 @@ static void set_bits(struct bits *bits, uint64_t first, uint64_t last)
     }
 }
 
-void tracking_set(struct tracking *tracking, uint64_t from, uint64_t to)
+static void set_in(const struct group *group, uint64_t from, uint64_t to)
 {
-    for (size_t i = 0; i < tracking->recording.count; i++) {
-        struct tracked *tracked = &tracking->recording.tracked[i];
+    for (size_t i = 0; i < group->count; i++) {
+        struct tracked *tracked = &group->tracked[i];
 
         set_bits(atomic_load_explicit(&tracked->bits, memory_order_acquire),
                  from >> tracked->granularity_bits, (to - 1) >> tracked->granularity_bits);
     }
+}
+
+void tracking_set(struct tracking *tracking, uint64_t from, uint64_t to)
+{
+    set_in(&tracking->recording, from, to);
 }
 
 /* --- Loading --------------------------------------------------------------------------------- */
@@ -320,12 +325,24 @@ static void grow_bits(struct writer *writer, struct tracked *tracked, uint64_t s
     atomic_store_explicit(&tracked->bits, more, memory_order_release);
 }
 
+static void grow_group(struct writer *writer, const struct group *group, uint64_t size)
+{
+    for (size_t i = 0; i < group->count; i++) {
+        grow_bits(writer, &group->tracked[i], size);
+    }
+}
+
 void tracking_grow(struct writer *writer, uint64_t from, uint64_t size)
 {
     struct tracking *tracking = writer->tracking;
+    uint64_t before = writer->image->virtual_size;
 
-    for (size_t i = 0; tracking != NULL && i < tracking->recording.count; i++) {
-        grow_bits(writer, &tracking->recording.tracked[i], size);
+    if (tracking != NULL) {
+        grow_group(writer, &tracking->recording, size);
+        grow_group(writer, &tracking->others, size);
+    }
+    if (tracking != NULL && before < size) {
+        set_in(&tracking->others, before, size);
     }
     tracking_mark(writer, from, size);
 }

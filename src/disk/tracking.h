@@ -38,7 +38,8 @@ int tracking_prepare_resize(struct writer *writer);
 
 /*
  * The disk has `size` bytes from soon on, and shows there what it did not: there are bits for what
- * it gains, and they are set, before anybody can write there. Locks as above.
+ * it gains, and they are set, before anybody can write there: also in those that are disabled,
+ * since a smaller disk had cut off what they had there. Locks as above.
  */
 void tracking_grow(struct writer *writer, uint64_t from, uint64_t size);
 

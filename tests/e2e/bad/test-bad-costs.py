@@ -121,24 +121,22 @@ def cluster_of_zeros(directory):
     return path
 
 
-@suite.test("2 EiB that nobody has written")
-def _(directory):
-    all_commands(directory, largest(directory), ends_at_a_signal)
+WORST = (
+    ("2 EiB that nobody has written", largest),
+    ("one L2 table, and one cluster, that are named all over", all_over),
+    ("64 MiB of names in a hole, and 510 snapshots with one L1 table of 32 MiB", many_names),
+    ("compressed clusters of 2 MiB that are all the same bytes", cluster_of_zeros),
+)
 
 
-@suite.test("one L2 table, and one cluster, that are named all over")
-def _(directory):
-    all_commands(directory, all_over(directory), ends_at_a_signal)
+def test_worst(sentence, make):
+    @suite.test(sentence)
+    def _(directory):
+        all_commands(directory, make(directory), ends_at_a_signal)
 
 
-@suite.test("64 MiB of names in a hole, and 510 snapshots with one L1 table of 32 MiB")
-def _(directory):
-    all_commands(directory, many_names(directory), ends_at_a_signal)
-
-
-@suite.test("compressed clusters of 2 MiB that are all the same bytes")
-def _(directory):
-    all_commands(directory, cluster_of_zeros(directory), ends_at_a_signal)
+for each in WORST:
+    test_worst(*each)
 
 
 @suite.test("the largest bitmap directory")

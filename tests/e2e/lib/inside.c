@@ -10,13 +10,13 @@
  * Landlock.
  */
 #define _GNU_SOURCE
+#include "../../unit/lib/old_kernel.h"
+
 #include <arpa/inet.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/filter.h>
 #include <linux/reboot.h>
-#include <linux/seccomp.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <sched.h>
@@ -43,23 +43,6 @@ static ssize_t (*read_at)(int fd, void *buffer, size_t size, off_t offset);
 static int (*reply_buf)(void *request, const char *buffer, size_t size);
 static void *(*open_library)(const char *name, int flags);
 
-/* Before anything is started: all of the process, and what it starts, sees such a kernel. */
-static void be_an_old_kernel(void)
-{
-    struct sock_filter program[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_landlock_create_ruleset, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    const struct sock_fprog filter = {.len = 4, .filter = program};
-
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
-        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) != 0) {
-        _exit(99);
-    }
-}
-
 __attribute__((constructor)) static void begin(void)
 {
     const char *path = getenv("INSIDE_SAYS");
@@ -68,7 +51,7 @@ __attribute__((constructor)) static void begin(void)
     *(void **)&open_library = dlsym(RTLD_NEXT, "dlopen");
     *(void **)&read_at = dlsym(RTLD_NEXT, "pread");
     if (getenv("INSIDE_OLD") != NULL) {
-        be_an_old_kernel();
+        hide_landlock(); /* before anything is started */
     }
     if (path != NULL) {
         says = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);

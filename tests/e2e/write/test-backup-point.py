@@ -318,6 +318,22 @@ def _(directory):
     refused(path, words=["not mounted"])
 
 
+@suite.test("--failed without the bitmap that goes on is refused, and all stays as it was")
+def _(directory):
+    path = create(directory)
+    with mount.mount(path, directory=True, writable=True) as mounted, write.Direct(mounted.disk) as direct:
+        direct.write(MiB, b"a" * 4096)
+        point(path, "-q")
+        ctl.ctl("bitmap", "-q", "--remove", path, "nightly")
+        refused(path, "--failed", words=["nightly"])
+        check_equal(names(mounted), (["backup-nightly"], ["backup-nightly"]), "what is left")
+        ctl.ctl("bitmap", "-q", "--add", path, "nightly")
+        point(path, "-q", "--failed")
+        check_equal(names(mounted), (["nightly"], []), "what is left then")
+        check_equal(marked(mounted, "nightly"), [[MiB, 64 * KiB]], "what is marked")
+    write.check_clean(path)
+
+
 @suite.test("mistakes on the command line")
 def _(directory):
     path = create(directory)

@@ -240,6 +240,16 @@ static void begin(struct change *change)
     ck_assert_int_eq(pthread_create(&change->thread, NULL, perform, change), 0);
 }
 
+/* Begins it, and returns while it reads the third table; memory_store_release_reads() lets it. */
+static void begin_and_hold(struct change *change)
+{
+    struct store *file = change->subject->file;
+
+    memory_store_block_reads(file, l1_entry_table(disk_l1_entry(file, 2 * TABLE)), 1);
+    begin(change);
+    memory_store_wait_blocked(file, 1);
+}
+
 /* Of snapshot 0 what was there at first. */
 static void expect_first_state(struct writer_case *subject)
 {
@@ -269,11 +279,8 @@ static void end_four(struct writer_case *subject)
 static void write_meanwhile(struct writer_case *subject, int (*change)(struct writer_case *))
 {
     struct change changing = {.subject = subject, .change = change};
-    uint64_t third = l1_entry_table(disk_l1_entry(subject->file, 2 * TABLE));
 
-    memory_store_block_reads(subject->file, third, 1);
-    begin(&changing);
-    memory_store_wait_blocked(subject->file, 1);
+    begin_and_hold(&changing);
     expect_write(subject, 0, CLUSTER, 10);
     expect_write(subject, TABLE, CLUSTER, 11);
     expect_write(subject, 3 * TABLE, CLUSTER, 13);
@@ -315,13 +322,9 @@ START_TEST(a_write_where_the_snapshot_is_just_being_made_waits_and_is_not_in_it)
     struct change changing = {.subject = &subject, .change = make};
     struct change writing = {.subject = &subject, .guest_offset = 2 * TABLE};
     struct store *file;
-    uint64_t third;
 
     open_four(&subject);
-    third = l1_entry_table(disk_l1_entry(subject.file, 2 * TABLE));
-    memory_store_block_reads(subject.file, third, 1);
-    begin(&changing);
-    memory_store_wait_blocked(subject.file, 1);
+    begin_and_hold(&changing);
     begin(&writing);
     memory_store_release_reads(subject.file);
     pthread_join(changing.thread, NULL);
@@ -372,10 +375,7 @@ START_TEST(what_waited_for_a_snapshot_is_done_before_the_next_one)
     struct error error = {0};
 
     open_four(&subject);
-    memory_store_block_reads(subject.file, l1_entry_table(disk_l1_entry(subject.file, 2 * TABLE)),
-                             1);
-    begin(&changing);
-    memory_store_wait_blocked(subject.file, 1);
+    begin_and_hold(&changing);
     begin(&zeroing);
     expect_waiting(&zeroing);
     memory_store_release_reads(subject.file);
@@ -403,10 +403,7 @@ START_TEST(a_write_that_makes_the_disk_larger_waits_until_its_snapshot_is_made)
     struct store *file;
 
     open_four_with(&subject, size, &growing);
-    memory_store_block_reads(subject.file, l1_entry_table(disk_l1_entry(subject.file, 2 * TABLE)),
-                             1);
-    begin(&changing);
-    memory_store_wait_blocked(subject.file, 1);
+    begin_and_hold(&changing);
     begin(&writing);
     expect_waiting(&writing);
     ck_assert_uint_eq(view_size(subject.view), size);
@@ -429,13 +426,9 @@ START_TEST(a_snapshot_that_fails_while_it_is_written_to_leaves_nothing)
 {
     struct writer_case subject;
     struct change changing = {.subject = &subject, .change = make};
-    uint64_t third;
 
     open_four(&subject);
-    third = l1_entry_table(disk_l1_entry(subject.file, 2 * TABLE));
-    memory_store_block_reads(subject.file, third, 1);
-    begin(&changing);
-    memory_store_wait_blocked(subject.file, 1);
+    begin_and_hold(&changing);
     expect_write(&subject, 0, CLUSTER, 10);
     expect_write(&subject, TABLE, CLUSTER, 11);
     expect_write(&subject, 3 * TABLE, CLUSTER, 13);
@@ -469,10 +462,7 @@ static bool survives_meanwhile(int (*change)(struct writer_case *), enum memory_
     if (change == remove_first) {
         ck_assert_int_eq(make(&subject), 0);
     }
-    memory_store_block_reads(subject.file, l1_entry_table(disk_l1_entry(subject.file, 2 * TABLE)),
-                             1);
-    begin(&changing);
-    memory_store_wait_blocked(subject.file, 1);
+    begin_and_hold(&changing);
     expect_write(&subject, 0, CLUSTER, 10); /* not so many that the cache has them flushed */
     expect_write(&subject, 3 * TABLE, CLUSTER, 13);
     before = memory_store_calls(subject.file, call);

@@ -206,6 +206,35 @@ START_TEST(one_that_cannot_grow_with_its_disk_is_inconsistent)
 }
 END_TEST
 
+START_TEST(what_a_smaller_disk_has_forgotten_is_set_when_it_is_larger_again)
+{
+    const struct builder_bitmap disabled = {.name = "disabled", .granularity_bits = 16};
+    struct builder_options image = writer_case_large_disk();
+    struct builder *builder = builder_create(&image);
+    struct writer_case subject;
+    uint8_t bits[BITS / 8];
+    struct store *file;
+
+    builder_bitmap(builder, &disabled);
+    writer_case_build(&subject, builder, NULL);
+    ck_assert_int_eq(writer_resize(subject.writer, 100 * M, NULL), 0);
+    file = writer_case_end(&subject, NULL);
+    bits_of(file, 0, bits);
+    ck_assert(!is_set(bits, 0) && !is_set(bits, 1599));
+    writer_case_open(&subject, file, NULL);
+    expect_write(&subject, 0, CLUSTER, 1);
+    ck_assert_int_eq(writer_resize(subject.writer, 256 * M, NULL), 0);
+    file = writer_case_end(&subject, NULL);
+    bits_of(file, 0, bits);
+    for (uint64_t i = 0; i < BITS; i++) {
+        ck_assert_int_eq(is_set(bits, i), i >= 1600);
+    }
+    ck_assert_uint_eq(flags_of(file, 0), 0);
+    expect_sound(file, false);
+    store_close(file);
+}
+END_TEST
+
 START_TEST(extra_data_is_left_alone_and_allows_a_bitmap_to_be_used_where_it_says_so)
 {
     struct writer_case subject;
@@ -313,6 +342,7 @@ int main(void)
     tcase_add_test(bits, many_threads_lose_no_bit);
     tcase_add_test(kept, one_for_which_there_is_no_memory_is_inconsistent_and_the_other_is_kept);
     tcase_add_test(kept, one_that_cannot_grow_with_its_disk_is_inconsistent);
+    tcase_add_test(kept, what_a_smaller_disk_has_forgotten_is_set_when_it_is_larger_again);
     tcase_add_test(kept, extra_data_is_left_alone_and_allows_a_bitmap_to_be_used_where_it_says_so);
     tcase_add_test(kept, bits_that_cannot_be_stored_leave_them_in_use_and_the_image_in_order);
     tcase_add_test(kept, bitmaps_are_changed_among_writes);
