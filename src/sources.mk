@@ -51,6 +51,7 @@ src_libqcow2_a_SOURCES = \
 	src/store/place.c src/store/place.h \
 	src/store/rights.c src/store/rights.h \
 	src/store/scratch.c src/store/scratch.h \
+	src/store/through.c src/store/through.h \
 	src/codec/codec.c src/codec/codec.h \
 	src/codec/compress.c src/codec/compress.h \
 	src/codec/deflate.c src/codec/zstd.c src/codec/backend.h \

@@ -17,6 +17,9 @@
 
 struct changed;
 
+/* Bytes that copies may take together: as many as recording may. */
+uint64_t changed_memory(void);
+
 /*
  * Copies the bits of the bitmap of that name; `writer` is who writes to the image, or NULL. At most
  * *room bytes are taken, and subtracted from it; nobody may change the bitmaps themselves

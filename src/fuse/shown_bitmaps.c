@@ -4,8 +4,6 @@
 #include "fuse/shown_bitmaps.h"
 
 #include "meta/bitmap.h"
-#include "util/checked.h"
-#include "util/memory.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -13,9 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* As much as recording takes: a 16th of the memory, and this at least. */
-#define MEMORY_LEAST (UINT64_C(64) << 20)
 
 #define EXTENT_TEXT_MAX  64 /* bytes of a line */
 #define EXTENTS_TEXT_MAX (UINT64_C(256) << 20)
@@ -155,7 +150,7 @@ int shown_bitmaps_create(const struct image *image, struct log *log, struct show
     }
     made->image = image;
     made->log = log;
-    made->room = max_u64(memory_size() / 16, MEMORY_LEAST);
+    made->room = changed_memory();
     pthread_mutex_init(&made->mutex, NULL);
     pthread_mutex_init(&made->room_mutex, NULL);
     if (image != NULL && image->header->bitmap_count > 0) {

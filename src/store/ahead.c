@@ -3,6 +3,7 @@
 
 #include "store/ahead.h"
 
+#include "store/through.h"
 #include "util/checked.h"
 #include "util/deadline.h"
 
@@ -63,8 +64,7 @@ struct ahead_thread {
 };
 
 struct ahead_store {
-    struct store store;
-    struct store *inner;
+    struct through through;
     uint64_t size; /* bytes, when it was opened: no block ends behind that */
 
     pthread_mutex_t mutex; /* guards all that follows; a leaf */
@@ -81,11 +81,6 @@ struct ahead_store {
 static struct ahead_store *to_ahead(struct store *store)
 {
     return (struct ahead_store *)store;
-}
-
-static struct store *inner_of(struct store *store)
-{
-    return to_ahead(store)->inner;
 }
 
 /* --- Blocks; the mutex is held ---------------------------------------------------------------- */
@@ -200,7 +195,7 @@ static void read_block(struct ahead_store *ahead, struct block *block)
         block->bytes = malloc(AHEAD_BLOCK);
     }
     if (block->bytes != NULL) {
-        result = store_read(ahead->inner, block->offset, block->bytes, block->length);
+        result = store_read(ahead->through.inner, block->offset, block->bytes, block->length);
     }
     pthread_mutex_lock(&ahead->mutex);
     block->state = result == 0 && !block->stale ? BLOCK_READY : BLOCK_FAILED;
@@ -427,7 +422,7 @@ static int read_through_blocks(struct ahead_store *ahead, uint64_t offset, uint8
         if (block == NULL || !is_of_use(block) || !take(ahead, block, offset, buffer, part)) {
             part = bytes_to_read(ahead, offset, part);
             pthread_mutex_unlock(&ahead->mutex);
-            result = store_read(ahead->inner, offset, buffer, part);
+            result = store_read(ahead->through.inner, offset, buffer, part);
             pthread_mutex_lock(&ahead->mutex);
         }
         offset += part;
@@ -446,7 +441,7 @@ static int ahead_read(struct store *store, uint64_t offset, void *buffer, size_t
     if (!ahead->threads_allowed || length == 0 || offset >= ahead->size ||
         length > ahead->size - offset) {
         pthread_mutex_unlock(&ahead->mutex);
-        return store_read(ahead->inner, offset, buffer, length);
+        return store_read(ahead->through.inner, offset, buffer, length);
     }
     follow(ahead, offset, length);
     result = read_through_blocks(ahead, offset, buffer, length);
@@ -478,7 +473,7 @@ static void forget(struct ahead_store *ahead, uint64_t offset, uint64_t length)
 
 static int ahead_write(struct store *store, uint64_t offset, const void *buffer, size_t length)
 {
-    int result = store_write(inner_of(store), offset, buffer, length);
+    int result = store_write(through_inner(store), offset, buffer, length);
 
     forget(to_ahead(store), offset, length);
     return result;
@@ -486,7 +481,7 @@ static int ahead_write(struct store *store, uint64_t offset, const void *buffer,
 
 static int ahead_punch(struct store *store, uint64_t offset, uint64_t length)
 {
-    int result = store_punch(inner_of(store), offset, length);
+    int result = store_punch(through_inner(store), offset, length);
 
     forget(to_ahead(store), offset, length);
     return result;
@@ -494,39 +489,13 @@ static int ahead_punch(struct store *store, uint64_t offset, uint64_t length)
 
 static int ahead_resize(struct store *store, uint64_t size)
 {
-    int result = store_resize(inner_of(store), size);
+    int result = store_resize(through_inner(store), size);
 
     forget(to_ahead(store), size, UINT64_MAX);
     return result;
 }
 
-/* --- What goes through ------------------------------------------------------------------------ */
-
-static int ahead_sync(struct store *store)
-{
-    return store_sync(inner_of(store));
-}
-
-static bool ahead_refuses_holes(struct store *store)
-{
-    return store_refuses_holes(inner_of(store));
-}
-
-static int ahead_info(struct store *store, struct store_info *info)
-{
-    return store_info(inner_of(store), info);
-}
-
-static int ahead_extent(struct store *store, uint64_t offset, uint64_t limit, bool *is_data,
-                        uint64_t *length)
-{
-    return store_extent(inner_of(store), offset, limit, is_data, length);
-}
-
-static bool ahead_lost(struct store *store, uint64_t offset, uint64_t length)
-{
-    return store_lost(inner_of(store), offset, length);
-}
+/* --- When no more processes are made ---------------------------------------------------------- */
 
 static void ahead_may_start_threads(struct store *store)
 {
@@ -568,20 +537,20 @@ static void ahead_close(struct store *store)
     }
     pthread_cond_destroy(&ahead->wake);
     pthread_mutex_destroy(&ahead->mutex);
-    store_close(ahead->inner);
+    store_close(ahead->through.inner);
     free(ahead);
 }
 
 static const struct store_ops ahead_ops = {
     .read = ahead_read,
     .write = ahead_write,
-    .sync = ahead_sync,
+    .sync = through_sync,
     .punch = ahead_punch,
-    .refuses_holes = ahead_refuses_holes,
+    .refuses_holes = through_refuses_holes,
     .resize = ahead_resize,
-    .info = ahead_info,
-    .extent = ahead_extent,
-    .lost = ahead_lost,
+    .info = through_info,
+    .extent = through_extent,
+    .lost = through_lost,
     .may_start_threads = ahead_may_start_threads,
     .close = ahead_close,
 };
@@ -596,14 +565,14 @@ int store_read_ahead(struct store *inner, struct store **store)
         free(ahead);
         return result;
     }
-    ahead->store.ops = &ahead_ops;
-    ahead->inner = inner;
+    ahead->through.store.ops = &ahead_ops;
+    ahead->through.inner = inner;
     ahead->size = info.size;
     pthread_mutex_init(&ahead->mutex, NULL);
     deadline_condition(&ahead->wake);
     for (unsigned i = 0; i < AHEAD_BLOCKS; i++) {
         pthread_cond_init(&ahead->blocks[i].ended, NULL);
     }
-    *store = &ahead->store;
+    *store = &ahead->through.store;
     return 0;
 }

@@ -3,25 +3,20 @@
 
 #include "store/limited.h"
 
+#include "store/through.h"
 #include "util/checked.h"
 
 #include <errno.h>
 #include <stdlib.h>
 
 struct limited_store {
-    struct store store;
-    struct store *inner;
+    struct through through;
     uint64_t max; /* bytes */
 };
 
 static struct limited_store *limited_of(struct store *store)
 {
     return (struct limited_store *)store;
-}
-
-static struct store *inner_of(struct store *store)
-{
-    return limited_of(store)->inner;
 }
 
 /* Whether the store may end at `end`: it does so already, or that is not too far. */
@@ -33,16 +28,11 @@ static int check_end(struct store *store, uint64_t end)
     if (end <= limited_of(store)->max) {
         return 0;
     }
-    result = store_info(inner_of(store), &info);
+    result = store_info(through_inner(store), &info);
     if (result < 0) {
         return result;
     }
     return end <= info.size ? 0 : -ENOSPC;
-}
-
-static int limited_read(struct store *store, uint64_t offset, void *buffer, size_t length)
-{
-    return store_read(inner_of(store), offset, buffer, length);
 }
 
 static int limited_write(struct store *store, uint64_t offset, const void *buffer, size_t length)
@@ -50,49 +40,24 @@ static int limited_write(struct store *store, uint64_t offset, const void *buffe
     uint64_t end;
     int result = checked_add(offset, length, &end) ? check_end(store, end) : -EFBIG;
 
-    return result < 0 ? result : store_write(inner_of(store), offset, buffer, length);
-}
-
-static int limited_sync(struct store *store)
-{
-    return store_sync(inner_of(store));
-}
-
-static int limited_punch(struct store *store, uint64_t offset, uint64_t length)
-{
-    return store_punch(inner_of(store), offset, length);
+    return result < 0 ? result : store_write(through_inner(store), offset, buffer, length);
 }
 
 static int limited_resize(struct store *store, uint64_t size)
 {
     int result = check_end(store, size);
 
-    return result < 0 ? result : store_resize(inner_of(store), size);
-}
-
-static int limited_allocate(struct store *store, uint64_t offset, uint64_t length)
-{
-    return store_allocate(inner_of(store), offset, length);
-}
-
-static int limited_fill(struct store *store, uint64_t offset, uint64_t length)
-{
-    return store_fill(inner_of(store), offset, length);
-}
-
-static int limited_info(struct store *store, struct store_info *info)
-{
-    return store_info(inner_of(store), info);
+    return result < 0 ? result : store_resize(through_inner(store), size);
 }
 
 static int limited_room(struct store *store, uint64_t *bytes)
 {
     uint64_t max = limited_of(store)->max;
     struct store_info info;
-    int result = store_room(inner_of(store), bytes);
+    int result = store_room(through_inner(store), bytes);
 
     if (result == 0) {
-        result = store_info(inner_of(store), &info);
+        result = store_info(through_inner(store), &info);
     }
     if (result == 0) {
         *bytes = min_u64(*bytes, info.allocated < max ? max - info.allocated : 0);
@@ -100,41 +65,26 @@ static int limited_room(struct store *store, uint64_t *bytes)
     return result;
 }
 
-static int limited_extent(struct store *store, uint64_t offset, uint64_t limit, bool *is_data,
-                          uint64_t *length)
-{
-    return store_extent(inner_of(store), offset, limit, is_data, length);
-}
-
-static bool limited_lost(struct store *store, uint64_t offset, uint64_t length)
-{
-    return store_lost(inner_of(store), offset, length);
-}
-
-static void limited_may_start_threads(struct store *store)
-{
-    store_may_start_threads(inner_of(store));
-}
-
 static void limited_close(struct store *store)
 {
-    store_close(inner_of(store));
+    store_close(through_inner(store));
     free(store);
 }
 
 static const struct store_ops limited_ops = {
-    .read = limited_read,
+    .read = through_read,
     .write = limited_write,
-    .sync = limited_sync,
-    .punch = limited_punch,
+    .sync = through_sync,
+    .punch = through_punch,
+    .refuses_holes = through_refuses_holes,
     .resize = limited_resize,
-    .allocate = limited_allocate,
-    .fill = limited_fill,
+    .allocate = through_allocate,
+    .fill = through_fill,
     .room = limited_room,
-    .info = limited_info,
-    .extent = limited_extent,
-    .lost = limited_lost,
-    .may_start_threads = limited_may_start_threads,
+    .info = through_info,
+    .extent = through_extent,
+    .lost = through_lost,
+    .may_start_threads = through_may_start_threads,
     .close = limited_close,
 };
 
@@ -145,7 +95,7 @@ int store_limit(struct store *inner, uint64_t max, struct store **store)
     if (limited == NULL) {
         return -ENOMEM;
     }
-    *limited = (struct limited_store){.store = {.ops = &limited_ops}, .inner = inner, .max = max};
-    *store = &limited->store;
+    *limited = (struct limited_store){.through = {{.ops = &limited_ops}, inner}, .max = max};
+    *store = &limited->through.store;
     return 0;
 }

@@ -3,6 +3,7 @@
 
 #include "store/patched.h"
 
+#include "store/through.h"
 #include "util/checked.h"
 
 #include <stdlib.h>
@@ -14,8 +15,7 @@ struct range {
 };
 
 struct patched_store {
-    struct store store;
-    struct store *inner;
+    struct through through;
     uint64_t unit;
     struct range *ranges; /* in the order of their offsets */
     size_t count;
@@ -75,7 +75,7 @@ int store_patch_add(struct store *store, uint64_t offset, const void *bytes, siz
 static int end_of_inner(const struct patched_store *patched, uint64_t *end)
 {
     struct store_info info;
-    int result = store_info(patched->inner, &info);
+    int result = store_info(patched->through.inner, &info);
 
     if (result == 0 && !checked_round_up(info.size, patched->unit, end)) {
         *end = info.size;
@@ -92,7 +92,7 @@ static int read_inner(const struct patched_store *patched, uint64_t offset, void
     if (result == 0 && !range_within(offset, length, end)) {
         result = -EIO;
     }
-    return result == 0 ? store_read(patched->inner, offset, buffer, length) : result;
+    return result == 0 ? store_read(patched->through.inner, offset, buffer, length) : result;
 }
 
 static int patched_read(struct store *store, uint64_t offset, void *buffer, size_t length)
@@ -148,7 +148,7 @@ static int patched_sync(struct store *store)
 static int patched_info(struct store *store, struct store_info *info)
 {
     const struct patched_store *patched = patched_of(store);
-    int result = store_info(patched->inner, info);
+    int result = store_info(patched->through.inner, info);
 
     if (result == 0 && patched->count > 0) {
         const struct range *last = &patched->ranges[patched->count - 1];
@@ -179,19 +179,9 @@ static int patched_extent(struct store *store, uint64_t offset, uint64_t limit, 
         if (at < patched->count) {
             limit = min_u64(limit, patched->ranges[at].offset - offset);
         }
-        result = store_extent(patched->inner, offset, limit, is_data, length);
+        result = store_extent(patched->through.inner, offset, limit, is_data, length);
     }
     return result;
-}
-
-static bool patched_lost(struct store *store, uint64_t offset, uint64_t length)
-{
-    return store_lost(patched_of(store)->inner, offset, length);
-}
-
-static void patched_may_start_threads(struct store *store)
-{
-    store_may_start_threads(patched_of(store)->inner);
 }
 
 static void patched_close(struct store *store)
@@ -202,7 +192,7 @@ static void patched_close(struct store *store)
         free(patched->ranges[i].bytes);
     }
     free(patched->ranges);
-    store_close(patched->inner);
+    store_close(patched->through.inner);
     free(patched);
 }
 
@@ -214,8 +204,8 @@ static const struct store_ops patched_ops = {
     .resize = refuse_size,
     .info = patched_info,
     .extent = patched_extent,
-    .lost = patched_lost,
-    .may_start_threads = patched_may_start_threads,
+    .lost = through_lost,
+    .may_start_threads = through_may_start_threads,
     .close = patched_close,
 };
 
@@ -226,7 +216,7 @@ int store_patch(struct store *inner, uint64_t unit, struct store **store)
     if (patched == NULL) {
         return -ENOMEM;
     }
-    *patched = (struct patched_store){.store = {.ops = &patched_ops}, .inner = inner, .unit = unit};
-    *store = &patched->store;
+    *patched = (struct patched_store){.through = {{.ops = &patched_ops}, inner}, .unit = unit};
+    *store = &patched->through.store;
     return 0;
 }

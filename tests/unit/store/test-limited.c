@@ -84,6 +84,30 @@ START_TEST(its_room_is_what_is_left_of_the_bound)
 }
 END_TEST
 
+static bool refuse_holes(struct store *of)
+{
+    (void)of;
+    return true;
+}
+
+static void close_nothing(struct store *of)
+{
+    (void)of;
+}
+
+START_TEST(that_the_host_makes_no_holes_is_known_through_it)
+{
+    static const struct store_ops stubborn = {.refuses_holes = refuse_holes,
+                                              .close = close_nothing};
+    struct store host = {&stubborn}, *bounded;
+
+    ck_assert_int_eq(store_limit(&host, MAX, &bounded), 0);
+    ck_assert(store_refuses_holes(bounded));
+    store_close(bounded);
+    ck_assert(!store_refuses_holes(store));
+}
+END_TEST
+
 START_TEST(a_file_to_throw_away_has_no_name_and_is_private)
 {
     struct store_info info;
@@ -108,6 +132,7 @@ int main(void)
     tcase_add_test(tcase, behind_its_bound_there_is_no_space);
     tcase_add_test(tcase, what_is_longer_already_stays_so_and_can_be_written);
     tcase_add_test(tcase, its_room_is_what_is_left_of_the_bound);
+    tcase_add_test(tcase, that_the_host_makes_no_holes_is_known_through_it);
     tcase_add_test(tcase, a_file_to_throw_away_has_no_name_and_is_private);
     suite_add_tcase(suite, tcase);
     return suite_main(suite);
