@@ -139,9 +139,26 @@ static uint8_t *read_bits(const struct image *image, const struct bitmap *bitmap
     return bits;
 }
 
+/*
+ * What is wrong with a bit; NULL: nothing. Disabled bitmaps have what the disk gained, and nothing
+ * that it had all the time.
+ */
+static const char *judge(const struct recorded *recorded, bool is_enabled, bool is_set, uint64_t at,
+                         uint64_t length)
+{
+    uint64_t end = at + length;
+    bool gained = end > recorded->before_size;
+    bool changed = gained || memcmp(recorded->before + at, recorded->now + at, length) != 0;
+
+    if (!is_set && (is_enabled ? changed : gained)) {
+        return "misses a change";
+    }
+    return is_set && !is_enabled && end <= recorded->least_size ? "is disabled, and has a bit"
+                                                                : NULL;
+}
+
 static const char *check_one(const struct image *image, const struct bitmap *bitmap,
-                             const uint8_t *before, uint64_t before_size, const uint8_t *now,
-                             uint64_t now_size, char *text, size_t text_size)
+                             const struct recorded *recorded, char *text, size_t text_size)
 {
     uint8_t *bits = read_bits(image, bitmap);
     const char *found = NULL;
@@ -150,14 +167,14 @@ static const char *check_one(const struct image *image, const struct bitmap *bit
         snprintf(text, text_size, "bitmap '%s' cannot be read", bitmap->name);
         return text;
     }
-    for (uint64_t at = 0; at < now_size && found == NULL; at += SECTOR) {
-        uint64_t bit = at / bitmap->granularity, length = min_u64(SECTOR, now_size - at);
-        bool is_set = (bits[bit / 8] >> (bit % 8) & 1) != 0;
-        bool changed = at + length > before_size || memcmp(before + at, now + at, length) != 0;
+    for (uint64_t at = 0; at < recorded->now_size && found == NULL; at += SECTOR) {
+        uint64_t bit = at / bitmap->granularity;
+        const char *wrong = judge(recorded, (bitmap->flags & BITMAP_FLAG_AUTO) != 0,
+                                  (bits[bit / 8] >> (bit % 8) & 1) != 0, at,
+                                  min_u64(SECTOR, recorded->now_size - at));
 
-        if ((bitmap->flags & BITMAP_FLAG_AUTO) == 0 ? is_set : changed && !is_set) {
-            snprintf(text, text_size, "bitmap '%s' %s at %llu", bitmap->name,
-                     is_set ? "is disabled, and has a bit" : "misses a change",
+        if (wrong != NULL) {
+            snprintf(text, text_size, "bitmap '%s' %s at %llu", bitmap->name, wrong,
                      (unsigned long long)at);
             found = text;
         }
@@ -166,9 +183,8 @@ static const char *check_one(const struct image *image, const struct bitmap *bit
     return found;
 }
 
-const char *bitmaps_check(const struct image *image, const uint8_t *before, uint64_t before_size,
-                          const uint8_t *now, uint64_t now_size, size_t *claim, char *text,
-                          size_t text_size)
+const char *bitmaps_check(const struct image *image, const struct recorded *recorded, size_t *claim,
+                          char *text, size_t text_size)
 {
     struct error error = {0};
     struct bitmap_directory *directory;
@@ -185,7 +201,7 @@ const char *bitmaps_check(const struct image *image, const uint8_t *before, uint
         /* What was made meanwhile knows less. */
         if ((bitmap->flags & BITMAP_FLAG_IN_USE) == 0 && strcmp(bitmap->name, "late") != 0) {
             (*claim)++;
-            found = check_one(image, bitmap, before, before_size, now, now_size, text, text_size);
+            found = check_one(image, bitmap, recorded, text, text_size);
         }
     }
     bitmap_directory_free(directory);

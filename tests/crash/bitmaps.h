@@ -29,12 +29,15 @@ void bitmap_states_release(struct bitmap_states *states);
 /* Whether the image may have these bitmaps right before the entry `crash` of the log. */
 bool bitmap_states_allow(const struct bitmap_states *states, size_t crash, const char *text);
 
-/*
- * Of a disk that showed `before` when its enabled bitmaps were empty and shows `now`: NULL, or what
- * is wrong with one that claims to be true, in `text`. *claim: how many do.
- */
-const char *bitmaps_check(const struct image *image, const uint8_t *before, uint64_t before_size,
-                          const uint8_t *now, uint64_t now_size, size_t *claim, char *text,
-                          size_t text_size);
+/* A disk, when its enabled bitmaps were empty, and now; sizes in bytes. */
+struct recorded {
+    const uint8_t *before, *now;
+    uint64_t before_size, now_size;
+    uint64_t least_size; /* that it had meanwhile */
+};
+
+/* NULL, or what is wrong with a bitmap that claims to be true, in `text`. *claim: how many do. */
+const char *bitmaps_check(const struct image *image, const struct recorded *recorded, size_t *claim,
+                          char *text, size_t text_size);
 
 #endif

@@ -193,6 +193,14 @@ struct model_request model_resize(struct model *model, uint64_t old, uint64_t si
     return request;
 }
 
+uint64_t model_least_size(const struct model *model, uint64_t size)
+{
+    for (size_t i = 0; i < model->size_count; i++) {
+        size = min_u64(size, model->sizes[i].size);
+    }
+    return size;
+}
+
 struct model_request model_replace(struct model *model, const uint8_t *bytes, uint64_t size)
 {
     struct model_request request = {0};

@@ -95,6 +95,9 @@ struct model_request model_flush(struct model *model);
 /* The disk becomes `bytes`, as many as it has. */
 struct model_request model_replace(struct model *model, const uint8_t *bytes, uint64_t size);
 
+/* The least that a disk of `size` bytes ever had, in bytes. */
+uint64_t model_least_size(const struct model *model, uint64_t size);
+
 /* Before a snapshot is made of a disk that is `bytes`, the model's from here on; its index. */
 size_t model_snapshot(struct model *model, uint8_t *bytes, uint64_t size);
 /* After that; before and after it is removed. */

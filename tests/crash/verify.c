@@ -191,6 +191,11 @@ static const char *check_bitmaps(struct verify *verify, struct session *session)
 static const char *check_recorded(struct verify *verify, const struct session *session)
 {
     const struct base *base = verify->base;
+    struct recorded recorded = {.before = base->disk,
+                                .before_size = base->size,
+                                .now = verify->bytes,
+                                .now_size = verify->size,
+                                .least_size = model_least_size(verify->model, base->size)};
     char text[256];
     size_t claim;
     const char *found;
@@ -198,8 +203,7 @@ static const char *check_recorded(struct verify *verify, const struct session *s
     if (!base->workload->bitmap) {
         return NULL;
     }
-    found = bitmaps_check(session->image, base->disk, base->size, verify->bytes, verify->size,
-                          &claim, text, sizeof(text));
+    found = bitmaps_check(session->image, &recorded, &claim, text, sizeof(text));
     if (found != NULL) {
         return FOUND(verify, "%s", found);
     }
