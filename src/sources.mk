@@ -149,6 +149,8 @@ src_libqcow2_a_SOURCES = \
 	src/disk/probe.c src/disk/probe.h \
 	src/disk/look.h \
 	src/disk/lookup.h \
+	src/disk/placing.c \
+	src/disk/plan.c src/disk/plan.h \
 	src/disk/references.c src/disk/references.h \
 	src/disk/repair.c \
 	src/disk/resolved.c src/disk/resolved.h \

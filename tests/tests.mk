@@ -442,7 +442,7 @@ tests_races_races_grow_LDFLAGS = $(RACES_LINK_FLAGS)
 tests_races_races_grow_LDADD = $(LIBQCOW2_LIBS)
 tests_races_races_preallocate_CPPFLAGS = $(RACES_INCLUDES) -DQCOW2FS_BREAK_PREALLOCATE
 tests_races_races_preallocate_CFLAGS = $(PROJECT_CFLAGS)
-tests_races_races_preallocate_SOURCES = $(RACES_SOURCES) src/disk/write.c
+tests_races_races_preallocate_SOURCES = $(RACES_SOURCES) src/disk/plan.c
 tests_races_races_preallocate_LDFLAGS = $(RACES_LINK_FLAGS)
 tests_races_races_preallocate_LDADD = $(LIBQCOW2_LIBS)
 # Through a mount; tests/e2e/races/test-races-mounted.py runs them.

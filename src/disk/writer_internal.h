@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the files of the writer share: writer.c, write.c, sectors.c, preallocate.c, zero.c, resize.c
- * and snapshots.c.
+ * What the files of the writer share: writer.c, write.c, plan.c, placing.c, sectors.c,
+ * preallocate.c, zero.c, resize.c and snapshots.c.
  */
 #ifndef IMAGE_WRITER_INTERNAL_H
 #define IMAGE_WRITER_INTERNAL_H
@@ -112,6 +112,7 @@ static inline uint64_t writer_unit_size(const struct writer *writer)
 static inline bool data_file_is_disk(const struct writer *writer)
 {
     return writer->header->external_data_file && writer->image->backing == NULL &&
+           !image_is_encrypted(writer->image) &&
            (writer->header->autoclear_features & AUTOCLEAR_RAW_EXTERNAL_DATA) != 0;
 }
 

@@ -66,6 +66,11 @@ static const struct kind kinds[] = {
      .content = CONTENT_ON_CHAIN,
      .extended = true,
      .encrypted = "cbc"},
+    {.name = "encrypted-data-file",
+     .options = "",
+     .content = CONTENT_EMPTY,
+     .data_file = true,
+     .encrypted = "xts"},
     {.name = "extended-on-chain", .options = "", .content = CONTENT_ON_CHAIN, .extended = true},
 };
 
