@@ -129,6 +129,7 @@ src_libqcow2_a_SOURCES = \
 	src/admin/create_files.c src/admin/create_files.h \
 	src/disk/encrypted.c src/disk/encrypted.h \
 	src/disk/filename.c src/disk/filename.h \
+	src/disk/header_state.c \
 	src/disk/image.c src/disk/image.h \
 	src/disk/inflight.h \
 	src/disk/keys.c src/disk/keys.h \

@@ -86,9 +86,8 @@ static int write_header(struct bitmap_change *change, const struct header *chang
             header_replace(writer->gate, image->file, changed, &rest, image->path, change->error);
         if (result < 0) {
             change->begun = true;
-            writer->refused = true;
             barrier_fail(writer->barrier, result);
-            allocator_stop(writer->allocator);
+            writer_doubt_header(writer);
         }
     }
     header_rest_free(&rest);
@@ -109,8 +108,8 @@ static int switch_truth(struct bitmap_change *change, bool is_true)
 
     store_be64(field, features);
     store_be64(before, header->autoclear_features);
-    result = snapshots_switch_fields(writer, HEADER_AUTOCLEAR_FEATURES, field, before,
-                                     sizeof(field), &begun);
+    result = writer_switch_fields(writer, HEADER_AUTOCLEAR_FEATURES, field, before, sizeof(field),
+                                  &begun);
     if (result == 0) {
         header->autoclear_features = features;
     } else {

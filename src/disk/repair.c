@@ -135,10 +135,9 @@ static void only_read(struct writer *writer, const char *what)
 {
     struct error sentence;
 
-    if (!atomic_exchange(&writer->refused, true)) {
-        low_sentence(writer, what, &sentence);
-        log_line(writer->image->log, LOG_LEVEL_ERROR, "%s", sentence.text);
-    }
+    low_sentence(writer, what, &sentence);
+    writer_refuse(writer, "its refcounts are too low; repair it with qcow2ctl check --repair=all",
+                  sentence.text);
 }
 
 /*
@@ -379,7 +378,6 @@ static void look_at_run(struct writer *writer, const struct cluster_run *run, ui
         snprintf(what, sizeof(what), "the cluster in use at 0x%" PRIx64 " is counted as free",
                  offset);
         only_read(writer, what);
-        allocator_stop(writer->allocator);
     }
 }
 
@@ -412,8 +410,7 @@ static void look_at_slice(void *context, const void *entries, size_t size)
     struct cluster_run run = {.count = 0}, next;
     struct store_info info;
 
-    if (atomic_load_explicit(&writer->refused, memory_order_relaxed) ||
-        atomic_load_explicit(&writer->corrupt, memory_order_relaxed) ||
+    if (writer_is_refused(writer) || atomic_load_explicit(&writer->corrupt, memory_order_relaxed) ||
         store_info(writer->image->file, &info) < 0) {
         return;
     }

@@ -34,7 +34,7 @@ static int switch_l1(struct writer *writer, uint64_t size, uint64_t entries, uin
     }
     encode_l1(header, fields, size, entries, host_offset);
     encode_l1(header, before, header->virtual_size, header->l1_entries, header->l1_offset);
-    result = snapshots_switch_fields(writer, HEADER_SIZE, fields, before, sizeof(fields), begun);
+    result = writer_switch_fields(writer, HEADER_SIZE, fields, before, sizeof(fields), begun);
     if (result == 0) {
         header->virtual_size = size;
         header->l1_offset = host_offset; /* before the length: see struct header */
@@ -89,8 +89,7 @@ static int go_back(struct writer *writer, const struct snapshot *snapshot, uint6
     }
     result = mapping_reload(writer->image->active, writer->image->path, error);
     if (result < 0) { /* what is in memory is another disk than what is on the disk */
-        writer->refused = true;
-        allocator_stop(writer->allocator);
+        writer_refuse(writer, "its L1 table could not be read again; unmount and check it", NULL);
         return result;
     }
     know_tables(writer, old, old_entries, false);

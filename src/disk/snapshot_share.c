@@ -48,7 +48,7 @@ int snapshots_correct_copied(struct writer *writer)
 
 int writer_settle(struct writer *writer)
 {
-    return writer->unsettled && !writer->refused ? snapshots_correct_copied(writer) : 0;
+    return writer->unsettled && !writer_is_refused(writer) ? snapshots_correct_copied(writer) : 0;
 }
 
 int snapshots_share(struct writer *writer, const uint64_t *l1, uint64_t entries,

@@ -51,26 +51,6 @@ int snapshots_place(struct writer *writer, const void *bytes, uint64_t length,
     return result;
 }
 
-int snapshots_switch_fields(struct writer *writer, enum header_field field, const uint8_t *fields,
-                            const uint8_t *before, size_t length, bool *begun)
-{
-    int result = gate_write(writer->gate, GATE_HEADER, field, fields, length);
-
-    *begun = true;
-    if (result == 0) {
-        result = snapshots_sync(writer);
-    }
-    if (result < 0) {
-        *begun = gate_write(writer->gate, GATE_HEADER, field, before, length) < 0 ||
-                 snapshots_sync(writer) < 0;
-        if (*begun) {
-            writer->refused = true;
-            allocator_stop(writer->allocator);
-        }
-    }
-    return result;
-}
-
 #define TABLE_FIELDS (HEADER_V2_LENGTH - HEADER_NB_SNAPSHOTS)
 
 static void encode_table(uint8_t fields[TABLE_FIELDS], uint64_t host_offset, uint32_t count)
@@ -88,7 +68,7 @@ static int switch_table(struct writer *writer, uint64_t host_offset, uint32_t co
     encode_table(fields, host_offset, count);
     encode_table(before, header->snapshots_offset, header->snapshot_count);
     result =
-        snapshots_switch_fields(writer, HEADER_NB_SNAPSHOTS, fields, before, sizeof(fields), begun);
+        writer_switch_fields(writer, HEADER_NB_SNAPSHOTS, fields, before, sizeof(fields), begun);
     if (result == 0) {
         header->snapshots_offset = host_offset;
         header->snapshot_count = count;

@@ -36,10 +36,9 @@ static int failed(struct writer *writer, int result, const char *what, struct er
                          "refcount_bits=16",
                          path, what, 1U << writer->header->refcount_order);
     case -EROFS:
-        return error_set(error, EROFS,
-                         "%s: %s: its refcounts are too low; repair it with "
-                         "qcow2ctl check --repair=all",
-                         path, what);
+        return error_set(error, EROFS, "%s: %s: %s", path, what,
+                         writer_is_refused(writer) ? atomic_load(&writer->refused)
+                                                   : strerror(EROFS));
     default:
         return error_set(error, -result, "%s: %s: %s", path, what, strerror(-result));
     }
@@ -118,8 +117,8 @@ static int finish(struct writer *writer, int result)
         last = writer_settle(writer);
         last = last == 0 ? snapshots_sync(writer) : last;
     }
-    if (last == 0 && !writer->refused) { /* else nobody knows which tables the header names */
-        last = writer_mark_clean(writer);
+    if (last == 0) {
+        last = writer_mark_clean(writer, false);
     }
     return result == 0 ? last : result;
 }

@@ -33,15 +33,6 @@ void snapshots_know(struct writer *writer, uint64_t offset, uint64_t length, boo
 int snapshots_place(struct writer *writer, const void *bytes, uint64_t length,
                     struct allocation *place);
 
-/*
- * R3: writes fields of the header, and waits until they are stable. Where that fails `before`, what
- * they were, is written again; and where that cannot be done either nobody knows what the header
- * says: then *begun stays true, nothing is freed that one or the other may name, and the writer
- * changes nothing any more.
- */
-int snapshots_switch_fields(struct writer *writer, enum header_field field, const uint8_t *fields,
-                            const uint8_t *before, size_t length, bool *begun);
-
 /* writer_replace_snapshot_table() with what the edit makes of the table. */
 int snapshots_edit_table(struct writer *writer, const struct snapshot_edit *edit, bool *begun,
                          struct error *error);

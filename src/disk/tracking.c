@@ -500,7 +500,7 @@ static int store_or_tell(struct writer *writer, bool *applied)
     int result;
 
     *applied = false;
-    if (writer->tracking == NULL || atomic_load(&writer->corrupt) || writer->refused ||
+    if (writer->tracking == NULL || atomic_load(&writer->corrupt) || writer_is_refused(writer) ||
         writer->tracking->recording.count + writer->tracking->others.count == 0) {
         return 0;
     }

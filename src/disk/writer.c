@@ -13,169 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* --- The header's features, at the moments that R5 and R6 ask for ------------------------ */
-
-/* Writes a feature field, and waits until it is stable. */
-static int write_features(struct writer *writer, enum header_field field, uint64_t value)
-{
-    uint8_t raw[sizeof(value)];
-    int result;
-
-    store_be64(raw, value);
-    result = gate_write(writer->gate, GATE_HEADER, field, raw, sizeof(raw));
-    return result < 0 ? result : barrier_wait(writer->barrier, barrier_epoch(writer->barrier));
-}
-
-/*
- * R6: what this program does not keep up to date is marked so before the first change: unknown
- * features, and the bitmaps where they cannot be looked at one by one.
- */
-static int clear_autoclear(struct writer *writer)
-{
-    struct header *header = writer->image->header;
-    bool keeps_bitmaps = writer->options.keeps_bitmaps && header->bitmap_count > 0;
-    uint64_t kept;
-    int result = keeps_bitmaps ? 0 : tracking_begin(writer, &keeps_bitmaps);
-
-    kept = header->autoclear_features &
-           (AUTOCLEAR_RAW_EXTERNAL_DATA | (keeps_bitmaps ? AUTOCLEAR_BITMAPS : 0));
-    if (result < 0 || header->version < 3 || kept == header->autoclear_features) {
-        return result;
-    }
-    result = write_features(writer, HEADER_AUTOCLEAR_FEATURES, kept);
-    if (result == 0) {
-        header->autoclear_features = kept;
-    }
-    return result;
-}
-
-static int prepare(struct writer *writer)
-{
-    int result = 0;
-
-    pthread_mutex_lock(&writer->prepare_mutex);
-    if (!atomic_load(&writer->prepared)) {
-        result = clear_autoclear(writer);
-        atomic_store(&writer->prepared, result == 0);
-    }
-    pthread_mutex_unlock(&writer->prepare_mutex);
-    return result;
-}
-
-int writer_prepare_allocation(struct writer *writer)
-{
-    struct header *header = writer->image->header;
-    int result = 0;
-
-    if (atomic_load_explicit(&writer->refused, memory_order_relaxed)) {
-        return -EROFS; /* since the request looked at the mapping */
-    }
-    if (!writer->lazy || atomic_load(&writer->lazy_prepared)) {
-        return 0;
-    }
-    pthread_mutex_lock(&writer->prepare_mutex);
-    if (!atomic_load(&writer->lazy_prepared)) {
-        uint64_t dirty = header->incompatible_features | INCOMPATIBLE_DIRTY;
-
-        result = write_features(writer, HEADER_INCOMPATIBLE_FEATURES, dirty); /* R5 */
-        if (result == 0) {
-            header->incompatible_features = dirty;
-            allocator_set_lazy(writer->allocator, true);
-            atomic_store(&writer->lazy_prepared, true);
-        }
-    }
-    pthread_mutex_unlock(&writer->prepare_mutex);
-    return result;
-}
-
-/* R5: every count is stable by now. */
-static int clear_dirty(struct writer *writer)
-{
-    struct header *header = writer->image->header;
-    uint64_t clean = header->incompatible_features & ~INCOMPATIBLE_DIRTY;
-    int result;
-
-    if (clean == header->incompatible_features) {
-        return 0;
-    }
-    result = write_features(writer, HEADER_INCOMPATIBLE_FEATURES, clean);
-    if (result == 0) {
-        header->incompatible_features = clean;
-    }
-    return result;
-}
-
-int writer_mark_dirty(struct writer *writer)
-{
-    struct header *header = writer->image->header;
-    uint64_t dirty = header->incompatible_features | INCOMPATIBLE_DIRTY;
-    int result = 0;
-
-    pthread_mutex_lock(&writer->prepare_mutex);
-    if (header->version >= 3 && dirty != header->incompatible_features) {
-        result = write_features(writer, HEADER_INCOMPATIBLE_FEATURES, dirty);
-        if (result == 0) {
-            header->incompatible_features = dirty;
-        }
-    }
-    pthread_mutex_unlock(&writer->prepare_mutex);
-    return result;
-}
-
-int writer_mark_clean(struct writer *writer)
-{
-    int result = 0;
-
-    pthread_mutex_lock(&writer->prepare_mutex);
-    if (!atomic_load(&writer->lazy_prepared) && !atomic_load(&writer->corrupt) && /* R5 */
-        !writer->unsettled) {
-        result = clear_dirty(writer);
-    }
-    pthread_mutex_unlock(&writer->prepare_mutex);
-    return result;
-}
-
-void writer_stop(struct writer *writer)
-{
-    if (!atomic_exchange(&writer->corrupt, true)) {
-        log_line(writer->image->log, LOG_LEVEL_ERROR,
-                 "%s: is damaged: writing stops, reading goes on; unmount and check it",
-                 writer->image->path);
-        allocator_stop(writer->allocator);
-        atomic_store(&writer->corrupt_to_mark, true);
-    }
-}
-
-/* The owner of the gate: it may hold any lock. */
-static void gate_hit(void *context, uint64_t host_offset, const char *table)
-{
-    struct writer *writer = context;
-
-    log_line(writer->image->log, LOG_LEVEL_ERROR,
-             "%s: a write to host offset 0x%" PRIx64 " would overwrite the %s", writer->image->path,
-             host_offset, table);
-    writer_stop(writer);
-}
-
-/* Version 2 has no bit to say it. With no lock held but a range lock, or that of resizing. */
-void writer_mark_corrupt(struct writer *writer)
-{
-    struct header *header = writer->image->header;
-
-    if (!atomic_load_explicit(&writer->corrupt_to_mark, memory_order_relaxed)) {
-        return;
-    }
-    pthread_mutex_lock(&writer->prepare_mutex);
-    if (atomic_exchange(&writer->corrupt_to_mark, false) && header->version >= 3) {
-        uint64_t corrupt = header->incompatible_features | INCOMPATIBLE_CORRUPT;
-
-        if (write_features(writer, HEADER_INCOMPATIBLE_FEATURES, corrupt) == 0) {
-            header->incompatible_features = corrupt;
-        }
-    }
-    pthread_mutex_unlock(&writer->prepare_mutex);
-}
-
 /* --- What all requests share ----------------------------------------------------------------- */
 
 void writer_fault(struct writer *writer, int result, const struct mapping_fault *fault)
@@ -193,14 +30,14 @@ void writer_fault(struct writer *writer, int result, const struct mapping_fault 
 int writer_begin_write(struct writer *writer, uint64_t from, uint64_t to, unsigned *generation)
 {
     *generation = writer_enter(writer, from, to);
-    if (atomic_load_explicit(&writer->refused, memory_order_relaxed)) {
+    if (writer_is_refused(writer)) {
         return -EROFS;
     }
     if (atomic_load_explicit(&writer->corrupt, memory_order_relaxed)) {
         return -EIO;
     }
     if (!atomic_load_explicit(&writer->prepared, memory_order_acquire)) {
-        return prepare(writer);
+        return writer_prepare(writer);
     }
     return 0;
 }
@@ -367,6 +204,17 @@ static int know_snapshots(struct writer *writer)
         result = know_range(writer->gate, header, snapshot->l1_offset, length, info.size);
     }
     return result;
+}
+
+/* The owner of the gate: it may hold any lock. */
+static void gate_hit(void *context, uint64_t host_offset, const char *table)
+{
+    struct writer *writer = context;
+
+    log_line(writer->image->log, LOG_LEVEL_ERROR,
+             "%s: a write to host offset 0x%" PRIx64 " would overwrite the %s", writer->image->path,
+             host_offset, table);
+    writer_stop(writer);
 }
 
 static int open_gate(struct writer *writer)
@@ -592,9 +440,7 @@ static int close_image(struct writer *writer)
         allocator_set_lazy(writer->allocator, false); /* every count goes to the disk now */
         result = commit_flush(writer->commit);
     }
-    /* R5; an image in which damage was met keeps the bit, and one that was left half changed. */
-    return result == 0 && !atomic_load(&writer->corrupt) && !writer->unsettled ? clear_dirty(writer)
-                                                                               : result;
+    return result == 0 ? writer_mark_clean(writer, true) : result; /* R5 */
 }
 
 int writer_close(struct writer *writer)

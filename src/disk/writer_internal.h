@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the files of the writer share: writer.c, write.c, plan.c, placing.c, sectors.c,
- * preallocate.c, zero.c, resize.c and snapshots.c.
+ * What the files of the writer share: writer.c, write.c, header_state.c, plan.c, placing.c,
+ * sectors.c, preallocate.c, zero.c, resize.c and snapshots.c.
  */
 #ifndef IMAGE_WRITER_INTERNAL_H
 #define IMAGE_WRITER_INTERNAL_H
@@ -63,11 +63,11 @@ struct writer {
     atomic_bool prepared, lazy_prepared;
     struct tracking *tracking; /* NULL: no bitmap records what changes; set before `prepared` */
     bool lazy;
-    atomic_bool refused;         /* counts are too low: it is only read */
-    bool unsettled;              /* COPIED bits may not be as the counts are: writer_settle() */
-    bool compared;               /* its counts were, with all references, and maybe repaired */
-    atomic_bool corrupt;         /* nothing may be written any more */
-    atomic_bool corrupt_to_mark; /* and the header does not say so yet */
+    _Atomic(const char *) refused; /* why nothing is changed any more; NULL: it is */
+    bool unsettled;                /* COPIED bits may not be as the counts are: writer_settle() */
+    bool compared;                 /* its counts were, with all references, and maybe repaired */
+    atomic_bool corrupt;           /* nothing may be written any more */
+    atomic_bool corrupt_to_mark;   /* and the header does not say so yet */
     atomic_bool told_of_holes;
 
     /*
@@ -136,6 +136,32 @@ static inline uint32_t subcluster_bits_between(uint64_t first, uint64_t last)
     return (uint32_t)((((UINT64_C(2) << last) - 1)) & ~((UINT64_C(1) << first) - 1));
 }
 
+/* Whether it is only read, though it was opened to be written: see writer_refuse(). */
+static inline bool writer_is_refused(const struct writer *writer)
+{
+    return atomic_load_explicit(&writer->refused, memory_order_relaxed) != NULL;
+}
+
+/*
+ * From here on each change fails with -EROFS, nothing is freed, and a dirty bit stays, so that it
+ * is repaired when it is next written. `why` is said to who asks for a change with a sentence, and
+ * is kept; the log says it, or `line` in its place. The first refusal counts. Takes no lock but
+ * leaves.
+ */
+void writer_refuse(struct writer *writer, const char *why, const char *line);
+
+/* The same, where what the header says is not known. */
+void writer_doubt_header(struct writer *writer);
+
+/*
+ * R3: writes fields of the header, and waits until they are stable. Where that fails `before`, what
+ * they were, is written again; and where that cannot be done either nobody knows what the header
+ * says: then *begun stays true, nothing is freed that one or the other may name, and the writer
+ * changes nothing any more.
+ */
+int writer_switch_fields(struct writer *writer, enum header_field field, const uint8_t *fields,
+                         const uint8_t *before, size_t length, bool *begun);
+
 /*
  * Damage was met: from here on no request changes anything. Takes no lock but leaves; the header
  * says so from the end of the request on (writer_end(), writer_flush()).
@@ -194,11 +220,12 @@ int writer_pause_again(struct writer *writer);
 
 /*
  * The dirty bit, stably, for as long as counts, references and COPIED bits do not agree; and away
- * again, once they do on the disk, where R5 does not ask for it. Nothing in version 2, which has
- * none.
+ * again, once they do on the disk, where R5 does not ask for it: not before it is closed. An image
+ * in which damage was met keeps it, as does one that was left half changed, or is refused. Nothing
+ * in version 2, which has none.
  */
 int writer_mark_dirty(struct writer *writer);
-int writer_mark_clean(struct writer *writer);
+int writer_mark_clean(struct writer *writer, bool closing);
 
 /*
  * Does what a change of the snapshots had to leave undone on a host in trouble: COPIED bits that
@@ -209,6 +236,9 @@ int writer_settle(struct writer *writer);
 
 /* For who changes many entries between the brackets: a flush, where the cache asks for it. */
 int writer_relieve(struct writer *writer);
+
+/* R6: to be called before the first change. */
+int writer_prepare(struct writer *writer);
 
 /* R5: to be called before a count rises. */
 int writer_prepare_allocation(struct writer *writer);

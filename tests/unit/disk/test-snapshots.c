@@ -51,35 +51,60 @@ static int remove_first(struct writer_case *subject)
 
 static int (*const changes[])(struct writer_case *) = {make, remove_first};
 
+/* Nobody knows what the header says, and whoever wants a change is told so. */
+static void expect_refusal(struct writer_case *subject)
+{
+    struct error error = {0};
+
+    ck_assert_int_eq(writer_write(subject->writer, 0, "one", 1), -EROFS);
+    ck_assert_int_eq(writer_snapshot_make(subject->writer, "third", &error), -EROFS);
+    ck_assert_msg(strstr(error.text, "nobody knows what its header says") != NULL, "%s",
+                  error.text);
+}
+
+/* Images that were dirty when they had been closed, and those that nothing could change any more.
+ */
+struct seen {
+    unsigned dirty, refused;
+};
+
 /*
  * From its n-th write on the host fails, until the change has failed, or to the end. False: it did
  * not. What is left may be anything that a repair puts in order, as long as the image says that it
- * needs one.
+ * needs one. So it does where nobody knows what the header says.
  */
 static bool survives(int (*change)(struct writer_case *), bool to_the_end, unsigned n,
-                     unsigned *dirty)
+                     struct seen *seen)
 {
     struct writer_case subject;
     struct store *file;
-    bool failed;
+    bool failed, refused;
     int closed;
 
     open_case(&subject);
     memory_store_fail_from(subject.file, MEMORY_STORE_WRITE, n, EIO);
     failed = change(&subject) != 0;
+    refused = writer_is_refused(subject.writer);
+    seen->refused += refused;
     if (!to_the_end) {
         memory_store_fail(subject.file, MEMORY_STORE_WRITE, 0, 0);
+    }
+    if (refused) {
+        expect_refusal(&subject);
     }
     expect_pattern(&subject, 10 * CLUSTER, 20 * CLUSTER, 3, 0);
     expect_pattern(&subject, 600 * CLUSTER, 20 * CLUSTER, 2, 0);
     file = writer_case_end(&subject, &closed);
     memory_store_fail(file, MEMORY_STORE_WRITE, 0, 0);
     if ((disk_u64(file, HEADER_INCOMPATIBLE_FEATURES) & INCOMPATIBLE_DIRTY) != 0) {
-        ++*dirty;
+        seen->dirty++;
         writer_case_open(&subject, file, &options); /* which repairs it */
         file = writer_case_end(&subject, NULL);
+        expect_sound(file, false);
+    } else {
+        ck_assert(!refused);
+        expect_sound(file, true);
     }
-    expect_sound(file, true);
     writer_case_open(&subject, file, &options);
     expect_pattern(&subject, 10 * CLUSTER, 20 * CLUSTER, 3, 0);
     expect_write(&subject, 0, 40 * CLUSTER, 4);
@@ -91,25 +116,28 @@ static bool survives(int (*change)(struct writer_case *), bool to_the_end, unsig
 
 START_TEST(what_a_change_that_failed_leaves_is_in_order_or_says_that_it_is_not)
 {
-    unsigned n = 1, dirty = 0;
+    struct seen seen = {0};
+    unsigned n = 1;
 
-    while (survives(changes[_i], true, n, &dirty)) {
+    while (survives(changes[_i], true, n, &seen)) {
         n++;
     }
     ck_assert_uint_gt(n, 5);
-    ck_assert_uint_gt(dirty, 0);
+    ck_assert_uint_gt(seen.dirty, 0);
 }
 END_TEST
 
 START_TEST(what_a_change_that_failed_leaves_is_in_order_when_it_is_closed_on_a_host_that_is)
 {
-    unsigned n = 1, dirty = 0;
+    struct seen seen = {0};
+    unsigned n = 1;
 
-    while (survives(changes[_i], false, n, &dirty)) {
+    while (survives(changes[_i], false, n, &seen)) {
         n++;
     }
     ck_assert_uint_gt(n, 5);
-    ck_assert_uint_eq(dirty, 0);
+    ck_assert_uint_gt(seen.refused, 0);
+    ck_assert_uint_eq(seen.dirty, seen.refused);
 }
 END_TEST
 
@@ -456,7 +484,7 @@ static bool survives_meanwhile(int (*change)(struct writer_case *), enum memory_
     struct change changing = {.subject = &subject, .change = change};
     struct store *file;
     unsigned before;
-    bool failed;
+    bool failed, refused, dirty;
 
     open_four(&subject);
     if (change == remove_first) {
@@ -472,8 +500,10 @@ static bool survives_meanwhile(int (*change)(struct writer_case *), enum memory_
     failed = memory_store_calls(subject.file, call) - before >= n;
     memory_store_fail(subject.file, call, 0, 0);
     expect_flush(&subject);
+    refused = writer_is_refused(subject.writer);
     file = writer_case_end(&subject, NULL);
-    ck_assert_uint_eq(disk_u64(file, HEADER_INCOMPATIBLE_FEATURES) & INCOMPATIBLE_DIRTY, 0);
+    dirty = (disk_u64(file, HEADER_INCOMPATIBLE_FEATURES) & INCOMPATIBLE_DIRTY) != 0;
+    ck_assert_int_eq(dirty, refused);
     expect_sound(file, true);
     writer_case_open(&subject, file, &one_table);
     for (unsigned i = 0; i < 4; i++) {
