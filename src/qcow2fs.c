@@ -9,6 +9,7 @@
 #include "fuse/source.h"
 #include "fuse/steward.h"
 #include "util/error.h"
+#include "util/journal.h"
 #include "util/log.h"
 #include "util/printable.h"
 #include "util/process.h"
@@ -153,13 +154,16 @@ static void log_to_stderr(void *context, enum log_level level, const char *line)
     say(line);
 }
 
-static void log_to_syslog(void *context, enum log_level level, const char *line)
+/* What the steward does not get may still be read, where there is a terminal or the like. */
+static void log_to_system(void *context, enum log_level level, const char *line)
 {
     int priority = level == LOG_LEVEL_ERROR     ? LOG_ERR
                    : level == LOG_LEVEL_WARNING ? LOG_WARNING
                                                 : LOG_INFO;
 
-    steward_log(context, priority, line);
+    if (steward_log(context, priority, line) != 0) {
+        say(line);
+    }
 }
 
 #define OPTION_READY_FD 256 /* getopt_long()'s number: no letter */
@@ -395,7 +399,7 @@ static int mount_and_serve(const struct command_line *line, struct source *sourc
         .source = source,
         .log = log,
         .steward = steward,
-        .background_sink = log_to_syslog,
+        .background_sink = log_to_system,
         .mount_point = line->mount_point,
         .options = &line->options,
         .announce = announce,
@@ -415,6 +419,10 @@ static int mount_and_serve(const struct command_line *line, struct source *sourc
         free(image);
         free(mount_point);
         return r;
+    }
+    (void)steward_tell_image(steward, image);
+    if (line->foreground && journal_has_stderr()) {
+        log_redirect(log, log_to_system, steward);
     }
     say_what_to_know(line, source, log);
     if (!line->foreground) {

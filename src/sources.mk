@@ -14,6 +14,7 @@ src_libqcow2_a_SOURCES = \
 	src/util/error.c src/util/error.h \
 	src/util/fuse_device.c src/util/fuse_device.h \
 	src/util/id_map.c src/util/id_map.h \
+	src/util/journal.c src/util/journal.h \
 	src/util/json.c src/util/json.h \
 	src/util/log.c src/util/log.h \
 	src/util/dead_mount.c src/util/dead_mount.h \

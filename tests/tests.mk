@@ -151,6 +151,7 @@ E2E_TESTS = \
 	tests/e2e/project/test-libvirt.py \
 	tests/e2e/mount/test-evidence.py \
 	tests/e2e/mount/test-evidence-shown.py \
+	tests/e2e/mount/test-journal.py \
 	tests/e2e/mount/test-limits.py \
 	tests/e2e/mount/test-locks.py \
 	tests/e2e/mount/test-long-requests.py \
@@ -192,6 +193,7 @@ E2E_TESTS = \
 	tests/e2e/project/test-quickstart.py \
 	tests/e2e/project/test-readme.py \
 	tests/e2e/project/test-release.sh \
+	tests/e2e/project/test-terminal.py \
 	tests/e2e/read/test-tree.py \
 	tests/e2e/remote/test-model-nbd.py \
 	tests/e2e/remote/test-nbd-engines.py \
@@ -253,6 +255,7 @@ E2E_HELPERS = \
 	tests/e2e/lib/run.py \
 	tests/e2e/lib/stamps.py \
 	tests/e2e/lib/tap.py \
+	tests/e2e/lib/terminal.py \
 	tests/e2e/lib/tools.py \
 	tests/e2e/lib/tracing.py \
 	tests/e2e/lib/tree.py \

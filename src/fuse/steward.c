@@ -146,6 +146,13 @@ static int ask(struct steward *steward, enum steward_socket socket, enum steward
     return ask_with(steward, socket, &message, "", -1);
 }
 
+int steward_tell_image(struct steward *steward, const char *path)
+{
+    struct steward_message message = {.work = STEWARD_IMAGE};
+
+    return ask_with(steward, STEWARD_MAIN, &message, path, -1);
+}
+
 int steward_tell_mount(struct steward *steward, const char *path, dev_t device)
 {
     struct steward_message message = {.work = STEWARD_MOUNT, .device = device};
@@ -239,7 +246,7 @@ int steward_remove_registry(struct steward *steward)
 }
 
 /* It has no answer, so it may come between a question and its own. */
-void steward_log(struct steward *steward, int priority, const char *line)
+int steward_log(struct steward *steward, int priority, const char *line)
 {
     struct steward_message message = {.work = STEWARD_LOG, .priority = priority};
     size_t length = strnlen(line, sizeof(message.text) - 1);
@@ -247,8 +254,8 @@ void steward_log(struct steward *steward, int priority, const char *line)
     memcpy(message.text, line, length);
     message.text[length] = '\0';
     message.server = getpid();
-    (void)put(steward->sockets[STEWARD_MAIN], &message,
-              offsetof(struct steward_message, text) + length + 1, -1);
+    return put(steward->sockets[STEWARD_MAIN], &message,
+               offsetof(struct steward_message, text) + length + 1, -1);
 }
 
 void steward_stop(struct steward *steward)

@@ -8,7 +8,7 @@
  *
  *     what the kernel does with the raw disk of the mount for nobody but a program
  * (fuse/own_disk.h) look whether the connection was aborted, and unmount take away the names of the
- * daemon: its pid file, its files in the registry write a line to syslog
+ * daemon: its pid file, its files in the registry write a line to the journal, or to syslog
  *
  * It ends when the server does, however that ends, since the sockets do. It holds nothing that the
  * server's end is to let go of: neither /dev/fuse, whose mount a killed server would otherwise keep
@@ -33,6 +33,9 @@ int steward_start(struct steward **steward);
 
 /* --- on what it works: each 0, or a negative errno
  * ------------------------------------------------- */
+
+/* What the journal is told with each line; `path` is as absolute as it can be. */
+int steward_tell_image(struct steward *steward, const char *path);
 
 /* `path` as it was given to mount(2); a device of 0 is unknown. */
 int steward_tell_mount(struct steward *steward, const char *path, dev_t device);
@@ -68,8 +71,11 @@ int steward_unmount(struct steward *steward);
 int steward_remove_pid_file(struct steward *steward);
 int steward_remove_registry(struct steward *steward);
 
-/* To syslog, with its priority. Waits for nothing. */
-void steward_log(struct steward *steward, int priority, const char *line);
+/*
+ * To systemd's journal, with the image and the mount point as fields; where there is none, to
+ * syslog. Waits for nothing. 0, or a negative errno where it is not there any more.
+ */
+int steward_log(struct steward *steward, int priority, const char *line);
 
 /* Waits for its end, for a second at most. `steward` may be NULL. */
 void steward_stop(struct steward *steward);

@@ -18,6 +18,7 @@ enum steward_socket {
 };
 
 enum steward_work {
+    STEWARD_IMAGE,
     STEWARD_MOUNT,
     STEWARD_DISK, /* answered with the thread's id */
     STEWARD_PID_FILE,

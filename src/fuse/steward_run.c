@@ -6,6 +6,7 @@
 #include "fuse/own_disk.h"
 #include "fuse/steward_internal.h"
 #include "util/box.h"
+#include "util/journal.h"
 #include "util/mounts.h"
 #include "util/registry.h"
 
@@ -30,6 +31,7 @@
 struct work {
     int sockets[STEWARD_SOCKETS];
     bool is_sealed;
+    char *image;
     char *mount_point;
     struct own_disk disk;
     char *pid_file;
@@ -163,6 +165,11 @@ static int keep(char **where, const char *text)
     return *where != NULL ? 0 : -ENOMEM;
 }
 
+static int take_image(struct work *work, const struct steward_message *message)
+{
+    return keep(&work->image, message->text);
+}
+
 static int take_mount(struct work *work, const struct steward_message *message)
 {
     work->disk.device = message->device;
@@ -199,6 +206,8 @@ static int take_registry(struct work *work, const struct steward_message *messag
 static int be_told(struct work *work, const struct steward_message *message, int *descriptor)
 {
     switch (work->is_sealed ? STEWARD_LOG : message->work) {
+    case STEWARD_IMAGE:
+        return work->image == NULL ? take_image(work, message) : -EPERM;
     case STEWARD_MOUNT:
         return work->mount_point == NULL ? take_mount(work, message) : -EPERM;
     case STEWARD_DISK:
@@ -252,8 +261,35 @@ static int remove_registry(const struct work *work)
     return 0;
 }
 
+/* A mount without a name (ctl/raw_disk.h) has a descriptor's. */
+static const char *named_mount_point(const struct work *work)
+{
+    return work->mount_point != NULL && strncmp(work->mount_point, "/dev/fd/", 8) != 0
+               ? work->mount_point
+               : NULL;
+}
+
+static int write_to_journal(const struct work *work, const struct steward_message *message)
+{
+    char priority[16], facility[16], server[32];
+    const struct journal_field fields[] = {
+        {"MESSAGE", message->text},
+        {"PRIORITY", priority},
+        {"SYSLOG_FACILITY", facility},
+        {"SYSLOG_IDENTIFIER", "qcow2fs"},
+        {"SYSLOG_PID", server},
+        {"QCOW2FS_IMAGE", work->image},
+        {"QCOW2FS_MOUNT_POINT", named_mount_point(work)},
+    };
+
+    snprintf(priority, sizeof(priority), "%d", LOG_PRI(message->priority));
+    snprintf(facility, sizeof(facility), "%d", LOG_FAC(LOG_DAEMON));
+    snprintf(server, sizeof(server), "%ld", (long)message->server);
+    return journal_send(fields, sizeof(fields) / sizeof(fields[0]));
+}
+
 /* As syslog(3) would have it of the server itself. */
-static void write_line(struct work *work, const struct steward_message *message)
+static void write_to_syslog(struct work *work, const struct steward_message *message)
 {
     if (work->syslog_name[0] == '\0') {
         snprintf(work->syslog_name, sizeof(work->syslog_name), "qcow2fs[%ld]",
@@ -261,6 +297,13 @@ static void write_line(struct work *work, const struct steward_message *message)
         openlog(work->syslog_name, 0, LOG_DAEMON);
     }
     syslog(LOG_PRI(message->priority), "%s", message->text);
+}
+
+static void write_line(struct work *work, const struct steward_message *message)
+{
+    if (write_to_journal(work, message) != 0) {
+        write_to_syslog(work, message);
+    }
 }
 
 static int do_work(struct work *work, const struct steward_message *message, int *descriptor)
