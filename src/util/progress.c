@@ -6,11 +6,13 @@
 #include "util/size.h"
 
 #include <stdio.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #define QUIET_SECONDS 1.0
 #define EVERY_SECONDS 0.2
 #define LINE_MAX_SIZE 256
+#define COLUMNS       80 /* of a terminal that does not say */
 
 static double now(void)
 {
@@ -58,12 +60,21 @@ static void format_time(double seconds, char text[64])
     }
 }
 
+/* What a line may have, so that no terminal begins another one. */
+static int width_of_terminal(void)
+{
+    struct winsize size;
+    bool is_known = ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0;
+
+    return (is_known ? size.ws_col : COLUMNS) - 1;
+}
+
 void progress_show(void *context, uint64_t done, uint64_t total)
 {
     struct progress *progress = context;
     char line[LINE_MAX_SIZE], rate[64], left[64];
     double time, elapsed;
-    int width;
+    int width, most;
 
     if (!progress->is_terminal) {
         return;
@@ -79,8 +90,11 @@ void progress_show(void *context, uint64_t done, uint64_t total)
     format_time(elapsed * (double)(total - done) / (double)done, left);
     width = snprintf(line, sizeof(line), "%s: %s: %.0f %%, %s, %s left", progress->program,
                      progress->what, 100.0 * (double)done / (double)total, rate, left);
+    most = width_of_terminal();
+    width = width < most ? width : most;
     /* Blanks over what a longer line left behind. */
-    fprintf(stderr, "\r%s%*s", line, progress->width > width ? progress->width - width : 0, "");
+    fprintf(stderr, "\r%.*s%*s", width, line,
+            progress->width > width && progress->width <= most ? progress->width - width : 0, "");
     fflush(stderr);
     progress->width = width;
 }
