@@ -467,13 +467,12 @@ const struct command amend_command = {
                    "\n"
                    "Killed at any moment, the image is in order and each change is either made or\n"
                    "not; the command can be given again.\n",
-    .examples =
-        "  qcow2ctl amend -o lazy_refcounts=on disk.qcow2\n"
-        "  qcow2ctl amend -o compat=0.10 disk.qcow2\n"
-        "  qcow2ctl amend -o backing_file=/srv/base.qcow2,backing_fmt=qcow2 disk.qcow2\n"
-        "  qcow2ctl amend -o backing_file= disk.qcow2\n"
-        "  qcow2ctl amend -o encrypt.state=active --key-file=key --new-key-file=k2 a.qcow2\n"
-        "  qcow2ctl amend -o encrypt.state=inactive,encrypt.keyslot=0 a.qcow2\n",
+    .examples = "  qcow2ctl amend -o lazy_refcounts=on disk.qcow2\n"
+                "  qcow2ctl amend -o compat=0.10 disk.qcow2\n"
+                "  qcow2ctl amend -o backing_file=/srv/base.qcow2,backing_fmt=qcow2 disk.qcow2\n"
+                "  qcow2ctl amend -o backing_file= disk.qcow2\n"
+                "  qcow2ctl amend -o encrypt.state=active --key-file=key --new-key-file=k a.qcow2\n"
+                "  qcow2ctl amend -o encrypt.state=inactive,encrypt.keyslot=0 a.qcow2\n",
     .options_size = sizeof(struct amend_command_options),
     .flags = amend_flags,
     .values = amend_values,

@@ -183,11 +183,11 @@ const struct command convert_command = {
     .max_operands = 2,
     .summary = "copy a disk into another file, also of another format",
     .description =
-        "Copies the disk of an image, with all that is behind it, or of a raw file, into a\n"
-        "new qcow2 image, raw file or block device. What reads as zeros takes no place in\n"
-        "the copy. TARGET appears, or takes the place of an older file of that name, when\n"
-        "it is complete: interrupted at any moment, nothing half is left. A block device,\n"
-        "and with -n an existing image, is written in place.\n",
+        "Copies the disk of an image, with all that is behind it, or of a raw file, into\n"
+        "a new qcow2 image, raw file or block device. What reads as zeros takes no place\n"
+        "in the copy. TARGET appears, or takes the place of an older file of that name,\n"
+        "when it is complete: interrupted at any moment, nothing half is left. A block\n"
+        "device, and with -n an existing image, is written in place.\n",
     .examples = "  qcow2ctl convert disk.raw disk.qcow2\n"
                 "  qcow2ctl convert -O raw disk.qcow2 /dev/vg0/disk\n"
                 "  qcow2ctl convert -c -o compression_type=zstd disk.qcow2 small.qcow2\n"

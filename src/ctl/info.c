@@ -230,13 +230,14 @@ const struct command info_command = {
     .max_operands = 1,
     .summary = "describe an image and its backing chain, or audit it",
     .description =
-        "Tells what qemu-img info tells of an image, and more: header extensions, features,\n"
-        "snapshots, bitmaps, the cache sizes that cover the whole disk, the backing chain.\n"
-        "\n"
-        "An image that cannot be opened (its header is damaged, a file is missing, a feature\n"
-        "is unknown, it is encrypted) is described as far as it can be understood; then a\n"
-        "sentence says what is wrong, and the exit status is 1. With --audit that is one of\n"
-        "the findings, and the exit status is 0 when the audit came to its end.\n",
+        "Tells what qemu-img info tells of an image, and more: header extensions,\n"
+        "features, snapshots, bitmaps, the cache sizes that cover the whole disk, the\n"
+        "backing chain.\n\n"
+        "An image that cannot be opened (its header is damaged, a file is missing, a\n"
+        "feature is unknown, it is encrypted) is described as far as it can be\n"
+        "understood; then a sentence says what is wrong, and the exit status is 1. With\n"
+        "--audit that is one of the findings, and the exit status is 0 when the audit\n"
+        "came to its end.\n",
     .examples = "  qcow2ctl info disk.qcow2\n"
                 "  qcow2ctl info --json --backing-chain disk.qcow2\n"
                 "  qcow2ctl info --audit evidence.qcow2\n",

@@ -166,9 +166,9 @@ const struct command list_command = {
     .max_operands = 0,
     .summary = "list the images that are mounted, and what stands on them",
     .description =
-        "Lists each running qcow2fs of this user, or, for root, of all: its image, whether it\n"
-        "writes, where its raw disk is mounted, the loop devices on that, and the file\n"
-        "systems mounted from these.\n",
+        "Lists each running qcow2fs of this user, or, for root, of all: its image,\n"
+        "whether it writes, where its raw disk is mounted, the loop devices on that, and\n"
+        "the file systems mounted from these.\n",
     .examples = "  qcow2ctl list\n"
                 "  qcow2ctl list --json\n",
     .options_size = sizeof(struct list_options),

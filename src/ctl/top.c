@@ -448,11 +448,12 @@ const struct command top_command = {
     .max_operands = 0,
     .summary = "show live what all mounts do",
     .description =
-        "Shows what each running qcow2fs of this user, or, for root, of all does: the reads,\n"
-        "writes and syncs in a second, their bytes, which part of the lookups found what\n"
-        "they wanted in a cache, how many bytes of tables are not saved yet, and whether\n"
-        "requests have failed since it was mounted. The busiest come first. At a terminal\n"
-        "q ends it; elsewhere one list follows another until a signal ends it.\n",
+        "Shows what each running qcow2fs of this user, or, for root, of all does: the\n"
+        "reads, writes and syncs in a second, their bytes, which part of the lookups\n"
+        "found what they wanted in a cache, how many bytes of tables are not saved yet,\n"
+        "and whether requests have failed since it was mounted. The busiest come first.\n"
+        "At a terminal q ends it; elsewhere one list follows another until a signal ends\n"
+        "it.\n",
     .examples = "  qcow2ctl top --once\n"
                 "  qcow2ctl top --once --json\n",
     .options_size = sizeof(struct top_options),

@@ -81,10 +81,9 @@ const struct command umount_command = {
     .summary = "unmount an image, and wait until it is final",
     .description =
         "Takes down all that stands on an image, from the top: the file system in it, its\n"
-        "loop device, the mount of the raw disk; and waits until the daemon has written the\n"
-        "last of it and ended. Status 0 means that all is in the image; where the daemon\n"
-        "failed, its own sentence says with what.\n"
-        "\n"
+        "loop device, the mount of the raw disk; and waits until the daemon has written\n"
+        "the last of it and ended. Status 0 means that all is in the image; where the\n"
+        "daemon failed, its own sentence says with what.\n\n"
         "PATH is any of these: where the file system or the raw disk is mounted, the raw\n"
         "file, the loop device, or the image.\n",
     .examples = "  qcow2ctl umount /mnt\n"
@@ -102,8 +101,9 @@ const struct command detach_command = {
     .max_operands = 1,
     .summary = "free a loop device that attach made, and wait",
     .description =
-        "Frees the loop device of an image, and waits until the daemon behind it has written\n"
-        "the last of it and ended. Refused while a file system on the device is mounted.\n",
+        "Frees the loop device of an image, and waits until the daemon behind it has\n"
+        "written the last of it and ended. Refused while a file system on the device is\n"
+        "mounted.\n",
     .examples = "  qcow2ctl detach /dev/loop0\n"
                 "  qcow2ctl detach disk.qcow2\n",
     .options_size = sizeof(struct umount_options),

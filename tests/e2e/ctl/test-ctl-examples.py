@@ -56,7 +56,7 @@ class Place:
         self.make("third.qcow2", backing="overlay.qcow2")
         with open(self.path("damaged.qcow2"), "r+b") as file:
             file.write(b"damaged!")
-        for name in ("key", "k2"):
+        for name in ("key", "k"):
             with open(self.path(name), "w", encoding="ascii") as file:
                 file.write(name)
 
@@ -95,7 +95,7 @@ class Place:
     def add_key(self):
         self.encrypt()
         self.run("qcow2ctl amend -o encrypt.state=active,encrypt.iter-time=10 --key-file=key "
-                 "--new-key-file=k2 a.qcow2")
+                 "--new-key-file=k a.qcow2")
 
 
 def shell(*lines):
