@@ -66,6 +66,7 @@ tests   rpm             command rpmspec
 package debhelper       command dh
 package dpkg-dev        command dpkg-buildpackage
 package lintian         command lintian
+browser chromium        command chromium
 fuzz    clang           command clang
 fuzz    libclang-rt-dev fuzzer clang
 lint    clang-format    format  14

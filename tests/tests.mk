@@ -160,6 +160,7 @@ E2E_TESTS = \
 	tests/e2e/mount/test-overlay-media.py \
 	tests/e2e/project/test-manpage.sh \
 	tests/e2e/project/test-packages.py \
+	tests/e2e/project/test-picture-book.py \
 	tests/e2e/write/test-model-chains.py \
 	tests/e2e/write/test-model-plain.py \
 	tests/e2e/write/test-model-shared.py \
