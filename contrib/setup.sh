@@ -61,6 +61,10 @@ tests   rsync           command rsync
 tests   systemd         command systemd-analyze
 tests   libxml2-utils   command xmllint
 tests   procps          file    /bin/kill
+tests   sleuthkit       command fls
+tests   testdisk        command photorec
+tests   ewf-tools       command ewfacquire
+tests   xmount          command xmount
 tests   dpkg-dev        command dpkg-checkbuilddeps
 tests   rpm             command rpmspec
 package debhelper       command dh

@@ -6,7 +6,7 @@
 noinst_LIBRARIES = src/libqcow2.a
 src_libqcow2_a_CPPFLAGS = $(PROJECT_CPPFLAGS)
 src_libqcow2_a_CFLAGS = $(PROJECT_CFLAGS) $(ZLIB_CFLAGS) $(ZSTD_CFLAGS) $(LIBDEFLATE_CFLAGS) \
-	$(JANSSON_CFLAGS) $(GCRYPT_CFLAGS) $(LIBNBD_CFLAGS) $(SECCOMP_CFLAGS)
+	$(JANSSON_CFLAGS) $(GCRYPT_CFLAGS) $(BLAKE3_CFLAGS) $(LIBNBD_CFLAGS) $(SECCOMP_CFLAGS)
 src_libqcow2_a_SOURCES = \
 	src/util/bytes.h src/util/checked.h \
 	src/util/box.c src/util/box.h src/util/box_calls.c src/util/box_calls.h \
@@ -57,6 +57,7 @@ src_libqcow2_a_SOURCES = \
 	src/codec/compress.c src/codec/compress.h \
 	src/codec/deflate.c src/codec/zstd.c src/codec/backend.h \
 	src/crypto/cipher.c src/crypto/cipher.h \
+	src/crypto/blake3.c src/crypto/blake3.h \
 	src/crypto/digest.c src/crypto/digest.h \
 	src/crypto/keyslot.c src/crypto/keyslot.h \
 	src/crypto/library.c src/crypto/library.h src/crypto/library_internal.h \
@@ -112,7 +113,8 @@ src_libqcow2_a_SOURCES = \
 	src/admin/amend_keys.c src/admin/amend_keys.h \
 	src/admin/amend_names.c src/admin/amend_zeros.c \
 	src/admin/audit.c src/admin/audit.h src/admin/audit_internal.h \
-	src/admin/audit_clusters.c src/admin/audit_names.c src/admin/audit_slack.c \
+	src/admin/audit_clusters.c src/admin/audit_contents.c src/admin/audit_names.c \
+	src/admin/audit_slack.c src/admin/audit_tables.c \
 	src/disk/at_snapshot.c src/disk/at_snapshot.h \
 	src/disk/bitmap_merge.c \
 	src/disk/bitmaps.c src/disk/bitmaps.h src/disk/bitmaps_internal.h \
@@ -124,7 +126,8 @@ src_libqcow2_a_SOURCES = \
 	src/disk/compressed.c src/disk/compressed.h \
 	src/admin/evidence.c src/admin/evidence.h src/admin/pieces.c src/admin/pieces.h \
 	src/admin/salvage.c src/admin/salvage.h src/admin/salvage_internal.h \
-	src/admin/salvage_entries.c src/admin/salvage_header.c src/admin/salvage_tables.c \
+	src/admin/salvage_entries.c src/admin/salvage_header.c src/admin/salvage_places.c \
+	src/admin/salvage_size.c src/admin/salvage_tables.c \
 	src/admin/slack.c src/admin/slack.h src/admin/uses.c src/admin/uses.h \
 	src/admin/create.c src/admin/create.h src/admin/create_write.c \
 	src/admin/create_files.c src/admin/create_files.h \

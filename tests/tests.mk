@@ -118,6 +118,7 @@ E2E_TESTS = \
 	tests/e2e/crash/test-crash-states.py \
 	tests/e2e/project/test-bench.py \
 	tests/e2e/ctl/test-ctl-amend.py \
+	tests/e2e/ctl/test-ctl-audit.py \
 	tests/e2e/ctl/test-ctl-bitmap.py \
 	tests/e2e/ctl/test-ctl-amend-keys.py \
 	tests/e2e/ctl/test-ctl-check.py \
@@ -139,12 +140,14 @@ E2E_TESTS = \
 	tests/e2e/ctl/test-ctl-rebase.py \
 	tests/e2e/ctl/test-ctl-resize.py \
 	tests/e2e/ctl/test-ctl-salvage.py \
+	tests/e2e/ctl/test-ctl-salvage-measured.py \
 	tests/e2e/ctl/test-ctl-sandbox.py \
 	tests/e2e/ctl/test-ctl-snapshot.py \
 	tests/e2e/ctl/test-ctl-timeline.py \
 	tests/e2e/bad/test-bad-costs.py \
 	tests/e2e/bad/test-fuzz-differential.py \
 	tests/e2e/project/test-forensics.py \
+	tests/e2e/project/test-forensics-tools.py \
 	tests/e2e/project/test-hardening.py \
 	tests/e2e/project/test-harness.py \
 	tests/e2e/crash/test-kill-filesystem.py \
@@ -230,6 +233,7 @@ E2E_HELPERS = \
 	tests/e2e/lib/bitmaps.py \
 	tests/e2e/lib/busy_clock.c \
 	tests/e2e/lib/inside.c \
+	tests/e2e/lib/casefile.py \
 	tests/e2e/lib/chains.py \
 	tests/e2e/lib/changed.py \
 	tests/e2e/lib/checks.py \
@@ -254,6 +258,7 @@ E2E_HELPERS = \
 	tests/e2e/lib/races.py \
 	tests/e2e/lib/recorded.py \
 	tests/e2e/lib/run.py \
+	tests/e2e/lib/salvaging.py \
 	tests/e2e/lib/stamps.py \
 	tests/e2e/lib/tap.py \
 	tests/e2e/lib/terminal.py \

@@ -9,6 +9,8 @@
  *     audit_names.c     the files that it names
  *     audit_slack.c     bytes that lie behind the end of a table
  *     audit_clusters.c  which clusters of the file nothing, or too much, refers to
+ *     audit_contents.c  what these hold, and data clusters: images, old snapshot tables, entropy
+ *     audit_tables.c    who made the image, by its header and the order of its tables
  *
  * Memory: that of the checker (check/check.h), and at most four bits for each
  * cluster of the file (512 MiB for a full file of 64 TiB with clusters of 64 KiB).

@@ -39,6 +39,8 @@ struct walk {
     uint8_t *piece;
     size_t piece_size;
     struct tally leaked, leaked_data, remnants, behind, kept, unreadable;
+    struct tally uncounted; /* something refers to them, though they are counted as free */
+    struct audit_contents contents;
 };
 
 /* --- References ---------------------------------------------------------------------- */
@@ -179,6 +181,7 @@ static void judge_unused(struct walk *walk, uint64_t host_offset, size_t length)
     uint64_t cluster_size = walk->header.cluster_size;
     uint64_t image_end = walk->audit->clusters.image_end_offset;
 
+    audit_look_at_unused(&walk->contents, host_offset, walk->piece, length);
     for (size_t at = 0; at < length; at += cluster_size) {
         uint64_t cluster = (host_offset + at) >> walk->header.cluster_bits;
         size_t size = (size_t)min_u64(cluster_size, length - at);
@@ -306,6 +309,39 @@ static void visit_hidden(struct walk *walk)
     }
 }
 
+static void judge_data(struct walk *walk, uint64_t host_offset, size_t length)
+{
+    audit_look_at_data(&walk->contents, host_offset, walk->piece, length);
+}
+
+/* All runs of data clusters, as far as they are searched; and all that is counted as free. */
+static void visit_used(struct walk *walk)
+{
+    uint32_t bits = walk->header.cluster_bits;
+    enum check_use use;
+    bool used;
+
+    begin_phase(walk, "looking for images within the disk", NULL);
+    for (uint64_t cluster = 0, end; cluster < walk->uses.clusters; cluster = end) {
+        end = cluster + uses_run(&walk->uses, cluster, &used, &use);
+        if (!used) {
+            continue;
+        }
+        for (uint64_t i = cluster; i < end; i++) {
+            if (!is_counted(walk, i)) {
+                tally(&walk->uncounted, i << bits);
+            }
+        }
+        if (use == CHECK_USE_DATA && walk->contents.data_left > 0 &&
+            walk->header.crypt_method == CRYPT_NONE) {
+            uint64_t most = div_round_up(walk->contents.data_left, walk->header.cluster_size);
+
+            read_range(walk, cluster << bits, (cluster + min_u64(most, end - cluster)) << bits,
+                       judge_data);
+        }
+    }
+}
+
 /* --- What is said of it -------------------------------------------------------------- */
 
 static void tell_unaccounted(struct walk *walk)
@@ -324,6 +360,18 @@ static void tell_unaccounted(struct walk *walk)
         audit_add_at(audit, AUDIT_WARNING, "deleted-data", image, walk->remnants.first,
                      "free clusters that still hold data, which was deleted: %" PRIu64,
                      walk->remnants.count);
+    }
+    if (audit->clusters.leaks > walk->leaked.count) {
+        audit_add(audit, AUDIT_WARNING, "counted-too-high", image,
+                  "clusters that are in use and counted as if more referred to them: %" PRIu64
+                  ", as the removal of a snapshot leaves them that did not come to its end",
+                  audit->clusters.leaks - walk->leaked.count);
+    }
+    if (walk->uncounted.count > 0) {
+        audit_add_at(audit, AUDIT_NOTE, "made-by", image, walk->uncounted.first,
+                     "clusters in use that are counted as free: %" PRIu64
+                     ", as VirtualBox leaves them, which keeps no refcounts",
+                     walk->uncounted.count);
     }
     if (walk->kept.count > 0) {
         audit_add_at(
@@ -403,10 +451,15 @@ void audit_clusters(struct audit *audit, const struct inspection *image,
         return;
     }
     walk.header = *image->header;
+    walk.contents =
+        (struct audit_contents){.audit = audit, .image = image, .data_left = AUDIT_DATA_MAX};
     if (open_walk(&walk) && count_references(&walk)) {
         image_end = audit->clusters.image_end_offset;
         visit_unused(&walk);
         visit_hidden(&walk);
+        visit_used(&walk);
+        audit_origin(audit, image);
+        audit_tell_contents(&walk.contents);
         tell_unaccounted(&walk);
         tell_behind(&walk, image_end);
     }

@@ -153,7 +153,7 @@ bool salvage_is_table(struct salvage_work *work, uint64_t offset, bool *whole)
     /* Some may be damaged, of those in which most is right. */
     *whole = 16 * (kinds[SALVAGE_ENTRY_BAD] + wrong) <=
                  kinds[SALVAGE_ENTRY_DATA] + kinds[SALVAGE_ENTRY_OTHER] &&
-             owned > 0;
+             (owned > 0 || (work->shared_too && kinds[SALVAGE_ENTRY_DATA] > 0));
     /* Bytes of anything else are hardly ever an entry that can be. */
     return kinds[SALVAGE_ENTRY_BAD] + wrong <=
            8 * (kinds[SALVAGE_ENTRY_DATA] + kinds[SALVAGE_ENTRY_OTHER] +
@@ -182,6 +182,21 @@ uint64_t salvage_alike(struct salvage_work *work, uint64_t one, uint64_t other)
     }
     free(copy);
     return count;
+}
+
+bool salvage_follows(struct salvage_work *work, uint64_t one, uint64_t other)
+{
+    uint64_t last = 0, first = 0;
+    bool whole;
+
+    if (salvage_is_table(work, one, &whole)) {
+        last = l2_entry_host_offset(load_be64(entry_at(work, entries_of(work) - 1)));
+    }
+    if (last != 0 && salvage_is_table(work, other, &whole)) {
+        first = l2_entry_host_offset(load_be64(entry_at(work, 0)));
+    }
+    /* A table, and a refcount block, may be between. */
+    return first > last && first - last <= 3 * work->header.cluster_size;
 }
 
 static int use_data(struct salvage_work *work, uint64_t cluster)
@@ -233,7 +248,8 @@ static bool names_what_is_free(const struct salvage_work *work)
     for (uint64_t i = 0; i < entries_of(work); i++) {
         uint64_t entry = load_be64(entry_at(work, i));
 
-        if (judge(work, entry) == SALVAGE_ENTRY_DATA && l2_entry_is_copied(entry)) {
+        if (judge(work, entry) == SALVAGE_ENTRY_DATA &&
+            (l2_entry_is_copied(entry) || work->shared_too)) {
             uint64_t cluster = l2_entry_host_offset(entry) >> work->header.cluster_bits;
 
             all++;
@@ -275,6 +291,15 @@ static bool is_orphan(const struct salvage_work *work, uint64_t offset)
         }
     }
     return false;
+}
+
+/* What it names are clusters, too. */
+static bool is_refcount_table(const struct salvage_work *work, uint64_t offset)
+{
+    uint64_t begin = load_be64(work->first + HEADER_REFCOUNT_TABLE_OFFSET);
+
+    return offset >= begin && (offset - begin) >> work->header.cluster_bits <
+                                  load_be32(work->first + HEADER_REFCOUNT_TABLE_CLUSTERS);
 }
 
 /* Whether the table in work->table is rather an L1 table: what it names are L2 tables. */
@@ -328,7 +353,7 @@ int salvage_find_orphans(struct salvage_work *work)
         }
         if (check_counts_get(work->uses, cluster) == SALVAGE_FREE &&
             salvage_is_counted(work, cluster) && salvage_is_table(work, offset, &whole) && whole &&
-            names_what_is_free(work)) {
+            names_what_is_free(work) && !is_refcount_table(work, offset)) {
             result = add_orphan(work, offset);
         }
         offset += size;

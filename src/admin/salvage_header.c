@@ -7,6 +7,7 @@
 #include "meta/format.h"
 #include "store/patched.h"
 #include "util/checked.h"
+#include "util/zeros.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -144,22 +145,42 @@ int salvage_deduce_geometry(struct salvage_work *work)
 
 /* --- Before anything is known ------------------------------------------------------------- */
 
+/* Whether the table of feature names is where one of version 3 has it. */
+static bool has_feature_names(const struct salvage_work *work)
+{
+    return load_be32(work->first + HEADER_V3_LENGTH) == EXTENSION_FEATURE_NAME_TABLE ||
+           load_be32(work->first + HEADER_FULL_LENGTH) == EXTENSION_FEATURE_NAME_TABLE;
+}
+
+/* Version 3 is what QEMU makes unless told otherwise. */
+static uint32_t deduce_version(const struct salvage_work *work)
+{
+    const uint8_t *behind = work->first + HEADER_V2_LENGTH; /* a header of version 2 */
+    uint32_t length = load_be32(work->first + HEADER_HEADER_LENGTH), type = load_be32(behind);
+
+    if (has_feature_names(work) || length == HEADER_V3_LENGTH || length == HEADER_FULL_LENGTH) {
+        return 3;
+    }
+    return type == EXTENSION_BACKING_FORMAT ||
+                   (is_all_zeros(behind, HEADER_FULL_LENGTH - HEADER_V2_LENGTH) &&
+                    load_be32(work->first + HEADER_CLUSTER_BITS) != 0)
+               ? 2
+               : 3;
+}
+
 static void set_version(struct salvage_work *work)
 {
     uint8_t *first = work->first;
     uint32_t length = load_be32(first + HEADER_HEADER_LENGTH);
     uint32_t version = load_be32(first + HEADER_VERSION);
-    bool known = version == 2 || version == 3;
+    bool known = version == 3 || (version == 2 && !has_feature_names(work));
 
     if (load_be32(first + HEADER_MAGIC) != QCOW_MAGIC) {
         store_be32(first + HEADER_MAGIC, QCOW_MAGIC);
         salvage_tell(work, SALVAGE_DEDUCED, "magic", QCOW_MAGIC, NULL);
     }
     if (!known) {
-        version = length == HEADER_V3_LENGTH || length == HEADER_FULL_LENGTH ||
-                          load_be32(first + HEADER_CLUSTER_BITS) == 0
-                      ? 3
-                      : 2;
+        version = deduce_version(work);
         store_be32(first + HEADER_VERSION, version);
     }
     salvage_tell(work, known ? SALVAGE_CERTAIN : SALVAGE_DEDUCED, "version", version, NULL);

@@ -7,6 +7,7 @@
 
 #include "check/counts.h"
 #include "meta/header.h"
+#include "meta/snapshot.h"
 
 /* Behind the end of any file: where the tables are that are made, and what is lost. */
 #define SALVAGE_L1        (UINT64_C(1) << 54)
@@ -43,7 +44,8 @@ struct salvage_work {
     struct header header; /* cluster size, features, sizes; what is derived from these */
     uint64_t clusters;    /* of the file */
     struct check_counts *uses;
-    uint8_t *table; /* a cluster */
+    uint8_t *table;  /* a cluster */
+    bool shared_too; /* a table of which no entry is its alone may be one, too */
 
     uint8_t *refcount_table; /* NULL where it cannot be used */
     uint8_t *refcount_block; /* a cluster */
@@ -77,6 +79,36 @@ int salvage_finish_header(struct salvage_work *work);
 /* Finds the L1 table, and what its entries may be. */
 int salvage_find_l1(struct salvage_work *work);
 
+/* While the L1 table is looked for. */
+struct salvage_l1 {
+    struct salvage_work *work;
+    uint64_t offset;    /* of the table that is believed */
+    uint64_t good, bad; /* of its entries */
+    struct snapshot_table *snapshots;
+    bool has_vm_state;
+    uint64_t deduced, from_snapshots, missing;
+};
+
+/* Whether no entry of [begin, end) names anything, and none is bad. */
+bool salvage_is_empty(const struct salvage_work *work, uint64_t begin, uint64_t end);
+
+/* The entry of a snapshot's L1 table; false: there is none, or it is 0. */
+bool salvage_snapshot_entry(const struct salvage_work *work, const struct snapshot *snapshot,
+                            uint64_t index, uint64_t *entry);
+
+/* What the header says, or was given, of the disk's size in bytes, whatever that is. */
+uint64_t salvage_recorded_size(const struct salvage_work *work);
+
+/* --- salvage_size.c */
+
+/* The disk's size, by what the header says if that can be. 0 or -ENOMEM. */
+int salvage_settle_size(struct salvage_l1 *search);
+
+/* --- salvage_places.c */
+
+/* Finds tables for entries that lead nowhere; what is left of these is lost. 0 or -ENOMEM. */
+int salvage_complete_l1(struct salvage_l1 *search);
+
 /* --- salvage_entries.c */
 
 /* Prepares for the cluster size that is known by now. */
@@ -94,6 +126,12 @@ int salvage_use_table(struct salvage_work *work, uint64_t offset);
 
 /* In how many entries the tables at these offsets name the same clusters for the same places. */
 uint64_t salvage_alike(struct salvage_work *work, uint64_t one, uint64_t other);
+
+/*
+ * Whether what the tables at these offsets map was written in one go: the data of the other begins
+ * where that of the one ends.
+ */
+bool salvage_follows(struct salvage_work *work, uint64_t one, uint64_t other);
 
 /* What its refcount says of a cluster: false only where it is 0. */
 bool salvage_is_counted(struct salvage_work *work, uint64_t cluster);

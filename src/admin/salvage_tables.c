@@ -14,20 +14,6 @@
 
 #define ENTRIES_MAX (HEADER_L1_SIZE_MAX / L1_ENTRY_BYTES)
 
-#define ORPHANS_COMPARED \
-    256 /* tables that are compared with those of snapshots; more would take long */
-#define BAD_OR_EMPTY     2 /* of an entry: the whole table was empty, which it may have been */
-#define SNAPSHOTS_LOOKED 4 /* the last ones */
-
-struct l1_search {
-    struct salvage_work *work;
-    uint64_t offset;    /* of the table that is believed */
-    uint64_t good, bad; /* of its entries */
-    struct snapshot_table *snapshots;
-    bool has_vm_state;
-    uint64_t deduced, from_snapshots, missing;
-};
-
 /* --- Reading one --------------------------------------------------------------------------- */
 
 /* 1: names an L2 table, which is used from here on; 0: empty; -1: leads nowhere; or -ENOMEM. */
@@ -74,7 +60,7 @@ static int read_entries(struct salvage_work *work, uint64_t offset, uint64_t ent
     return 0;
 }
 
-static int load(struct l1_search *search, uint64_t offset, uint64_t entries)
+static int load(struct salvage_l1 *search, uint64_t offset, uint64_t entries)
 {
     struct salvage_work *work = search->work;
     int result = read_entries(work, offset, entries);
@@ -92,14 +78,14 @@ static int load(struct l1_search *search, uint64_t offset, uint64_t entries)
     return result;
 }
 
-static bool is_believed(const struct l1_search *search)
+static bool is_believed(const struct salvage_l1 *search)
 {
     return search->offset != 0 && search->good >= search->bad;
 }
 
 /* --- How many entries ---------------------------------------------------------------------- */
 
-static uint64_t recorded_size(const struct salvage_work *work)
+uint64_t salvage_recorded_size(const struct salvage_work *work)
 {
     return work->options->virtual_size != 0 ? work->options->virtual_size
                                             : load_be64(work->first + HEADER_SIZE);
@@ -107,13 +93,13 @@ static uint64_t recorded_size(const struct salvage_work *work)
 
 static uint64_t needed_entries(const struct salvage_work *work)
 {
-    uint64_t size = recorded_size(work);
+    uint64_t size = salvage_recorded_size(work);
     uint64_t needed = header_l1_entries_for(&work->header, size);
 
     return size <= INT64_MAX && needed <= ENTRIES_MAX ? needed : 0;
 }
 
-static bool is_empty(const struct salvage_work *work, uint64_t begin, uint64_t end)
+bool salvage_is_empty(const struct salvage_work *work, uint64_t begin, uint64_t end)
 {
     while (begin < end && work->l1[begin] == 0 && !work->bad[begin]) {
         begin++;
@@ -135,13 +121,14 @@ static void settle_entries(struct salvage_work *work)
     if (work->options->virtual_size != 0) {
         work->header.l1_entries = (uint32_t)needed;
     } else if (needed == 0 && (told == 0 || told > ENTRIES_MAX)) {
-        while (work->header.l1_entries > 1 && is_empty(work, work->header.l1_entries - 1, loaded)) {
+        while (work->header.l1_entries > 1 &&
+               salvage_is_empty(work, work->header.l1_entries - 1, loaded)) {
             work->header.l1_entries--;
         }
     } else if (needed > 0 && told > needed && has_bad(work, needed, loaded)) {
         work->header.l1_entries = (uint32_t)needed;
     } else if (needed > told && told > 0 &&
-               (is_empty(work, told, loaded) || has_bad(work, told, loaded))) {
+               (salvage_is_empty(work, told, loaded) || has_bad(work, told, loaded))) {
         work->header.l1_entries = (uint32_t)told;
     }
 }
@@ -162,7 +149,7 @@ static uint64_t entries_to_load(const struct salvage_work *work)
 }
 
 /* As many as can be read. */
-static void read_snapshots(struct l1_search *search)
+static void read_snapshots(struct salvage_l1 *search)
 {
     struct salvage_work *work = search->work;
     struct header header = work->header;
@@ -181,40 +168,58 @@ static void read_snapshots(struct l1_search *search)
 
 /* --- Where it is --------------------------------------------------------------------------- */
 
-/* How many entries of the cluster at `offset` name what seems to be an L2 table, if all do. */
-static uint64_t count_tables(struct salvage_work *work, uint64_t offset, uint64_t entries)
+/* What a cluster says as a part of an L1 table: how many of its entries name an L2 table. */
+struct candidate {
+    uint64_t offset;
+    uint64_t owned; /* one that has something for itself, as the active state has */
+    uint64_t all;   /* 0: it is none */
+};
+
+static bool is_better(const struct candidate *one, const struct candidate *other)
 {
+    return one->owned != other->owned ? one->owned > other->owned : one->all > other->all;
+}
+
+static struct candidate judge_cluster(struct salvage_work *work, uint64_t offset, uint64_t entries)
+{
+    struct candidate found = {.offset = offset};
     uint64_t wrong = 0;
     size_t length = (size_t)min_u64(work->header.cluster_size, entries * L1_ENTRY_BYTES);
     uint8_t *raw = malloc(length);
-    uint64_t count = 0;
-    bool whole;
+    bool owned, whole;
 
     length = (size_t)min_u64(length, work->file_size - offset);
     if (raw == NULL || store_read(work->file, offset, raw, length) < 0) {
         free(raw);
-        return 0;
+        return found;
     }
-    for (size_t at = 0; at + L1_ENTRY_BYTES <= length; at += L1_ENTRY_BYTES) {
-        uint64_t entry = load_be64(raw + at);
+    for (size_t at = 0; at + L1_ENTRY_BYTES <= length && wrong <= 8 + found.all;
+         at += L1_ENTRY_BYTES) {
+        uint64_t entry = load_be64(raw + at), table = l1_entry_table(entry);
 
         if (entry == 0) {
             continue;
         }
-        if ((entry & L1_ENTRY_RESERVED) != 0 ||
-            !salvage_is_table(work, l1_entry_table(entry), &whole) || !whole) {
-            if (++wrong > 8 + count) {
-                break;
-            }
+        if ((entry & L1_ENTRY_RESERVED) != 0 || !salvage_is_table(work, table, &owned)) {
+            wrong++;
             continue;
         }
-        count += (entry & ENTRY_COPIED) != 0; /* a snapshot table has offsets, too */
+        whole = owned;
+        if (!owned) {
+            work->shared_too = true;
+            (void)salvage_is_table(work, table, &whole);
+            work->shared_too = false;
+        }
+        found.all += whole;
+        wrong += !whole;
+        found.owned += owned && (entry & ENTRY_COPIED) != 0;
     }
     free(raw);
-    return count > wrong ? count : 0;
+    found.all = found.all > wrong ? found.all : 0;
+    return found;
 }
 
-static bool is_snapshots(const struct l1_search *search, uint64_t offset)
+static bool is_snapshots(const struct salvage_l1 *search, uint64_t offset)
 {
     for (size_t i = 0; search->snapshots != NULL && i < search->snapshots->count; i++) {
         if (search->snapshots->snapshots[i].l1_offset == offset) {
@@ -224,15 +229,43 @@ static bool is_snapshots(const struct l1_search *search, uint64_t offset)
     return false;
 }
 
-/* The table whose place the header does not tell: the cluster with most entries that name one. */
-static int look_for_table(struct l1_search *search, uint64_t entries)
+/* Where the table begins of which the cluster is a part; and how many clusters it has, in *count.
+ */
+static uint64_t find_ends(struct salvage_work *work, uint64_t offset, uint64_t *count)
+{
+    uint64_t size = work->header.cluster_size, begin = offset, end = offset + size;
+
+    while (begin > size && judge_cluster(work, begin - size, size / L1_ENTRY_BYTES).all > 0) {
+        begin -= size;
+    }
+    while (end < work->file_size && end - begin < HEADER_L1_SIZE_MAX &&
+           judge_cluster(work, end, size / L1_ENTRY_BYTES).all > 0) {
+        end += size;
+    }
+    *count = (end - begin) / size;
+    return begin;
+}
+
+/* Whether nothing tells how many entries there are. */
+static bool is_size_unknown(const struct salvage_work *work)
+{
+    uint64_t told = load_be32(work->first + HEADER_L1_SIZE);
+
+    return needed_entries(work) == 0 && (told == 0 || told > ENTRIES_MAX);
+}
+
+/* The table whose place the header does not tell: around the cluster with most entries that name
+ * one. */
+static int look_for_table(struct salvage_l1 *search, uint64_t entries)
 {
     struct salvage_work *work = search->work;
-    uint64_t best = 0, found = 0, size = work->header.cluster_size;
+    struct candidate best = {.offset = 0};
+    uint64_t size = work->header.cluster_size, count = 1;
     int result;
 
     for (uint64_t offset = size; offset < work->file_size; offset += size) {
-        uint64_t length = 0, count;
+        struct candidate found;
+        uint64_t length = 0;
         bool is_data = true;
 
         if (store_extent(work->file, offset, work->file_size - offset, &is_data, &length) == 0 &&
@@ -240,17 +273,23 @@ static int look_for_table(struct l1_search *search, uint64_t entries)
             offset += round_down(length, size) - size;
             continue;
         }
-        count = is_snapshots(search, offset) ? 0 : count_tables(work, offset, entries);
-        if (count > best && salvage_is_counted(work, offset >> work->header.cluster_bits)) {
-            best = count;
-            found = offset;
+        found = is_snapshots(search, offset) ? best : judge_cluster(work, offset, entries);
+        if (found.all > 0 && is_better(&found, &best) &&
+            salvage_is_counted(work, offset >> work->header.cluster_bits)) {
+            best = found;
         }
     }
-    if (found != 0) {
-        salvage_tell(work, SALVAGE_DEDUCED, "l1-offset", found, "by what it names");
+    if (best.offset != 0) {
+        if (entries * L1_ENTRY_BYTES >= size) {
+            best.offset = find_ends(work, best.offset, &count);
+        }
+        if (is_size_unknown(work)) {
+            entries = count * size / L1_ENTRY_BYTES;
+        }
+        salvage_tell(work, SALVAGE_DEDUCED, "l1-offset", best.offset, "by what it names");
     }
-    result = load(search, found, entries);
-    if (found == 0) {
+    result = load(search, best.offset, entries);
+    if (best.offset == 0) {
         memset(work->l1, 0, entries * sizeof(*work->l1));
         memset(work->bad, 1, entries); /* nothing is known */
         search->good = 0;
@@ -258,7 +297,7 @@ static int look_for_table(struct l1_search *search, uint64_t entries)
     return result;
 }
 
-static int find_table(struct l1_search *search)
+static int find_table(struct salvage_l1 *search)
 {
     struct salvage_work *work = search->work;
     uint64_t told = work->options->l1_offset != 0 ? work->options->l1_offset
@@ -292,8 +331,8 @@ static int find_table(struct l1_search *search)
 
 /* --- Snapshots ----------------------------------------------------------------------------- */
 
-static bool snapshot_entry(const struct salvage_work *work, const struct snapshot *snapshot,
-                           uint64_t index, uint64_t *entry)
+bool salvage_snapshot_entry(const struct salvage_work *work, const struct snapshot *snapshot,
+                            uint64_t index, uint64_t *entry)
 {
     uint64_t offset;
     uint8_t raw[L1_ENTRY_BYTES];
@@ -309,7 +348,7 @@ static bool snapshot_entry(const struct salvage_work *work, const struct snapsho
 }
 
 /* What their tables name is used. */
-static int use_snapshots(struct l1_search *search)
+static int use_snapshots(struct salvage_l1 *search)
 {
     struct salvage_work *work = search->work;
     uint64_t looked = 0;
@@ -320,7 +359,8 @@ static int use_snapshots(struct l1_search *search)
 
         search->has_vm_state |= snapshot->vm_state_size > 0;
         for (uint64_t k = 0; k < snapshot->l1_entries && looked < ENTRIES_MAX; k++, looked++) {
-            if (snapshot_entry(work, snapshot, k, &entry) && judge_entry(work, entry) == -ENOMEM) {
+            if (salvage_snapshot_entry(work, snapshot, k, &entry) &&
+                judge_entry(work, entry) == -ENOMEM) {
                 return -ENOMEM;
             }
         }
@@ -328,245 +368,11 @@ static int use_snapshots(struct l1_search *search)
     return 0;
 }
 
-/* --- Entries that lead nowhere -------------------------------------------------------------- */
-
-static int take(struct l1_search *search, uint64_t index, size_t orphan)
-{
-    struct salvage_work *work = search->work;
-    bool whole;
-
-    work->l1[index] = work->orphans[orphan] | ENTRY_COPIED;
-    work->bad[index] = 0;
-    search->deduced++;
-    (void)salvage_is_table(work, work->orphans[orphan], &whole);
-    return salvage_use_table(work, work->orphans[orphan]);
-}
-
-static void drop(struct salvage_work *work, size_t orphan)
-{
-    memmove(&work->orphans[orphan], &work->orphans[orphan + 1],
-            (work->orphan_count - orphan - 1) * sizeof(*work->orphans));
-    work->orphan_count--;
-}
-
-/* The table whose offset differs from what the entry says in a bit or two; their number: none. */
-static size_t find_alike(const struct salvage_work *work, uint64_t entry)
-{
-    size_t found = work->orphan_count;
-
-    for (size_t i = 0; i < work->orphan_count; i++) {
-        if (__builtin_popcountll(work->orphans[i] ^ (entry & ~ENTRY_COPIED)) <= 2) {
-            if (found != work->orphan_count) {
-                return work->orphan_count; /* which of them? */
-            }
-            found = i;
-        }
-    }
-    return found;
-}
-
-static int take_alike(struct l1_search *search)
-{
-    struct salvage_work *work = search->work;
-    int result = 0;
-
-    for (uint64_t i = 0; i < work->header.l1_entries && result == 0; i++) {
-        size_t found = work->bad[i] ? find_alike(work, work->l1[i]) : work->orphan_count;
-
-        if (found < work->orphan_count) {
-            result = take(search, i, found);
-            drop(work, found);
-        }
-    }
-    return result;
-}
-
-/*
- * Of the tables that nothing refers to the one that shares most with what a snapshot has in that
- * place: it was copied from that, and changed; their number: none does.
- */
-static size_t find_successor(const struct l1_search *search, uint64_t index)
-{
-    struct salvage_work *work = search->work;
-    size_t found = work->orphan_count;
-    uint64_t best = 0, entry;
-
-    for (size_t i = search->snapshots != NULL ? search->snapshots->count : 0; i > 0; i--) {
-        for (size_t k = 0; k < work->orphan_count; k++) {
-            uint64_t alike =
-                snapshot_entry(work, &search->snapshots->snapshots[i - 1], index, &entry)
-                    ? salvage_alike(work, l1_entry_table(entry), work->orphans[k])
-                    : 0;
-
-            if (alike > best) {
-                best = alike;
-                found = k;
-            }
-        }
-        if (found < work->orphan_count || i + SNAPSHOTS_LOOKED <= search->snapshots->count) {
-            break;
-        }
-    }
-    return found;
-}
-
-static int take_successors(struct l1_search *search)
-{
-    struct salvage_work *work = search->work;
-    int result = 0;
-
-    for (uint64_t i = 0; i < work->header.l1_entries && result == 0; i++) {
-        size_t found = (work->bad[i] || work->l1[i] == 0) && work->orphan_count <= ORPHANS_COMPARED
-                           ? find_successor(search, i)
-                           : work->orphan_count;
-
-        if (found < work->orphan_count) {
-            result = take(search, i, found);
-            drop(work, found);
-        }
-    }
-    return result;
-}
-
-/* What a snapshot says of that part of its disk. */
-static bool take_from_snapshot(struct l1_search *search, uint64_t index)
-{
-    struct salvage_work *work = search->work;
-    uint64_t entry;
-    bool whole;
-
-    for (size_t i = search->snapshots != NULL ? search->snapshots->count : 0; i > 0; i--) {
-        if (snapshot_entry(work, &search->snapshots->snapshots[i - 1], index, &entry) &&
-            (entry & L1_ENTRY_RESERVED) == 0 &&
-            salvage_is_table(work, l1_entry_table(entry), &whole)) {
-            work->l1[index] = l1_entry_table(entry);
-            work->bad[index] = 0;
-            search->from_snapshots++;
-            return true;
-        }
-    }
-    return false;
-}
-
-static uint64_t count_bad(const struct salvage_work *work)
-{
-    uint64_t count = 0;
-
-    for (uint64_t i = 0; i < work->header.l1_entries; i++) {
-        count += work->bad[i] != 0;
-    }
-    return count;
-}
-
-/* Disks are mostly filled from their beginning on, so tables lie in the order of what they map. */
-static int take_in_order(struct l1_search *search)
-{
-    struct salvage_work *work = search->work;
-    uint64_t places = count_bad(work);
-    size_t next = 0;
-    int result = 0;
-
-    for (uint64_t i = 0; i < work->header.l1_entries && result == 0; i++) {
-        if (!work->bad[i]) {
-            continue;
-        }
-        if (take_from_snapshot(search, i)) {
-            places--;
-        } else if (next < work->orphan_count) {
-            result = take(search, i, next++);
-            places--;
-        }
-    }
-    for (uint64_t i = 0; i < work->header.l1_entries && next < work->orphan_count && result == 0;
-         i++) {
-        if (work->l1[i] == 0 && !work->bad[i]) { /* it seems to be empty: its entry was lost */
-            result = take(search, i, next++);
-        }
-    }
-    return result;
-}
-
-static int complete(struct l1_search *search)
-{
-    struct salvage_work *work = search->work;
-    int result = 0;
-
-    if (search->good < work->header.l1_entries) { /* something may be missing */
-        result = salvage_find_orphans(work);
-    }
-    if (is_empty(work, 0, work->header.l1_entries)) {
-        memset(work->bad, BAD_OR_EMPTY, work->header.l1_entries);
-    }
-    if (result == 0) {
-        result = take_alike(search);
-    }
-    if (result == 0) {
-        result = take_successors(search);
-    }
-    if (result == 0) {
-        result = take_in_order(search);
-    }
-    for (uint64_t i = 0; i < work->header.l1_entries; i++) {
-        if (work->bad[i] == BAD_OR_EMPTY) {
-            work->bad[i] = 0;
-        } else if (work->bad[i]) {
-            work->l1[i] = SALVAGE_LOST;
-            search->missing++;
-        }
-    }
-    return result;
-}
-
-/* --- The size of the disk -------------------------------------------------------------------- */
-
-/* Bytes of the disk up to the end of the last cluster that has data. */
-static uint64_t mapped_end(struct salvage_work *work)
-{
-    const struct header *header = &work->header;
-    uint64_t per_table = UINT64_C(1) << header->l2_bits;
-    bool whole;
-
-    for (uint64_t i = header->l1_entries; i > 0; i--) {
-        if (work->l1[i - 1] == 0 || work->bad[i - 1] ||
-            !salvage_is_table(work, l1_entry_table(work->l1[i - 1]), &whole)) {
-            continue;
-        }
-        for (uint64_t k = per_table; k > 0; k--) {
-            uint64_t entry = load_be64(work->table + (k - 1) * header->l2_entry_bytes);
-
-            if (l2_entry_is_compressed(entry) || l2_entry_host_offset(entry) != 0) {
-                return ((i - 1) * per_table + k) << header->cluster_bits;
-            }
-        }
-    }
-    return 0;
-}
-
-static void settle_size(struct l1_search *search)
-{
-    struct salvage_work *work = search->work;
-    uint64_t size = recorded_size(work), end = mapped_end(work);
-    uint64_t covered = (uint64_t)work->header.l1_entries
-                       << (work->header.cluster_bits + work->header.l2_bits);
-    bool given = work->options->virtual_size != 0;
-
-    if (!given && (size == 0 || size > covered ||
-                   (end >= size + work->header.cluster_size && !search->has_vm_state))) {
-        size = min_u64(max_u64(end, work->header.cluster_size), covered);
-        salvage_tell(work, SALVAGE_DEDUCED, "virtual-size", size,
-                     "the end of the last cluster with data");
-    } else {
-        salvage_tell(work, given ? SALVAGE_DEDUCED : SALVAGE_CERTAIN, "virtual-size", size,
-                     given ? "given" : NULL);
-    }
-    work->header.virtual_size = size;
-}
-
 /* --- All of it -------------------------------------------------------------------------------- */
 
 int salvage_find_l1(struct salvage_work *work)
 {
-    struct l1_search search = {.work = work};
+    struct salvage_l1 search = {.work = work};
     int result = find_table(&search);
     uint64_t good;
 
@@ -575,10 +381,10 @@ int salvage_find_l1(struct salvage_work *work)
         result = use_snapshots(&search);
     }
     if (result == 0) {
-        result = complete(&search);
+        result = salvage_complete_l1(&search);
     }
     if (result == 0) {
-        settle_size(&search);
+        result = salvage_settle_size(&search);
         good = min_u64(search.good, work->header.l1_entries);
         salvage_tell(work, SALVAGE_CERTAIN, "l1-entries", good, NULL);
         salvage_tell(work, SALVAGE_DEDUCED, "l1-entries", search.deduced,

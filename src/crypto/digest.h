@@ -10,10 +10,16 @@
 
 #define DIGEST_TEXT_MAX ((size_t)64 * 2 + 1) /* with its NUL */
 
-/* For lists of options: each is what the command of that name, and "sum", of coreutils makes. */
-#define DIGEST_ALGORITHMS "sha256 sha1 sha224 sha384 sha512 md5 b2"
+/*
+ * For lists of options: each is what the command of that name, and "sum", makes: those of
+ * coreutils, and b3sum.
+ */
+#define DIGEST_ALGORITHMS "sha256 sha1 sha224 sha384 sha512 md5 b2 b3"
 
 struct digest;
+
+/* The library that is missing to make one, a name for people; NULL: none is. */
+const char *digest_missing(const char *algorithm);
 
 /* 0; -ENOSYS without a library, -ENOTSUP where that does not know it, -ENOMEM. */
 int digest_create(const char *algorithm, struct digest **digest);

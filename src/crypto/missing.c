@@ -3,7 +3,6 @@
 #include "config.h"
 
 #include "crypto/cipher.h"
-#include "crypto/digest.h"
 #include "crypto/keyslot.h"
 #include "crypto/library.h"
 
@@ -134,31 +133,6 @@ int keyslot_split(const char *hash, const void *key, size_t key_length, uint32_t
     (void)stripes;
     (void)split;
     return -ENOSYS;
-}
-
-int digest_create(const char *algorithm, struct digest **digest)
-{
-    (void)algorithm;
-    *digest = NULL;
-    return -ENOSYS;
-}
-
-void digest_destroy(struct digest *digest)
-{
-    (void)digest;
-}
-
-void digest_add(struct digest *digest, const void *bytes, size_t length)
-{
-    (void)digest;
-    (void)bytes;
-    (void)length;
-}
-
-void digest_take(struct digest *digest, char text[DIGEST_TEXT_MAX])
-{
-    (void)digest;
-    text[0] = '\0';
 }
 
 #endif

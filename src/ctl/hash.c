@@ -8,7 +8,6 @@
  */
 #include "config.h"
 
-#include "crypto/library.h"
 #include "ctl/box.h"
 #include "ctl/command.h"
 #include "ctl/disk.h"
@@ -36,7 +35,7 @@ struct hash_options {
 
 /* In the order of DIGEST_ALGORITHMS. */
 static const char *const algorithms[] = {"sha256", "sha1", "sha224", "sha384",
-                                         "sha512", "md5",  "b2"};
+                                         "sha512", "md5",  "b2",     "b3"};
 
 struct job {
     struct hash_file *file;
@@ -141,7 +140,10 @@ static char *escape(const char *name)
     return escaped;
 }
 
-/* Lines with a # are none to sha256sum -c. */
+/*
+ * Lines with a # are none to sha256sum -c. It takes no other escapes, so all else of a name is as
+ * it is, unless somebody looks.
+ */
 static int print_file(const struct running *running, const struct hash_file *file)
 {
     char *name = escape(file->name);
@@ -152,11 +154,11 @@ static int print_file(const struct running *running, const struct hash_file *fil
     for (uint64_t i = 0; i < hash_pieces(&running->how, file->size); i++) {
         uint64_t offset = i * running->how.piece;
 
-        printable_line(stdout, "# %s  %" PRIu64 "+%" PRIu64 "  %s", file->pieces[i].digest, offset,
-                       min_u64(running->how.piece, file->size - offset), name);
+        printable_exact_line(stdout, "# %s  %" PRIu64 "+%" PRIu64 "  %s", file->pieces[i].digest,
+                             offset, min_u64(running->how.piece, file->size - offset), name);
     }
-    printable_line(stdout, "%s%s  %s", strcmp(name, file->name) != 0 ? "\\" : "", file->digest,
-                   name);
+    printable_exact_line(stdout, "%s%s  %s", strcmp(name, file->name) != 0 ? "\\" : "",
+                         file->digest, name);
     free(name);
     return 0;
 }
@@ -267,10 +269,10 @@ static int check_algorithm(const struct running *running)
     digest_destroy(digest);
     if (r == -ENOSYS) {
         return error_set(&running->ctl->error, ENOSYS,
-                         "digests need %s, which this program was built without; install that "
-                         "library and build it again",
-                         crypto_missing() != NULL ? crypto_missing()
-                                                  : "a libgcrypt that is new enough");
+                         "a digest of %s needs %s, which is not here, or this program was built "
+                         "without; install that library (and build it again), or choose another "
+                         "--algorithm",
+                         running->how.algorithm, digest_missing(running->how.algorithm));
     }
     return r == 0 ? 0
                   : error_set(&running->ctl->error, -r,
@@ -374,7 +376,7 @@ static const struct option_spec hash_flags[] = {
      .choices = DIGEST_ALGORITHMS,
      .value_name = "NAME",
      .default_text = "sha256",
-     .help = "sha256, sha1, sha224, sha384, sha512, md5, or b2, which is BLAKE2b"},
+     .help = "sha256, sha1, sha224, sha384, sha512, md5, b2 (BLAKE2b), or b3 (BLAKE3)"},
     {.name = "jobs",
      .letter = 'j',
      .type = OPTION_UINT,

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* Bytes of the sequence that `lead` announces; 1 where it announces none. */
 static size_t announced_length(unsigned char lead)
@@ -113,7 +114,10 @@ void printable_format(char *text, size_t size, const char *format, va_list argum
     printable_clean(text);
 }
 
-void printable_vline(FILE *out, const char *format, va_list arguments)
+static void print_line(FILE *out, bool clean, const char *format, va_list arguments)
+    __attribute__((format(printf, 3, 0)));
+
+static void print_line(FILE *out, bool clean, const char *format, va_list arguments)
 {
     char *line = NULL;
 
@@ -121,9 +125,25 @@ void printable_vline(FILE *out, const char *format, va_list arguments)
         fputs("(a line that memory did not suffice for)\n", out);
         return;
     }
-    printable_clean(line);
+    if (clean) {
+        printable_clean(line);
+    }
     fprintf(out, "%s\n", line);
     free(line);
+}
+
+void printable_vline(FILE *out, const char *format, va_list arguments)
+{
+    print_line(out, true, format, arguments);
+}
+
+void printable_exact_line(FILE *out, const char *format, ...)
+{
+    va_list arguments;
+
+    va_start(arguments, format);
+    print_line(out, isatty(fileno(out)) == 1, format, arguments);
+    va_end(arguments);
 }
 
 void printable_line(FILE *out, const char *format, ...)

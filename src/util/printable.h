@@ -50,4 +50,7 @@ void printable_line(FILE *out, const char *format, ...) __attribute__((format(pr
 void printable_vline(FILE *out, const char *format, va_list arguments)
     __attribute__((format(printf, 2, 0)));
 
+/* The same, but cleaned only where `out` is a terminal: what a program reads names files by. */
+void printable_exact_line(FILE *out, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
 #endif

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 
 from lib import bad, ctl, encrypted, image, mount, qcow2, tap, tools
@@ -134,6 +135,41 @@ def _(directory):
     other = image.create(os.path.join(directory, "with"), MiB,
                          data_file=os.path.join(directory, "data"))
     check(os.path.realpath(os.path.join(directory, "data")) in files(other), "no data file")
+
+
+@suite.test("names with ends of lines, backslashes and control characters are as sha256sum has them")
+def _(directory):
+    for name in ("an\nend", "back\\slash", "bell\a and \033[31mred\t", "\r", "plain"):
+        path = image.create(os.path.join(directory, name), MiB)
+        manifest = ctl.ctl("hash", path).stdout.splitlines(True)[1]
+        check_equal(manifest, tools.output("sha256sum", os.path.realpath(path)), "of %r" % name)
+        said = tools.run("sha256sum", "-c", "--strict", input=manifest).stdout
+        check(said.endswith(": OK\n"), "of %r sha256sum says %s", name, said)
+
+
+@suite.test("on a terminal names have no control characters", needs=[tools.tool("script")])
+def _(directory):
+    path = image.create(os.path.join(directory, "x\033[31my"), MiB)
+    said = tools.output("script", "-q", "-e", "-c", "%s hash %s" % (ctl.program(), shlex.quote(path)),
+                        os.path.join(directory, "log"))
+    check("x?[31my" in said and "\033[31m" not in said, "it says %r", said)
+
+
+@suite.test("BLAKE3 is that of its authors where the library is here, else a sentence names it")
+def _(directory):
+    path = os.path.join(directory, "raw")
+    whole = bytes(number % 251 for number in range(102400))  # as in the authors' test vectors
+    for length, digest in ((0, "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"),
+                           (102400,
+                            "bc3e3d41a1146b069abffad3c0d44860cf664390afce4d9661f7902e7943e085")):
+        with open(path, "wb") as file:
+            file.write(whole[:length])
+        done = ctl.ctl("hash", "-a", "b3", "-f", "raw", "--piecewise=64k", path, status=None)
+        if done.returncode != 0:
+            bad.check_sentence(done.stderr, "b3", "libblake3", program="qcow2ctl")
+            continue
+        check_equal([line.split()[0] for line in done.stdout.splitlines()
+                     if not line.startswith("#")], [digest, digest], "of %d bytes" % length)
 
 
 @suite.test("an image that is written to is refused, and so is what has no meaning")

@@ -371,7 +371,7 @@ def _(directory):
     check_equal(found["data-behind-end"]["offset"], -(-end // 65536) * 65536 + 65536,
                 "the offset of what is behind")
     text = ctl.ctl("info", "--audit", path).stdout
-    for words in ("audit: 0 danger, 3 warning", "deleted-data, at offset", "header-slack"):
+    for words in ("audit: 0 danger, 4 warning", "deleted-data, at offset", "header-slack"):
         check(words in text, "no %r in:\n%s", words, text)
 
 
