@@ -8,6 +8,7 @@
 #include "fuse/session.h"
 #include "fuse/source.h"
 #include "fuse/steward.h"
+#include "store/nbdkit.h"
 #include "util/error.h"
 #include "util/journal.h"
 #include "util/log.h"
@@ -43,6 +44,7 @@ struct command_line {
     enum action action;
     const char *image;
     const char *mount_point;
+    char *served; /* the image, where nbdkit serves it */
     bool foreground;
     bool debug;
     bool single_threaded;
@@ -291,6 +293,21 @@ static int take_option(int option, char **arguments, struct command_line *line, 
     return refuse_flag((char[]){'-', (char)optopt, '\0'}, error);
 }
 
+/* What nbdkit serves is the image; with one operand that is where to. */
+static int name_served(struct command_line *line, struct error *error)
+{
+    if (line->options.nbdkit == NULL) {
+        return 0;
+    }
+    if (line->mount_point == NULL) {
+        line->mount_point = line->image;
+        line->image = NULL;
+    }
+    line->served = nbdkit_make_address(line->options.nbdkit, line->image);
+    line->image = line->served;
+    return line->served != NULL ? 0 : error_set(error, ENOMEM, "out of memory for the mount");
+}
+
 static int check_command_line(const struct command_line *line, struct error *error)
 {
     if (line->action == ACTION_MOUNT && line->image == NULL) {
@@ -327,6 +344,9 @@ static int parse_command_line(int count, char **arguments, struct command_line *
     }
     for (; r == 0 && optind < count; optind++) { /* behind -- */
         r = take_positional(arguments[optind], line, error);
+    }
+    if (r == 0) {
+        r = name_served(line, error);
     }
     return r != 0 ? r : check_command_line(line, error);
 }
@@ -502,6 +522,7 @@ static enum exit_status mount_command(const struct command_line *line)
     } else {
         status = open_and_mount(line, &log, steward, &error);
     }
+    nbdkit_stop();
     if (error.code != 0) {
         log_line(&log, LOG_LEVEL_ERROR, "%s", error.text);
     }
@@ -547,6 +568,7 @@ int main(int argc, char **argv)
         status = run(&line);
     }
     options_release(mount_option_table, &line.options);
+    free(line.served);
     if (line.action == ACTION_MOUNT && process_may_leave_memory()) {
         _exit(status); /* who waits for the end need not wait for libraries that clean up */
     }

@@ -42,14 +42,20 @@ src_libqcow2_a_SOURCES = \
 	src/store/lock.c src/store/lock.h \
 	src/store/nbd.c src/store/nbd.h \
 	src/store/nbd_connection.c src/store/nbd_connection.h \
+	src/store/nbd_internal.h src/store/nbd_open.c \
 	src/store/nbd_library.c src/store/nbd_library.h \
 	src/store/nbd_readers.c src/store/nbd_readers.h \
 	src/store/nbd_unflushed.c src/store/nbd_unflushed.h \
+	src/store/nbdkit.c src/store/nbdkit.h \
+	src/store/nbdkit_keeper.c src/store/nbdkit_internal.h \
 	src/store/new_file.c src/store/new_file.h \
 	src/store/open.c src/store/open.h \
 	src/store/opener.c src/store/opener.h src/store/opener_internal.h src/store/opener_run.c \
 	src/store/patched.c src/store/patched.h \
 	src/store/place.c src/store/place.h \
+	src/store/read_cache.c src/store/read_cache.h src/store/read_cache_internal.h \
+	src/store/read_cache_file.c src/store/read_cache_file.h \
+	src/store/read_cache_kept.c src/store/read_cache_places.c \
 	src/store/rights.c src/store/rights.h \
 	src/store/scratch.c src/store/scratch.h \
 	src/store/through.c src/store/through.h \

@@ -50,6 +50,7 @@ UNIT_TESTS += \
 	tests/unit/util/test-json \
 	tests/unit/store/test-ahead \
 	tests/unit/store/test-limited \
+	tests/unit/store/test-read-cache \
 	tests/unit/store/test-opener \
 	tests/unit/util/test-log \
 	tests/unit/meta/test-mapping \
@@ -202,6 +203,8 @@ E2E_TESTS = \
 	tests/e2e/remote/test-model-nbd.py \
 	tests/e2e/remote/test-nbd-engines.py \
 	tests/e2e/remote/test-nbd.py \
+	tests/e2e/remote/test-nbdkit.py \
+	tests/e2e/remote/test-read-cache.py \
 	tests/e2e/remote/test-nbd-write.py \
 	tests/e2e/write/test-compress.py \
 	tests/e2e/write/test-backup-point.py \
@@ -266,6 +269,7 @@ E2E_HELPERS = \
 	tests/e2e/lib/tracing.py \
 	tests/e2e/lib/tree.py \
 	tests/e2e/lib/twin.py \
+	tests/e2e/lib/web.py \
 	tests/e2e/lib/write.py
 
 BENCH_FILES = \

@@ -6,6 +6,7 @@
 #include "crypto/library.h"
 #include "ctl/open.h"
 #include "store/nbd.h"
+#include "store/nbdkit.h"
 #include "util/box.h"
 #include "util/memory.h"
 
@@ -50,9 +51,24 @@ static bool needs_network(const struct common_flags *flags, const struct ctl_box
     bool needs = ctl_names(flags).follow == IMAGE_FOLLOW_ALL;
 
     for (const char *const *image = box->images; *image != NULL; image++) {
-        needs = needs || store_nbd_is_address(*image);
+        needs = needs || (store_nbd_is_address(*image) && !nbdkit_is_address(*image));
     }
     return needs;
+}
+
+/* What cannot be done from within for images that are on servers. *local: one is nbdkit's. */
+static int prepare_servers(struct ctl *ctl, const struct ctl_box *box, bool *local)
+{
+    int r = 0;
+
+    *local = false;
+    for (const char *const *image = box->images; r == 0 && *image != NULL; image++) {
+        if (store_nbd_is_address(*image)) {
+            r = store_nbd_prepare(*image, &ctl->error);
+        }
+        *local = *local || nbdkit_is_address(*image);
+    }
+    return r;
 }
 
 int ctl_box_enter(struct ctl *ctl, const struct common_flags *flags, const struct ctl_box *box)
@@ -67,6 +83,9 @@ int ctl_box_enter(struct ctl *ctl, const struct common_flags *flags, const struc
         return 0;
     }
     r = look_before(ctl, flags, box->decrypts);
+    if (r == 0) {
+        r = prepare_servers(ctl, box, &needs.local_server);
+    }
     if (r == 0) {
         r = start_opener(ctl, flags, box);
     }
@@ -87,4 +106,5 @@ int ctl_box_enter(struct ctl *ctl, const struct common_flags *flags, const struc
 void ctl_box_leave(void)
 {
     opener_stop();
+    nbdkit_stop();
 }

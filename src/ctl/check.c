@@ -472,6 +472,7 @@ static int check_and_print(struct checker *checker)
     if (open_file(checker) < 0) {
         return CHECK_STATUS_FAILED;
     }
+    store_may_start_threads(checker->file);
     if (check(checker) == 0 && print_result(checker) == 0) {
         status = exit_status(checker);
     } else {

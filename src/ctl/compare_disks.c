@@ -365,6 +365,10 @@ int compare_open(struct comparison *comparison, const struct ctl_disk_request re
         r = ctl_disk_open(comparison->ctl, &requests[1], flags, &b->disk);
     }
     if (r == 0) {
+        image_may_read_ahead(a->disk.image);
+        if (!b->shares_image) {
+            image_may_read_ahead(b->disk.image);
+        }
         disk_walk_begin(&a->walk, a->disk.view);
         disk_walk_begin(&b->walk, b->disk.view);
     }

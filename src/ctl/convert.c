@@ -26,6 +26,7 @@ static int copy(struct conversion *conversion)
         .stop = interrupt_pending,
     };
 
+    image_may_read_ahead(conversion->source.image);
     conversion->size = conversion->target.size;
     return convert_copy(&how, &conversion->ctl->error);
 }

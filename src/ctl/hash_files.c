@@ -4,6 +4,7 @@
 #include "ctl/hash_files.h"
 
 #include "fuse/names.h"
+#include "store/nbd.h"
 #include "store/opener.h"
 
 #include <errno.h>
@@ -65,13 +66,13 @@ static void add_snapshots(struct listing *listing, struct image *image)
     names_free(names, table->count);
 }
 
-/* By an absolute path: found from wherever the manifest is used. */
+/* By an absolute path, found from wherever the manifest is used; or by an address. */
 static int add_host_file(struct listing *listing, struct store *store, const char *path,
                          struct error *error)
 {
     struct hash_file file = {.kind = HASH_HOST_FILE, .store = store};
     struct store_info info;
-    char *name = opener_real_path(path);
+    char *name = store_nbd_is_address(path) ? strdup(path) : opener_real_path(path);
     int result = name == NULL ? -errno : store_info(store, &info);
 
     if (result < 0) {

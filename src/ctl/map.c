@@ -241,6 +241,7 @@ static int run_map(struct ctl *ctl)
                      &subject.image);
     }
     if (r == 0) {
+        image_may_read_ahead(subject.image);
         r = map_view(&subject);
         image_close(subject.image);
     }

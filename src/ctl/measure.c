@@ -86,6 +86,9 @@ static int prepare(struct measuring *measuring)
     }
     if (measuring->path != NULL && r == 0) {
         r = ctl_disk_open(measuring->ctl, &request, &options->common, &measuring->disk);
+        if (r == 0) {
+            image_may_read_ahead(measuring->disk.image);
+        }
         measuring->size = r == 0 ? view_size(measuring->disk.view) : 0;
     }
     if (r != 0) {

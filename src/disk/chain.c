@@ -6,6 +6,7 @@
 #include "disk/filename.h"
 #include "disk/probe.h"
 #include "store/nbd.h"
+#include "store/nbdkit.h"
 #include "store/opener.h"
 #include "store/rights.h"
 
@@ -114,6 +115,17 @@ int chain_recorded_format(const char *overlay, const char *name, const char *pat
                      overlay, path, name);
 }
 
+const struct read_cache_options *chain_read_cache(const struct image *active,
+                                                  const struct image_options *options)
+{
+    const struct image *image = active;
+
+    while (image != NULL && !image_is_on_server(image)) {
+        image = image->backing;
+    }
+    return image == NULL ? options->read_cache : NULL;
+}
+
 /* --- Which names are followed --------------------------------------------------------------- */
 
 /* How the user names the file himself, for a sentence: only that of the active image can be. */
@@ -140,6 +152,12 @@ static bool names_more(const char *address)
 static int find_address(const struct chain_name *recorded, enum image_follow follow,
                         const char *advice, char **path, struct error *error)
 {
+    if (nbdkit_is_address(recorded->name)) {
+        return error_set(error, EACCES,
+                         "%s: names '%s' as its %s; no program is started on an image's word, "
+                         "whatever is allowed: %srecord where the file is",
+                         recorded->image, recorded->name, recorded->what, advice);
+    }
     if (follow != IMAGE_FOLLOW_ALL) {
         return error_set(error, EACCES,
                          "%s: names the server '%s' as its %s; no server is asked on an "
@@ -260,7 +278,10 @@ int chain_open_file(const struct chain_file *wanted, const struct store_file_opt
         owner = info.uid;
     }
     if (!wanted->given) {
-        options.named_by = is_address && names.follow == IMAGE_FOLLOW_ALL ? NULL : wanted->image;
+        options.named_by =
+            is_address && names.follow == IMAGE_FOLLOW_ALL && !nbdkit_is_address(wanted->path)
+                ? NULL
+                : wanted->image;
         options.beneath = names.follow == IMAGE_FOLLOW_BESIDE && !wanted->known;
         options.as_owner = is_owners_affair(names, how->access, owner);
         options.owner = owner;
@@ -296,6 +317,7 @@ static int open_behind(struct image *active, struct image *overlay, const char *
         .access = request.access,
         .cache = options->cache,
         .nbd_timeout = options->nbd_timeout,
+        .read_cache = chain_read_cache(active, options),
         .no_locks = options->no_locks,
     };
     const struct chain_file wanted = {

@@ -33,6 +33,13 @@ int image_open_one(const struct image_request *request, const struct image_optio
                    struct log *log, struct image **image, struct error *error);
 
 /*
+ * Where the next file of the chain, whose images from `active` on are open, keeps what is read of
+ * it: NULL where another one does already.
+ */
+const struct read_cache_options *chain_read_cache(const struct image *active,
+                                                  const struct image_options *options);
+
+/*
  * Where the file is that the image at `image` records as `name`, as filename_resolve() says it,
  * in *path for the caller to free; an address of a server is itself. `active`: the image is the one
  * that the user named. -EACCES, with a sentence and before anything is looked at, where `follow`

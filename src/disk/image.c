@@ -14,6 +14,7 @@
 #include "disk/resolved.h"
 #include "disk/salvage.h"
 #include "meta/format.h"
+#include "store/nbd.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -106,6 +107,8 @@ static int open_data_file(struct image *image, const struct image_request *reque
         .access = request->access,
         .cache = options->cache,
         .nbd_timeout = options->nbd_timeout,
+        .read_cache =
+            request->number == options->first_number ? chain_read_cache(image, options) : NULL,
         .no_locks = options->no_locks,
     };
     bool active = request->number == options->first_number;
@@ -370,6 +373,7 @@ int image_open(const char *path, const struct image_options *options, struct log
         .access = request.access,
         .cache = options->cache,
         .nbd_timeout = options->nbd_timeout,
+        .read_cache = options->read_cache,
         .no_locks = options->no_locks,
     };
     int result;
@@ -401,15 +405,28 @@ int image_open(const char *path, const struct image_options *options, struct log
     return result;
 }
 
-void image_may_start_threads(struct image *image)
+bool image_is_on_server(const struct image *image)
+{
+    return store_nbd_is_address(image->path) ||
+           (image->data_file_path != NULL && store_nbd_is_address(image->data_file_path));
+}
+
+void image_may_read_ahead(struct image *image)
 {
     for (struct image *each = image; each != NULL; each = each->backing) {
-        each->may_start_threads = true;
         store_may_start_threads(each->file);
         if (each->data_file != NULL && each->data_file != each->file) {
             store_may_start_threads(each->data_file);
         }
     }
+}
+
+void image_may_start_threads(struct image *image)
+{
+    for (struct image *each = image; each != NULL; each = each->backing) {
+        each->may_start_threads = true;
+    }
+    image_may_read_ahead(image);
 }
 
 void image_lock_keys(const struct image *image)

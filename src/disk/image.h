@@ -74,6 +74,8 @@ struct image_options {
     enum store_access access; /* of the active image; the images behind it are only read */
     enum store_cache cache;   /* of all of them */
     unsigned nbd_timeout;     /* of all of them, as in struct store_file_options */
+    /* Of the first file of the chain that is on a server; borrowed until it is open, or NULL. */
+    const struct read_cache_options *read_cache;
     struct image_names names; /* that they bring along */
     bool no_locks;            /* of all of them */
     bool alone; /* the active image's tables are all that is wanted: what is behind stays closed */
@@ -167,11 +169,17 @@ void image_part_from_backing(struct image *image);
  */
 void image_lock_keys(const struct image *image);
 
+/* Whether its file or its data file is; of this image alone, not of those behind it. */
+bool image_is_on_server(const struct image *image);
+
 /*
  * From now on the process does not fork, so that reading the chain may start threads: at most once,
  * before it is read by several.
  */
 void image_may_start_threads(struct image *image);
+
+/* The same of its files alone: for who has threads of its own that decompress. */
+void image_may_read_ahead(struct image *image);
 
 /* Closes the whole chain. Every view on it must be closed. `image` may be NULL. */
 void image_close(struct image *image);

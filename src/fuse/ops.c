@@ -72,7 +72,7 @@ int filesystem_create(const struct source *source, const struct mount_options *o
     made->shows_zeros = options->salvage != NULL && options->salvage[0] != '\0';
     set_writer(made, writer, options);
     stats_init(&made->stats);
-    long_requests_init(&made->long_requests, mount_threads(options));
+    long_requests_init(&made->long_requests, mount_threads(options, image));
     lost_init(&made->lost);
     r = tree_create(source, options, root_is_directory, writer, log, &made->tree, error);
     if (r == 0) {

@@ -221,6 +221,38 @@ const struct option_spec mount_option_table[] = {
      .help = "How long a request waits for an NBD server that does not answer, or that is away and "
              "comes again, before it fails with EIO.",
      .default_text = "60"},
+    {.name = "read-cache",
+     .type = OPTION_STRING,
+     .field = FIELD(read_cache),
+     .value_name = "FILE",
+     .help =
+         "Keep what is read of a server in FILE, so that it comes from there once. FILE is a new "
+         "one, which has no name and ends with the mount, unless read-cache-keep says otherwise. "
+         "Of several servers in a chain the first one has it.",
+     .default_text = "none"},
+    {.name = "read-cache-size",
+     .type = OPTION_SIZE,
+     .field = FIELD(read_cache_size),
+     .min = READ_CACHE_SIZE_MIN,
+     .max = INT64_MAX,
+     .value_name = "SIZE",
+     .help = "The most that the file of read-cache takes.",
+     .default_text = "1G"},
+    {.name = "read-cache-keep",
+     .type = OPTION_BOOL,
+     .field = FIELD(read_cache_keep),
+     .help = "The file of read-cache stays, and the next mount goes on with it. You say with this "
+             "that nothing but mounts with it change what the server has: only its size, and a few "
+             "blocks, are compared."},
+    {.name = "nbdkit",
+     .type = OPTION_STRING,
+     .field = FIELD(nbdkit),
+     .value_name = "WORDS",
+     .help = "Run nbdkit with these words for as long as the mount is there, and mount what it "
+             "serves: nbdkit='curl url=https://HOST/FILE'. IMAGE is the last of the words then, "
+             "and may be left out. No shell looks at them; they are separated by spaces, and taken "
+             "together by quotes.",
+     .default_text = "none"},
     {.name = "discard",
      .type = OPTION_CHOICE,
      .field = FIELD(discard),
@@ -339,7 +371,7 @@ const struct option_spec mount_option_table[] = {
      .max = MOUNT_THREADS_MAX,
      .value_name = "N",
      .help = "The most requests that are served at the same time.",
-     .default_text = "16"},
+     .default_text = "16; 64 where a file of the image is on a server"},
     {.name = "io-uring",
      .type = OPTION_BOOL,
      .field = FIELD(io_uring),
@@ -485,9 +517,15 @@ const struct option_spec mount_option_table[] = {
     {.name = NULL},
 };
 
-unsigned mount_threads(const struct mount_options *options)
+unsigned mount_threads(const struct mount_options *options, const struct image *image)
 {
-    return options->threads.set ? (unsigned)options->threads.value : MOUNT_THREADS_DEFAULT;
+    if (options->threads.set) {
+        return (unsigned)options->threads.value;
+    }
+    while (image != NULL && !image_is_on_server(image)) {
+        image = image->backing;
+    }
+    return image != NULL ? MOUNT_THREADS_REMOTE : MOUNT_THREADS_DEFAULT;
 }
 
 unsigned mount_nbd_timeout(const struct mount_options *options)
@@ -666,6 +704,28 @@ int mount_check_compress(const struct mount_options *options, struct error *erro
                          : options->salvage != NULL   ? "salvage"
                          : options->force_share.value ? "force-share"
                                                       : "at-snapshot");
+    }
+    return 0;
+}
+
+int mount_read_cache(const struct mount_options *options, struct read_cache_options *cache,
+                     struct error *error)
+{
+    *cache = (struct read_cache_options){
+        .path = options->read_cache,
+        .size =
+            options->read_cache_size.set ? options->read_cache_size.value : READ_CACHE_SIZE_DEFAULT,
+        .is_kept = options->read_cache_keep.value,
+    };
+    if (cache->path == NULL && (options->read_cache_size.set || cache->is_kept)) {
+        return error_set(error, EINVAL,
+                         "%s speaks of a read cache, and there is none; add read-cache=FILE",
+                         cache->is_kept ? "read-cache-keep" : "read-cache-size");
+    }
+    if (cache->path != NULL && options->force_share.value) {
+        return error_set(error, EINVAL,
+                         "read-cache keeps what was read, and with force-share that may change "
+                         "meanwhile; leave out one of them");
     }
     return 0;
 }

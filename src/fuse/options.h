@@ -11,9 +11,11 @@
 #include "disk/image.h"
 #include "disk/writer.h"
 #include "store/file.h"
+#include "store/read_cache.h"
 #include "util/options.h"
 
 #define MOUNT_THREADS_DEFAULT 16
+#define MOUNT_THREADS_REMOTE  64
 #define MOUNT_THREADS_MAX     256
 
 /* What becomes of the space of what is discarded. */
@@ -61,8 +63,12 @@ struct mount_options {
     char *overlay_dir;           /* where the file of one that is thrown away is made, or NULL */
     struct option_number overlay_max; /* bytes */
     struct cache_options cache;
-    struct option_number cache_mode;        /* enum store_cache */
-    struct option_number nbd_timeout;       /* seconds */
+    struct option_number cache_mode;      /* enum store_cache */
+    struct option_number nbd_timeout;     /* seconds */
+    char *read_cache;                     /* the file of one, or NULL */
+    struct option_number read_cache_size; /* bytes */
+    struct option_bool read_cache_keep;
+    char *nbdkit;                           /* words of a server to be run, or NULL */
     struct option_number discard;           /* enum mount_discard */
     struct option_bool growable;            /* a write past the end makes the disk larger */
     char *compress;                         /* what is new: type, "" for the image's, or NULL */
@@ -91,8 +97,9 @@ struct mount_options {
 
 extern const struct option_spec mount_option_table[];
 
-/* The most that take requests. */
-unsigned mount_threads(const struct mount_options *options);
+/* The most that take requests: more where a request of this chain is waiting for a server, mostly.
+ */
+unsigned mount_threads(const struct mount_options *options, const struct image *image);
 
 /* Seconds that an NBD server may take for a request. */
 unsigned mount_nbd_timeout(const struct mount_options *options);
@@ -119,6 +126,13 @@ int mount_check_overlay(const struct mount_options *options, struct error *error
 
 /* Whether what is said of compressing can be done to an image that is written. -EINVAL likewise. */
 int mount_check_compress(const struct mount_options *options, struct error *error);
+
+/*
+ * Whether what is said of a read cache fits together; -EINVAL likewise. *cache is what it is to be,
+ * with a path of NULL where there is to be none.
+ */
+int mount_read_cache(const struct mount_options *options, struct read_cache_options *cache,
+                     struct error *error);
 
 /* What a writer is to do by these options. */
 void mount_writer_options(const struct mount_options *options, struct writer_options *writer);

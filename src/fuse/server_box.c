@@ -4,6 +4,7 @@
 #include "fuse/server_box.h"
 
 #include "store/nbd.h"
+#include "store/nbdkit.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -81,8 +82,8 @@ static void add_of_address(struct files *files, const char *address)
     }
 }
 
-/* Of each file of the chain that is on a server. */
-static bool add_network(struct files *files, const struct image *image)
+/* Of each file of the chain that is on a server. *local: one is on a server of our own. */
+static bool add_network(struct files *files, const struct image *image, bool *local)
 {
     const char *home = getenv("HOME");
     bool any = false;
@@ -91,7 +92,9 @@ static bool add_network(struct files *files, const struct image *image)
         const char *const names[] = {image->path, image->data_file_path};
 
         for (size_t i = 0; i < 2; i++) {
-            if (names[i] != NULL && store_nbd_is_address(names[i])) {
+            if (names[i] != NULL && nbdkit_is_address(names[i])) {
+                *local = true;
+            } else if (names[i] != NULL && store_nbd_is_address(names[i])) {
                 add_of_address(files, names[i]);
                 any = true;
             }
@@ -122,7 +125,7 @@ int server_box_enter(const struct image *image, const struct mount_options *opti
     if (files == NULL) {
         return error_set(error, ENOMEM, "out of memory for the mount");
     }
-    needs.network = add_network(files, image);
+    needs.network = add_network(files, image, &needs.local_server);
     needs.read = files->list;
     box_enter(&needs, box);
     free(files);

@@ -501,7 +501,8 @@ static int loop(struct session *session)
         return -ENOMEM;
     }
     fuse_loop_cfg_set_clone_fd(config, server_box_opens_device(&session->filesystem->stats.box));
-    fuse_loop_cfg_set_max_threads(config, mount_threads(session->settings.options));
+    fuse_loop_cfg_set_max_threads(
+        config, mount_threads(session->settings.options, session->settings.source->image));
     r = fuse_session_loop_mt(session->fuse, config);
     fuse_loop_cfg_destroy(config);
     return r;

@@ -21,7 +21,13 @@ struct opening {
     const struct mount_options *options;
     struct log *log;
     struct keys *keys;
+    struct read_cache_options read_cache;
 };
+
+static const struct read_cache_options *read_cache_of(const struct opening *opening)
+{
+    return opening->read_cache.path != NULL ? &opening->read_cache : NULL;
+}
 
 static int open_overlay(const struct opening *opening, const struct image_options *image,
                         struct source *source, struct error *error)
@@ -54,6 +60,7 @@ static int open_damaged(const struct opening *opening, struct image_options *ima
         .access = image->access,
         .cache = image->cache,
         .nbd_timeout = image->nbd_timeout,
+        .read_cache = image->read_cache,
         .no_locks = image->no_locks,
     };
     struct progress progress;
@@ -81,6 +88,23 @@ static int open_damaged(const struct opening *opening, struct image_options *ima
     return r;
 }
 
+/* Who asks for a read cache wants one. */
+static int check_read_cache(const struct opening *opening, const struct source *source,
+                            struct error *error)
+{
+    const struct image *image = source->image;
+
+    while (image != NULL && !image_is_on_server(image)) {
+        image = image->backing;
+    }
+    return image != NULL || read_cache_of(opening) == NULL
+               ? 0
+               : error_set(error, EINVAL,
+                           "%s: nothing of this image is on a server, so there is nothing to keep "
+                           "in a read cache; leave out read-cache",
+                           opening->path);
+}
+
 static int open_image(const struct opening *opening, enum store_access access,
                       struct source *source, struct error *error)
 {
@@ -92,6 +116,7 @@ static int open_image(const struct opening *opening, enum store_access access,
         .access = access,
         .cache = mount_cache_mode(options),
         .nbd_timeout = mount_nbd_timeout(options),
+        .read_cache = read_cache_of(opening),
         .names = mount_names(options),
         .no_locks = options->locking.value == MOUNT_LOCKING_OFF,
         .allow_probed = options->allow_probed_backing.value,
@@ -110,7 +135,10 @@ static int open_image(const struct opening *opening, enum store_access access,
     if (r != 0) {
         return r;
     }
-    r = image_attach_cache(source->image, &options->cache, error);
+    r = check_read_cache(opening, source, error);
+    if (r == 0) {
+        r = image_attach_cache(source->image, &options->cache, error);
+    }
     if (r != 0) {
         source->options_do_not_fit = r == -EINVAL;
         close_image(source);
@@ -221,6 +249,9 @@ int source_open(const char *path, const struct mount_options *options, struct lo
     r = mount_check_overlay(options, error);
     if (r == 0) {
         r = mount_check_compress(options, error);
+    }
+    if (r == 0) {
+        r = mount_read_cache(options, &opening.read_cache, error);
     }
     if (r != 0) {
         source->options_do_not_fit = true;

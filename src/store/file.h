@@ -41,11 +41,15 @@ enum store_cache {
 
 #define STORE_NBD_TIMEOUT_DEFAULT 60 /* seconds */
 
+struct read_cache_options; /* store/read_cache.h */
+
 struct store_file_options {
     enum store_access access;
     enum store_cache cache;
     unsigned nbd_timeout; /* seconds that an NBD server may take for a request; 0: the default */
     bool no_locks;        /* none is taken, nor looked for */
+    /* Of what is on a server: where what is read is kept; NULL: nowhere. */
+    const struct read_cache_options *read_cache;
     /*
      * For a name that an image brings along, the path of that image; NULL where the user gave the
      * name. Such a name leads through no link of /proc that stands for an open file.

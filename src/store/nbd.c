@@ -1,42 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 #include "config.h"
 
-#include "store/nbd.h"
-
-#include <string.h>
-
-bool store_nbd_is_address(const char *name)
-{
-    static const char *const schemes[] = {
-        "nbd://", "nbds://", "nbd+unix:", "nbds+unix:", "nbd+vsock:", "nbds+vsock:",
-    };
-
-    for (size_t i = 0; i < sizeof(schemes) / sizeof(schemes[0]); i++) {
-        if (strncmp(name, schemes[i], strlen(schemes[i])) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
-int store_nbd_refuse_new(const char *address, const char *what, struct error *error)
-{
-    return error_set(error, ENOTSUP,
-                     "%s: is the address of an NBD server, where this %s is not made; make it in a "
-                     "file, and copy that there (nbdcopy)",
-                     address, what);
-}
-
 #ifdef HAVE_LIBNBD
 
-#include "store/ahead.h"
+#include "store/nbd_internal.h"
+
 #include "store/nbd_readers.h"
+#include "store/nbdkit.h"
 #include "util/checked.h"
 #include "util/range_lock.h"
 #include "util/stop.h"
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -53,7 +30,7 @@ struct nbd_store {
     struct store store;
     struct nbd_library library;
     struct nbd_export export;
-    char *address;
+    char *address;                     /* as it was named */
     struct nbd_connection *connection; /* the main one */
     struct nbd_readers *readers;
     uint64_t size;    /* bytes, of the export when it was opened */
@@ -413,7 +390,9 @@ static int learn_sizes(struct nbd_store *nbd)
     return (nbd->minimum & (nbd->minimum - 1)) == 0 && nbd->minimum <= PIECE_MAX ? 0 : -EPROTO;
 }
 
-static struct nbd_store *create(const char *address, const struct store_file_options *options)
+static struct nbd_store *create(const char *address, const char *server,
+                                const struct nbd_library *library,
+                                const struct store_file_options *options)
 {
     struct nbd_store *nbd = calloc(1, sizeof(*nbd));
     uint64_t seconds = options->nbd_timeout != 0 ? options->nbd_timeout : STORE_NBD_TIMEOUT_DEFAULT;
@@ -422,13 +401,14 @@ static struct nbd_store *create(const char *address, const struct store_file_opt
         return NULL;
     }
     nbd->store.ops = &nbd_ops;
+    nbd->library = *library;
     nbd->opened = time(NULL);
     nbd->unsafe = options->cache == STORE_CACHE_UNSAFE;
     range_locks_init(&nbd->blocks);
     pthread_mutex_init(&nbd->flush, NULL);
     nbd->address = strdup(address);
     nbd->export = (struct nbd_export){
-        .library = &nbd->library, .address = nbd->address, .timeout = seconds * SECOND};
+        .library = &nbd->library, .address = server, .timeout = seconds * SECOND};
     nbd->connection = nbd_connection_create(&nbd->export);
     nbd->readers = nbd_readers_create(&nbd->export, nbd->connection);
     if (nbd->connection == NULL || nbd->readers == NULL || nbd->address == NULL) {
@@ -438,14 +418,14 @@ static struct nbd_store *create(const char *address, const struct store_file_opt
     return nbd;
 }
 
-/* The process may work in another directory when the connection has to be made again. */
-static bool has_relative_socket(const char *address)
+static int explain_nbdkit(const struct nbd_store *nbd, const char *what, int result,
+                          struct error *error)
 {
-    const char *socket = strstr(address, "socket=");
+    char said[NBDKIT_SAID];
 
-    return socket != NULL && socket[strlen("socket=")] != '/' &&
-           strncmp(socket + strlen("socket="), "%2F", 3) != 0 &&
-           strncmp(socket + strlen("socket="), "%2f", 3) != 0;
+    nbdkit_said(nbd->address, said);
+    return error_set(error, -result, "%s: this %s cannot be had from nbdkit: %s", nbd->address,
+                     what, said[0] != '\0' ? said : strerror(-result));
 }
 
 /* Connects, and learns what the server has. */
@@ -460,6 +440,9 @@ static int connect_to_export(struct nbd_store *nbd, const char *what, struct err
     }
     if (result == 0) {
         return 0;
+    }
+    if (nbdkit_is_address(nbd->address)) {
+        return explain_nbdkit(nbd, what, result, error);
     }
     return error_set(error, -result, "%s: this %s cannot be had from its NBD server: %s%s%s%s",
                      nbd->address, what, strerror(-result), said != NULL ? " (" : "",
@@ -501,72 +484,30 @@ static int prepare_to_write(struct nbd_store *nbd, const char *what, struct erro
                                    nbd->address, what, strerror(-result));
 }
 
-static int open_export(const char *address, const char *what,
-                       const struct store_file_options *options, struct store **store,
-                       struct error *error)
+int nbd_export_open(const char *address, const char *server, const char *what,
+                    const struct nbd_library *library, const struct store_file_options *options,
+                    struct store **store, struct error *error)
 {
-    struct nbd_store *nbd = create(address, options);
-    const char *missing;
+    struct nbd_store *nbd = create(address, server, library, options);
     int result;
 
     if (nbd == NULL) {
         return error_set(error, ENOMEM, "%s: out of memory while opening this %s", address, what);
     }
-    missing = nbd_library_load(&nbd->library);
-    if (missing != NULL) {
-        nbd_store_close(&nbd->store);
-        return error_set(error, ENOTSUP,
-                         "%s: libnbd, which speaks with NBD servers, is not there (%s); install it "
-                         "(Debian: apt-get install libnbd0)",
-                         address, missing);
-    }
     result = connect_to_export(nbd, what, error);
     if (result == 0 && options->access == STORE_WRITE) {
         result = prepare_to_write(nbd, what, error);
     }
-    *store = &nbd->store;
-    if (result == 0 &&
-        options->access != STORE_READ_SHARED) { /* others write: what is read is now */
-        result = store_read_ahead(&nbd->store, store);
-        if (result < 0) {
-            error_set(error, -result, "%s: out of memory while opening this %s", address, what);
-        }
-    }
     if (result < 0) {
         nbd_store_close(&nbd->store);
+        return result;
     }
-    return result;
+    *store = &nbd->store;
+    return 0;
 }
 
-#endif
-
-int store_nbd_open(const char *address, const char *what, const struct store_file_options *options,
-                   struct store **store, struct error *error)
-{
-    if (options->named_by != NULL) {
-        return error_set(error, EPERM,
-                         "%s: is an address that %s brings along as its %s; a server is asked for "
-                         "nothing on an image's word alone, give the name yourself",
-                         address, options->named_by, what);
-    }
-    if (options->access == STORE_WRITE && !options->no_locks) {
-        return error_set(error, EROFS,
-                         "%s: an NBD server has no locks, so nothing would keep two programs from "
-                         "writing this %s at once, which destroys it; see to that yourself and "
-                         "allow it with -o locking=off (qcow2ctl: --locking=off), or put an "
-                         "overlay on it",
-                         address, what);
-    }
-#ifdef HAVE_LIBNBD
-    if (has_relative_socket(address)) {
-        return error_set(error, EINVAL, "%s: give the socket with its whole path, from / on",
-                         address);
-    }
-    return open_export(address, what, options, store, error);
 #else
-    (void)store;
-    return error_set(error, ENOTSUP,
-                     "%s: this program was built without libnbd, which speaks with NBD servers",
-                     address);
+
+typedef int nbd_is_not_built; /* a file is not empty */
+
 #endif
-}

@@ -18,12 +18,21 @@
 
 #include <stdbool.h>
 
-/* Whether a name is the address of an export: nbd://, nbds://, nbd+unix:, nbd+vsock: and the like.
+/*
+ * Whether a name is the address of an export: nbd://, nbds://, nbd+unix:, nbd+vsock: and the like,
+ * or nbdkit: with the words for a server of our own (store/nbdkit.h).
  */
 bool store_nbd_is_address(const char *name);
 
 /* The sentence that no new file is made at such an address; -ENOTSUP. */
 int store_nbd_refuse_new(const char *address, const char *what, struct error *error);
+
+/*
+ * For a process that will be in a box (util/box.h) when it opens the address to read it: what it
+ * cannot do from there is done now, while it has one thread. 0, or a negative errno with a
+ * sentence.
+ */
+int store_nbd_prepare(const char *address, struct error *error);
 
 /*
  * As store_file_open(): -ENOTSUP where libnbd is missing; -EPERM where an image brings the name

@@ -26,6 +26,7 @@ struct box_needs {
     bool opener;             /* descriptors come from another process, which is waited for */
     bool terminal;           /* it is asked what is one, and keys are typed there */
     bool network;            /* connections to servers, by name, in all ways of libnbd */
+    bool local_server;       /* connections by sockets that have a place in the file system */
     const char *const *read; /* files and directories for that, NULL at the end; or NULL */
 };
 

@@ -184,6 +184,12 @@ static const int networking[] = {
     SCMP_SYS(recvmmsg),   SCMP_SYS(ioctl),       SCMP_SYS(getcwd),
 };
 
+/* To talk to a server of this machine. */
+static const int connecting[] = {
+    SCMP_SYS(connect),    SCMP_SYS(getsockname), SCMP_SYS(getpeername),
+    SCMP_SYS(setsockopt), SCMP_SYS(sendmsg),     SCMP_SYS(recvmsg),
+};
+
 /* To have files opened by another process, and to wait for its end. */
 static const int asking[] = {
     SCMP_SYS(recvmsg),
@@ -314,6 +320,11 @@ static const struct limited families[] = {
     {SCMP_SYS(socket), {0, SCMP_CMP_EQ, AF_VSOCK, 0}},
 };
 
+/* Those of this machine. */
+static const struct limited own_family[] = {
+    {SCMP_SYS(socket), {0, SCMP_CMP_EQ, AF_UNIX, 0}},
+};
+
 /* Whether something is a terminal, and typing there unseen. By two interfaces of the kernel. */
 static const struct limited typing[] = {
     IOCTL(TCGETS), IOCTL(TCSETSF), IOCTL(_IOC(_IOC_READ, 'T', 0x2a, 44)), /* TCGETS2 */
@@ -407,6 +418,10 @@ static void add_all(struct filter *filter, const struct box_needs *needs, bool o
         ADD(filter, SCMP_ACT_ALLOW, networking);
     } else {
         ADD_LIMITED(filter, SCMP_ACT_KILL_PROCESS, families);
+    }
+    if (needs->local_server && !needs->network) {
+        ADD(filter, SCMP_ACT_ALLOW, connecting);
+        ADD_LIMITED(filter, SCMP_ACT_ALLOW, own_family);
     }
     if (needs->io_uring) {
         ADD(filter, SCMP_ACT_ALLOW, io_uring);

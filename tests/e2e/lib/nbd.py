@@ -35,6 +35,14 @@ def built():
 NBDKIT = [built, tools.tool("nbdkit")]
 
 
+def plugin(name):
+    def missing():
+        done = tools.run("nbdkit", "--dump-plugin", name, status=None)
+        return None if done.returncode == 0 else "nbdkit has no plugin " + name
+
+    return missing
+
+
 # --- real ones ----------------------------------------------------------------------------------
 
 

@@ -88,7 +88,8 @@ def unmount(path, lazy=False):
     return _try("fusermount3", "-u", *(["-z"] if lazy else []), path)
 
 
-STEWARD = b"qcow2fs-steward\n"  # the name of the process that each daemon has beside it
+# The names of processes that a daemon has beside it.
+BESIDE = (b"qcow2fs-steward\n", b"qcow2fs-nbdkit\n", b"nbdkit\n")
 
 
 def _is_of(entry, top):
@@ -113,17 +114,17 @@ def processes(top):
     return found
 
 
-def _is_steward(pid):
+def _is_beside(pid):
     try:
         with open("/proc/%d/comm" % pid, "rb") as file:
-            return file.read() == STEWARD
+            return file.read() in BESIDE
     except OSError:
         return False
 
 
 def daemons(top):
-    """Without their stewards."""
-    return [pid for pid in processes(top) if not _is_steward(pid)]
+    """Without what is beside them."""
+    return [pid for pid in processes(top) if not _is_beside(pid)]
 
 
 def kill_daemons(top):

@@ -3,29 +3,20 @@
 """What nbdkit brings along: web servers, TLS, servers that end; and nbdkit that serves the disk of a mount."""
 
 import contextlib
-import http.server
 import os
 import random
 import socket
-import threading
 
 from lib import compare, ctl, image, mount, nbd, tap, tools
 from lib.image import MiB
 from lib.nbd import NBDKIT, nbdkit
 from lib.tap import check, check_equal
+from lib.web import web_server
 
 suite = tap.Suite(needs=[tools.fuse, tools.QEMU])
 
 
-def plugin(name):
-    def missing():
-        done = tools.run("nbdkit", "--dump-plugin", name, status=None)
-        return None if done.returncode == 0 else "nbdkit has no plugin " + name
-
-    return missing
-
-
-CURL = [*NBDKIT, plugin("curl")]
+CURL = [*NBDKIT, nbd.plugin("curl")]
 
 
 def some_image(directory, size=20 * MiB):
@@ -37,64 +28,6 @@ def some_image(directory, size=20 * MiB):
 
 
 # --- a web server -------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def web_server(path, trouble=lambda number: None):
-    """Serves ranges of a file; its address. trouble(n) of the n-th GET: None, "error", or "short"."""
-    with open(path, "rb") as file:
-        contents = file.read()
-    numbers, lock = iter(range(1, 1 << 30)), threading.Lock()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_):
-            pass
-
-        def answer(self, with_body):
-            first, last = 0, len(contents) - 1
-            given = self.headers.get("Range")
-            if given:
-                first, last = (int(part) for part in given.split("=")[1].split("-"))
-                last = min(last, len(contents) - 1)
-            with lock:
-                word = trouble(next(numbers)) if with_body else None
-            if word == "error":
-                self.send_error(503)
-                return
-            body = contents[first:last + 1]
-            self.send_response(206 if given else 200)
-            self.send_header("Content-Length", str(len(body)))
-            self.send_header("Accept-Ranges", "bytes")
-            if given:
-                self.send_header("Content-Range", "bytes %d-%d/%d" % (first, last, len(contents)))
-            self.end_headers()
-            if with_body:
-                self.wfile.write(body[:len(body) // 2] if word == "short" else body)
-            if word == "short":
-                self.close_connection = True
-
-        def do_GET(self):
-            self.answer(True)
-
-        def do_HEAD(self):
-            self.answer(False)
-
-    class Quiet(http.server.ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *_):
-            pass  # a client that has ended
-
-    with Quiet(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield "http://127.0.0.1:%d/image.qcow2" % server.server_port
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 @suite.test("an image of a web server", needs=CURL)
