@@ -149,6 +149,7 @@ src_libqcow2_a_SOURCES = \
 	src/admin/inspect.c src/admin/inspect.h \
 	src/admin/inspect_problems.c \
 	src/admin/new_image.c src/admin/new_image.h src/admin/new_image_internal.h \
+	src/admin/new_image_bitmaps.c \
 	src/admin/new_image_places.c \
 	src/admin/new_image_refcounts.c \
 	src/admin/overlay.c src/admin/overlay.h src/admin/overlay_kept.c src/admin/overlay_internal.h \
@@ -198,6 +199,7 @@ CTL_SOURCES = \
 	src/ctl/compare.c \
 	src/ctl/compare_disks.c src/ctl/compare_disks.h \
 	src/ctl/convert.c \
+	src/ctl/convert_bitmaps.c \
 	src/ctl/convert_copy.c src/ctl/convert_copy.h \
 	src/ctl/convert_files.c src/ctl/convert_internal.h \
 	src/ctl/convert_target.c src/ctl/convert_target.h \

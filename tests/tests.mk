@@ -127,6 +127,7 @@ E2E_TESTS = \
 	tests/e2e/ctl/test-ctl-commit.py \
 	tests/e2e/ctl/test-ctl-compare.py \
 	tests/e2e/ctl/test-ctl-convert.py \
+	tests/e2e/ctl/test-ctl-convert-bitmaps.py \
 	tests/e2e/ctl/test-ctl-create.py \
 	tests/e2e/ctl/test-ctl-create-bad.py \
 	tests/e2e/ctl/test-ctl-diff.py \
@@ -174,6 +175,7 @@ E2E_TESTS = \
 	tests/e2e/mount/test-ctl-mount-kill.py \
 	tests/e2e/mount/test-ctl-mount-kinds.py \
 	tests/e2e/mount/test-ctl-mount-missing.py \
+	tests/e2e/mount/test-backup-point-frozen.py \
 	tests/e2e/mount/test-ctl-snapshot-mounted.py \
 	tests/e2e/mount/test-mount.py \
 	tests/e2e/mount/test-mount-fstab.py \
@@ -210,6 +212,7 @@ E2E_TESTS = \
 	tests/e2e/write/test-backup-point.py \
 	tests/e2e/write/test-bitmaps-kept.py \
 	tests/e2e/write/test-bitmaps-mounted.py \
+	tests/e2e/write/test-bitmaps-daemon.py \
 	tests/e2e/read/test-bitmaps-shown.py \
 	tests/e2e/write/test-encrypted.py \
 	tests/e2e/write/test-encrypted-kinds.py \
@@ -420,10 +423,12 @@ tests_crash_faults_SOURCES = tests/crash/faults.c $(CRASH_SOURCES)
 tests_crash_faults_LDADD = $(LIBQCOW2_LIBS)
 
 # What tests/e2e/races/test-races.py runs; tests/races/README.md tells of it.
-RACES = tests/races/fsx tests/races/mounted tests/races/races tests/races/races-grow \
-	tests/races/races-preallocate
+RACES = tests/races/fsx tests/races/mounted tests/races/races tests/races/races-bitmaps \
+	tests/races/races-grow tests/races/races-preallocate
 RACES_SOURCES = \
 	tests/crash/tools.c tests/crash/tools.h \
+	tests/races/bitmaps.c tests/races/bitmaps.h \
+	tests/races/bitmaps_check.c \
 	tests/races/history.c tests/races/history.h \
 	tests/races/host.c tests/races/host.h \
 	tests/races/kinds.c tests/races/kinds.h \
@@ -447,7 +452,13 @@ tests_races_races_SOURCES = $(RACES_SOURCES)
 tests_races_races_LDFLAGS = $(RACES_LINK_FLAGS)
 tests_races_races_LDADD = $(LIBQCOW2_LIBS)
 
-# Without what the orders of growing, and of preallocation, are for: it must be seen.
+# Without what the brackets of a write around its bits, the orders of growing, and of preallocation,
+# are for: it must be seen.
+tests_races_races_bitmaps_CPPFLAGS = $(RACES_INCLUDES) -DQCOW2FS_BREAK_BITMAPS
+tests_races_races_bitmaps_CFLAGS = $(PROJECT_CFLAGS)
+tests_races_races_bitmaps_SOURCES = $(RACES_SOURCES) src/disk/write.c
+tests_races_races_bitmaps_LDFLAGS = $(RACES_LINK_FLAGS)
+tests_races_races_bitmaps_LDADD = $(LIBQCOW2_LIBS)
 tests_races_races_grow_CPPFLAGS = $(RACES_INCLUDES) -DQCOW2FS_BREAK_GROW
 tests_races_races_grow_CFLAGS = $(PROJECT_CFLAGS)
 tests_races_races_grow_SOURCES = $(RACES_SOURCES) src/disk/resize.c
@@ -472,7 +483,8 @@ tests_races_mounted_SOURCES = tests/crash/tools.c tests/crash/tools.h \
 # What tests/e2e/write/test-model-*.py run.
 tests_model_model_CPPFLAGS = $(PROJECT_CPPFLAGS)
 tests_model_model_CFLAGS = $(PROJECT_CFLAGS)
-tests_model_model_SOURCES = tests/model/model.c tests/model/model.h tests/model/snapshots.c tests/model/worker.c
+tests_model_model_SOURCES = tests/model/bitmaps.c tests/model/model.c tests/model/model.h \
+	tests/model/snapshots.c tests/model/worker.c
 tests_model_model_LDADD = $(LIBQCOW2_LIBS)
 
 # It is libfuse, as far as that is needed.

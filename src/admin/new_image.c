@@ -334,19 +334,17 @@ static int write_l1(struct new_image *image, uint64_t *host_offset)
 }
 
 /* The header that says where all is, and which makes the file an image. */
-static int write_header(struct new_image *image, uint64_t l1_offset)
+static int write_header(struct new_image *image, struct header *header)
 {
-    struct header header = *image->header; /* shallow */
     struct error ignored;
     uint8_t *bytes;
     size_t length;
     int result;
 
-    header.l1_offset = l1_offset;
-    header.refcount_table_offset = image->refcount_table_offset;
-    header.refcount_table_clusters = (uint32_t)image->refcount_table_clusters;
+    header->refcount_table_offset = image->refcount_table_offset;
+    header->refcount_table_clusters = (uint32_t)image->refcount_table_clusters;
     /* It did fit when the plan was made. */
-    result = header_encode(&header, NULL, "", &bytes, &length, &ignored);
+    result = header_encode(header, NULL, "", &bytes, &length, &ignored);
     if (result == 0) {
         result = store_write(image->file, 0, bytes, length);
         free(bytes);
@@ -357,12 +355,17 @@ static int write_header(struct new_image *image, uint64_t l1_offset)
 int new_image_finish(struct new_image *image)
 {
     const struct create_plan *plan = image->plan;
+    struct header header = *image->header; /* shallow */
     struct store_info info;
-    uint64_t l1_offset;
+    uint64_t l1_offset = 0;
     int result = go_to_l2(image, image->header->l1_entries);
 
     if (result == 0) {
         result = write_l1(image, &l1_offset);
+    }
+    header.l1_offset = l1_offset;
+    if (result == 0) {
+        result = new_image_put_bitmaps(image, &header);
     }
     if (result == 0) {
         result = new_image_write_refcounts(image);
@@ -380,7 +383,7 @@ int new_image_finish(struct new_image *image)
     if (result == 0) {
         result = store_sync(image->file); /* R3 */
     }
-    return result == 0 ? write_header(image, l1_offset) : result;
+    return result == 0 ? write_header(image, &header) : result;
 }
 
 void new_image_free(struct new_image *image)
@@ -389,6 +392,7 @@ void new_image_free(struct new_image *image)
         return;
     }
     new_image_free_refcounts(image);
+    new_image_free_bitmaps(image);
     free(image->pending);
     free(image->zeros);
     free(image->written);

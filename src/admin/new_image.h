@@ -26,6 +26,8 @@
 #define IMAGE_NEW_IMAGE_H
 
 #include "admin/create.h"
+#include "disk/changed.h"
+#include "meta/bitmap.h"
 
 struct new_image;
 
@@ -62,6 +64,19 @@ int new_image_zeros(struct new_image *image, uint64_t guest_offset, uint64_t len
  */
 int new_image_subclusters(struct new_image *image, uint64_t guest_offset, const void *bytes,
                           uint64_t length, uint32_t data, uint32_t zeros);
+
+/*
+ * Whether an image of this header can have bitmaps, before it is begun: -EINVAL and the like with a
+ * sentence that begins with `name`.
+ */
+int new_image_check_bitmaps(const struct header *header, const char *name, struct error *error);
+
+/*
+ * A persistent bitmap, at any time: its name, granularity and flags are those of `bitmap`, of which
+ * nothing else counts; and `bits` says what is set. Also -EFBIG: it would have more than 512 MiB.
+ */
+int new_image_bitmap(struct new_image *image, const struct bitmap *bitmap,
+                     const struct changed *bits);
 
 /* Writes the rest. Stable when it returns 0; the image is to be freed in any case. */
 int new_image_finish(struct new_image *image);

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Between new_image.c, which knows what is on the disk, new_image_places.c, which gives clusters
- * their places before there is data for them, and new_image_refcounts.c, which knows which clusters
- * of the file are taken: one module in three files.
+ * their places before there is data for them, new_image_bitmaps.c, and new_image_refcounts.c, which
+ * knows which clusters of the file are taken: one module in four files.
  */
 #ifndef IMAGE_NEW_IMAGE_INTERNAL_H
 #define IMAGE_NEW_IMAGE_INTERNAL_H
 
 #include "admin/new_image.h"
+#include "meta/bitmap.h"
 
 #define SUBCLUSTERS_ALL UINT64_C(0x00000000ffffffff)
 
@@ -37,6 +38,9 @@ struct new_image {
     uint8_t *written;       /* of each cluster that the table maps; NULL without places */
     bool (*stop)(void *context); /* NULL: never */
     void *stop_context;
+
+    struct bitmap *bitmaps; /* whose bits and tables are written */
+    size_t bitmap_count;
 
     uint64_t next;             /* the number of the first cluster of the file that is not taken */
     uint64_t tail;             /* where the next compressed data may begin; at a cluster: nowhere */
@@ -87,6 +91,10 @@ int new_image_write_zeros(struct new_image *image, uint64_t host_offset, uint64_
 /* Before the next table: what of this one was not written is made what it is to be. */
 int new_image_finish_places(struct new_image *image);
 
+/* Writes the directory, and names it in what is to be the header. */
+int new_image_put_bitmaps(struct new_image *image, struct header *header);
+
+void new_image_free_bitmaps(struct new_image *image);
 void new_image_free_refcounts(struct new_image *image);
 
 #endif

@@ -24,7 +24,7 @@ struct bitmap_options {
     struct option_bool disable;
     char *merge; /* each that was given, OPTION_SEVERAL */
     char *source_file;
-    struct option_number granularity;
+    struct option_number granularity, source_format;
 };
 
 struct work {
@@ -313,6 +313,13 @@ static const struct option_spec bitmap_flags[] = {
      .field = FIELD(source_file),
      .value_name = "FILE",
      .help = "with --merge: SOURCE is a bitmap of this image"},
+    {.name = "source-format",
+     .letter = 'F',
+     .type = OPTION_CHOICE,
+     .field = FIELD(source_format),
+     .choices = "qcow2",
+     .value_name = "FMT",
+     .help = "the format of that image: qcow2, the only one"},
     FLAG_FORMAT(struct bitmap_options),
     FLAG_QUIET(struct bitmap_options),
     FLAG_TRUST_NAMES(struct bitmap_options),

@@ -44,6 +44,9 @@ static int make_copy(struct conversion *conversion)
     if (r == 0) {
         r = copy(conversion);
     }
+    if (r == 0 && conversion->target.existing != NULL) {
+        r = convert_bitmaps_to_existing(conversion);
+    }
     if (r == 0) {
         r = convert_name_files(conversion);
     }
@@ -89,6 +92,9 @@ static int run_convert(struct ctl *ctl)
     }
     if (r == 0) {
         r = convert_open_source(&conversion);
+    }
+    if (r == 0) {
+        r = convert_find_bitmaps(&conversion);
     }
     if (r == 0) {
         r = make_copy(&conversion);
@@ -155,6 +161,14 @@ static const struct option_spec convert_flags[] = {
      .type = OPTION_BOOL,
      .field = FIELD(existing),
      .help = "write to TARGET as it is, in place of making it; its disk may be larger"},
+    {.name = "bitmaps",
+     .type = OPTION_BOOL,
+     .field = FIELD(bitmaps),
+     .help = "copy the persistent bitmaps, too, with their granularities"},
+    {.name = "skip-broken-bitmaps",
+     .type = OPTION_BOOL,
+     .field = FIELD(skip_broken),
+     .help = "with --bitmaps: leave out those that are inconsistent"},
     FLAG_PROGRESS(struct convert_options),
     {.name = "unordered",
      .letter = 'W',
@@ -192,6 +206,7 @@ const struct command convert_command = {
     .examples = "  qcow2ctl convert disk.raw disk.qcow2\n"
                 "  qcow2ctl convert -O raw disk.qcow2 /dev/vg0/disk\n"
                 "  qcow2ctl convert -c -o compression_type=zstd disk.qcow2 small.qcow2\n"
+                "  qcow2ctl convert --bitmaps disk.qcow2 copy.qcow2\n"
                 "  qcow2ctl convert -B base.qcow2 -F qcow2 disk.qcow2 overlay.qcow2\n",
     .options_size = sizeof(struct convert_options),
     .flags = convert_flags,

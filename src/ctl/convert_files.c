@@ -285,7 +285,7 @@ static int open_new_image(struct conversion *conversion)
     convert_target_new_image(target, conversion->backing.view != NULL, header->version == 2);
     r = new_image_begin(&conversion->plan, &target->files, &target->image);
     return r == 0
-               ? 0
+               ? convert_bitmaps_to_new(conversion)
                : error_set(error, -r, "%s: cannot be written: %s", conversion->path, strerror(-r));
 }
 
@@ -311,7 +311,7 @@ static int open_existing_image(struct conversion *conversion)
     target->size = size;
     target->unit = target->subunit = target->existing->header->cluster_size;
     convert_target_writer(target);
-    return 0;
+    return convert_check_existing_bitmaps(conversion);
 }
 
 /* --- Either ---------------------------------------------------------------------------------- */
@@ -323,6 +323,10 @@ int convert_open_target(struct conversion *conversion)
     conversion->target.path = conversion->path;
     if (!conversion->is_raw && !conversion->options->existing.value) {
         r = plan_image(conversion);
+        if (r == 0 && conversion->bitmaps != NULL) {
+            r = new_image_check_bitmaps(&conversion->plan.header, conversion->path,
+                                        &conversion->ctl->error);
+        }
         r = r == 0 ? look_at_files(conversion) : r;
         if (r != 0) {
             return r;
@@ -377,5 +381,6 @@ void convert_release(struct conversion *conversion)
     ctl_disk_close(&conversion->backing);
     create_plan_release(&conversion->plan);
     create_files_release(&conversion->files);
+    bitmap_directory_free(conversion->bitmaps);
     free(conversion->backing_path);
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Between convert.c, which is the command, convert_usage.c, which says what has no meaning, and
- * convert_files.c, which opens what is read and written: one module in three files.
+ * convert_files.c, which opens what is read and written, and convert_bitmaps.c: one module in four
+ * files.
  */
 #ifndef CTL_CONVERT_INTERNAL_H
 #define CTL_CONVERT_INTERNAL_H
@@ -21,7 +22,7 @@ struct convert_options {
     struct option_number format, target_format, zeros;
     char *backing_flag, *backing_format_flag; /* -B, -F */
     char *snapshot;
-    struct option_bool compress, existing, unordered;
+    struct option_bool compress, existing, unordered, bitmaps, skip_broken;
 };
 
 struct conversion {
@@ -29,8 +30,9 @@ struct conversion {
     const struct convert_options *options;
     const char *source_path, *path;
     struct ctl_disk source, backing;
-    char *backing_path; /* where it is; owned */
-    bool is_raw;        /* the target */
+    char *backing_path;               /* where it is; owned */
+    struct bitmap_directory *bitmaps; /* of the source, to be copied; NULL: none; owned */
+    bool is_raw;                      /* the target */
     struct create_parameters parameters;
     struct create_files files;
     struct create_plan plan;
@@ -53,6 +55,16 @@ int convert_open_source(struct conversion *conversion);
  * negative errno with a sentence; convert_close_target() in any case.
  */
 int convert_open_target(struct conversion *conversion);
+
+/*
+ * Finds the bitmaps that are asked for, or says that there are some that are not; writes them to a
+ * new image, before or behind its data; asks whether an existing one can take them, and, behind the
+ * data, gives them to it. 0, or a negative errno with a sentence.
+ */
+int convert_find_bitmaps(struct conversion *conversion);
+int convert_bitmaps_to_new(struct conversion *conversion);
+int convert_check_existing_bitmaps(struct conversion *conversion);
+int convert_bitmaps_to_existing(struct conversion *conversion);
 
 /* Gives new files their names. 0, or a negative errno with a sentence. */
 int convert_name_files(struct conversion *conversion);

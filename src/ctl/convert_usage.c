@@ -19,6 +19,10 @@ static int check_raw(struct conversion *conversion)
     if (options->compress.value) {
         return refuse(conversion, "a raw file cannot be compressed; leave out -c, or add -O qcow2");
     }
+    if (options->bitmaps.value) {
+        return refuse(conversion,
+                      "a raw file has no bitmaps; leave out --bitmaps, or add -O qcow2");
+    }
     if (options->backing_flag != NULL) {
         return refuse(conversion,
                       "a raw file has nothing behind it; leave out -B, or add -O qcow2");
@@ -91,10 +95,29 @@ static int check_zeros(struct conversion *conversion)
     return 0;
 }
 
+static int check_bitmaps(struct conversion *conversion)
+{
+    const struct convert_options *options = conversion->options;
+
+    if (options->skip_broken.value && !options->bitmaps.value) {
+        return refuse(conversion, "--skip-broken-bitmaps is for --bitmaps; add that");
+    }
+    if (options->bitmaps.value && options->snapshot != NULL) {
+        return refuse(conversion,
+                      "the bitmaps are of the active disk, not of a snapshot; leave out "
+                      "--bitmaps, or -l");
+    }
+    return 0;
+}
+
 int convert_check_usage(struct conversion *conversion)
 {
     const struct convert_options *options = conversion->options;
     int r = check_zeros(conversion);
+
+    if (r == 0) {
+        r = check_bitmaps(conversion);
+    }
 
     conversion->is_raw = options->target_format.value == IMAGE_RAW && options->target_format.set;
     if (r == 0 && conversion->is_raw) {

@@ -8,6 +8,7 @@
 #include "ctl/create_values.h"
 #include "ctl/disk.h"
 #include "ctl/map_walk.h"
+#include "meta/bitmap.h"
 #include "meta/format.h"
 #include "util/checked.h"
 #include "util/json.h"
@@ -35,6 +36,8 @@ struct measuring {
     uint64_t size; /* of the disk, bytes */
     struct create_plan plan;
     uint64_t required, fully_allocated; /* bytes */
+    bool has_bitmaps;                   /* the copy could have those of the disk */
+    uint64_t bitmaps;                   /* what they would take more, bytes */
 };
 
 /* --- What it is about ------------------------------------------------------------------- */
@@ -176,16 +179,51 @@ static int measure_image(struct measuring *measuring)
     return r;
 }
 
+/* The persistent bitmaps of a disk, as large as they can be, in clusters of the copy. */
+static int measure_bitmaps(struct measuring *measuring)
+{
+    const struct header *copy = &measuring->plan.header;
+    const struct image *image = measuring->disk.image;
+    struct bitmap_directory *directory;
+    uint64_t clusters = 0, names = 0;
+    int r;
+
+    if (image == NULL || image->header == NULL || image->header->version < 3 || copy->version < 3) {
+        return 0;
+    }
+    r = bitmap_directory_read(image->file, image->header, measuring->path, &directory,
+                              &measuring->ctl->error);
+    for (size_t i = 0; r == 0 && i < directory->count; i++) {
+        const struct bitmap *bitmap = &directory->bitmaps[i];
+        uint64_t entries = bitmap_table_entries(copy, bitmap->granularity);
+
+        if ((bitmap->flags & BITMAP_FLAG_IN_USE) == 0) {
+            clusters +=
+                entries + div_round_up(entries * BITMAP_TABLE_ENTRY_BYTES, copy->cluster_size);
+            names += div_round_up(BITMAP_FIXED_LENGTH + strlen(bitmap->name), 8) * 8;
+        }
+    }
+    if (r == 0) {
+        bitmap_directory_free(directory);
+        measuring->has_bitmaps = true;
+        clusters += div_round_up(names, copy->cluster_size);
+        measuring->bitmaps = clusters << copy->cluster_bits;
+    }
+    return r;
+}
+
 static int measure(struct measuring *measuring)
 {
     const struct option_number *format = &measuring->options->target_format;
+    int r;
 
     if (format->set && format->value == IMAGE_RAW) {
         measuring->required = div_round_up(measuring->size, SECTOR) * SECTOR;
         measuring->fully_allocated = measuring->required;
         return 0;
     }
-    return measure_image(measuring);
+    r = measure_image(measuring);
+    return r == 0 ? measure_bitmaps(measuring) : r;
 }
 
 /* --- The command ---------------------------------------------------------------------------- */
@@ -197,6 +235,9 @@ static int print_json(struct measuring *measuring)
 
     json_put_number(object, "required", measuring->required);
     json_put_number(object, "fully-allocated", measuring->fully_allocated);
+    if (measuring->has_bitmaps) {
+        json_put_number(object, "bitmaps", measuring->bitmaps);
+    }
     r = json_print(object, stdout);
     json_free(object);
     return r == 0 ? 0
@@ -211,6 +252,9 @@ static int report(struct measuring *measuring)
     }
     printable_line(stdout, "required size: %" PRIu64, measuring->required);
     printable_line(stdout, "fully allocated size: %" PRIu64, measuring->fully_allocated);
+    if (measuring->has_bitmaps) {
+        printable_line(stdout, "bitmaps size: %" PRIu64, measuring->bitmaps);
+    }
     return 0;
 }
 

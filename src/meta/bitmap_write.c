@@ -33,6 +33,28 @@ static void encode_new(uint8_t *entry, const struct bitmap *bitmap)
     memcpy(entry + BITMAP_FIXED_LENGTH, bitmap->name, strlen(bitmap->name));
 }
 
+int bitmap_directory_make(const struct bitmap *bitmaps, size_t count, uint8_t **bytes,
+                          size_t *length)
+{
+    uint8_t *made;
+    size_t at = 0;
+
+    *length = 0;
+    for (size_t i = 0; i < count; i++) {
+        *length += entry_length(&bitmaps[i]);
+    }
+    made = calloc(1, *length + 1);
+    if (made == NULL) {
+        return -ENOMEM;
+    }
+    for (size_t i = 0; i < count; i++) {
+        encode_new(made + at, &bitmaps[i]);
+        at += entry_length(&bitmaps[i]);
+    }
+    *bytes = made;
+    return 0;
+}
+
 /* In `made`, which has room for it; its length then. */
 static size_t apply_edit(uint8_t *made, size_t size, const struct bitmap_edit *edit)
 {

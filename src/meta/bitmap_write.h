@@ -27,4 +27,8 @@ int bitmap_directory_edit(struct store *file, const struct header *header, const
                           const struct bitmap_edit *edits, size_t count, uint8_t **bytes,
                           size_t *length, struct error *error);
 
+/* A directory of these, without extra data. 0 and bytes to be freed; or -ENOMEM. */
+int bitmap_directory_make(const struct bitmap *bitmaps, size_t count, uint8_t **bytes,
+                          size_t *length);
+
 #endif

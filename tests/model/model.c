@@ -6,8 +6,9 @@
  *
  * IMAGE exists; EXPECTED is a raw file with what its disk shows, which is
  * changed along. When it ends with status 0 the image is closed; whoever calls
- * compares it with EXPECTED, and has it checked. One thread repeats the same
- * operations for the same seed; of more, each does, but not in the same order.
+ * compares it with EXPECTED, and has it checked. With `bitmaps`, EXPECTED.bitmaps has what they
+ * must say. One thread repeats the same operations for the same seed; of more, each does, but not
+ * in the same order.
  */
 #include "config.h"
 
@@ -129,6 +130,18 @@ static void close_expected(struct model *model, int fd)
     }
 }
 
+/* Beside EXPECTED, as EXPECTED.bitmaps. */
+static void write_bitmaps(const struct model *model, const char *expected)
+{
+    char *path;
+
+    if (asprintf(&path, "%s.bitmaps", expected) < 0) {
+        die("out of memory");
+    }
+    bitmaps_write(model, path);
+    free(path);
+}
+
 /* --- Rounds ------------------------------------------------------------------------------------
  */
 
@@ -159,9 +172,13 @@ static void run_round(struct model *model, uint64_t round)
     struct worker alone = worker_create(model, MODEL_THREADS_MAX, round);
 
     open_image(model);
+    bitmaps_find(model);
     worker_check_all(&alone);
+    bitmaps_check(model);
     run_workers(model, round);
     snapshots_check(model);
+    bitmaps_check(model);
+    worker_change_bitmaps(&alone);
     /* Version 2 does not say how large a disk was, so that none may have another size. */
     if (round + 1 == model->options.rounds.value ||
         (model->options.resize.value && model->image->header->version < 3)) {
@@ -172,6 +189,7 @@ static void run_round(struct model *model, uint64_t round)
     }
     worker_check_all(&alone);
     snapshots_check(model);
+    bitmaps_check(model);
     close_image(model);
     if (model->options.resize.value) { /* the header's size is of whole sectors */
         model->size = div_round_up(model->size, SECTOR) * SECTOR;
@@ -204,6 +222,7 @@ static const struct option_spec table[] = {
     SWITCH("compress", compress),
     SWITCH("resize", resize),
     SWITCH("snapshots", snapshots),
+    SWITCH("bitmaps", bitmaps),
     {
         .name = "key-file",
         .type = OPTION_SEVERAL,
@@ -253,8 +272,12 @@ int main(int argc, char **argv)
     for (round = 0; round < model.options.rounds.value; round++) {
         run_round(&model, round);
     }
+    if (model.bitmaps != NULL) {
+        write_bitmaps(&model, argv[2]);
+    }
     close_expected(&model, expected);
     snapshots_destroy(model.snapshots);
+    bitmaps_destroy(model.bitmaps);
     log_release(&model.log);
     return 0;
 }

@@ -25,6 +25,7 @@
 #define MODEL_PIECE         (UINT64_C(37) * 1024 + 512) /* bytes; an expression, hence the parentheses */
 #define MODEL_THREADS_MAX   64
 #define MODEL_SNAPSHOTS_MAX 3 /* of ours at the same time */
+#define MODEL_BITMAPS_MAX   8
 
 struct model_options {
     struct option_number seed;
@@ -38,6 +39,7 @@ struct model_options {
     struct option_bool resize;    /* between the rounds */
     char *key_files;              /* of an encrypted image, for keys_open() */
     struct option_bool snapshots; /* are made and removed, too */
+    struct option_bool bitmaps;   /* which the image has, all empty, are followed, and changed */
 };
 
 struct model {
@@ -51,6 +53,7 @@ struct model {
     uint64_t size;     /* of the disk, now */
     uint64_t capacity; /* the most that it grows to */
     struct kept_snapshots *snapshots;
+    struct kept_bitmaps *bitmaps; /* NULL: none is looked at */
 };
 
 struct worker {
@@ -70,6 +73,24 @@ void snapshots_change(struct model *model, unsigned owner, uint64_t chance);
 void snapshots_check(const struct model *model);
 void snapshots_drop_all(struct model *model);
 
+/* Which bitmaps the image has, when it is open for the first time. */
+void bitmaps_find(struct model *model);
+void bitmaps_destroy(struct kept_bitmaps *all); /* may be NULL */
+
+/* The bytes [from, to) of the disk have changed; by any worker. */
+void bitmaps_mark(struct model *model, uint64_t from, uint64_t to);
+
+/*
+ * With nobody else at work: the disk, of model->size bytes yet, gets `size`; one is cleared,
+ * switched or merged as a random number says; each says what it must; what they must say goes to a
+ * file, a line for each: its name, whether it is enabled, and where its ranges begin and how long
+ * they are.
+ */
+void bitmaps_resize(struct model *model, uint64_t size);
+void bitmaps_change(struct model *model, uint64_t chance);
+void bitmaps_check(const struct model *model);
+void bitmaps_write(const struct model *model, const char *path);
+
 struct worker worker_create(struct model *model, unsigned number, uint64_t round);
 
 /* The operations of one round. */
@@ -77,6 +98,9 @@ void worker_run(struct worker *worker);
 
 /* Makes the disk larger or smaller, in one of several ways; with nobody else at work. */
 void worker_resize(struct worker *worker);
+
+/* Changes some of the bitmaps; with nobody else at work. */
+void worker_change_bitmaps(struct worker *worker);
 
 /* Compares all of the disk. */
 void worker_check_all(struct worker *worker);

@@ -185,6 +185,7 @@ static void write_random(struct worker *worker, struct range range)
     expect_success(worker, "write", range,
                    writer_write(model->writer, range.offset, buffer, range.length));
     memcpy(model->expected + range.offset, buffer, range.length);
+    bitmaps_mark(model, range.offset, range.offset + range.length);
     free(buffer);
 }
 
@@ -195,6 +196,7 @@ static void zero(struct worker *worker, struct range range, bool unmap)
     expect_success(worker, unmap ? "discard" : "zeroing", range,
                    writer_zero(model->writer, range.offset, range.length, unmap, NULL));
     memset(model->expected + range.offset, 0, range.length);
+    bitmaps_mark(model, range.offset, range.offset + range.length);
 }
 
 /* Anywhere, also where others are at work: it changes nothing that can be seen. */
@@ -261,6 +263,7 @@ static void set_size(struct worker *worker)
     }
     expect_success(worker, "resizing", (struct range){.length = size},
                    writer_resize(model->writer, size, NULL));
+    bitmaps_resize(model, size);
     if (size < model->size) {
         memset(model->expected + size, 0, model->size - size);
     }
@@ -279,6 +282,7 @@ static void write_past_end(struct worker *worker)
     range.length = min_u64(model->capacity - range.offset, 1 + random_below(worker, LENGTH_LONG));
     if (range.length > 0) {
         write_random(worker, range);
+        bitmaps_resize(model, max_u64(model->size, range.offset + range.length));
         model->size = max_u64(model->size, range.offset + range.length);
     }
 }
@@ -290,6 +294,13 @@ void worker_resize(struct worker *worker)
         write_past_end(worker);
     }
     preallocate(worker);
+}
+
+void worker_change_bitmaps(struct worker *worker)
+{
+    for (uint64_t count = random_below(worker, 4); count > 0; count--) {
+        bitmaps_change(worker->model, random_number(worker));
+    }
 }
 
 void worker_check_all(struct worker *worker)

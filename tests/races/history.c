@@ -75,6 +75,11 @@ static uint64_t value_of(uint64_t number, uint64_t grain)
     return number == 0 ? 0 : number << GRAIN_BITS | grain;
 }
 
+uint64_t history_writer(uint64_t value)
+{
+    return value >> GRAIN_BITS;
+}
+
 void grains_fill(uint8_t *bytes, uint64_t from, uint64_t grains, uint64_t number)
 {
     for (uint64_t grain = 0; grain < grains; grain++) {

@@ -51,7 +51,8 @@ struct event {
     uint64_t from, to;        /* grains */
     uint64_t began, returned; /* moments */
     int result;
-    uint64_t value; /* of a write: which number, see history_value() */
+    uint64_t value; /* of a write: which number, see history_writer() */
+    bool is_size;   /* the disk gets another: that of `from` */
     uint64_t *seen; /* of a read: the value of each grain */
 };
 
@@ -83,6 +84,9 @@ void history_end(struct history *history, struct event *event, int result);
 
 /* A number that no other write has. */
 uint64_t history_number(struct history *history);
+
+/* The number of the write that put this value there. */
+uint64_t history_writer(uint64_t value);
 
 /* Fills `grains` grains of a buffer with what the write of that number puts into them. */
 void grains_fill(uint8_t *bytes, uint64_t from, uint64_t grains, uint64_t number);

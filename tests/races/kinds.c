@@ -72,6 +72,30 @@ static const struct kind kinds[] = {
      .data_file = true,
      .encrypted = "xts"},
     {.name = "extended-on-chain", .options = "", .content = CONTENT_ON_CHAIN, .extended = true},
+    {.name = "bitmaps", .options = "", .content = CONTENT_FILLED, .bitmaps = true},
+    {.name = "bitmaps-extended",
+     .options = "",
+     .content = CONTENT_ON_CHAIN,
+     .bitmaps = true,
+     .extended = true},
+    {.name = "bitmaps-compressing",
+     .options = "",
+     .content = CONTENT_EMPTY,
+     .bitmaps = true,
+     .compresses = true},
+    {.name = "bitmaps-data-file",
+     .options = ",data_file_raw=on",
+     .content = CONTENT_DATA_FILE,
+     .bitmaps = true,
+     .data_file = true,
+     .raw_data_file = true},
+};
+
+const struct races_bitmap races_bitmaps[RACES_BITMAPS] = {
+    {.name = "sector", .granularity = "512"},
+    {.name = "page", .granularity = "4096"},
+    {.name = "huge", .granularity = "2147483648"},
+    {.name = "still", .granularity = "512", .disabled = true},
 };
 
 static const unsigned usual_bits[] = {9, 12, 16}, extended_bits[] = {14, 16};
@@ -275,6 +299,18 @@ static void make_snapshot(struct making *making, unsigned number)
     free(raw);
 }
 
+/* All are empty: what the template's disk holds was there before. */
+static void make_bitmaps(const struct template *template)
+{
+    for (size_t i = 0; i < RACES_BITMAPS; i++) {
+        const struct races_bitmap *bitmap = &races_bitmaps[i];
+
+        run_qemu_img((const char *const[]){"qemu-img", "bitmap", "--add", "-g", bitmap->granularity,
+                                           template->path, bitmap->name,
+                                           bitmap->disabled ? "--disable" : NULL, NULL});
+    }
+}
+
 static void make_options(struct making *making)
 {
     const struct template *template = making->template;
@@ -308,6 +344,9 @@ static struct template *make(const struct kind *kind, unsigned cluster_bits)
         if (i == 0 && kind->content == CONTENT_FILLED) {
             overwrite(&making, 2);
         }
+    }
+    if (kind->bitmaps) {
+        make_bitmaps(template);
     }
     template->image.bytes = read_file(template->path, &template->image.size);
     if (kind->data_file) {

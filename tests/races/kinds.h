@@ -32,8 +32,19 @@ struct kind {
     bool compresses; /* what is written */
     bool data_file;  /* and whether that is raw: */
     bool raw_data_file;
+    bool bitmaps;          /* persistent ones: those of bitmaps.c */
     const char *encrypted; /* the mode of its cipher; NULL: it has none */
 };
+
+/* Those of each image that has any; of each the bits are looked at. */
+#define RACES_BITMAPS 4
+
+struct races_bitmap {
+    const char *name, *granularity; /* as qemu-img takes it */
+    bool disabled;
+};
+
+extern const struct races_bitmap races_bitmaps[RACES_BITMAPS];
 
 /* One file of an image. */
 struct file_bytes {

@@ -12,8 +12,11 @@
 #include <string.h>
 
 static const char *const operation_names[OPERATIONS] = {
-    "write",  "read",  "zero",     "punch",   "preallocate",     "reserve",    "flush",    "seek",
-    "resize", "clean", "snapshot", "trouble", "make a snapshot", "remove one", "read one",
+    "write",           "read",       "zero",     "punch",
+    "preallocate",     "reserve",    "flush",    "seek",
+    "resize",          "clean",      "snapshot", "trouble",
+    "make a snapshot", "remove one", "read one", "look at a bitmap",
+    "backup point",
 };
 
 static bool one_in(struct chance *chance, unsigned odds)
@@ -48,6 +51,7 @@ static const struct kind *choose_kind(struct run *run)
     do {
         kind = kind_at(chance_below(&run->chance, kinds_count()));
     } while (is_listed(options->without, kind->name) ||
+             (is_only(run, "bitmaps") && !kind->bitmaps) ||
              (kind->encrypted != NULL && crypto_missing() != NULL));
     if (options->kind != NULL) {
         kind = kind_named(options->kind);
@@ -83,6 +87,7 @@ static void choose_weights(struct run *run)
         [OPERATION_FLUSH] = 6,  [OPERATION_SEEK] = 5,        [OPERATION_RESIZE] = 5,
         [OPERATION_CLEAN] = 2,  [OPERATION_SNAPSHOT] = 3,    [OPERATION_TROUBLE] = 3,
         [OPERATION_MAKE] = 4,   [OPERATION_REMOVE] = 3,      [OPERATION_READ_MADE] = 8,
+        [OPERATION_LOOK] = 5,   [OPERATION_POINT] = 4,
     };
     struct plan *plan = &run->plan;
 
@@ -102,6 +107,17 @@ static void choose_weights(struct run *run)
         plan->weights[OPERATION_MAKE] = 15;
         plan->weights[OPERATION_REMOVE] = 10;
         plan->weights[OPERATION_READ_MADE] = 30;
+    }
+    if (is_only(run, "bitmaps")) {
+        plan->weights[OPERATION_WRITE] = 60;
+        plan->weights[OPERATION_LOOK] = 15;
+        plan->weights[OPERATION_POINT] = 20;
+    }
+    if (!plan->template->kind->bitmaps) {
+        plan->weights[OPERATION_LOOK] = 0;
+    }
+    if (!plan->points) {
+        plan->weights[OPERATION_POINT] = 0;
     }
     if (!plan->makes) {
         plan->weights[OPERATION_MAKE] = 0;
@@ -152,6 +168,7 @@ static void choose_snapshots(struct run *run)
     bool makes = one_in(&run->chance, 3) || is_only(run, "snapshots");
 
     plan->makes = makes && !kind->data_file;
+    plan->points = kind->bitmaps && !kind->data_file;
     if (plan->makes && strstr(kind->options, "compat=0.10") != NULL) {
         plan->growable = plan->resizes = false;
         plan->trouble = plan->syncs_fail = false;
@@ -204,14 +221,15 @@ void plan_tell(const struct run *run, FILE *out)
 
     fprintf(out,
             "  kind %s, clusters of %u bytes, disk of %" PRIu64 " bytes; %u threads, %u operations "
-            "each; a pause at one of %u points, of %u%s%s%s%s%s%s%s%s%s%s\n ",
+            "each; a pause at one of %u points, of %u%s%s%s%s%s%s%s%s%s%s%s\n ",
             plan->template->kind->name, 1u << plan->template->cluster_bits,
             plan->template->disk_size, plan->threads, plan->operations, plan->often, plan->longest,
             plan->tiny_caches ? ", tiny caches" : "", plan->lazy ? ", lazy" : "",
             plan->discard ? ", discard" : "", plan->growable ? ", growable" : "",
             plan->resizes ? ", resizes" : "", plan->write_through ? ", write-through" : "",
             plan->fills ? ", fills" : "", plan->trouble ? ", trouble" : "",
-            plan->syncs_fail ? ", syncs fail" : "", plan->makes ? ", makes snapshots" : "");
+            plan->syncs_fail ? ", syncs fail" : "", plan->makes ? ", makes snapshots" : "",
+            plan->points ? ", makes backup points" : "");
     for (size_t i = 0; i < OPERATIONS; i++) {
         if (plan->weights[i] > 0) {
             fprintf(out, " %s %u", operation_names[i], plan->weights[i]);

@@ -216,6 +216,7 @@ static void make_history(struct run *run)
             die("the image holds a grain of several values");
         }
     }
+    run->bitmaps.saved = run->history.initial;
 }
 
 static void run_threads(struct run *run)
@@ -327,6 +328,7 @@ bool run_once(const struct run_options *options, struct totals *totals, FILE *ou
     totals->runs++;
     totals->operations += atomic_load(&run->operations);
     totals->crashes += run->crash_count;
+    bitmaps_release(run);
     snapshots_release(run);
     history_release(&run->history);
     release_hosts(run);

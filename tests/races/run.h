@@ -23,6 +23,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define NEVER       UINT64_MAX /* no moment */
 #define THREADS_MAX 8 /* of a run, that do operations; the first has number 1 in the history */
 #define CRASHES_MAX 3
 
@@ -32,7 +33,7 @@ struct run_options {
     const char *kind;
     const char *without;   /* kinds with commas between, that are left out */
     uint64_t cluster_size; /* bytes */
-    const char *only;      /* "grow", "preallocate", "snapshots": what the threads do most */
+    const char *only;      /* "grow", "preallocate", "snapshots", "bitmaps": what is done most */
     bool free;             /* the schedule's */
     bool qemu;             /* qemu-img looks at the image, too */
     bool tell;             /* the whole story */
@@ -56,6 +57,8 @@ enum operation {
     OPERATION_MAKE, /* of snapshots */
     OPERATION_REMOVE,
     OPERATION_READ_MADE,
+    OPERATION_LOOK, /* at a bitmap */
+    OPERATION_POINT,
     OPERATIONS,
 };
 
@@ -66,7 +69,8 @@ struct plan {
     unsigned often, longest;      /* of the schedule */
     unsigned weights[OPERATIONS], total;
     bool tiny_caches, lazy, discard, growable, write_through, fills, resizes, starts_threads;
-    bool makes; /* snapshots, and removes them */
+    bool makes;  /* snapshots, and removes them */
+    bool points; /* of backups, by bitmaps and snapshots */
     bool trouble, syncs_fail;
     unsigned crashes;
     uint64_t hot[3]; /* grains around which most of it happens */
@@ -90,9 +94,47 @@ struct made {
     uint64_t removing, removed; /* of its removal; NEVER where there was none, or it failed */
     bool failed;                /* its making: it may be there or not */
     bool going;                 /* nobody begins to read it any more */
+    bool of_point;              /* it is read and removed by who makes and ends that backup point */
     unsigned users;
     struct view *view;
     uint64_t *values; /* of each grain, once somebody has read it */
+};
+
+/* What a bitmap said, between two moments. */
+struct look {
+    size_t bitmap;            /* of races_bitmaps */
+    uint64_t began, returned; /* moments */
+    uint64_t end;             /* of the disk, in grains, unless that changed meanwhile */
+    bool *bits;               /* of each sector; NULL: nothing */
+};
+
+/*
+ * A backup point: bitmap "sector" becomes bitmap `name`, which is disabled, beside a snapshot; as
+ * qcow2ctl backup-point does it. All guarded by change_mutex.
+ */
+struct point {
+    char name[16];
+    uint64_t clear_began, clear_returned; /* moments of the clearing of "sector"; NEVER: none */
+    bool cleared;                         /* that succeeded */
+    uint64_t merge_began, merge_returned; /* of its bits' way back; NEVER: none */
+    bool merged;
+    uint64_t complete;             /* moment at which each step was done, or NEVER */
+    struct made *snapshot;         /* or NULL */
+    const uint64_t *base, *values; /* of each grain: the backup before it, and its; NULL: unknown */
+    struct look look;              /* when it was complete */
+};
+
+#define POINTS_MAX 16
+
+/* What is known of the bitmaps; guarded by change_mutex. */
+struct known_bitmaps {
+    struct look *looks;
+    size_t look_count, look_capacity;
+    struct point points[POINTS_MAX];
+    size_t point_count;
+    bool point_is_open;
+    bool point_failed;     /* one is left as it is, and no other begins */
+    const uint64_t *saved; /* what the last backup holds of each grain; NULL: unknown */
 };
 
 struct run {
@@ -112,6 +154,7 @@ struct run {
     pthread_mutex_t made_mutex;
     struct made made[MADE_MAX];
     size_t made_count;
+    struct known_bitmaps bitmaps;
     atomic_bool change_failed; /* one at least */
     struct crash crashes[CRASHES_MAX];
     size_t crash_count;
@@ -162,6 +205,35 @@ void snapshots_release(struct run *run);
 /* What was read of them, and what the image that is open has of them, after a crash at `moment`. */
 void snapshots_check_reads(struct run *run, struct checker *checker);
 void snapshots_check(struct run *run, struct checker *checker, uint64_t moment, const char *when);
+
+/*
+ * One change of what is there beside the disk, which has to be stable when it returns (R7);
+ * failed_syncs: those before it began.
+ */
+void change_end(struct worker *worker, struct call *call, int result, bool expected,
+                uint64_t failed_syncs);
+
+/* With change_mutex held: whether there is room for another; makes it, removes it. */
+bool snapshots_have_room(const struct run *run);
+struct made *snapshots_make_held(struct worker *worker);
+void snapshots_remove_held(struct worker *worker, struct made *made);
+
+/* All that it shows, a value for each grain, which stay its own; NULL: it cannot be read. */
+const uint64_t *snapshots_values(struct run *run, struct made *made);
+
+/* Looks at a bitmap; begins a backup point, or ends the one that is open (bitmaps.c). */
+void bitmaps_look(struct worker *worker);
+void bitmaps_point(struct worker *worker);
+void bitmaps_release(struct run *run);
+
+/*
+ * What bitmaps have said while it ran; and what those of the image that is open say, whose disk
+ * shows `values`: after all, or after a crash at a moment (of which a sync that failed is one).
+ */
+void bitmaps_check_looks(struct run *run);
+void bitmaps_check_end(struct run *run, const uint64_t *values, const char *when);
+void bitmaps_check_crash(struct run *run, const uint64_t *values, uint64_t moment,
+                         const char *when);
 
 /* Prints a line that begins with WRONG. */
 void run_wrong(struct run *run, const char *format, ...) __attribute__((format(printf, 2, 3)));

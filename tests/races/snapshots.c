@@ -14,7 +14,6 @@
 #include <string.h>
 
 #define AT_ONCE 3
-#define NEVER   UINT64_MAX
 
 /* The snapshot's number in image->snapshots; -1 where there is none of that name. */
 static int find(const struct run *run, const char *name)
@@ -70,9 +69,8 @@ static void take_values(struct run *run, struct made *made, uint64_t *values, co
 
 /* --- What threads do ------------------------------------------------------------------------ */
 
-/* R7: nothing succeeds that has to be stable, once a sync has failed. */
-static void end_change(struct worker *worker, struct call *call, int result, bool expected,
-                       uint64_t failed_syncs)
+void change_end(struct worker *worker, struct call *call, int result, bool expected,
+                uint64_t failed_syncs)
 {
     struct run *run = worker->run;
 
@@ -109,7 +107,7 @@ static void make(struct worker *worker, struct made *made)
 
     snprintf(made->name, sizeof(made->name), "made-%zu", run->made_count);
     result = writer_snapshot_make(run->writer, made->name, &error);
-    end_change(worker, &call, result, narrow && result == -EOVERFLOW, failed_syncs);
+    change_end(worker, &call, result, narrow && result == -EOVERFLOW, failed_syncs);
     made->began = call.event->began;
     made->returned = call.event->returned;
     made->removing = made->removed = NEVER;
@@ -127,16 +125,36 @@ static void make(struct worker *worker, struct made *made)
     }
 }
 
+bool snapshots_have_room(const struct run *run)
+{
+    return run->made_count < MADE_MAX && count_there(run) < AT_ONCE;
+}
+
+static struct made *make_held(struct worker *worker, bool of_point)
+{
+    struct run *run = worker->run;
+    struct made *made = &run->made[run->made_count];
+
+    made->of_point = of_point;
+    make(worker, made);
+    pthread_mutex_lock(&run->made_mutex);
+    run->made_count++;
+    pthread_mutex_unlock(&run->made_mutex);
+    return made;
+}
+
+struct made *snapshots_make_held(struct worker *worker)
+{
+    return make_held(worker, true);
+}
+
 void snapshots_make_one(struct worker *worker)
 {
     struct run *run = worker->run;
 
     pthread_mutex_lock(&run->change_mutex);
-    if (run->made_count < MADE_MAX && count_there(run) < AT_ONCE) {
-        make(worker, &run->made[run->made_count]);
-        pthread_mutex_lock(&run->made_mutex);
-        run->made_count++;
-        pthread_mutex_unlock(&run->made_mutex);
+    if (snapshots_have_room(run)) {
+        (void)make_held(worker, false);
     }
     pthread_mutex_unlock(&run->change_mutex);
 }
@@ -151,7 +169,7 @@ static struct made *take_one_away(struct worker *worker, struct view **view)
     if (run->made_count > 0) {
         struct made *made = &run->made[chance_below(&worker->chance, run->made_count)];
 
-        if (!made->failed && !made->going && made->users == 0) {
+        if (!made->failed && !made->going && !made->of_point && made->users == 0) {
             made->going = true;
             *view = made->view;
             made->view = NULL;
@@ -177,7 +195,7 @@ static void remove_made(struct worker *worker, struct made *made)
     call = call_begin(worker, EVENT_SNAPSHOT, "removal of a snapshot", 0, 0);
     made->removing = call.event->began;
     result = writer_snapshot_remove(run->writer, (size_t)number, &error);
-    end_change(worker, &call, result, false, failed_syncs);
+    change_end(worker, &call, result, false, failed_syncs);
     if (result == 0) {
         made->removed = call.event->returned;
     }
@@ -198,6 +216,30 @@ void snapshots_remove_one(struct worker *worker)
     pthread_mutex_unlock(&run->change_mutex);
 }
 
+void snapshots_remove_held(struct worker *worker, struct made *made)
+{
+    struct view *view;
+
+    pthread_mutex_lock(&worker->run->made_mutex);
+    view = made->view;
+    made->view = NULL;
+    pthread_mutex_unlock(&worker->run->made_mutex);
+    view_close(view);
+    remove_made(worker, made);
+}
+
+const uint64_t *snapshots_values(struct run *run, struct made *made)
+{
+    uint64_t *values = NULL;
+
+    if (made->view != NULL && read_values(run, made->view, made->name, &values) == 0) {
+        pthread_mutex_lock(&run->made_mutex);
+        take_values(run, made, values, "");
+        pthread_mutex_unlock(&run->made_mutex);
+    }
+    return made->values;
+}
+
 static struct made *begin_to_read(struct worker *worker)
 {
     struct run *run = worker->run;
@@ -207,7 +249,7 @@ static struct made *begin_to_read(struct worker *worker)
     if (run->made_count > 0) {
         struct made *made = &run->made[chance_below(&worker->chance, run->made_count)];
 
-        if (made->view != NULL) {
+        if (made->view != NULL && !made->of_point) {
             made->users++;
             chosen = made;
         }

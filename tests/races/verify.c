@@ -178,7 +178,8 @@ static void verify_contents(struct run *run, struct checker *checker, const char
         atomic_store(&run->wrong, true);
     }
     check_snapshots(run, when);
-    snapshots_check(run, checker, UINT64_MAX, when);
+    snapshots_check(run, checker, NEVER, when);
+    bitmaps_check_end(run, values, when);
     check_data_file(run, when, run->hosts[1]);
     free(values);
 }
@@ -197,8 +198,11 @@ static void verify_end(struct run *run, struct checker *checker)
     dirty = is_dirty(run);
     verify_counts(run, when, unsure);
     if (sync_failed) { /* the file may be behind what the disk showed (R7) */
-        free(read_disk(run, when));
+        uint64_t *values = read_disk(run, when);
+
         check_snapshots(run, when);
+        bitmaps_check_crash(run, values, NEVER, when);
+        free(values);
     } else {
         verify_contents(run, checker, when);
     }
@@ -236,6 +240,7 @@ static bool look_at_crash(struct run *run, struct checker *checker, const struct
         atomic_store(&run->wrong, true);
     }
     check_snapshots(run, when);
+    bitmaps_check_crash(run, values, crash->moment, when);
     (void)run_close(run);
     free(values);
     return !atomic_load(&run->wrong);
@@ -266,6 +271,7 @@ bool run_verify(struct run *run)
         atomic_store(&run->wrong, true);
     }
     snapshots_check_reads(run, checker);
+    bitmaps_check_looks(run);
     if (!atomic_load(&run->wrong)) {
         verify_end(run, checker);
     }

@@ -249,6 +249,7 @@ static void do_resize(struct worker *worker)
     }
     range.to = run->plan.grains;
     call = begin(worker, EVENT_ZERO, "resize (cuts off at most)", range);
+    call.event->is_size = true;
     end(worker, &call, writer_resize(run->writer, range.from * GRAIN, NULL), false);
 }
 
@@ -330,6 +331,10 @@ static void do_operation(struct worker *worker, enum operation operation)
         return snapshots_remove_one(worker);
     case OPERATION_READ_MADE:
         return snapshots_read_one(worker);
+    case OPERATION_LOOK:
+        return bitmaps_look(worker);
+    case OPERATION_POINT:
+        return bitmaps_point(worker);
     default:
         return do_trouble(worker);
     }

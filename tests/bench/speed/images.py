@@ -19,6 +19,7 @@ CLUSTER = 64 * KiB
 CHAIN_SIZE_MAX = 512 * MiB
 CHAIN_CLUSTERS = 24   # that each overlay of a chain has of its own
 SECONDS_TO_MAKE = 900
+BITMAPS = (("pages", "4k"), ("clusters", "64k"), ("large", "1M"))
 
 # raw: None where no target needs it; key: the file with the key of an encrypted image, or None
 Disk = collections.namedtuple("Disk", "directory raw qcow2 size key", defaults=(None,))
@@ -63,6 +64,13 @@ def fresh(directory, size, **options):
     return disk
 
 
+def add_bitmaps(disk):
+    """Three enabled bitmaps, which record what is written."""
+    for name, granularity in BITMAPS:
+        tools.run("qemu-img", "bitmap", "--add", "-g", granularity, disk.qcow2, name)
+    return disk
+
+
 def _with_key(disk):
     """The disk with a key, and how qemu-img is told to encrypt with it: LUKS, aes-256-xts."""
     disk = disk._replace(key=os.path.join(disk.directory, "key"))
@@ -100,6 +108,10 @@ class Images:
         _noise(disk.raw, self.size)
         image.convert(disk.raw, disk.qcow2)
         return disk
+
+    def _make_bitmaps(self, directory, argument):
+        """The plain one, and bitmaps."""
+        return add_bitmaps(self._make_plain(directory, argument))
 
     def _make_encrypted(self, directory, _argument):
         """As the plain one."""

@@ -121,8 +121,8 @@ class Target:
 
     def serve(self, disk, tuning=""):
         """Context manager that gives a Served. `tuning` is "", "lazy" (refcounts),
-        "minimum" (the smallest L2 cache) or, of qcow2fs only, "directory" (with stats.json) or
-        "compress"."""
+        "minimum" (the smallest L2 cache) or, of qcow2fs only, "directory" (with stats.json),
+        "compress" or "bitmaps" (the disk has some)."""
         raise NotImplementedError
 
 

@@ -38,6 +38,10 @@ COMPRESSED_ZSTD = tuple(line for line in COMPRESSED if line.kind != "qcowmount")
 # Beside an image of the same bytes that is not encrypted.
 OWN_PLAIN = Line("own plain", "qcow2fs", "", "plain")
 ENCRYPTED = (OWN_PLAIN, Line("qsd", "qsd"), Line("qcow2fs", "qcow2fs"))
+# Beside the same without bitmaps.
+UNTRACKED = Line("no bitmaps", "qcow2fs")
+BITMAPS = "bitmaps"
+TRACKED = Line("qcow2fs", "qcow2fs", BITMAPS, BITMAPS)
 # What bounds them all; measured wherever qcow2fs is, with the libraries it was built with.
 LIBRARY = Line("library", "qcow2fs")
 # Beside a mount that is filled: the copy that nobody has to be asked for, piece by piece.
@@ -87,11 +91,12 @@ class Context:
         return self.targets[line.kind].serve(disk, line.tuning)
 
     @contextlib.contextmanager
-    def fresh(self, where, size, **options):
+    def fresh(self, line, where, size, **options):
         """An empty image, and a raw file, that are gone afterwards."""
         directory = self.places.new(where, "fresh")
         try:
-            yield images.fresh(directory, size, **options)
+            disk = images.fresh(directory, size, **options)
+            yield images.add_bitmaps(disk) if line.tuning == BITMAPS else disk
         finally:
             shutil.rmtree(directory)
 
@@ -187,7 +192,7 @@ def sequential_overwrite(context, line, workload):
 
 
 def sequential_allocating(context, line, workload):
-    with context.fresh(workload.where, context.size) as disk, context.serve(line, disk) as served:
+    with context.fresh(line, workload.where, context.size) as disk, context.serve(line, disk) as served:
         return fio.once(served.path, "write", MiB, disk.size, fsync=True)
 
 
@@ -195,7 +200,7 @@ def scattered(depth, **options):
     """4K writes to an empty disk; few of them find their cluster allocated by another."""
     def measure(context, line, workload):
         size = 8 * context.size
-        with context.fresh(workload.where, size, **options) as disk, \
+        with context.fresh(line, workload.where, size, **options) as disk, \
                 context.serve(line, disk) as served:
             return fio.scatter(served.path, size, size // (128 * KiB), depth)
     return measure
@@ -204,7 +209,7 @@ def scattered(depth, **options):
 @on_one_processor
 def scattered_synced(context, line, workload):
     size = 8 * context.size
-    with context.fresh(workload.where, size) as disk, context.serve(line, disk) as served:
+    with context.fresh(line, workload.where, size) as disk, context.serve(line, disk) as served:
         return fio.scatter(served.path, size, size // (128 * KiB), 1, seconds=context.seconds,
                            fdatasync=True)
 
@@ -308,7 +313,7 @@ def fill(compression):
         if line == CONVERTED:
             return convert_compressed(context, line, workload)
         source = workload.disk_for(context, line)
-        with context.fresh(workload.where, source.size, compression_type=compression) as disk:
+        with context.fresh(line, workload.where, source.size, compression_type=compression) as disk:
             began = time.perf_counter()
             with context.serve(line, disk) as served:
                 tools.run("dd", "if=" + source.raw, "of=" + served.path, "bs=1M",
@@ -357,6 +362,13 @@ def _mount(size, text, most):
                     (Limit(most),), mount_ready, "empty-%d" % size, less_is_better=True)
 
 
+def _tracked(name, title, unit, function, disk="plain"):
+    """The same row with three bitmaps that record, beside none."""
+    lines = (UNTRACKED, TRACKED) if disk else (UNTRACKED, TRACKED._replace(disk=None))
+    return Workload("bitmaps-" + name, title + ", three bitmaps", unit, lines,
+                    (Versus((UNTRACKED.label,), 0.97),), function, disk)
+
+
 def all_workloads():
     huge_lines = tuple(line for line in READERS if line.kind in ("raw", "floor", "qsd", "qcow2fs"))
     minimum_lines = tuple(Line(line.label, line.kind, "minimum") for line in huge_lines)
@@ -399,6 +411,14 @@ def all_workloads():
                  SYNCED_GOALS, scattered_synced),
         Workload("allocate-sync-disk", "4K allocating write, fdatasync each, on disk", "IOPS",
                  SYNCED_LINES, SYNCED_GOALS, scattered_synced, where="disk"),
+        _tracked("write-qd1-alone", "4K random overwrite, QD1, one processor", "IOPS",
+                 random_access("randwrite", 1, one_processor=True)),
+        _tracked("write-qd32", "4K random overwrite, QD32", "IOPS",
+                 random_access("randwrite", 32)),
+        _tracked("overwrite", "sequential overwrite, buffered, fsync", "MB/s", sequential_overwrite),
+        _tracked("allocate", "sequential allocating write, fsync", "MB/s", sequential_allocating, None),
+        _tracked("allocate-4k", "4K allocating write, QD32", "IOPS", scattered(32), None),
+        _tracked("allocate-sync", "4K allocating write, fdatasync each", "IOPS", scattered_synced, None),
         Workload("zlib", "zlib, sequential read, buffered", "MB/s",
                  (*COMPRESSED, LIBRARY), (Versus(("qsd",), 4),), decompress_cold,
                  "compressed-zlib"),

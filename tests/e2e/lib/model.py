@@ -19,7 +19,7 @@ import random
 import shutil
 import zlib
 
-from . import compare, image, run, tap, tools
+from . import bitmaps, compare, image, run, tap, tools
 from .image import KiB, MiB
 from .tap import check_equal
 
@@ -35,6 +35,9 @@ CLUSTERS = (512, 4 * KiB, 64 * KiB, 2 * MiB)
 SMALLEST = "l2-cache-size=1024,l2-cache-entry-size=512"
 CACHES = {"default": "", "smallest": SMALLEST}
 THREADS = (1, 8)
+# name, granularity
+BITMAPS = (("sectors", "512"), ("pages", "4k"), ("large", "1M"), ("whole", "2G"),
+           ("still", "512", "--disable"), ("still-large", "64k", "--disable"))
 
 
 def program():
@@ -58,11 +61,11 @@ class Kind:
     `serve(path)` is a context manager that gives the name by which it is opened.
     """
 
-    def __init__(self, name, make, resize=True, lazy=False, saves=True, compress=False,
+    def __init__(self, name, make, resize=True, lazy=False, saves=True, compress=False, bitmaps=False,
                  clusters=CLUSTERS, needs=(), serve=contextlib.nullcontext, **options):
         self.name, self.make, self.options, self.serve = name, make, options, serve
         self.resize, self.lazy, self.saves, self.compress = resize, lazy, saves, compress
-        self.clusters, self.needs = clusters, list(needs)
+        self.bitmaps, self.clusters, self.needs = bitmaps, clusters, list(needs)
 
 
 # --- making ---------------------------------------------------------------------
@@ -125,6 +128,22 @@ def check_image(path, expected):
     tools.run("qemu-img", "compare", "-q", "-f", "qcow2", "-F", "raw", path, expected)
 
 
+def add_bitmaps(path):
+    for name, granularity, *disabled in BITMAPS:
+        tools.run("qemu-img", "bitmap", "--add", "-g", granularity, path, name, *disabled)
+
+
+def check_bitmaps(path, expected):
+    """QEMU finds in them what the model says, and whether they are enabled."""
+    with open(expected + ".bitmaps", encoding="ascii") as lines:
+        for name, enabled, *numbers in map(str.split, lines):
+            flags = {each: flags for each, _, flags in bitmaps.bitmaps(path)}[name]
+            check_equal(flags, ["auto"] if enabled == "1" else [], "the flags of %s" % name)
+            numbers = list(map(int, numbers))
+            check_equal(bitmaps.ranges(path, name), [list(pair) for pair in zip(numbers[::2], numbers[1::2])],
+                        "what %s has" % name)
+
+
 def check_snapshots(path, before):
     for name, raw in before.items():
         after = snapshot_to_raw(path, name, raw + ".after")
@@ -148,6 +167,7 @@ def _options(kind, caches, threads, seed):
     given += ["snapshots"] if kind.saves else []
     given += ["lazy-refcounts"] if kind.lazy else []
     given += ["compress"] if kind.compress else []
+    given += ["bitmaps"] if kind.bitmaps else []
     return ",".join(given)
 
 
@@ -159,6 +179,8 @@ def _prepared(kind, cluster, directory):
     place, kept = os.path.join(directory, "now"), os.path.join(directory, "kept")
     os.mkdir(place)
     path = kind.make(place, random_source(place, seed), cluster_size=cluster, **kind.options)
+    if kind.bitmaps:
+        add_bitmaps(path)
     before = {name: snapshot_to_raw(path, name, os.path.join(place, name + ".raw"))
               for name in snapshots(path)}
     expected = image.to_raw(path, os.path.join(place, "expected.raw"))
@@ -185,6 +207,8 @@ def _work(kind, caches, threads, sentence, copied):
         check_equal(done.stdout + done.stderr, "", "what it said")
         check_image(path, expected)
         check_snapshots(path, before)
+        if kind.bitmaps:
+            check_bitmaps(path, expected)
 
 
 def _combinations(cluster):

@@ -14,7 +14,7 @@ LONG = os.environ.get("QCOW2FS_LONG") == "1"
 SANITIZE = os.environ.get("QCOW2FS_SANITIZE", "no")
 SANITIZED = SANITIZE not in ("", "no")
 SEED = int(os.environ.get("QCOW2FS_RACES_SEED", "1"))
-PROGRAMS = ("races", "races-grow", "races-preallocate", "fsx", "mounted")
+PROGRAMS = ("races", "races-bitmaps", "races-grow", "races-preallocate", "fsx", "mounted")
 
 
 def program(name):

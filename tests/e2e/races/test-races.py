@@ -31,6 +31,10 @@ if not races.SANITIZED:
     def _(directory):
         races.single("races-grow", directory, "only=grow", "calm=1", "seconds=60", expected=1)
 
+    @suite.test("it sees a bit that is cleared before the write that it stands for is done")
+    def _(directory):
+        races.single("races-bitmaps", directory, "only=bitmaps", "calm=1", "steady=1", "seconds=60", expected=1)
+
     @suite.test("it sees a preallocation that writes old bytes over newer ones")
     def _(directory):
         # Found in 4 of 5 minutes, so it has ten: each with other schedules, and the first that sees it counts.

@@ -48,5 +48,9 @@ model.matrix(suite, model.Kind("data file", with_data_file, saves=False, needs=[
 model.matrix(suite, model.Kind("raw data file", with_data_file, saves=False, needs=[tools.DATA_FILE],
                                data_file_raw="on"))
 
+model.matrix(suite, model.Kind("raw data file, bitmaps", with_data_file, saves=False, bitmaps=True,
+                               clusters=(64 * KiB,), needs=[tools.DATA_FILE, tools.tool("qemu-nbd")],
+                               data_file_raw="on"))
+
 if __name__ == "__main__":
     suite.main()

@@ -235,6 +235,33 @@ START_TEST(what_a_smaller_disk_has_forgotten_is_set_when_it_is_larger_again)
 }
 END_TEST
 
+START_TEST(what_a_smaller_disk_loses_of_its_last_sector_is_set)
+{
+    const struct builder_bitmap fine = {
+        .name = "fine", .flags = BITMAP_FLAG_AUTO, .granularity_bits = 9};
+    const struct writer_options growable = {.growable = true};
+    struct builder_options image = writer_case_large_disk();
+    struct builder *builder = builder_create(&image);
+    struct writer_case subject;
+    uint8_t bits[BITS / 8];
+    struct store *file;
+
+    builder_bitmap(builder, &fine);
+    writer_case_build(&subject, builder, &growable);
+    expect_write(&subject, M, 2 * K, 1);
+    ck_assert_int_eq(writer_bitmap_clear(subject.writer, "fine", &(struct error){0}), 0);
+    ck_assert_int_eq(writer_resize(subject.writer, M + 700, NULL), 0);
+    file = writer_case_end(&subject, NULL);
+    bits_of(file, 0, bits);
+    for (uint64_t i = 0; i < BITS;
+         i++) { /* the disk ends with that sector, of which it was a part */
+        ck_assert_int_eq(is_set(bits, i), i == M / 512 + 1);
+    }
+    expect_sound(file, false);
+    store_close(file);
+}
+END_TEST
+
 START_TEST(extra_data_is_left_alone_and_allows_a_bitmap_to_be_used_where_it_says_so)
 {
     struct writer_case subject;
@@ -343,6 +370,7 @@ int main(void)
     tcase_add_test(kept, one_for_which_there_is_no_memory_is_inconsistent_and_the_other_is_kept);
     tcase_add_test(kept, one_that_cannot_grow_with_its_disk_is_inconsistent);
     tcase_add_test(kept, what_a_smaller_disk_has_forgotten_is_set_when_it_is_larger_again);
+    tcase_add_test(kept, what_a_smaller_disk_loses_of_its_last_sector_is_set);
     tcase_add_test(kept, extra_data_is_left_alone_and_allows_a_bitmap_to_be_used_where_it_says_so);
     tcase_add_test(kept, bits_that_cannot_be_stored_leave_them_in_use_and_the_image_in_order);
     tcase_add_test(kept, bitmaps_are_changed_among_writes);

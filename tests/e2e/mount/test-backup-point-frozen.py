@@ -1,0 +1,211 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""qcow2ctl backup-point --freeze: the snapshot is of a file system that stands still, with all that
+programs had written; and whatever fails or is killed, it goes on, and no change is lost."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import subprocess
+
+from lib import bad, ctl, files, image, mount, run, tap, tools, write
+from lib.image import KiB, MiB
+from lib.tap import check, check_equal
+
+FIFREEZE, FITHAW = 0xC0045877, 0xC0045878
+
+suite = tap.Suite(needs=[tools.fuse, tools.QEMU, tools.root, tools.loop, tools.file_system("ext4"),
+                         tools.tool("debugfs", "dumpe2fs", "strace", "losetup")])
+
+
+def point(path, *arguments, **keywords):
+    return ctl.ctl("backup-point", "-q", "--bitmap=nightly", *arguments, path, **keywords)
+
+
+def names(mounted):
+    """What there is of bitmaps and of snapshots."""
+    return [sorted(os.listdir(os.path.join(mounted.path, place))) if place == "bitmaps" or
+            os.path.isdir(os.path.join(mounted.path, place)) else []
+            for place in ("bitmaps", "snapshots")]
+
+
+def is_frozen(at):
+    """Whether it is: who freezes it once more is told so."""
+    handle = os.open(at, os.O_RDONLY)
+    try:
+        fcntl.ioctl(handle, FIFREEZE, 0)
+        fcntl.ioctl(handle, FITHAW, 0)
+        return False
+    except OSError as error:
+        check_equal(error.errno, errno.EBUSY, "the error")
+        return True
+    finally:
+        os.close(handle)
+
+
+def thaw(at):
+    """Whatever a test has come to, nothing of the machine stays frozen."""
+    with contextlib.suppress(OSError):
+        handle = os.open(at, os.O_RDONLY)
+        try:
+            fcntl.ioctl(handle, FITHAW, 0)
+        finally:
+            os.close(handle)
+
+
+def mounted_to_be_written(path, **keywords):
+    return mount.mount(path, writable=True, **keywords)
+
+
+@contextlib.contextmanager
+def standing(directory, kind="ext4", how=mounted_to_be_written):
+    """(the mount of an image with bitmap "nightly", where the file system on its disk is mounted)."""
+    path, at = files.whole(directory, kind), os.path.join(directory, "at")
+    tools.run("qemu-img", "bitmap", "--add", "-g", "4k", path, "nightly")
+    os.mkdir(at)
+    with how(path, directory=True) as mounted:
+        device = tools.output("losetup", "--find", "--show", mounted.disk).strip()
+        try:
+            tools.run("mount", "-t", kind, device, at)
+            yield mounted, at
+        finally:
+            thaw(at)
+            if mount.is_mounted(at):
+                tools.run("umount", at, status=None)
+                run.unmount(at, lazy=True)
+            tools.run("losetup", "-d", device, status=None)
+
+
+def put(at, name, text, sync=False):
+    with open(os.path.join(at, name), "w", encoding="ascii") as file:
+        file.write(text)
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def contents(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def snapshot_of(mounted):
+    return contents(os.path.join(mounted.path, "snapshots", "backup-nightly", "disk.raw"))
+
+
+def marked(mounted, name):
+    with open(os.path.join(mounted.path, "bitmaps", name, "extents.json"), encoding="ascii") as file:
+        return [[one["start"], one["length"]] for one in json.load(file)["extents"]]
+
+
+def apply(mounted, onto):
+    """The increment of the point that is open, put on a backup."""
+    source = os.path.join(mounted.path, "bitmaps", "backup-nightly", "disk.raw")
+    with open(source, "rb") as file, open(onto, "r+b") as backup:
+        for start, length in marked(mounted, "backup-nightly"):
+            file.seek(start)
+            backup.seek(start)
+            backup.write(file.read(length))
+
+
+def check_clean_system(raw, directory, name, text):
+    """As if it had been unmounted: no journal to replay; and it has the file."""
+    copy = os.path.join(directory, "copy.raw")
+    with open(copy, "wb") as file:
+        file.write(raw)
+    head = tools.run("dumpe2fs", "-h", copy).stdout
+    check("needs_recovery" not in head, "it has a journal to replay")
+    tools.run("e2fsck", "-fn", copy)
+    check_equal(tools.run("debugfs", "-R", "cat " + name, copy).stdout, text, "the file")
+
+
+@suite.test("three increments, each a file system that is clean and has what programs had written")
+def _(directory):
+    backup = os.path.join(directory, "backup.raw")
+    with standing(directory) as (mounted, at):
+        for number in range(4):
+            text = "number %d\n" % number * (number + 1) * 1000
+            put(at, "new", text)  # nobody syncs it
+            point(at, "--freeze=" + at)
+            check(not is_frozen(at), "it still stands still")
+            put(at, "late", "behind the point", sync=True)
+            if number == 0:
+                with open(backup, "wb") as file:
+                    file.write(snapshot_of(mounted))
+            apply(mounted, backup)
+            check(contents(backup) == snapshot_of(mounted), "backup %d is not the snapshot", number)
+            check_clean_system(contents(backup), directory, "new", text)
+            point(at, "--failed" if number == 2 else "--done")
+        check_equal(names(mounted), [["nightly"], []], "what is left")
+        path = mounted.image
+    write.check_clean(path)
+
+
+@suite.test("without --freeze there is a journal to replay: so the test sees the difference")
+def _(directory):
+    with standing(directory) as (mounted, at):
+        put(at, "new", "x" * 5000, sync=True)
+        point(at)
+        copy = os.path.join(directory, "copy.raw")
+        with open(copy, "wb") as file:
+            file.write(snapshot_of(mounted))
+        check("needs_recovery" in tools.run("dumpe2fs", "-h", copy).stdout, "it has none")
+        point(at, "--done")
+
+
+def refused(mounted, *arguments, words):
+    """Nothing is left of the point, and what had changed is marked as before."""
+    before = marked(mounted, "nightly")
+    ctl.refused("backup-point", "--bitmap=nightly", *arguments, mounted.image, words=words)
+    check_equal(names(mounted), [["nightly"], []], "what is left")
+    now = marked(mounted, "nightly")
+    for start, length in before:
+        check(any(a <= start and start + length <= a + b for a, b in now), "%d is not marked any more", start)
+
+
+@suite.test("a kind of file system that cannot be frozen is refused",
+            needs=[tools.file_system("vfat"), tools.tool("mkfs.vfat")])
+def _(directory):
+    with standing(directory, "vfat") as (mounted, at):
+        put(at, "new", "x" * 5000, sync=True)
+        refused(mounted, "--freeze=" + at, words=[at, "cannot be"])
+
+
+def with_strace(inject, *arguments):
+    return [*("strace -f -o /dev/null -e".split()), inject, ctl.program(), "backup-point", "-q",
+            "--bitmap=nightly", *arguments]
+
+
+def test_killed(step):
+    @suite.test("killed where it asks the daemon for step %d: nothing stays frozen, and --failed takes it back"
+                % step)
+    def _(directory):
+        with standing(directory) as (mounted, at):
+            put(at, "new", "x" * 5000, sync=True)
+            before = marked(mounted, "nightly")
+            done = subprocess.run(
+                with_strace("inject=sendto:signal=KILL:when=%d" % step, "--freeze=" + at, mounted.image),
+                check=False, timeout=60, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                env=tools.environment())
+            check(done.returncode != 0, "it was not killed")
+            bad.wait_for(lambda: not is_frozen(at), "it goes on")
+            put(at, "later", "goes on", sync=True)
+            if names(mounted) != [["nightly"], []]:
+                point(at, "--failed")
+            check_equal(names(mounted), [["nightly"], []], "what is left")
+            now = marked(mounted, "nightly")
+            for start, length in before:
+                check(any(a <= start and start + length <= a + b for a, b in now), "%d is not marked", start)
+            point(at, "--freeze=" + at)
+            check_clean_system(snapshot_of(mounted), directory, "later", "goes on")
+            point(at, "--done")
+
+
+for each in range(1, 6):
+    test_killed(each)
+
+
+if __name__ == "__main__":
+    suite.main()
