@@ -512,7 +512,7 @@ static enum exit_status mount_command(const struct command_line *line)
     struct steward *steward = NULL;
     struct error error = {0};
     struct log log;
-    int r = steward_start(&steward);
+    int r = steward_start(line->options.sandbox.value != MOUNT_SANDBOX_OFF, &steward);
 
     log_init(&log, log_to_stderr, NULL);
     process_raise_descriptor_limit();

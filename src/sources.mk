@@ -306,4 +306,4 @@ src_qcow2fs_SOURCES = \
 	src/fuse/tree_evidence.c src/fuse/tree_info.c src/fuse/tree_names.c src/fuse/tree_partitions.c \
 	src/fuse/unmount.c src/fuse/unmount.h
 src_qcow2fs_LDFLAGS = $(AM_LDFLAGS) $(SANITIZE_LDFLAGS)
-src_qcow2fs_LDADD = $(LIBQCOW2_LIBS) $(FUSE3_LIBS)
+src_qcow2fs_LDADD = $(LIBQCOW2_LIBS) $(FUSE3_LIBS) $(CANCEL_LIBS)

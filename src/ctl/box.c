@@ -94,7 +94,7 @@ int ctl_box_enter(struct ctl *ctl, const struct common_flags *flags, const struc
     }
     needs.network = needs_network(flags, box);
     needs.read = needs.network ? all : NULL;
-    box_enter(&needs, &entered);
+    box_enter(&needs, NULL, &entered);
     missing = box_missing(&entered);
     if (missing != NULL && flags->sandbox.value == CTL_SANDBOX_STRICT) {
         return error_set(&ctl->error, EPERM, "--sandbox=strict: %s; --sandbox=on does without",

@@ -78,7 +78,7 @@ static const struct signature signatures[] = {
 #define SECTOR     ((size_t)512)
 #define END_SIZE   SECTOR
 
-/* The file's beginning, and its last sector. */
+/* The file's beginning, and its last sector; of a qcow2 image its first sector. */
 struct sample {
     uint8_t start[START_SIZE];
     uint8_t end[END_SIZE];
@@ -126,7 +126,7 @@ static void classify(const struct sample *sample, struct probe *probe)
 
 int probe_store(struct store *file, uint64_t file_size, struct probe *probe)
 {
-    struct sample *sample = calloc(1, sizeof(*sample));
+    struct sample *sample = malloc(sizeof(*sample));
     int result;
 
     if (sample == NULL) {

@@ -309,13 +309,16 @@ int control_start(struct filesystem *filesystem, int listening, struct control *
     if (listening < 0) {
         return 0;
     }
-    made = calloc(1, sizeof(*made));
+    made = malloc(sizeof(*made));
     if (made == NULL) {
         close(listening);
         return -ENOMEM;
     }
     made->filesystem = filesystem;
     made->listening = listening;
+    atomic_init(&made->ends, false);
+    made->asked.length = 0;
+    made->answer.length = 0;
     r = pthread_create(&made->thread, NULL, run, made);
     if (r != 0) {
         close(listening);

@@ -63,7 +63,11 @@ int filesystem_create(const struct source *source, const struct mount_options *o
     struct writer *writer = source->writer;
     int r;
 
-    if (made == NULL || pthread_key_create(&made->buffers, free_buffer) != 0) {
+    if (made == NULL || stats_init(&made->stats) != 0 ||
+        pthread_key_create(&made->buffers, free_buffer) != 0) {
+        if (made != NULL) {
+            stats_release(&made->stats);
+        }
         free(made);
         return error_set(error, ENOMEM, "out of memory for the file system");
     }
@@ -71,7 +75,6 @@ int filesystem_create(const struct source *source, const struct mount_options *o
     made->log = log;
     made->shows_zeros = options->salvage != NULL && options->salvage[0] != '\0';
     set_writer(made, writer, options);
-    stats_init(&made->stats);
     long_requests_init(&made->long_requests, mount_threads(options, image));
     lost_init(&made->lost);
     r = tree_create(source, options, root_is_directory, writer, log, &made->tree, error);
@@ -106,6 +109,7 @@ void filesystem_destroy(struct filesystem *filesystem)
     long_requests_destroy(&filesystem->long_requests);
     pthread_key_delete(filesystem->buffers);
     lost_release(&filesystem->lost);
+    stats_release(&filesystem->stats);
     free(filesystem);
 }
 

@@ -6,14 +6,14 @@
 #include "store/nbd.h"
 #include "store/nbdkit.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define FILES_MAX  48
-#define NAMED_MAX  8 /* that addresses and the user's home name */
-#define NAME_BYTES 4096
+#define FILES_MAX 48
+#define NAMED_MAX 8 /* that addresses and the user's home name */
 
 /* What the C library reads to find a server by its name, and libnbd to trust it. */
 static const char *const network_files[] = {
@@ -46,9 +46,17 @@ static const char *const network_files[] = {
 struct files {
     const char *list[FILES_MAX];
     size_t count;
-    char named[NAMED_MAX][NAME_BYTES];
+    char *named[NAMED_MAX];
     size_t named_count;
 };
+
+static void release(struct files *files)
+{
+    while (files->named_count > 0) {
+        free(files->named[--files->named_count]);
+    }
+    free(files);
+}
 
 static void add(struct files *files, const char *path)
 {
@@ -59,10 +67,11 @@ static void add(struct files *files, const char *path)
 
 static void add_named(struct files *files, const char *directory, size_t length, const char *rest)
 {
-    if (files->named_count < NAMED_MAX && length + strlen(rest) < NAME_BYTES) {
-        char *path = files->named[files->named_count++];
+    char *path;
 
-        snprintf(path, NAME_BYTES, "%.*s%s", (int)length, directory, rest);
+    if (files->named_count < NAMED_MAX &&
+        asprintf(&path, "%.*s%s", (int)length, directory, rest) >= 0) {
+        files->named[files->named_count++] = path;
         add(files, path);
     }
 }
@@ -110,27 +119,44 @@ static bool add_network(struct files *files, const struct image *image, bool *lo
     return any;
 }
 
-int server_box_enter(const struct image *image, const struct mount_options *options,
-                     struct box *box, struct error *error)
+/*
+ * To end a thread by pthread_cancel(), as libfuse ends its workers, glibc loads a library then, and
+ * aborts the process where it cannot, for want of a descriptor say. So that is done now, where it
+ * could not be linked.
+ */
+static int load_what_ends_threads(void)
 {
-    struct box_needs needs = {.fuse_device = true, .io_uring = options->io_uring.value};
-    struct files *files;
-    const char *missing;
+#if defined(__GLIBC__) && !defined(HAVE_LINKED_LIBGCC_S)
+    if (dlopen("libgcc_s.so.1", RTLD_NOW) == NULL) {
+        return -EMFILE;
+    }
+#endif
+    return 0;
+}
 
-    *box = (struct box){0};
-    if (options->sandbox.value == MOUNT_SANDBOX_OFF) {
-        return 0;
+/* 0 or a negative errno. */
+static int seal_and_load(struct steward *steward, const struct box_needs *needs,
+                         struct error *error)
+{
+    int r = steward_seal(steward, needs);
+
+    r = r == 0 ? load_what_ends_threads() : r;
+    return r == 0 ? 0 : error_set(error, -r, "the server cannot begin: %s", strerror(-r));
+}
+
+static int enter(const struct image *image, struct steward *steward, bool is_strict,
+                 const struct box_needs *needs, struct box *box, struct error *error)
+{
+    const struct box_helper helper = {.take = steward_take_filter, .context = steward};
+    const char *missing;
+    int r = seal_and_load(steward, needs, error);
+
+    if (r != 0) {
+        return r;
     }
-    files = calloc(1, sizeof(*files));
-    if (files == NULL) {
-        return error_set(error, ENOMEM, "out of memory for the mount");
-    }
-    needs.network = add_network(files, image, &needs.local_server);
-    needs.read = files->list;
-    box_enter(&needs, box);
-    free(files);
+    box_enter(needs, &helper, box);
     missing = box_missing(box);
-    if (missing != NULL && options->sandbox.value == MOUNT_SANDBOX_STRICT) {
+    if (missing != NULL && is_strict) {
         return error_set(error, EPERM, "sandbox=strict: %s; sandbox=on does without", missing);
     }
     if (missing != NULL) {
@@ -139,6 +165,28 @@ int server_box_enter(const struct image *image, const struct mount_options *opti
                  missing);
     }
     return 0;
+}
+
+int server_box_enter(const struct image *image, const struct mount_options *options,
+                     struct steward *steward, struct box *box, struct error *error)
+{
+    struct box_needs needs = {.fuse_device = true, .io_uring = options->io_uring.value};
+    struct files *files;
+    int r;
+
+    *box = (struct box){0};
+    if (options->sandbox.value == MOUNT_SANDBOX_OFF) {
+        return seal_and_load(steward, NULL, error);
+    }
+    files = calloc(1, sizeof(*files));
+    if (files == NULL) {
+        return error_set(error, ENOMEM, "out of memory for the mount");
+    }
+    needs.network = add_network(files, image, &needs.local_server);
+    needs.read = files->list;
+    r = enter(image, steward, options->sandbox.value == MOUNT_SANDBOX_STRICT, &needs, box, error);
+    release(files);
+    return r;
 }
 
 bool server_box_opens_device(const struct box *box)

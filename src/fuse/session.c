@@ -20,7 +20,6 @@
 #include "util/mounts.h"
 #include "util/process.h"
 
-#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <fuse_lowlevel.h>
@@ -442,20 +441,6 @@ int session_background(struct session *session, enum session_process *process, s
 
 /* --- serving ---------------------------------------------------------------- */
 
-/*
- * To end a thread by pthread_cancel(), as libfuse ends its workers, glibc loads a library then, and
- * aborts the process where it cannot, for want of a descriptor say. So that is done now.
- */
-static int load_what_ends_threads(void)
-{
-#ifdef __GLIBC__
-    if (dlopen("libgcc_s.so.1", RTLD_NOW) == NULL) {
-        return -EMFILE;
-    }
-#endif
-    return 0;
-}
-
 /* A signal must meet the thread that waits in the loop, and interrupt it there. */
 static int start_threads(struct session *session)
 {
@@ -577,19 +562,6 @@ static int check_all_is_saved(struct session *session, struct error *error)
     return r;
 }
 
-/* From here on nothing is opened, and nothing is looked for, that is not there yet. */
-static int enter_box(struct session *session, struct error *error)
-{
-    int r = steward_seal(session->settings.steward);
-
-    r = r == 0 ? load_what_ends_threads() : r;
-    if (r != 0) {
-        return error_set(error, -r, "the server cannot begin: %s", strerror(-r));
-    }
-    return server_box_enter(session->settings.source->image, session->settings.options,
-                            &session->filesystem->stats.box, error);
-}
-
 int session_serve(struct session *session, struct error *error)
 {
     bool writes = session->settings.source->writer != NULL;
@@ -600,7 +572,8 @@ int session_serve(struct session *session, struct error *error)
     if (writes) {
         avoid_waiting_for_ourselves();
     }
-    r = enter_box(session, error);
+    r = server_box_enter(session->settings.source->image, session->settings.options,
+                         session->settings.steward, &session->filesystem->stats.box, error);
     if (r != 0) {
         return r;
     }

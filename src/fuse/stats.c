@@ -3,8 +3,10 @@
 
 #include "fuse/stats.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 const char *stats_request_name(enum request_kind kind)
 {
@@ -23,8 +25,14 @@ const char *stats_request_name(enum request_kind kind)
     return names[kind];
 }
 
-void stats_init(struct stats *stats)
+int stats_init(struct stats *stats)
 {
+    stats->times = mmap(NULL, STATS_TABLES * sizeof(*stats->times), PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (stats->times == MAP_FAILED) {
+        stats->times = NULL;
+        return -ENOMEM;
+    }
     clock_gettime(CLOCK_MONOTONIC, &stats->started);
     for (int kind = 0; kind < REQUEST_KINDS; kind++) {
         atomic_init(&stats->requests[kind], 0);
@@ -32,6 +40,14 @@ void stats_init(struct stats *stats)
     atomic_init(&stats->bytes_read, 0);
     atomic_init(&stats->bytes_written, 0);
     atomic_init(&stats->errors, 0);
+    return 0;
+}
+
+void stats_release(struct stats *stats)
+{
+    if (stats->times != NULL) {
+        munmap(stats->times, STATS_TABLES * sizeof(*stats->times));
+    }
 }
 
 #ifdef HAVE_JANSSON

@@ -57,7 +57,7 @@ struct stats {
     atomic_uint_fast64_t bytes_written; /* that came from it */
     atomic_uint_fast64_t errors;        /* requests that failed by no fault of who asked */
     struct box box;                     /* what is in force; known before the first request */
-    struct stats_times times[STATS_TABLES];
+    struct stats_times *times;          /* STATS_TABLES, of which memory is taken by those in use */
 };
 
 /* "lookup", "read" ... */
@@ -81,7 +81,9 @@ uint64_t stats_clock(void);
 /* A request of this kind took so long. */
 void stats_took(struct stats *stats, enum request_kind kind, uint64_t nanoseconds);
 
-void stats_init(struct stats *stats);
+/* 0, or -ENOMEM. */
+int stats_init(struct stats *stats);
+void stats_release(struct stats *stats);
 
 static inline void stats_add(atomic_uint_fast64_t *counter, uint64_t amount)
 {

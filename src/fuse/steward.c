@@ -50,7 +50,7 @@ static int make_sockets(int *ours, int *its)
     return 0;
 }
 
-int steward_start(struct steward **steward)
+int steward_start(bool filters, struct steward **steward)
 {
     struct steward *made = calloc(1, sizeof(*made));
     int its[STEWARD_SOCKETS], r;
@@ -63,7 +63,7 @@ int steward_start(struct steward **steward)
     }
     pid = fork();
     if (pid == 0) {
-        steward_run(its);
+        steward_run(its, filters);
     }
     r = -errno;
     close_all(its);
@@ -187,9 +187,29 @@ int steward_tell_registry(struct steward *steward, const struct registry_entry *
                     registry_directory(entry));
 }
 
-int steward_seal(struct steward *steward)
+int steward_seal(struct steward *steward, const struct box_needs *needs)
 {
-    return ask(steward, STEWARD_MAIN, STEWARD_SEAL);
+    struct steward_message message = {.work = STEWARD_SEAL, .server = getpid()};
+
+    if (needs != NULL) {
+        message.filters = true;
+        message.opens = box_has_landlock();
+        message.needs = *needs;
+        message.needs.read = NULL;
+    }
+    return ask_with(steward, STEWARD_MAIN, &message, "", -1);
+}
+
+size_t steward_take_filter(void *steward, struct sock_filter *program)
+{
+    struct steward *asked = steward;
+    ssize_t count;
+
+    while ((count = recv(asked->sockets[STEWARD_MAIN], program, BOX_PROGRAM_MAX * sizeof(*program),
+                         0)) < 0 &&
+           errno == EINTR) {
+    }
+    return count > 0 && count % sizeof(*program) == 0 ? (size_t)count / sizeof(*program) : 0;
 }
 
 pid_t steward_disk_thread(const struct steward *steward)

@@ -20,6 +20,7 @@
 #ifndef FUSE_STEWARD_H
 #define FUSE_STEWARD_H
 
+#include "util/box.h"
 #include "util/registry.h"
 
 #include <stdbool.h>
@@ -28,8 +29,8 @@
 
 struct steward;
 
-/* No thread may run. 0 or a negative errno. */
-int steward_start(struct steward **steward);
+/* No thread may run. `filters`: it is to help with the box. 0 or a negative errno. */
+int steward_start(bool filters, struct steward **steward);
 
 /* --- on what it works: each 0, or a negative errno
  * ------------------------------------------------- */
@@ -48,8 +49,15 @@ int steward_tell_pid_file(struct steward *steward, const char *path);
 
 int steward_tell_registry(struct steward *steward, const struct registry_entry *entry);
 
-/* That is all: it listens to nothing of this any more. */
-int steward_seal(struct steward *steward);
+/*
+ * That is all: it listens to nothing of this any more. With `needs`, of a box that this process is
+ * about to enter, it begins to put a filter together, which is to be taken next: nobody may ask
+ * anything meanwhile.
+ */
+int steward_seal(struct steward *steward, const struct box_needs *needs);
+
+/* As box_helper.take; `steward` is a struct steward. */
+size_t steward_take_filter(void *steward, struct sock_filter *program);
 
 /* --- what it is asked for: by any thread, until it is done
  * ----------------------------------------- */

@@ -4,6 +4,9 @@
 #ifndef FUSE_STEWARD_INTERNAL_H
 #define FUSE_STEWARD_INTERNAL_H
 
+#include "util/box.h"
+
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 #include <time.h>
@@ -23,7 +26,7 @@ enum steward_work {
     STEWARD_DISK, /* answered with the thread's id */
     STEWARD_PID_FILE,
     STEWARD_REGISTRY, /* with the directory's descriptor */
-    STEWARD_SEAL,
+    STEWARD_SEAL,     /* its second answer, where one is wanted, is a program for the box */
     STEWARD_SYNC,
     STEWARD_SIZE,
     STEWARD_TIMES,
@@ -39,6 +42,8 @@ struct steward_message {
     enum steward_work work;
     int priority; /* of a line */
     pid_t server;
+    bool filters, opens;    /* whether a program is wanted, and as in box_filter_end() */
+    struct box_needs needs; /* `read` apart */
     dev_t device;
     ino_t inode;
     struct timespec times[2];
@@ -46,6 +51,6 @@ struct steward_message {
 };
 
 /* The steward's process, with its ends of the sockets. */
-void steward_run(const int sockets[STEWARD_SOCKETS]) __attribute__((noreturn));
+void steward_run(const int sockets[STEWARD_SOCKETS], bool filters) __attribute__((noreturn));
 
 #endif

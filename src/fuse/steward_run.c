@@ -5,7 +5,7 @@
 #include "fuse/mount_point.h"
 #include "fuse/own_disk.h"
 #include "fuse/steward_internal.h"
-#include "util/box.h"
+#include "util/box_calls.h"
 #include "util/journal.h"
 #include "util/mounts.h"
 #include "util/registry.h"
@@ -30,7 +30,8 @@
 /* On what it works. What threads read is set before they start. */
 struct work {
     int sockets[STEWARD_SOCKETS];
-    bool is_sealed;
+    bool is_sealed, is_asked_for_filter;
+    struct box_filter *filter; /* begun; or NULL */
     char *image;
     char *mount_point;
     struct own_disk disk;
@@ -218,6 +219,7 @@ static int be_told(struct work *work, const struct steward_message *message, int
         return work->registry_name == NULL ? take_registry(work, message, descriptor) : -EPERM;
     case STEWARD_SEAL:
         work->is_sealed = true;
+        work->is_asked_for_filter = message->filters;
         return 0;
     default:
         return -EPERM;
@@ -322,6 +324,20 @@ static int do_work(struct work *work, const struct steward_message *message, int
     }
 }
 
+/* Empty where there is none. */
+static void send_filter(struct work *work, const struct steward_message *message)
+{
+    struct sock_filter *program = malloc(BOX_PROGRAM_MAX * sizeof(*program));
+    size_t count =
+        box_filter_end(work->filter, &message->needs, message->opens, message->server, program);
+
+    work->filter = NULL;
+    while (send(work->sockets[STEWARD_MAIN], program, count * sizeof(*program), MSG_NOSIGNAL) < 0 &&
+           errno == EINTR) {
+    }
+    free(program);
+}
+
 static void serve(struct work *work)
 {
     struct steward_message message;
@@ -332,6 +348,10 @@ static void serve(struct work *work)
             write_line(work, &message);
         } else {
             answer(work->sockets[STEWARD_MAIN], do_work(work, &message, &descriptor));
+        }
+        if (work->is_asked_for_filter) {
+            work->is_asked_for_filter = false;
+            send_filter(work, &message);
         }
         if (descriptor >= 0) {
             close(descriptor);
@@ -378,7 +398,7 @@ static void ignore_signals(void)
     }
 }
 
-void steward_run(const int sockets[STEWARD_SOCKETS])
+void steward_run(const int sockets[STEWARD_SOCKETS], bool filters)
 {
     struct work work = {.registry = -1};
 
@@ -387,6 +407,7 @@ void steward_run(const int sockets[STEWARD_SOCKETS])
     setsid();
     if (part_from_all(&work, sockets) && chdir("/") == 0 && sem_init(&work.has_begun, 0, 0) == 0) {
         box_keep_to_mounts();
+        work.filter = filters ? box_filter_begin() : NULL;
         serve(&work);
     }
     _exit(EXIT_SUCCESS);

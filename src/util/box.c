@@ -10,6 +10,7 @@
 #include <linux/capability.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -92,9 +93,19 @@ static bool allow_all(int ruleset, uint64_t handled, const struct box_needs *nee
     return done;
 }
 
+static long landlock_version(void)
+{
+    return syscall(SYS_landlock_create_ruleset, NULL, 0, VERSION_ASKED);
+}
+
+bool box_has_landlock(void)
+{
+    return landlock_version() >= 1;
+}
+
 static void restrict_files(const struct box_needs *needs, struct box *box)
 {
-    long version = syscall(SYS_landlock_create_ruleset, NULL, 0, VERSION_ASKED);
+    long version = landlock_version();
     struct ruleset rules = {.scoped = RIGHTS_SCOPE};
     int ruleset;
 
@@ -118,6 +129,11 @@ static void restrict_files(const struct box_needs *needs, struct box *box)
 }
 
 #else
+
+bool box_has_landlock(void)
+{
+    return false;
+}
 
 static void restrict_files(const struct box_needs *needs, struct box *box)
 {
@@ -163,16 +179,38 @@ static bool keep_memory_apart(void)
 
 /* --- the box ---------------------------------------------------------------------------------- */
 
-void box_enter(const struct box_needs *needs, struct box *box)
+/* `filter`: begun here, where no helper does it. */
+static bool restrict_calls(const struct box_needs *needs, const struct box_helper *helper,
+                           struct box_filter *filter, bool opens)
+{
+    struct sock_filter *program = malloc(BOX_PROGRAM_MAX * sizeof(*program));
+    size_t count;
+    bool done;
+
+    if (helper != NULL && opens != box_has_landlock()) { /* it was told what turned out wrong */
+        filter = box_filter_begin();
+        helper = NULL;
+    }
+    if (program != NULL && helper != NULL) {
+        count = helper->take(helper->context, program);
+    } else {
+        count = box_filter_end(filter, needs, opens, getpid(), program);
+    }
+    done = program != NULL && box_filter_install(program, count);
+    free(program);
+    return done;
+}
+
+void box_enter(const struct box_needs *needs, const struct box_helper *helper, struct box *box)
 {
     bool forbidden = prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0;
+    struct box_filter *filter = helper == NULL ? box_filter_begin() : NULL;
 
-    box_calls_begin();
     *box = (struct box){.memory = keep_memory_apart()};
     if (forbidden) {
         restrict_files(needs, box);
         box->privileges = drop_capabilities();
-        box->calls = box_restrict_calls(needs, box->landlock);
+        box->calls = restrict_calls(needs, helper, filter, box->landlock);
         /* What no system call opens needs nobody who says which. */
         box->files = box->landlock || (box->calls && !needs->network);
         box->network = !needs->network && (box->network || box->calls);

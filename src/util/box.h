@@ -17,7 +17,12 @@
 #ifndef UTIL_BOX_H
 #define UTIL_BOX_H
 
+#include <linux/filter.h>
 #include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+#define BOX_PROGRAM_MAX 4096 /* instructions, as the kernel has it */
 
 /* What is allowed besides. */
 struct box_needs {
@@ -39,8 +44,24 @@ struct box {
 /* Whether this build has what filters system calls. */
 bool box_is_built_in(void);
 
-/* Does all that the kernel and the build can do, and says in `box` what that was. */
-void box_enter(const struct box_needs *needs, struct box *box);
+/* Whether the kernel has it. */
+bool box_has_landlock(void);
+
+/*
+ * Another process, which puts the filter of system calls together meanwhile (box_filter_end() with
+ * the same needs, and for this process, with `opens` as box_has_landlock() says it): its program,
+ * room for BOX_PROGRAM_MAX instructions, and their number, or 0.
+ */
+struct box_helper {
+    size_t (*take)(void *context, struct sock_filter *program);
+    void *context;
+};
+
+/*
+ * Does all that the kernel and the build can do, and says in `box` what that was. `helper` may be
+ * NULL.
+ */
+void box_enter(const struct box_needs *needs, const struct box_helper *helper, struct box *box);
 
 /* Keeps of the capabilities of root what unmounting needs, and reaching a mount. */
 void box_keep_to_mounts(void);

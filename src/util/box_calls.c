@@ -10,14 +10,26 @@ bool box_is_built_in(void)
     return false;
 }
 
-void box_calls_begin(void)
+struct box_filter *box_filter_begin(void)
 {
+    return NULL;
 }
 
-bool box_restrict_calls(const struct box_needs *needs, bool opens)
+size_t box_filter_end(struct box_filter *filter, const struct box_needs *needs, bool opens,
+                      pid_t process, struct sock_filter *program)
 {
+    (void)filter;
     (void)needs;
     (void)opens;
+    (void)process;
+    (void)program;
+    return 0;
+}
+
+bool box_filter_install(const struct sock_filter *program, size_t count)
+{
+    (void)program;
+    (void)count;
     return false;
 }
 
@@ -27,9 +39,12 @@ bool box_restrict_calls(const struct box_needs *needs, bool opens)
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/seccomp.h>
 #include <sched.h>
 #include <seccomp.h>
 #include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -339,13 +354,13 @@ struct library {
     __typeof__(&seccomp_init) init;
     __typeof__(&seccomp_attr_set) attr_set;
     __typeof__(&seccomp_rule_add_array) rule_add_array;
-    __typeof__(&seccomp_load) load;
+    __typeof__(&seccomp_export_bpf) export_bpf;
     __typeof__(&seccomp_release) release;
 };
 
 static bool load_library(struct library *library)
 {
-    void *handle = dlopen(LIBRARY, FLAGS | RTLD_NOLOAD);
+    void *handle = dlopen(LIBRARY, FLAGS);
 
     if (handle == NULL) {
         return false;
@@ -354,19 +369,19 @@ static bool load_library(struct library *library)
     *(void **)&library->init = dlsym(handle, "seccomp_init");
     *(void **)&library->attr_set = dlsym(handle, "seccomp_attr_set");
     *(void **)&library->rule_add_array = dlsym(handle, "seccomp_rule_add_array");
-    *(void **)&library->load = dlsym(handle, "seccomp_load");
+    *(void **)&library->export_bpf = dlsym(handle, "seccomp_export_bpf");
     *(void **)&library->release = dlsym(handle, "seccomp_release");
     return library->init != NULL && library->attr_set != NULL && library->rule_add_array != NULL &&
-           library->load != NULL && library->release != NULL;
+           library->export_bpf != NULL && library->release != NULL;
 }
 
-struct filter {
+struct box_filter {
     struct library library;
     scmp_filter_ctx context;
     bool failed;
 };
 
-static void add(struct filter *filter, uint32_t action, int call,
+static void add(struct box_filter *filter, uint32_t action, int call,
                 const struct scmp_arg_cmp *argument)
 {
     int r = filter->library.rule_add_array(filter->context, action, call, argument != NULL ? 1 : 0,
@@ -378,14 +393,14 @@ static void add(struct filter *filter, uint32_t action, int call,
     }
 }
 
-static void add_list(struct filter *filter, uint32_t action, const int *calls, size_t count)
+static void add_list(struct box_filter *filter, uint32_t action, const int *calls, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
         add(filter, action, calls[i], NULL);
     }
 }
 
-static void add_limited(struct filter *filter, uint32_t action, const struct limited *calls,
+static void add_limited(struct box_filter *filter, uint32_t action, const struct limited *calls,
                         size_t count)
 {
     for (size_t i = 0; i < count; i++) {
@@ -397,20 +412,26 @@ static void add_limited(struct filter *filter, uint32_t action, const struct lim
 #define ADD(filter, action, list)         add_list(filter, action, list, COUNT(list))
 #define ADD_LIMITED(filter, action, list) add_limited(filter, action, list, COUNT(list))
 
-static void add_ourselves(struct filter *filter)
+static void add_process(struct box_filter *filter, pid_t process)
 {
-    const struct scmp_arg_cmp own = {0, SCMP_CMP_MASKED_EQ, 0xffffffffU, (unsigned)getpid()};
+    const struct scmp_arg_cmp own = {0, SCMP_CMP_MASKED_EQ, 0xffffffffU, (unsigned)process};
 
     add(filter, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), &own);
     add(filter, SCMP_ACT_ALLOW, SCMP_SYS(kill), &own);
 }
 
-static void add_all(struct filter *filter, const struct box_needs *needs, bool opens)
+static void add_what_all_have(struct box_filter *filter)
 {
     ADD(filter, SCMP_ACT_ALLOW, served);
-    add_ourselves(filter);
     ADD_LIMITED(filter, SCMP_ACT_ALLOW, limited);
     ADD(filter, SCMP_ACT_KILL_PROCESS, deadly);
+#ifdef BOX_HAS_SANITIZER
+    ADD(filter, SCMP_ACT_ALLOW, sanitizing);
+#endif
+}
+
+static void add_needs(struct box_filter *filter, const struct box_needs *needs, bool opens)
+{
     if (opens) {
         ADD(filter, SCMP_ACT_ALLOW, opening);
     }
@@ -432,25 +453,31 @@ static void add_all(struct filter *filter, const struct box_needs *needs, bool o
     if (needs->terminal) {
         ADD_LIMITED(filter, SCMP_ACT_ALLOW, typing);
     }
-#ifdef BOX_HAS_SANITIZER
-    ADD(filter, SCMP_ACT_ALLOW, sanitizing);
-#endif
 }
 
-/*
- * Every thread that there is gets the filter; libgcrypt and sanitizers may have some. What older
- * libraries do not know only costs time: a call is found by halving, not in a row; and kernels
- * before 5.16 would slow down whoever has a filter, against speculation that no box is about.
- */
-static bool set_up(struct filter *filter)
+/* What older libraries do not know only costs time: a call is found by halving, not in a row. */
+static bool set_up(struct box_filter *filter)
 {
     const struct library *library = &filter->library;
 
     (void)library->attr_set(filter->context, SCMP_FLTATR_CTL_OPTIMIZE, 2);
-    (void)library->attr_set(filter->context, SCMP_FLTATR_CTL_SSB, 1);
-    return library->attr_set(filter->context, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS) ==
-               0 &&
-           library->attr_set(filter->context, SCMP_FLTATR_CTL_TSYNC, 1) == 0;
+    return library->attr_set(filter->context, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS) == 0;
+}
+
+/* The number of instructions; 0: it cannot be had. The library writes to files alone. */
+static size_t export(const struct box_filter *filter, struct sock_filter *program)
+{
+    int file = memfd_create("filter", MFD_CLOEXEC);
+    ssize_t count = -1;
+
+    if (file < 0) {
+        return 0;
+    }
+    if (filter->library.export_bpf(filter->context, file) == 0) {
+        count = pread(file, program, BOX_PROGRAM_MAX * sizeof(*program), 0);
+    }
+    close(file);
+    return count > 0 ? (size_t)count / sizeof(*program) : 0;
 }
 
 bool box_is_built_in(void)
@@ -458,30 +485,57 @@ bool box_is_built_in(void)
     return true;
 }
 
-void box_calls_begin(void)
+struct box_filter *box_filter_begin(void)
 {
-    (void)dlopen(LIBRARY, FLAGS);
+    struct box_filter *filter = calloc(1, sizeof(*filter));
+
+    if (filter == NULL || !load_library(&filter->library)) {
+        free(filter);
+        return NULL;
+    }
+    filter->context = filter->library.init(SCMP_ACT_ERRNO(ENOSYS));
+    if (filter->context == NULL || !set_up(filter)) {
+        filter->failed = true;
+    } else {
+        add_what_all_have(filter);
+    }
+    return filter;
 }
 
-bool box_restrict_calls(const struct box_needs *needs, bool opens)
+size_t box_filter_end(struct box_filter *filter, const struct box_needs *needs, bool opens,
+                      pid_t process, struct sock_filter *program)
 {
-    struct filter filter = {.failed = false};
-    bool done;
+    size_t count = 0;
 
-    if (!load_library(&filter.library)) {
-        return false;
+    if (filter == NULL) {
+        return 0;
     }
-    filter.context = filter.library.init(SCMP_ACT_ERRNO(ENOSYS));
-    if (filter.context == NULL) {
-        return false;
+    if (!filter->failed && program != NULL) {
+        add_process(filter, process);
+        add_needs(filter, needs, opens);
     }
-    done = set_up(&filter);
-    if (done) {
-        add_all(&filter, needs, opens);
-        done = !filter.failed && filter.library.load(filter.context) == 0;
+    if (!filter->failed && program != NULL) {
+        count = export(filter, program);
     }
-    filter.library.release(filter.context);
-    return done;
+    if (filter->context != NULL) {
+        filter->library.release(filter->context);
+    }
+    free(filter);
+    return count;
+}
+
+/*
+ * Every thread that there is gets it; libgcrypt and sanitizers may have some. Kernels before 5.16
+ * would slow down whoever has a filter, against speculation that no box is about.
+ */
+bool box_filter_install(const struct sock_filter *program, size_t count)
+{
+    const struct sock_fprog whole = {.len = (unsigned short)count,
+                                     .filter = (struct sock_filter *)(uintptr_t)program};
+
+    return count > 0 &&
+           syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER,
+                   SECCOMP_FILTER_FLAG_TSYNC | SECCOMP_FILTER_FLAG_SPEC_ALLOW, &whole) == 0;
 }
 
 #endif

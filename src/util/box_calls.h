@@ -13,12 +13,22 @@
 #endif
 #endif
 
-/* Loads what box_restrict_calls() needs, while files can still be opened. */
-void box_calls_begin(void);
+/* A filter that is being put together, by the process that it is for or by another one. */
+struct box_filter;
+
+/* Loads what that needs, while files can still be opened, and does all that each filter has. NULL
+ * where it cannot be done. */
+struct box_filter *box_filter_begin(void);
 
 /*
- * `opens`: whether files may be opened, since something else says which. False where it cannot
- * be done. */
-bool box_restrict_calls(const struct box_needs *needs, bool opens);
+ * Makes it a program of at most BOX_PROGRAM_MAX instructions for `process`, and frees it; NULL of
+ * both is ignored. `opens`: whether files may be opened, since something else says which. The
+ * number of instructions; 0 where it cannot be done.
+ */
+size_t box_filter_end(struct box_filter *filter, const struct box_needs *needs, bool opens,
+                      pid_t process, struct sock_filter *program);
+
+/* For this process, with all its threads. False where it cannot be done. */
+bool box_filter_install(const struct sock_filter *program, size_t count);
 
 #endif

@@ -46,7 +46,7 @@ static int ring_needed(void)
     const struct box_needs needs = {.io_uring = true};
     struct box box;
 
-    box_enter(&needs, &box);
+    box_enter(&needs, NULL, &box);
     return ask_for_a_ring();
 }
 
@@ -55,7 +55,7 @@ static int ring_not_needed(void)
     const struct box_needs needs = {.fuse_device = true};
     struct box box;
 
-    box_enter(&needs, &box);
+    box_enter(&needs, NULL, &box);
     return box.calls ? ask_for_a_ring() : ENOSYS;
 }
 
@@ -80,7 +80,7 @@ static int without_landlock(void)
     struct box box;
 
     hide_landlock();
-    box_enter(&needs, &box);
+    box_enter(&needs, NULL, &box);
     if (box.landlock || !box.privileges || !box.memory || box.files != box.calls ||
         box.network != box.calls) {
         return 1;
@@ -98,7 +98,7 @@ static int with_a_server_and_without_landlock(void)
     struct box box;
 
     hide_landlock();
-    box_enter(&needs, &box);
+    box_enter(&needs, NULL, &box);
     if (box.files || box.network || box_missing(&box) == NULL) {
         return 1;
     }
@@ -120,7 +120,7 @@ static int as_it_is(void)
     const struct box_needs needs = {.read = read};
     struct box box;
 
-    box_enter(&needs, &box);
+    box_enter(&needs, NULL, &box);
     if (!box.landlock) {
         return 0; /* this kernel has none */
     }
@@ -152,7 +152,7 @@ static int receive(bool opener)
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) {
         return 127;
     }
-    box_enter(&needs, &box);
+    box_enter(&needs, NULL, &box);
     if (!box.calls) {
         return opener ? 0 : ENOSYS;
     }
