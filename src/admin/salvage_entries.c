@@ -151,7 +151,8 @@ bool salvage_is_table(struct salvage_work *work, uint64_t offset, bool *whole)
         wrong += (bitmap_allocated(bitmap) & bitmap_zero(bitmap)) != 0;
     }
     /* Some may be damaged, of those in which most is right. */
-    *whole = 16 * (kinds[SALVAGE_ENTRY_BAD] + wrong) <=
+    *whole = kinds[SALVAGE_ENTRY_DATA] + kinds[SALVAGE_ENTRY_OTHER] > 0 &&
+             16 * (kinds[SALVAGE_ENTRY_BAD] + wrong) <=
                  kinds[SALVAGE_ENTRY_DATA] + kinds[SALVAGE_ENTRY_OTHER] &&
              (owned > 0 || (work->shared_too && kinds[SALVAGE_ENTRY_DATA] > 0));
     /* Bytes of anything else are hardly ever an entry that can be. */

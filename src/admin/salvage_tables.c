@@ -60,6 +60,27 @@ static int read_entries(struct salvage_work *work, uint64_t offset, uint64_t ent
     return 0;
 }
 
+/* Whether the table that the entry names was in a part of the file that was cut off. */
+static bool is_cut_off(const struct salvage_work *work, uint64_t entry)
+{
+    uint64_t table = l1_entry_table(entry);
+
+    return (entry & L1_ENTRY_RESERVED) == 0 && table % work->header.cluster_size == 0 &&
+           table >= work->file_size && table / 64 < work->file_size;
+}
+
+/* The clusters of the table itself are no L2 tables. */
+static int use_clusters(struct salvage_work *work, uint64_t offset, uint64_t entries)
+{
+    uint64_t end = min_u64(offset + entries * L1_ENTRY_BYTES, work->file_size);
+    int result = 0;
+
+    for (uint64_t at = offset; at < end && result != -ENOMEM; at += work->header.cluster_size) {
+        result = check_counts_set(work->uses, at >> work->header.cluster_bits, SALVAGE_USED);
+    }
+    return result == -ENOMEM ? salvage_no_memory(work) : 0;
+}
+
 static int load(struct salvage_l1 *search, uint64_t offset, uint64_t entries)
 {
     struct salvage_work *work = search->work;
@@ -67,13 +88,20 @@ static int load(struct salvage_l1 *search, uint64_t offset, uint64_t entries)
 
     search->offset = offset;
     search->good = search->bad = 0;
+    if (offset == 0 && result == 0) { /* nobody knows where it is */
+        memset(work->l1, 0, work->header.l1_entries * sizeof(*work->l1));
+        memset(work->bad, 1, work->header.l1_entries);
+        search->bad = work->header.l1_entries;
+        return 0;
+    }
+    result = result == 0 ? use_clusters(work, offset, entries) : result;
     for (uint64_t i = 0; i < entries && result == 0; i++) {
         int judged = work->bad[i] ? -1 : judge_entry(work, work->l1[i]);
 
         result = judged == -ENOMEM ? -ENOMEM : 0;
         work->bad[i] = judged == -1;
         search->good += judged == 1;
-        search->bad += judged == -1;
+        search->bad += judged == -1 && !is_cut_off(work, work->l1[i]);
     }
     return result;
 }
@@ -256,12 +284,11 @@ static bool is_size_unknown(const struct salvage_work *work)
 
 /* The table whose place the header does not tell: around the cluster with most entries that name
  * one. */
-static int look_for_table(struct salvage_l1 *search, uint64_t entries)
+static int look_for_table(struct salvage_l1 *search, uint64_t entries, bool owned)
 {
     struct salvage_work *work = search->work;
     struct candidate best = {.offset = 0};
     uint64_t size = work->header.cluster_size, count = 1;
-    int result;
 
     for (uint64_t offset = size; offset < work->file_size; offset += size) {
         struct candidate found;
@@ -274,7 +301,7 @@ static int look_for_table(struct salvage_l1 *search, uint64_t entries)
             continue;
         }
         found = is_snapshots(search, offset) ? best : judge_cluster(work, offset, entries);
-        if (found.all > 0 && is_better(&found, &best) &&
+        if (found.all > 0 && (found.owned > 0 || !owned) && is_better(&found, &best) &&
             salvage_is_counted(work, offset >> work->header.cluster_bits)) {
             best = found;
         }
@@ -288,13 +315,7 @@ static int look_for_table(struct salvage_l1 *search, uint64_t entries)
         }
         salvage_tell(work, SALVAGE_DEDUCED, "l1-offset", best.offset, "by what it names");
     }
-    result = load(search, best.offset, entries);
-    if (best.offset == 0) {
-        memset(work->l1, 0, entries * sizeof(*work->l1));
-        memset(work->bad, 1, entries); /* nothing is known */
-        search->good = 0;
-    }
-    return result;
+    return load(search, best.offset, entries);
 }
 
 static int find_table(struct salvage_l1 *search)
@@ -319,7 +340,7 @@ static int find_table(struct salvage_l1 *search)
         (!is_believed(search) || (search->good == 0 && search->bad > 0))) {
         result = salvage_open_entries(work);
         read_snapshots(search);
-        return result == 0 ? look_for_table(search, entries) : result;
+        return result == 0 ? look_for_table(search, entries, possible) : result;
     }
     if (result == 0) {
         read_snapshots(search);
