@@ -5,7 +5,7 @@
 import os
 import random
 
-from lib import changed, ctl, image, tap, tools
+from lib import ctl, image, tap, tools
 from lib.bitmaps import all_bits, bitmaps, entry_of, ranges
 from lib.image import KiB, MiB
 from lib.tap import check, check_equal
@@ -149,19 +149,6 @@ def _(directory):
     old = image.create(os.path.join(directory, "old.qcow2"), MiB, compat="0.10")
     ctl.refused("convert", "--bitmaps", old, copy, words=["version 2"])
     check(not os.path.exists(copy), "there is a copy")
-
-
-@suite.test("killed at any moment there is no copy, or all of it")
-def _(directory):
-    def make(place):
-        return create(os.path.join(place, "image.qcow2"), 4 * MiB)
-
-    def judge(path, done=False):
-        copy = path + ".copy"
-        if done or os.path.exists(copy):
-            check_copy(copy, path)
-
-    changed.cut_off(directory, make, lambda path: ["convert", "-q", "--bitmaps", path, path + ".copy"], judge)
 
 
 if __name__ == "__main__":
