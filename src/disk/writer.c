@@ -448,6 +448,7 @@ int writer_close(struct writer *writer)
     int result;
 
     ticker_stop(writer->ticker);
+    writer->ticker = NULL; /* what is allocated from here on, as for bitmaps, is not filled ahead */
     view_end_prefetch(writer->view); /* its threads count as requests (R4): close_image() */
     result = writer->options.thrown_away ? 0 : close_image(writer);
     writer_tell_of_holes(writer);

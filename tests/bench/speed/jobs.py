@@ -179,7 +179,7 @@ def copy_out(context, line, workload):
 def make_and_fill(context, line, workload):
     """Seconds from no image to one with the files, stable on the disk."""
     tree = context.images.get(TREE)
-    with context.fresh(workload.where, tree.size) as disk:
+    with context.fresh(line, workload.where, tree.size) as disk:
         began = time.perf_counter()
         with device(context, line, disk) as name:
             tools.run("mkfs.ext4", "-q", name)
@@ -206,7 +206,7 @@ def digest(context, line, workload):
 def grow(context, line, workload):
     """Seconds to make a disk, its partition and the file system in there four times as large."""
     size = context.size
-    with context.fresh("memory", size) as disk:
+    with context.fresh(line, "memory", size) as disk:
         with device(context, line, disk, partitions=True) as name:
             tools.run("sfdisk", "-q", name, input="%d\n" % PART_SECTORS)
             _partition(name)
@@ -269,7 +269,7 @@ def commits(context, line, workload):
     programs = _postgres()
     for place in (run.directory, context.places.mounts):
         os.chmod(place, 0o711)
-    with context.fresh(workload.where, max(context.size, 1 << 29)) as disk, \
+    with context.fresh(line, workload.where, max(context.size, 1 << 29)) as disk, \
             device(context, line, disk) as name:
         tools.run("mkfs.ext4", "-q", name)
         at = context.places.mount_point()

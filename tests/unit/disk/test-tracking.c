@@ -262,6 +262,36 @@ START_TEST(what_a_smaller_disk_loses_of_its_last_sector_is_set)
 }
 END_TEST
 
+/* After `count` writes that are flushed each, so that it pays to fill runs ahead. */
+static void expect_bits_are_stored_after(uint64_t count)
+{
+    const struct writer_options options = {.interval = 3600};
+    struct writer_case subject;
+    uint8_t bits[BITS / 8];
+    struct store *file;
+
+    open_with(&subject, &options, 0, 0);
+    ck_assert_int_eq(writer_start(subject.writer), 0);
+    for (uint64_t i = 0; i < count; i++) {
+        expect_write(&subject, (100 + i) * CLUSTER, 512, 2);
+        expect_flush(&subject);
+    }
+    file = writer_case_end(&subject, NULL);
+    bits_of(file, 0, bits);
+    ck_assert(!is_set(bits, 99) && is_set(bits, 100) && is_set(bits, 99 + count));
+    ck_assert(!is_set(bits, 100 + count));
+    store_close(file);
+}
+
+/* One of them ends where the clusters of the bits are the first ones of a run. */
+START_TEST(bits_are_stored_after_the_thread_that_fills_ahead_has_ended)
+{
+    for (uint64_t count = 16; count < 45; count++) {
+        expect_bits_are_stored_after(count);
+    }
+}
+END_TEST
+
 START_TEST(extra_data_is_left_alone_and_allows_a_bitmap_to_be_used_where_it_says_so)
 {
     struct writer_case subject;
@@ -367,10 +397,12 @@ int main(void)
     tcase_add_test(bits, what_is_written_and_zeroed_is_set_and_what_is_only_given_a_place_is_not);
     tcase_add_test(bits, a_request_that_fails_in_its_midst_is_set_as_well);
     tcase_add_test(bits, many_threads_lose_no_bit);
+    tcase_set_timeout(kept, 120);
     tcase_add_test(kept, one_for_which_there_is_no_memory_is_inconsistent_and_the_other_is_kept);
     tcase_add_test(kept, one_that_cannot_grow_with_its_disk_is_inconsistent);
     tcase_add_test(kept, what_a_smaller_disk_has_forgotten_is_set_when_it_is_larger_again);
     tcase_add_test(kept, what_a_smaller_disk_loses_of_its_last_sector_is_set);
+    tcase_add_test(kept, bits_are_stored_after_the_thread_that_fills_ahead_has_ended);
     tcase_add_test(kept, extra_data_is_left_alone_and_allows_a_bitmap_to_be_used_where_it_says_so);
     tcase_add_test(kept, bits_that_cannot_be_stored_leave_them_in_use_and_the_image_in_order);
     tcase_add_test(kept, bitmaps_are_changed_among_writes);
