@@ -139,9 +139,10 @@ static void tell_nested(const struct audit_contents *contents)
                      nested->host_offset,
                      "%s begins a qcow2 image of version %" PRIu32
                      " with a disk of %s of its own, which nothing here looks into",
-                     !nested->used       ? "in what no table refers to"
-                     : nested->has_guest ? where
-                                         : "in what a snapshot keeps",
+                     !nested->used               ? "in what no table refers to"
+                     : nested->has_guest         ? where
+                     : contents->guests_left_out ? "in what a table refers to"
+                                                 : "in what a snapshot keeps",
                      nested->version, size_format(nested->virtual_size, size));
     }
     if (contents->nested_count > AUDIT_LIST_MAX) {

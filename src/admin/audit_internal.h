@@ -5,7 +5,9 @@
 
 #include "admin/audit.h"
 
-#define AUDIT_DATA_MAX (UINT64_C(1) << 30) /* bytes of the disk that are searched for images */
+#define AUDIT_DATA_MAX   (UINT64_C(1) << 30) /* bytes of the disk that are searched for images */
+#define AUDIT_TABLES_MAX (UINT64_C(1) << 29) /* bytes of L2 tables that are read for one question \
+                                              */
 
 /* Adds a finding about this image of the chain. */
 void audit_add(struct audit *audit, enum audit_grade grade, const char *code,
@@ -42,7 +44,8 @@ struct audit_contents {
     uint64_t data_left; /* bytes that may still be searched */
 
     struct audit_nested nested[AUDIT_LIST_MAX];
-    size_t nested_count; /* that there are */
+    size_t nested_count;  /* that there are */
+    bool guests_left_out; /* not all tables were asked for where they are on the disk */
     struct audit_entry entries[AUDIT_LIST_MAX];
     size_t entry_count; /* that were told */
     bool entries_left_out;

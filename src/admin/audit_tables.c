@@ -12,42 +12,49 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define L1_PIECE   ((size_t)8192) /* entries that are read at once */
-#define TABLES_MAX 65536          /* L2 tables that are looked at for their order */
+#define L1_PIECE ((size_t)8192) /* entries that are read at once */
 
 /* --- Walking tables -------------------------------------------------------------------- */
 
-/* Called for each L2 table of the active state, in order; false ends the walk. */
-typedef bool (*table_fn)(void *context, uint64_t l1_index, uint64_t offset, const uint8_t *table);
+/* Called for each L2 table of the active state, in order. */
+typedef void (*table_fn)(void *context, uint64_t l1_index, uint64_t offset, const uint8_t *table);
 
-static void walk_tables(const struct inspection *image, table_fn visit, void *context)
+/* Whether these were all: an L1 table can name more of them, or one more often, than can be read.
+ */
+static bool walk_tables(const struct inspection *image, table_fn visit, void *context)
 {
     const struct header *header = image->header;
     uint8_t *l1 = malloc(L1_PIECE * L1_ENTRY_BYTES), *table = malloc(header->cluster_size);
-    bool goes_on = l1 != NULL && table != NULL;
+    uint64_t left = AUDIT_TABLES_MAX / header->cluster_size;
+    bool whole = l1 != NULL && table != NULL;
 
-    for (uint64_t i = 0; goes_on && i < header->l1_entries; i++) {
+    for (uint64_t i = 0; whole && i < header->l1_entries; i++) {
         uint64_t at = i % L1_PIECE, offset;
 
         if (at == 0 &&
             store_read(image->file, header->l1_offset + i * L1_ENTRY_BYTES, l1,
                        (size_t)min_u64(L1_PIECE, header->l1_entries - i) * L1_ENTRY_BYTES) < 0) {
+            whole = false;
             break;
         }
         offset = l1_entry_table(load_be64(l1 + at * L1_ENTRY_BYTES));
-        if (offset != 0 && range_within(offset, header->cluster_size, image->info.size) &&
-            store_read(image->file, offset, table, (size_t)header->cluster_size) == 0) {
-            goes_on = visit(context, i, offset, table);
+        if (offset == 0 || !range_within(offset, header->cluster_size, image->info.size)) {
+            continue;
+        }
+        whole = left-- > 0;
+        if (whole && store_read(image->file, offset, table, (size_t)header->cluster_size) == 0) {
+            visit(context, i, offset, table);
         }
     }
     free(l1);
     free(table);
+    return whole;
 }
 
 /* --- Where on the disk --------------------------------------------------------------------- */
 
 /* table_fn */
-static bool find_guests(void *context, uint64_t l1_index, uint64_t offset, const uint8_t *table)
+static void find_guests(void *context, uint64_t l1_index, uint64_t offset, const uint8_t *table)
 {
     struct audit_contents *contents = context;
     const struct header *header = contents->image->header;
@@ -68,12 +75,11 @@ static bool find_guests(void *context, uint64_t l1_index, uint64_t offset, const
             }
         }
     }
-    return true;
 }
 
 void audit_find_guests(struct audit_contents *contents)
 {
-    walk_tables(contents->image, find_guests, contents);
+    contents->guests_left_out = !walk_tables(contents->image, find_guests, contents);
 }
 
 /* --- The order ----------------------------------------------------------------------------- */
@@ -87,7 +93,7 @@ struct order {
 };
 
 /* table_fn */
-static bool look_at_order(void *context, uint64_t l1_index, uint64_t offset, const uint8_t *table)
+static void look_at_order(void *context, uint64_t l1_index, uint64_t offset, const uint8_t *table)
 {
     struct order *order = context;
     uint64_t per_table = UINT64_C(1) << order->header->l2_bits, least = UINT64_MAX, first = 0;
@@ -114,7 +120,6 @@ static bool look_at_order(void *context, uint64_t l1_index, uint64_t offset, con
         order->first_back = offset;
     }
     order->last = max_u64(order->last, offset);
-    return order->tables < TABLES_MAX;
 }
 
 static void tell_order(struct audit *audit, const struct inspection *image,
@@ -250,7 +255,7 @@ void audit_origin(struct audit *audit, const struct inspection *image)
 {
     struct order order = {.header = image->header, .lowest_data = UINT64_MAX};
 
-    walk_tables(image, look_at_order, &order);
+    (void)walk_tables(image, look_at_order, &order);
     tell_order(audit, image, &order);
     tell_header(audit, image);
     tell_places(audit, image, &order);

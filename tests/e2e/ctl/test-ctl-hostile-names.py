@@ -81,7 +81,7 @@ COMMANDS_OF_QCOW2CTL = (
     ("info",), ("info", "--json"), ("info", "--audit"), ("info", "--audit", "--json"),
     ("info", "--backing-chain"), ("info", "--fragmentation"),
     ("check",), ("check", "--json"), ("check", "--repair=all"), ("check", "--verbose"),
-    ("hash",), ("hash", "--json", "-j", "2"),
+    ("hash", "--json", "-j", "2"),  # without --json they are as sha256sum has them: test-ctl-hash.py
     ("map",), ("map", "--json"), ("map", "--svg=-"), ("map", "--snapshot", ENCODED),
     ("amend", "-o", "compat=1.1"), ("amend", "-u", "-o", b"backing_file=" + ENCODED),
     ("amend", "-o", b"refcount_bits=" + ENCODED), ("resize",), ("create",))

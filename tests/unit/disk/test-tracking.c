@@ -397,7 +397,6 @@ int main(void)
     tcase_add_test(bits, what_is_written_and_zeroed_is_set_and_what_is_only_given_a_place_is_not);
     tcase_add_test(bits, a_request_that_fails_in_its_midst_is_set_as_well);
     tcase_add_test(bits, many_threads_lose_no_bit);
-    tcase_set_timeout(kept, 120);
     tcase_add_test(kept, one_for_which_there_is_no_memory_is_inconsistent_and_the_other_is_kept);
     tcase_add_test(kept, one_that_cannot_grow_with_its_disk_is_inconsistent);
     tcase_add_test(kept, what_a_smaller_disk_has_forgotten_is_set_when_it_is_larger_again);
