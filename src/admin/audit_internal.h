@@ -6,8 +6,7 @@
 #include "admin/audit.h"
 
 #define AUDIT_DATA_MAX   (UINT64_C(1) << 30) /* bytes of the disk that are searched for images */
-#define AUDIT_TABLES_MAX (UINT64_C(1) << 29) /* bytes of L2 tables that are read for one question \
-                                              */
+#define AUDIT_TABLES_MAX (UINT64_C(1) << 29) /* bytes of L2 tables that are read at a time */
 
 /* Adds a finding about this image of the chain. */
 void audit_add(struct audit *audit, enum audit_grade grade, const char *code,
