@@ -284,7 +284,9 @@ START_TEST(snapshots_and_the_state_of_a_machine_are_told)
     expect(audit, AUDIT_NOTE, "snapshot", find(audit, "snapshot")->offset,
            "'be?[31mfore' (id 7) keeps the state of a disk of 1 MiB of 2023-11-14 22:13:20 UTC");
     expect(audit, AUDIT_WARNING, "vm-state", find(audit, "snapshot")->offset, "4 KiB");
-    ck_assert_uint_eq(audit->count, 2);
+    expect(audit, AUDIT_NOTE, "snapshot-ids", find(audit, "snapshot-ids")->offset,
+           "6 with lower ids");
+    ck_assert_uint_eq(audit->count, 3);
     audit_free(audit);
 }
 END_TEST

@@ -32,7 +32,7 @@ void write_file(struct made *made, size_t more);
 void make_file(const struct builder_options *options);
 
 /* The audit of a file; of an image that is written first; of one that is finished before that.
- * To be freed. */
+ * To be freed. Without what tells of an image's origin. */
 struct audit *audit_file(const char *path);
 struct audit *audit_made(struct made *made);
 struct audit *audit_finished(struct made *made);
