@@ -286,6 +286,7 @@ src_qcow2fs_SOURCES = \
 	src/fuse/ops_table.c \
 	src/fuse/ops_write.c \
 	src/fuse/options.c src/fuse/options.h \
+	src/fuse/options_together.c \
 	src/fuse/own_disk.c src/fuse/own_disk.h \
 	src/fuse/own_mount.c src/fuse/own_mount.h \
 	src/fuse/page_cache.c src/fuse/page_cache.h \

@@ -250,6 +250,7 @@ E2E_HELPERS = \
 	tests/e2e/lib/encrypted.py \
 	tests/e2e/lib/evidence.py \
 	tests/e2e/lib/files.py \
+	tests/e2e/lib/frozen.py \
 	tests/e2e/lib/image.py \
 	tests/e2e/lib/infos.py \
 	tests/e2e/lib/intruder.py \
@@ -380,6 +381,7 @@ tests_fuzz_fuzz_structure_SOURCES = tests/fuzz/fuzz-structure.c $(FUZZ_MAIN)
 tests_fuzz_fuzz_structure_LDFLAGS = $(FUZZ_LINK_FLAGS)
 tests_fuzz_fuzz_structure_LDADD = $(FUZZ_LIBS)
 tests_fuzz_fuzz_text_SOURCES = tests/fuzz/fuzz-text.c src/fuse/options.c \
+	src/fuse/options_together.c \
 	src/util/progress.c $(CTL_SOURCES) $(FUZZ_MAIN)
 tests_fuzz_fuzz_text_LDFLAGS = $(FUZZ_LINK_FLAGS)
 tests_fuzz_fuzz_text_LDADD = $(FUZZ_LIBS) $(BLKID_LIBS)

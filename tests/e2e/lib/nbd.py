@@ -15,7 +15,8 @@ import subprocess
 import threading
 import time
 
-from . import run, tools
+from . import image, run, tools
+from .image import MiB
 from .tap import check
 
 READ, WRITE, DISCONNECT, FLUSH, TRIM, ZEROES = 0, 1, 2, 3, 4, 6
@@ -25,6 +26,15 @@ EVERYTHING = 1 | HAS_FLUSH | HAS_FUA | HAS_TRIM | HAS_ZEROES | MULTI_CONN
 OPT_ABORT, OPT_GO = 2, 7
 REP_ACK, REP_INFO, REP_UNSUPPORTED = 1, 3, 0x80000001
 EIO = 5
+
+
+def some_image(directory, size=20 * MiB):
+    """An image and the raw disk that it shows: (its path, that of the disk)."""
+    raw, path = os.path.join(directory, "raw"), os.path.join(directory, "image.qcow2")
+    with open(raw, "wb") as file:
+        file.write(random.Random(7).randbytes(size))
+    image.convert(raw, path)
+    return path, raw
 
 
 def built():

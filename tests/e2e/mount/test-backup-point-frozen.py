@@ -4,17 +4,15 @@
 programs had written; and whatever fails or is killed, it goes on, and no change is lost."""
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import subprocess
 
 from lib import bad, ctl, files, image, mount, run, tap, tools, write
 from lib.image import KiB, MiB
+from lib.frozen import is_frozen, thaw
 from lib.tap import check, check_equal
 
-FIFREEZE, FITHAW = 0xC0045877, 0xC0045878
 
 suite = tap.Suite(needs=[tools.fuse, tools.QEMU, tools.root, tools.loop, tools.file_system("ext4"),
                          tools.tool("debugfs", "dumpe2fs", "strace", "losetup")])
@@ -29,30 +27,6 @@ def names(mounted):
     return [sorted(os.listdir(os.path.join(mounted.path, place))) if place == "bitmaps" or
             os.path.isdir(os.path.join(mounted.path, place)) else []
             for place in ("bitmaps", "snapshots")]
-
-
-def is_frozen(at):
-    """Whether it is: who freezes it once more is told so."""
-    handle = os.open(at, os.O_RDONLY)
-    try:
-        fcntl.ioctl(handle, FIFREEZE, 0)
-        fcntl.ioctl(handle, FITHAW, 0)
-        return False
-    except OSError as error:
-        check_equal(error.errno, errno.EBUSY, "the error")
-        return True
-    finally:
-        os.close(handle)
-
-
-def thaw(at):
-    """Whatever a test has come to, nothing of the machine stays frozen."""
-    with contextlib.suppress(OSError):
-        handle = os.open(at, os.O_RDONLY)
-        try:
-            fcntl.ioctl(handle, FITHAW, 0)
-        finally:
-            os.close(handle)
 
 
 def mounted_to_be_written(path, **keywords):

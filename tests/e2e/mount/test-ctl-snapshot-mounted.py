@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: MIT
 """qcow2ctl snapshot of a disk that qcow2fs has mounted: whatever is named, its daemon does it."""
 
-import errno
-import fcntl
 import json
 import os
 import socket
@@ -12,12 +10,12 @@ import subprocess
 from lib import bad, changed, ctl, files, image, mount, tap, tools, write
 from lib.files import qcow2ctl
 from lib.image import KiB, MiB
+from lib.frozen import is_frozen
 from lib.tap import check, check_equal
 
 suite = tap.Suite(needs=[tools.QEMU, tools.fuse])
 needs_root = [tools.root, tools.loop, tools.tool("debugfs", "dumpe2fs", "strace"),
               tools.file_system("ext4")]
-FIFREEZE, FITHAW = 0xC0045877, 0xC0045878
 
 
 def names(path):
@@ -131,20 +129,6 @@ def content(path, snapshot, directory):
     raw = os.path.join(directory, "state.raw")
     tools.run("qemu-img", "convert", "-l", "snapshot.name=" + snapshot, "-O", "raw", path, raw)
     return tools.run("debugfs", "-R", "cat new", raw).stdout
-
-
-def is_frozen(at):
-    """Whether it is: who freezes it once more is told so."""
-    handle = os.open(at, os.O_RDONLY)
-    try:
-        fcntl.ioctl(handle, FIFREEZE, 0)
-        fcntl.ioctl(handle, FITHAW, 0)
-        return False
-    except OSError as error:
-        check_equal(error.errno, errno.EBUSY, "the error")
-        return True
-    finally:
-        os.close(handle)
 
 
 @suite.test("--freeze makes a clean one of a file system that is mounted; without, it has a journal",

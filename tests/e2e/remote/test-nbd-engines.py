@@ -4,12 +4,11 @@
 
 import contextlib
 import os
-import random
 import socket
 
 from lib import compare, ctl, image, mount, nbd, tap, tools
 from lib.image import MiB
-from lib.nbd import NBDKIT, nbdkit
+from lib.nbd import NBDKIT, nbdkit, some_image
 from lib.tap import check, check_equal
 from lib.web import web_server
 
@@ -17,14 +16,6 @@ suite = tap.Suite(needs=[tools.fuse, tools.QEMU])
 
 
 CURL = [*NBDKIT, nbd.plugin("curl")]
-
-
-def some_image(directory, size=20 * MiB):
-    raw, path = os.path.join(directory, "raw"), os.path.join(directory, "image.qcow2")
-    with open(raw, "wb") as file:
-        file.write(random.Random(7).randbytes(size))
-    image.convert(raw, path)
-    return path, raw
 
 
 # --- a web server -------------------------------------------------------------------------------

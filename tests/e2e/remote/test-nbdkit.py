@@ -6,28 +6,19 @@ import contextlib
 import glob
 import json
 import os
-import random
 import signal
 import subprocess
 import tempfile
 import time
 
-from lib import bad, compare, ctl, image, mount, nbd, run, tap, tools
+from lib import bad, compare, ctl, mount, nbd, run, tap, tools
 from lib.image import MiB
-from lib.nbd import NBDKIT
+from lib.nbd import NBDKIT, some_image
 from lib.tap import check, check_equal
 from lib.web import web_server
 
 suite = tap.Suite(needs=[tools.fuse, tools.QEMU, *NBDKIT])
 CURL = [nbd.plugin("curl")]
-
-
-def some_image(directory, size=20 * MiB):
-    raw, path = os.path.join(directory, "raw"), os.path.join(directory, "image.qcow2")
-    with open(raw, "wb") as file:
-        file.write(random.Random(7).randbytes(size))
-    image.convert(raw, path)
-    return path, raw
 
 
 def beside():
