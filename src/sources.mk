@@ -102,6 +102,7 @@ src_libqcow2_a_SOURCES = \
 	src/meta/gate.c src/meta/gate.h \
 	src/meta/header.c src/meta/header.h \
 	src/meta/header_replace.c src/meta/header_replace.h \
+	src/meta/header_tables.c \
 	src/meta/header_write.c src/meta/header_write.h \
 	src/meta/luks.c src/meta/luks.h \
 	src/meta/luks_faults.c \

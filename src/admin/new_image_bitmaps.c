@@ -121,9 +121,7 @@ int new_image_bitmap(struct new_image *image, const struct bitmap *bitmap,
 /* The header as it is when it names a directory, wherever that is. */
 static void name_directory(struct header *header, uint64_t host_offset, uint64_t size, size_t count)
 {
-    header->bitmap_count = (uint32_t)count;
-    header->bitmap_directory_offset = host_offset;
-    header->bitmap_directory_size = size;
+    header_move_bitmaps(header, host_offset, size, (uint32_t)count);
     header->autoclear_features |= AUTOCLEAR_BITMAPS;
 }
 

@@ -118,13 +118,6 @@ static int switch_truth(struct bitmap_change *change, bool is_true)
     return result;
 }
 
-static void set_directory(struct header *header, uint64_t host_offset, size_t size, uint32_t count)
-{
-    header->bitmap_count = count;
-    header->bitmap_directory_size = size;
-    header->bitmap_directory_offset = host_offset;
-}
-
 /* The first one: the extension becomes true once it is there. */
 static int switch_on(struct bitmap_change *change, const struct header *changed)
 {
@@ -135,8 +128,8 @@ static int switch_on(struct bitmap_change *change, const struct header *changed)
         result = switch_truth(change, true);
     }
     if (result == 0) {
-        set_directory(header, changed->bitmap_directory_offset, changed->bitmap_directory_size,
-                      changed->bitmap_count);
+        header_move_bitmaps(header, changed->bitmap_directory_offset,
+                            changed->bitmap_directory_size, changed->bitmap_count);
     }
     return result;
 }
@@ -148,7 +141,7 @@ static int switch_off(struct bitmap_change *change)
     int result = switch_truth(change, false);
 
     if (result == 0) {
-        set_directory(header, 0, 0, 0);
+        header_move_bitmaps(header, 0, 0, 0);
         result = write_header(change, header);
         if (result < 0 && !change->begun) {
             change->error->text[0] = '\0'; /* it stays, stale */
@@ -168,7 +161,7 @@ static int switch_directory(struct bitmap_change *change, uint64_t host_offset, 
 
     pthread_mutex_lock(&writer->prepare_mutex); /* nobody else writes features meanwhile */
     changed = *header;
-    set_directory(&changed, host_offset, size, count);
+    header_move_bitmaps(&changed, host_offset, size, count);
     if (count == 0) {
         result = switch_off(change);
     } else if (header->bitmap_count == 0) {
@@ -176,7 +169,7 @@ static int switch_directory(struct bitmap_change *change, uint64_t host_offset, 
     } else {
         result = write_header(change, &changed);
         if (result == 0) {
-            *header = changed;
+            header_move_bitmaps(header, host_offset, size, count);
         }
     }
     pthread_mutex_unlock(&writer->prepare_mutex);

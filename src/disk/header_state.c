@@ -63,8 +63,7 @@ static int clear_autoclear(struct writer *writer)
         header->autoclear_features = kept;
     }
     if (result == 0 && !keeps_bitmaps) { /* as when an image is opened that has stale ones */
-        header->bitmap_count = 0;
-        header->bitmap_directory_offset = header->bitmap_directory_size = 0;
+        header_move_bitmaps(header, 0, 0, 0);
     }
     return result;
 }

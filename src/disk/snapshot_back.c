@@ -37,8 +37,7 @@ static int switch_l1(struct writer *writer, uint64_t size, uint64_t entries, uin
     result = writer_switch_fields(writer, HEADER_SIZE, fields, before, sizeof(fields), begun);
     if (result == 0) {
         header->virtual_size = size;
-        header->l1_offset = host_offset; /* before the length: see struct header */
-        header->l1_entries = (uint32_t)entries;
+        header_move_l1(header, host_offset, (uint32_t)entries);
         atomic_store(&writer->image->virtual_size, size);
     }
     return result;

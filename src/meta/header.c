@@ -331,38 +331,6 @@ static int parse_snapshots(struct parse *parse)
                        (uint64_t)header->snapshot_count * SNAPSHOT_FIXED_LENGTH, parse->file_size);
 }
 
-const char *header_overlap(const struct header *header, enum header_table except, uint64_t offset,
-                           uint64_t length)
-{
-    /* The lengths first: see struct header. */
-    const uint64_t l1_length = (uint64_t)header->l1_entries * L1_ENTRY_BYTES;
-    const uint64_t refcount_length = (uint64_t)header->refcount_table_clusters
-                                     << header->cluster_bits;
-    const struct {
-        enum header_table table;
-        const char *name;
-        uint64_t offset;
-        uint64_t length;
-    } tables[] = {
-        {HEADER_TABLE_HEADER, "header", 0, header->cluster_size},
-        {HEADER_TABLE_L1, "L1 table", header->l1_offset, l1_length},
-        {HEADER_TABLE_REFCOUNT, "refcount table", header->refcount_table_offset, refcount_length},
-        {HEADER_TABLE_BITMAPS, "bitmap directory", header->bitmap_directory_offset,
-         header->bitmap_directory_size},
-        {HEADER_TABLE_CRYPT, "encryption header", header->crypt_header_offset,
-         header->crypt_header_length},
-    };
-    size_t i;
-
-    for (i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
-        if (tables[i].table != except &&
-            ranges_overlap(offset, length, tables[i].offset, tables[i].length)) {
-            return tables[i].name;
-        }
-    }
-    return NULL;
-}
-
 static int check_overlap(const struct parse *parse, enum header_table table, const char *what,
                          uint64_t offset, uint64_t length)
 {

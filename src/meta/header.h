@@ -21,9 +21,8 @@ struct header {
     uint64_t virtual_size; /* bytes */
     uint32_t crypt_method;
     /*
-     * Tables that move while others look where they are (header_overlap()): who
-     * moves one sets the offset and then the length, and who looks reads the
-     * length and then the offset. Nobody sees the old place with the new length.
+     * Tables that move while others look where they are (header_overlap()): only
+     * the header_move functions move them, once others know the header.
      */
     _Atomic uint64_t l1_offset; /* host offset, bytes */
     _Atomic uint32_t l1_entries;
@@ -42,9 +41,9 @@ struct header {
     char *backing_format; /* NULL where none is recorded */
     char *data_file;      /* the recorded name, NULL where none is */
 
-    uint32_t bitmap_count;            /* 0 without the bitmaps extension */
-    uint64_t bitmap_directory_size;   /* bytes */
-    uint64_t bitmap_directory_offset; /* host offset, bytes */
+    uint32_t bitmap_count;                    /* 0 without the bitmaps extension */
+    _Atomic uint64_t bitmap_directory_size;   /* bytes; moves, too */
+    _Atomic uint64_t bitmap_directory_offset; /* host offset, bytes */
 
     uint64_t crypt_header_offset; /* host offset; both are 0 but with LUKS */
     uint64_t crypt_header_length; /* bytes */
@@ -144,6 +143,15 @@ enum header_table {
  */
 const char *header_overlap(const struct header *header, enum header_table except, uint64_t offset,
                            uint64_t length);
+
+/*
+ * A table has another place: `offset` is its host offset. One thread at a time may move the same
+ * table; others may ask header_overlap() meanwhile, which then goes by the old place, or by the
+ * new one, or by the beginning of either as far as both are long.
+ */
+void header_move_l1(struct header *header, uint64_t offset, uint32_t entries);
+void header_move_refcount_table(struct header *header, uint64_t offset, uint32_t clusters);
+void header_move_bitmaps(struct header *header, uint64_t offset, uint64_t bytes, uint32_t count);
 
 /* log2 of the bytes that one L1 entry maps. */
 static inline uint32_t header_l1_entry_bits(const struct header *header)

@@ -328,8 +328,7 @@ static int switch_l1(struct mapping *mapping, struct header *header, uint64_t en
     /* Should this fail, the header on the disk may name it for ever: it keeps its clusters (R2). */
     result = barrier_wait(writer->barrier, barrier_epoch(writer->barrier));
     if (result == 0) {
-        header->l1_offset = place->host_offset; /* before the length: see struct header */
-        header->l1_entries = (uint32_t)entries;
+        header_move_l1(header, place->host_offset, (uint32_t)entries);
     }
     return result;
 }

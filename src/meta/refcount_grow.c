@@ -371,8 +371,8 @@ static int name_table(struct refcounts *refcounts, struct growth *growth)
         undo_unsure(refcounts, growth);
         return result;
     }
-    header->refcount_table_offset = growth->first << bits_of(refcounts);
-    header->refcount_table_clusters = (uint32_t)growth->table_clusters;
+    header_move_refcount_table(header, growth->first << bits_of(refcounts),
+                               (uint32_t)growth->table_clusters);
     free(refcounts->table);
     refcounts->table = growth->table;
     refcounts->capacity = (growth->table_clusters << bits_of(refcounts)) / sizeof(uint64_t);

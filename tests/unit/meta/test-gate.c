@@ -9,6 +9,8 @@
 #include "suite.h"
 
 #include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
 
 #define CLUSTER UINT64_C(512)
 
@@ -165,6 +167,54 @@ START_TEST(a_hit_is_told_once_and_nothing_is_written)
 }
 END_TEST
 
+/* From a place of 64 clusters to one of one cluster, and back. */
+#define MOVES        2000000
+#define LONG_PLACE   (100 * CLUSTER)
+#define SHORT_PLACE  (1000 * CLUSTER)
+#define LONG_LENGTH  (64 * CLUSTER)
+#define SHORT_LENGTH CLUSTER
+
+struct mover {
+    struct header *header;
+    _Atomic bool ended;
+};
+
+static void *move_tables(void *context)
+{
+    struct mover *mover = context;
+
+    for (unsigned i = 0; i < MOVES; i++) {
+        uint64_t offset = i % 2 == 0 ? SHORT_PLACE : LONG_PLACE;
+        uint64_t length = i % 2 == 0 ? SHORT_LENGTH : LONG_LENGTH;
+
+        header_move_l1(mover->header, offset, (uint32_t)(length / 8));
+        header_move_refcount_table(mover->header, offset, (uint32_t)(length / CLUSTER));
+        header_move_bitmaps(mover->header, offset, length, 1);
+    }
+    atomic_store(&mover->ended, true);
+    return NULL;
+}
+
+START_TEST(a_table_that_moves_is_at_no_third_place)
+{
+    struct gate_case subject;
+    struct mover mover;
+    pthread_t thread;
+
+    open_case(&subject);
+    mover = (struct mover){.header = subject.header};
+    ck_assert_int_eq(pthread_create(&thread, NULL, move_tables, &mover), 0);
+    while (!atomic_load(&mover.ended)) {
+        ck_assert_ptr_null(header_overlap(subject.header, HEADER_TABLE_NONE,
+                                          SHORT_PLACE + SHORT_LENGTH, LONG_LENGTH - SHORT_LENGTH));
+    }
+    pthread_join(thread, NULL);
+    ck_assert_str_eq(gate_check(subject.gate, GATE_OTHER, LONG_PLACE + LONG_LENGTH - 1, 1),
+                     "L1 table");
+    close_case(&subject);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("gate");
@@ -175,6 +225,7 @@ int main(void)
     tcase_add_test(tcase, many_tables_are_known_wherever_they_lie);
     tcase_add_test(tcase, what_is_two_tables_is_remembered);
     tcase_add_test(tcase, a_hit_is_told_once_and_nothing_is_written);
+    tcase_add_test(tcase, a_table_that_moves_is_at_no_third_place);
     suite_add_tcase(suite, tcase);
     return suite_main(suite);
 }
