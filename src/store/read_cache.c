@@ -34,11 +34,8 @@ static bool read_place(struct read_cache *cache, uint32_t at, uint64_t offset, u
     place->users--;
     if (place->state == PLACE_LEAVING && place->users == 0) {
         cache_set_free(cache, at);
-    } else if (place->state == PLACE_READY) {
-        place->is_checked = place->is_checked || result == 0;
-        if (result < 0) {
-            cache_give_up(cache, at);
-        }
+    } else if (place->state == PLACE_READY && result < 0) {
+        cache_give_up(cache, at);
     }
     return result == 0;
 }
@@ -80,9 +77,11 @@ static void keep_blocks(struct read_cache *cache, struct fetch *fetch, const uin
         struct cache_entry entry = {.number = number};
 
         fetch->is_kept[i] = cache_file_write(&cache->file, fetch->places[i], block, length) == 0;
-        if (cache->file.is_kept && fetch->is_kept[i]) {
+        if (fetch->is_kept[i]) {
             entry.sum = cache_file_sum(&cache->file, number, block, length);
             fetch->sums[i] = entry.sum;
+        }
+        if (fetch->is_kept[i] && cache->file.is_kept) {
             (void)cache_file_write_map(&cache->file, fetch->places[i], &entry, 1);
         }
     }
@@ -96,7 +95,6 @@ static void end_fetch(struct read_cache *cache, const struct fetch *fetch)
 
         if (fetch->is_kept[i] && !place->is_stale && !cache->is_off) {
             place->sum = fetch->sums[i];
-            place->is_checked = true;
             place->is_recent = true;
             place->state = PLACE_READY;
         } else {

@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A store around one that is far away: what was read of it is kept in a file of this machine, in
- * blocks, so that it is read there once. The blocks' numbers and places are in memory; what is read
- * of a block that the file does not have is read as whole blocks, and kept.
+ * blocks, so that it is read there once. The blocks' numbers, places and sums are in memory; what
+ * is read of a block that the file does not have is read as whole blocks, and kept.
+ *
+ * A block of the file is believed only with its sum, which is looked at each time it is read: the
+ * file may be cut off at any moment, or its host fail to write what it had taken, and then there is
+ * something else where the block was, without any error.
  *
  * What is written, or made zeros, goes to the store, and the blocks that it touches are forgotten
  * before that call returns: so is a block that is being read meanwhile. A write or a sync that
@@ -13,8 +17,8 @@
  * store when it is opened, and where one differs all is forgotten. It may tell nothing that is not
  * so when this process, or the host, ends at any moment:
  *
- *     - each block is believed only with its sum, which is looked at when it is first read; so what
- *       was written of the file in whatever order is a block as it was read, or none;
+ *     - each block is believed only with its sum; so what was written of the file in whatever order
+ *       is a block as it was read, or none;
  *     - before the first write to the store the file says so, stably, and a file that says so is
  *       begun anew. That is taken back when the store is closed: after a sync of it that succeeded,
  *       and when all that the file tells is stable.

@@ -24,7 +24,6 @@ struct place {
     uint32_t users;       /* who read it */
     uint8_t state;        /* enum place_state */
     bool is_stale;        /* FILLING: written to meanwhile */
-    bool is_checked;      /* READY: the file has the bytes that the sum is of */
     bool is_recent;       /* READY: used since it was last looked at for giving it up */
 };
 
@@ -71,8 +70,8 @@ void cache_set_free(struct read_cache *cache, uint32_t at);
  */
 
 /*
- * A part of the block of `place`, which is at `at`; of the whole block, where its sum was not
- * looked at yet. A negative errno where the file does not have it.
+ * A part of the block of `place`, which is at `at`. A negative errno where the file does not have
+ * the bytes that its sum is of; what is in the buffer then is of no use.
  */
 int cache_read_checked(struct read_cache *cache, uint32_t at, const struct place *place,
                        uint64_t offset, uint8_t *buffer, size_t length);

@@ -11,26 +11,23 @@
 #define SAMPLES  8    /* blocks that are compared when it is opened */
 #define MAP_ONCE 4096 /* entries */
 
-/* Of the whole block, where that has to be. */
+/* Of the whole block, each time. */
 int cache_read_checked(struct read_cache *cache, uint32_t at, const struct place *place,
                        uint64_t offset, uint8_t *buffer, size_t length)
 {
     size_t whole = cache_block_length(cache, place->number);
-    uint8_t *bytes;
-    int result;
+    uint8_t *bytes = length == whole ? buffer : malloc(whole);
+    int result = bytes == NULL ? -ENOMEM : cache_file_read(&cache->file, at, 0, bytes, whole);
 
-    if (place->is_checked) {
-        return cache_file_read(&cache->file, at, offset, buffer, length);
-    }
-    bytes = malloc(whole);
-    result = bytes == NULL ? -ENOMEM : cache_file_read(&cache->file, at, 0, bytes, whole);
     if (result == 0 && cache_file_sum(&cache->file, place->number, bytes, whole) != place->sum) {
         result = -EIO;
     }
-    if (result == 0) {
+    if (result == 0 && bytes != buffer) {
         memcpy(buffer, bytes + offset, length);
     }
-    free(bytes);
+    if (bytes != buffer) {
+        free(bytes);
+    }
     return result;
 }
 

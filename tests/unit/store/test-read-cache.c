@@ -373,6 +373,46 @@ START_TEST(a_file_whose_bytes_were_changed_is_no_wrong_byte)
 }
 END_TEST
 
+/* What comes back of a file that was cut off is a hole where the next block is far behind its end.
+ */
+START_TEST(a_file_that_is_cut_off_while_it_is_used_is_no_wrong_byte)
+{
+    for (unsigned i = 0; i < 20; i++) {
+        options.is_kept = i % 2 == 0;
+        store_close(store);
+        (void)unlink(path);
+        ck_assert_int_eq(open_again(false), 0);
+        check_all();
+        if (options.is_kept) {
+            ck_assert_int_eq(truncate(path, (off_t)((uint64_t)rand() % SIZE)), 0);
+        }
+        check_read(SIZE - 1000, 1000);
+        check_random(10);
+        check_all();
+    }
+}
+END_TEST
+
+/* As where the host could not write what it had taken. */
+START_TEST(a_file_whose_bytes_change_while_it_is_used_is_no_wrong_byte)
+{
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+
+    ck_assert_int_ge(fd, 0);
+    for (unsigned i = 0; i < 40; i++) {
+        check_all();
+        for (int changes = rand() % 20; changes >= 0; changes--) {
+            bend(fd, SIZE);
+        }
+        check_random(10);
+    }
+    close(fd);
+    check_all();
+    reopen();
+    check_all();
+}
+END_TEST
+
 /* Blocks of another time, in whatever order a host wrote what it had before it lost its power. */
 START_TEST(parts_of_two_states_of_the_file_are_no_wrong_byte)
 {
@@ -562,6 +602,8 @@ int main(void)
     tcase_add_test(tcase, what_is_written_while_its_block_is_read_is_not_hidden_by_it);
     tcase_add_test(tcase, a_file_that_is_cut_off_anywhere_is_no_wrong_byte);
     tcase_add_test(tcase, a_file_whose_bytes_were_changed_is_no_wrong_byte);
+    tcase_add_test(tcase, a_file_that_is_cut_off_while_it_is_used_is_no_wrong_byte);
+    tcase_add_test(tcase, a_file_whose_bytes_change_while_it_is_used_is_no_wrong_byte);
     tcase_add_test(tcase, parts_of_two_states_of_the_file_are_no_wrong_byte);
     tcase_add_test(tcase, a_server_that_was_changed_is_seen_by_a_sample);
     tcase_add_test(tcase, another_address_or_size_is_another_store);
