@@ -436,6 +436,7 @@ RACES_SOURCES = \
 	tests/races/kinds.c tests/races/kinds.h \
 	tests/races/plan.c \
 	tests/races/races.c \
+	tests/races/remote.c tests/races/remote.h \
 	tests/races/run.c tests/races/run.h \
 	tests/races/schedule.c tests/races/schedule.h \
 	tests/races/snapshots.c \

@@ -41,7 +41,8 @@ struct host {
     uint64_t size;
     uint8_t *stable; /* the same, after the last sync; NULL: nobody asks for it */
     uint64_t stable_size;
-    uint64_t most; /* bytes that it ever had */
+    uint64_t most;  /* bytes that it ever had */
+    uint64_t fixed; /* 0, or the size that it has, whatever was written of it */
     struct change *changes;
     size_t count, capacity;
     uint64_t first;     /* the number of changes[0], counted from the beginning */
@@ -248,6 +249,9 @@ static int host_write(struct store *store, uint64_t offset, const void *buffer, 
     schedule_point();
     lock(host);
     result = fails(host);
+    if (host->fixed > 0 && !range_within(offset, length, host->fixed)) {
+        result = -ENOSPC;
+    }
     while (result == 0 && length > 0) {
         size_t part = piece(host, offset, length);
 
@@ -319,6 +323,9 @@ static int host_resize(struct store *store, uint64_t size)
     if (size > INT64_MAX) {
         return -EFBIG;
     }
+    if (host->fixed > 0) {
+        return -ENOTSUP;
+    }
     schedule_point();
     lock(host);
     result = fails(host);
@@ -377,9 +384,9 @@ static int host_info(struct store *store, struct store_info *info)
 
     lock(host);
     *info = (struct store_info){
-        .size = host->size,
+        .size = host->fixed > 0 ? host->fixed : host->size,
         .inode = (ino_t)(uintptr_t)host,
-        .mode = S_IFREG | S_IRUSR | S_IWUSR,
+        .mode = (host->fixed > 0 ? S_IFBLK : S_IFREG) | S_IRUSR | S_IWUSR,
     };
     for (uint64_t block = 0; block * BLOCK < host->size; block++) {
         info->allocated += host->allocated[block] * BLOCK;
@@ -523,6 +530,11 @@ void host_destroy(struct host *host)
     free(host);
 }
 
+void host_fix_size(struct host *host, uint64_t size)
+{
+    host->fixed = max_u64(size, host->size);
+}
+
 struct store *host_store(struct host *host)
 {
     return &host->store;
@@ -535,7 +547,7 @@ const uint8_t *host_bytes(const struct host *host)
 
 uint64_t host_size(const struct host *host)
 {
-    return host->size;
+    return host->fixed > 0 ? host->fixed : host->size;
 }
 
 /* --- Crashes ------------------------------------------------------------------------------- */
@@ -574,6 +586,7 @@ static struct host *crash_one(const struct host *host, enum crash_kind kind, str
         }
     }
     copy->most = max_u64(host->most, copy->size);
+    copy->fixed = host->fixed;
     return copy;
 }
 

@@ -42,6 +42,9 @@ struct host;
 struct host *host_create(const uint8_t *bytes, uint64_t size, struct trouble *trouble, bool fills);
 void host_destroy(struct host *host);
 
+/* It has this size from now on, at least what it has, as a device or a server's export. */
+void host_fix_size(struct host *host, uint64_t size);
+
 /* Closing it does nothing. */
 struct store *host_store(struct host *host);
 

@@ -213,6 +213,7 @@ void plan_make(struct run *run)
     }
     choose_places(run);
     choose_weights(run);
+    plan->remote = one_in(chance, 6) || is_only(run, "remote");
 }
 
 void plan_tell(const struct run *run, FILE *out)
@@ -221,7 +222,7 @@ void plan_tell(const struct run *run, FILE *out)
 
     fprintf(out,
             "  kind %s, clusters of %u bytes, disk of %" PRIu64 " bytes; %u threads, %u operations "
-            "each; a pause at one of %u points, of %u%s%s%s%s%s%s%s%s%s%s%s\n ",
+            "each; a pause at one of %u points, of %u%s%s%s%s%s%s%s%s%s%s%s%s\n ",
             plan->template->kind->name, 1u << plan->template->cluster_bits,
             plan->template->disk_size, plan->threads, plan->operations, plan->often, plan->longest,
             plan->tiny_caches ? ", tiny caches" : "", plan->lazy ? ", lazy" : "",
@@ -229,7 +230,7 @@ void plan_tell(const struct run *run, FILE *out)
             plan->resizes ? ", resizes" : "", plan->write_through ? ", write-through" : "",
             plan->fills ? ", fills" : "", plan->trouble ? ", trouble" : "",
             plan->syncs_fail ? ", syncs fail" : "", plan->makes ? ", makes snapshots" : "",
-            plan->points ? ", makes backup points" : "");
+            plan->points ? ", makes backup points" : "", plan->remote ? ", remote" : "");
     for (size_t i = 0; i < OPERATIONS; i++) {
         if (plan->weights[i] > 0) {
             fprintf(out, " %s %u", operation_names[i], plan->weights[i]);

@@ -3,6 +3,7 @@
 
 #include "run.h"
 
+#include "remote.h"
 #include "schedule.h"
 
 #include "crypto/cipher.h"
@@ -17,6 +18,8 @@
 #include <string.h>
 
 #define INTERVAL 1 /* second between write-backs, and between cleanings of the cache */
+
+#define REMOTE_ROOM (UINT64_C(24) << 20) /* bytes of an export behind the image */
 
 void run_wrong(struct run *run, const char *format, ...)
 {
@@ -136,7 +139,7 @@ bool run_open(struct run *run, struct host *const *hosts, const struct writer_op
         .path = template->path,
         .what = "image",
         .format = IMAGE_QCOW2,
-        .file = host_store(hosts[0]),
+        .file = run->plan.remote ? remote_store(run, hosts[0], error) : host_store(hosts[0]),
     };
 
     run->writer = NULL;
@@ -144,7 +147,8 @@ bool run_open(struct run *run, struct host *const *hosts, const struct writer_op
     memset(run->snapshots, 0, sizeof(run->snapshots));
     run->last_line[0] = '\0';
     log_init(&run->log, keep_line, run);
-    if (image_open_one(&request, &options, &run->log, &run->image, error) < 0) {
+    if (request.file == NULL ||
+        image_open_one(&request, &options, &run->log, &run->image, error) < 0) {
         log_release(&run->log);
         return false;
     }
@@ -182,6 +186,10 @@ static void make_hosts(struct run *run)
     run->trouble.tears = template->kind->encrypted != NULL;
     run->hosts[0] =
         host_create(template->image.bytes, template->image.size, &run->trouble, run->plan.fills);
+    if (run->plan.remote) {
+        host_fix_size(run->hosts[0], template->image.size + REMOTE_ROOM);
+        remote_forget(run);
+    }
     if (template->kind->data_file) {
         run->hosts[1] =
             host_create(template->data.bytes, template->data.size, &run->trouble, false);
@@ -274,6 +282,7 @@ static void work(struct run *run)
         return run_wrong(run, "it cannot be opened: %s", error.text);
     }
     run->image->may_start_threads = plan->starts_threads;
+    image_may_read_ahead(run->image);
     if (writer_start(run->writer) < 0 || cache_start_cleaner(run->image->cache) < 0) {
         die("no thread can be created");
     }

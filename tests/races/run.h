@@ -33,12 +33,12 @@ struct run_options {
     const char *kind;
     const char *without;   /* kinds with commas between, that are left out */
     uint64_t cluster_size; /* bytes */
-    const char *only;      /* "grow", "preallocate", "snapshots", "bitmaps": what is done most */
-    bool free;             /* the schedule's */
-    bool qemu;             /* qemu-img looks at the image, too */
-    bool tell;             /* the whole story */
-    bool calm;             /* no call of the host fails */
-    bool steady;           /* the disk keeps its size */
+    const char *only; /* "grow", "preallocate", "snapshots", "bitmaps", "remote": see README.md */
+    bool free;        /* the schedule's */
+    bool qemu;        /* qemu-img looks at the image, too */
+    bool tell;        /* the whole story */
+    bool calm;        /* no call of the host fails */
+    bool steady;      /* the disk keeps its size */
 };
 
 enum operation {
@@ -71,6 +71,7 @@ struct plan {
     bool tiny_caches, lazy, discard, growable, write_through, fills, resizes, starts_threads;
     bool makes;  /* snapshots, and removes them */
     bool points; /* of backups, by bitmaps and snapshots */
+    bool remote; /* the image is as on a server: remote.h */
     bool trouble, syncs_fail;
     unsigned crashes;
     uint64_t hot[3]; /* grains around which most of it happens */

@@ -4,6 +4,7 @@
 
 #include "run.h"
 
+#include "remote.h"
 #include "schedule.h"
 
 #include "cache/cache.h"
@@ -190,11 +191,11 @@ static void do_reserve(struct worker *worker)
 {
     struct range range = choose_within(worker);
     struct call call = begin(worker, EVENT_OTHER, "reserve", range);
+    int result = writer_reserve(worker->run->writer, range.from * GRAIN,
+                                (range.to - range.from) * GRAIN, false);
 
-    end(worker, &call,
-        writer_reserve(worker->run->writer, range.from * GRAIN, (range.to - range.from) * GRAIN,
-                       false),
-        true);
+    /* A server is not asked for that. */
+    end(worker, &call, worker->run->plan.remote && result == -EOPNOTSUPP ? 0 : result, true);
 }
 
 static void do_flush(struct worker *worker)
@@ -289,6 +290,15 @@ static void do_trouble(struct worker *worker)
     }
 }
 
+/* What is only there to be faster goes. */
+static void do_clean(struct worker *worker)
+{
+    (void)cache_clean(worker->run->image->cache);
+    if (worker->run->plan.remote && below(worker, 2) == 0) {
+        remote_cut_off(worker->run, &worker->chance);
+    }
+}
+
 static void do_crash(struct worker *worker)
 {
     struct run *run = worker->run;
@@ -296,6 +306,9 @@ static void do_crash(struct worker *worker)
 
     hosts_crash(run->hosts, crash->hosts, run->hosts[1] != NULL ? 2 : 1, &worker->chance,
                 &run->history.clock, &crash->moment);
+    if (run->plan.remote) {
+        remote_crash(run, run->crash_count);
+    }
     run->crash_count++;
 }
 
@@ -321,8 +334,7 @@ static void do_operation(struct worker *worker, enum operation operation)
     case OPERATION_RESIZE:
         return do_resize(worker);
     case OPERATION_CLEAN:
-        (void)cache_clean(worker->run->image->cache);
-        return;
+        return do_clean(worker);
     case OPERATION_SNAPSHOT:
         return do_snapshot(worker);
     case OPERATION_MAKE:
