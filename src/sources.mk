@@ -22,6 +22,7 @@ src_libqcow2_a_SOURCES = \
 	src/util/memory.c src/util/memory.h \
 	src/util/options.c src/util/options_find.c src/util/options_help.c src/util/options.h \
 	src/util/printable.c src/util/printable.h \
+	src/util/process.c src/util/process.h \
 	src/util/prompt.c src/util/prompt.h \
 	src/util/range_lock.h \
 	src/util/control.c src/util/control.h \
@@ -184,8 +185,7 @@ src_libqcow2_a_SOURCES = \
 	src/disk/writer.c src/disk/writer.h src/disk/writer_internal.h \
 	src/disk/zero.c
 
-LIBQCOW2_LIBS = src/libqcow2.a $(ZLIB_LIBS) $(ZSTD_LIBS) $(LIBDEFLATE_LIBS) $(JANSSON_LIBS) \
-	$(GCRYPT_LIBS)
+LIBQCOW2_LIBS = src/libqcow2.a $(ZLIB_LIBS) $(ZSTD_LIBS) $(LIBDEFLATE_LIBS) $(JANSSON_LIBS)
 
 # The commands; the fuzz target of texts has them, too.
 CTL_SOURCES = \
@@ -254,7 +254,6 @@ bin_PROGRAMS = src/qcow2ctl src/qcow2fs
 src_qcow2ctl_CPPFLAGS = $(PROJECT_CPPFLAGS)
 src_qcow2ctl_CFLAGS = $(PROJECT_CFLAGS) $(JANSSON_CFLAGS) $(BLKID_CFLAGS)
 src_qcow2ctl_SOURCES = \
-	src/util/process.c src/util/process.h \
 	src/util/progress.c src/util/progress.h \
 	src/qcow2ctl.c \
 	$(CTL_SOURCES)
@@ -264,7 +263,6 @@ src_qcow2ctl_LDADD = $(LIBQCOW2_LIBS) $(BLKID_LIBS)
 src_qcow2fs_CPPFLAGS = $(PROJECT_CPPFLAGS)
 src_qcow2fs_CFLAGS = $(PROJECT_CFLAGS) $(FUSE3_CFLAGS) $(JANSSON_CFLAGS)
 src_qcow2fs_SOURCES = \
-	src/util/process.c src/util/process.h \
 	src/util/progress.c src/util/progress.h \
 	src/qcow2fs.c \
 	src/fuse/announce.c src/fuse/announce.h \

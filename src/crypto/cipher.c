@@ -12,7 +12,6 @@
 #include "util/checked.h"
 
 #include <errno.h>
-#include <gcrypt.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>

@@ -14,8 +14,6 @@
 
 #ifdef HAVE_GCRYPT
 #include "crypto/library_internal.h"
-
-#include <gcrypt.h>
 #endif
 
 struct digest {

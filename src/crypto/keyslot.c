@@ -11,7 +11,6 @@
 #include "util/checked.h"
 
 #include <errno.h>
-#include <gcrypt.h>
 #include <string.h>
 #include <time.h>
 

@@ -7,9 +7,10 @@
 
 #include "crypto/library_internal.h"
 
+#include <dlfcn.h>
 #include <errno.h>
-#include <gcrypt.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -18,6 +19,30 @@
 
 /* The library's own memory for expanded keys: some 300 contexts of AES, 60 of Twofish. */
 #define POOL_SIZE 524288
+
+#define LIBRARY "libgcrypt.so.20"
+
+struct crypto_functions crypto_functions;
+
+static pthread_once_t loading = PTHREAD_ONCE_INIT;
+static bool is_loaded;
+
+static void load(void)
+{
+    void *handle = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+    bool complete = handle != NULL;
+
+#define TAKE(name)                                               \
+    if (complete) {                                              \
+        void *symbol = dlsym(handle, "gcry_" #name);             \
+                                                                 \
+        complete = symbol != NULL;                               \
+        memcpy(&crypto_functions.name, &symbol, sizeof(symbol)); \
+    }
+    CRYPTO_FUNCTIONS(TAKE)
+#undef TAKE
+    is_loaded = complete;
+}
 
 struct area {
     void *begin; /* NULL: there is none */
@@ -78,6 +103,10 @@ const char *crypto_missing(void)
 
 int crypto_begin(void)
 {
+    pthread_once(&loading, load);
+    if (!is_loaded) {
+        return -ENOSYS;
+    }
     if (gcry_control(GCRYCTL_INITIALIZATION_FINISHED_P) != 0) {
         return 0; /* by us, or somebody else in this process uses it */
     }
