@@ -12,6 +12,7 @@
 #include "util/error.h"
 #include "util/journal.h"
 #include "util/log.h"
+#include "util/memory.h"
 #include "util/printable.h"
 #include "util/process.h"
 
@@ -512,7 +513,11 @@ static enum exit_status mount_command(const struct command_line *line)
     struct steward *steward = NULL;
     struct error error = {0};
     struct log log;
-    int r = steward_start(line->options.sandbox.value != MOUNT_SANDBOX_OFF, &steward);
+    int r;
+
+    memory_map_code();
+    r = steward_start(line->options.sandbox.value != MOUNT_SANDBOX_OFF, &steward);
+    memory_map_heap();
 
     log_init(&log, log_to_stderr, NULL);
     process_raise_descriptor_limit();

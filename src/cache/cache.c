@@ -4,10 +4,10 @@
 #include "cache/cache.h"
 
 #include "util/deadline.h"
+#include "util/process.h"
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <time.h>
@@ -87,22 +87,6 @@ static void *cleaner_run(void *argument)
     return NULL;
 }
 
-/* Signals are for the threads that the daemon chose; one more that gets them would lose them. */
-static int cleaner_spawn(struct cache *cache)
-{
-    sigset_t all, before;
-    int status;
-
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    status = pthread_create(&cache->cleaner->thread, NULL, cleaner_run, cache);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (status == 0) {
-        pthread_setname_np(cache->cleaner->thread, "cache-cleaner"); /* for top and ps */
-    }
-    return -status;
-}
-
 static struct cache_cleaner *cleaner_create(void)
 {
     struct cache_cleaner *cleaner = calloc(1, sizeof(*cleaner));
@@ -133,7 +117,7 @@ int cache_start_cleaner(struct cache *cache)
     if (cache->cleaner == NULL) {
         return -ENOMEM;
     }
-    result = cleaner_spawn(cache);
+    result = process_start_thread(&cache->cleaner->thread, "cache-cleaner", cleaner_run, cache);
     if (result != 0) {
         cleaner_free(cache->cleaner);
         cache->cleaner = NULL;

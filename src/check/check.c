@@ -6,6 +6,7 @@
 #include "check/internal.h"
 #include "meta/format.h"
 #include "util/checked.h"
+#include "util/memory.h"
 #include "util/printable.h"
 
 #include <errno.h>
@@ -124,6 +125,7 @@ int check_open(struct check *check)
     if (check->buffer == NULL) {
         return check_failed(check, -ENOMEM, "reading tables");
     }
+    memory_map(check->buffer, header->cluster_size); /* for one table, which there always is */
     /* A table may run past the end of the file by less than a cluster. */
     result = check_counts_create(check->limit + 1, &check->counts);
     if (result < 0) {

@@ -5,6 +5,7 @@
 #include "meta/format.h"
 #include "meta/refcount_block.h"
 #include "util/checked.h"
+#include "util/memory.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -87,6 +88,7 @@ int check_open_refcounts(struct check *check)
     if (check->blocks == NULL) {
         return check_failed(check, -ENOMEM, "reading the refcount table");
     }
+    memory_map(check->blocks, size);
     result = store_read(check->file, header->refcount_table_offset, check->blocks, size);
     if (result < 0) {
         check_found(check, CHECK_UNREADABLE, "the refcount table cannot be read: %s",

@@ -5,11 +5,11 @@
 
 #include "util/checked.h"
 #include "util/deadline.h"
+#include "util/process.h"
 
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -145,24 +145,18 @@ static void *run(void *argument)
     return NULL;
 }
 
-/* Signals are for the threads that the daemon chose. The mutex is held. */
+/* The mutex is held. */
 static void start(struct prefetch *prefetch, struct prefetch_thread *thread)
 {
-    sigset_t all, before;
-
     if (thread->state == THREAD_ENDED) {
         pthread_join(thread->thread, NULL); /* it has no more to do than to end */
         thread->state = THREAD_NONE;
     }
     thread->prefetch = prefetch;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    if (pthread_create(&thread->thread, NULL, run, thread) == 0) {
+    if (process_start_thread(&thread->thread, "prefetch", run, thread) == 0) {
         thread->state = THREAD_RUNS;
         prefetch->running++;
-        pthread_setname_np(thread->thread, "prefetch"); /* for top and ps */
     }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 static uint64_t count_jobs(const struct prefetch *prefetch)

@@ -4,10 +4,10 @@
 #include "disk/ticker.h"
 
 #include "util/deadline.h"
+#include "util/process.h"
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <time.h>
@@ -74,18 +74,6 @@ static void *run(void *context)
     return NULL;
 }
 
-static int start_thread(struct ticker *ticker)
-{
-    sigset_t all, before;
-    int result;
-
-    sigfillset(&all); /* signals are for the thread that waits for them */
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    result = -pthread_create(&ticker->thread, NULL, run, ticker);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return result;
-}
-
 int ticker_start(unsigned interval, const struct ticker_calls *calls, struct ticker **ticker)
 {
     struct ticker *started = calloc(1, sizeof(*started));
@@ -98,7 +86,7 @@ int ticker_start(unsigned interval, const struct ticker_calls *calls, struct tic
     started->interval = interval;
     pthread_mutex_init(&started->mutex, NULL);
     deadline_condition(&started->changed);
-    result = start_thread(started);
+    result = process_start_thread(&started->thread, NULL, run, started);
     if (result < 0) {
         pthread_cond_destroy(&started->changed);
         pthread_mutex_destroy(&started->mutex);

@@ -3,6 +3,7 @@
 
 #include "fuse/later.h"
 #include "util/deadline.h"
+#include "util/process.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -135,12 +136,13 @@ static void *run(void *argument)
     return NULL;
 }
 
-int later_start(struct later *later)
+/* Whether somebody will come for what is left here; the mutex is held. */
+static bool has_thread(struct later *later)
 {
-    int r = pthread_create(&later->thread, NULL, run, later);
-
-    later->has_thread = r == 0;
-    return -r;
+    if (!later->ends && !later->has_thread) {
+        later->has_thread = process_start_thread(&later->thread, NULL, run, later) == 0;
+    }
+    return !later->ends && later->has_thread;
 }
 
 void later_stop(struct later *later)
@@ -170,37 +172,37 @@ void later_destroy(struct later *later)
 
 void later_do(struct later *later, struct later_job *job)
 {
-    bool ends;
+    bool is_left;
 
     job->next = NULL;
     pthread_mutex_lock(&later->mutex);
-    ends = later->ends;
-    if (!ends) {
+    is_left = has_thread(later);
+    if (is_left) {
         *later->last = job;
         later->last = &job->next;
         pthread_cond_signal(&later->changed);
     }
     pthread_mutex_unlock(&later->mutex);
-    if (ends) {
+    if (!is_left) {
         job->serve(job, true);
     }
 }
 
 void later_try(struct later *later, struct later_attempt *attempt, unsigned milliseconds)
 {
-    bool ends;
+    bool is_left;
 
     attempt->deadline = now() + milliseconds * (NANOSECONDS / 1000);
     pthread_mutex_lock(&later->mutex);
-    ends = later->ends;
-    if (!ends) {
+    is_left = has_thread(later);
+    if (is_left) {
         attempt->next = later->attempts;
         later->attempts = attempt;
         later->was_poked = true; /* what it waits for may have come before it did */
         pthread_cond_signal(&later->changed);
     }
     pthread_mutex_unlock(&later->mutex);
-    if (ends) {
+    if (!is_left) {
         (void)attempt->attempt(attempt, true);
     }
 }

@@ -29,14 +29,14 @@ struct later_attempt {
     bool (*attempt)(struct later_attempt *attempt, bool last);
 };
 
-/* 0 or -ENOMEM. */
+/* 0 or -ENOMEM. The thread begins with the first thing that it is asked for. */
 int later_create(struct later **later);
 
-/* After the last fork(). 0 or a negative errno. */
-int later_start(struct later *later);
-
-/* Serves what waits, for the last time, and ends the thread. What comes later is served at once,
-   by who brings it. May be called twice. */
+/*
+ * Serves what waits, for the last time, and ends the thread. What comes later is served at once, by
+ * who brings it, as for the last time; and so is all where no thread can be started. May be called
+ * twice.
+ */
 void later_stop(struct later *later);
 
 /* `later` may be NULL. */

@@ -17,6 +17,7 @@
 #include "fuse/signals.h"
 #include "fuse/unmount.h"
 #include "util/fuse_device.h"
+#include "util/memory.h"
 #include "util/mounts.h"
 #include "util/process.h"
 
@@ -400,6 +401,7 @@ static int wait_for_server(struct session *session, pid_t server, int pipe_end,
 static int become_server(struct session *session, int pipe_end, struct error *error)
 {
     session->ready = pipe_end;
+    memory_map_code();
     setsid();
     if (chdir("/") != 0) {
         return error_set(error, errno, "/ cannot be made the working directory: %s",
@@ -458,13 +460,6 @@ static int start_threads(struct session *session)
     if (r == 0 && session->own != NULL) {
         r = own_mount_start(session->own);
     }
-    if (r == 0 && session->filesystem->later != NULL) {
-        r = later_start(session->filesystem->later);
-        r = r == 0 ? later_start(session->filesystem->changes) : r;
-    }
-    if (r == 0 && session->filesystem->old_end != NULL) {
-        r = later_start(session->filesystem->old_end);
-    }
     if (r == 0 && session->settings.source->writer != NULL) {
         r = control_start(session->filesystem, session->listening, &session->control);
         session->listening = -1;
@@ -473,11 +468,27 @@ static int start_threads(struct session *session)
     return r;
 }
 
+/*
+ * The first request has been there since the mount, and is what most of those wait for who wait for
+ * us (on_ready()): it needs none of the threads that take the others. Whatever else comes of it, an
+ * unmount or a signal, the loop meets again.
+ */
+static void answer_first(struct fuse_session *fuse)
+{
+    struct fuse_buf buffer = {0};
+
+    if (fuse_session_receive_buf(fuse, &buffer) > 0) {
+        fuse_session_process_buf(fuse, &buffer);
+    }
+    free(buffer.mem);
+}
+
 static int loop(struct session *session)
 {
     struct fuse_loop_config *config;
     int r;
 
+    answer_first(session->fuse);
     if (session->settings.single_threaded) {
         return fuse_session_loop(session->fuse);
     }

@@ -19,6 +19,11 @@
 struct steward {
     int sockets[STEWARD_SOCKETS];
     pthread_mutex_t mutexes[STEWARD_SOCKETS]; /* one question at a time, and its answer */
+
+    /* Of the main socket, under its mutex, until it is sealed. */
+    unsigned owed; /* answers to what it was told that were not taken yet */
+    int failure;   /* the first of them that was one */
+
     pid_t disk_thread;
 };
 
@@ -120,20 +125,45 @@ static int take(int socket)
     return count == sizeof(answer) ? answer : count < 0 ? -errno : -ECONNRESET;
 }
 
-/* The message's text is `text`; with a descriptor, or -1. */
-static int ask_with(struct steward *steward, enum steward_socket socket,
+/* Of all that it was told. The mutex of the main socket is held. */
+static void take_what_is_owed(struct steward *steward)
+{
+    while (steward->owed > 0) {
+        int answer = take(steward->sockets[STEWARD_MAIN]);
+
+        steward->owed--;
+        if (answer > 0) { /* see STEWARD_DISK: nothing else has such an answer */
+            steward->disk_thread = answer;
+        } else if (steward->failure == 0) {
+            steward->failure = answer;
+        }
+    }
+}
+
+/* With the text in its place; with a descriptor, or -1. The mutex of the socket is held. */
+static int put_with(struct steward *steward, enum steward_socket socket,
                     struct steward_message *message, const char *text, int descriptor)
 {
     size_t length = strlen(text) + 1;
-    int r;
 
     if (length > sizeof(message->text)) {
         return -ENAMETOOLONG;
     }
     memcpy(message->text, text, length);
+    return put(steward->sockets[socket], message, offsetof(struct steward_message, text) + length,
+               descriptor);
+}
+
+static int ask_with(struct steward *steward, enum steward_socket socket,
+                    struct steward_message *message)
+{
+    int r;
+
     pthread_mutex_lock(&steward->mutexes[socket]);
-    r = put(steward->sockets[socket], message, offsetof(struct steward_message, text) + length,
-            descriptor);
+    if (socket == STEWARD_MAIN) {
+        take_what_is_owed(steward);
+    }
+    r = put_with(steward, socket, message, "", -1);
     r = r == 0 ? take(steward->sockets[socket]) : r;
     pthread_mutex_unlock(&steward->mutexes[socket]);
     return r;
@@ -143,53 +173,61 @@ static int ask(struct steward *steward, enum steward_socket socket, enum steward
 {
     struct steward_message message = {.work = work};
 
-    return ask_with(steward, socket, &message, "", -1);
+    return ask_with(steward, socket, &message);
+}
+
+/* It may be at something else: what it says to this is heard when it is sealed. */
+static int tell(struct steward *steward, struct steward_message *message, const char *text,
+                int descriptor)
+{
+    int r;
+
+    pthread_mutex_lock(&steward->mutexes[STEWARD_MAIN]);
+    r = put_with(steward, STEWARD_MAIN, message, text, descriptor);
+    steward->owed += r == 0;
+    pthread_mutex_unlock(&steward->mutexes[STEWARD_MAIN]);
+    return r;
 }
 
 int steward_tell_image(struct steward *steward, const char *path)
 {
     struct steward_message message = {.work = STEWARD_IMAGE};
 
-    return ask_with(steward, STEWARD_MAIN, &message, path, -1);
+    return tell(steward, &message, path, -1);
 }
 
 int steward_tell_mount(struct steward *steward, const char *path, dev_t device)
 {
     struct steward_message message = {.work = STEWARD_MOUNT, .device = device};
 
-    return ask_with(steward, STEWARD_MAIN, &message, path, -1);
+    return tell(steward, &message, path, -1);
 }
 
 int steward_tell_disk(struct steward *steward, const char *path, ino_t inode)
 {
     struct steward_message message = {.work = STEWARD_DISK, .inode = inode};
-    int r = ask_with(steward, STEWARD_MAIN, &message, path, -1);
 
-    if (r > 0) {
-        steward->disk_thread = r;
-        r = 0;
-    }
-    return r;
+    return tell(steward, &message, path, -1);
 }
 
 int steward_tell_pid_file(struct steward *steward, const char *path)
 {
     struct steward_message message = {.work = STEWARD_PID_FILE, .server = getpid()};
 
-    return ask_with(steward, STEWARD_MAIN, &message, path, -1);
+    return tell(steward, &message, path, -1);
 }
 
 int steward_tell_registry(struct steward *steward, const struct registry_entry *entry)
 {
     struct steward_message message = {.work = STEWARD_REGISTRY};
 
-    return ask_with(steward, STEWARD_MAIN, &message, registry_name(entry),
-                    registry_directory(entry));
+    return tell(steward, &message, registry_name(entry), registry_directory(entry));
 }
 
 int steward_seal(struct steward *steward, const struct box_needs *needs)
 {
     struct steward_message message = {.work = STEWARD_SEAL, .server = getpid()};
+    int r;
 
     if (needs != NULL) {
         message.filters = true;
@@ -197,7 +235,8 @@ int steward_seal(struct steward *steward, const struct box_needs *needs)
         message.needs = *needs;
         message.needs.read = NULL;
     }
-    return ask_with(steward, STEWARD_MAIN, &message, "", -1);
+    r = ask_with(steward, STEWARD_MAIN, &message);
+    return r != 0 ? r : steward->failure;
 }
 
 size_t steward_take_filter(void *steward, struct sock_filter *program)
@@ -221,7 +260,7 @@ pid_t steward_disk_thread(const struct steward *steward)
 static int ask_of_disk(struct steward *steward, enum steward_socket socket,
                        struct steward_message *message)
 {
-    return steward->disk_thread != 0 ? ask_with(steward, socket, message, "", -1) : -ENXIO;
+    return steward->disk_thread != 0 ? ask_with(steward, socket, message) : -ENXIO;
 }
 
 int steward_sync_disk(struct steward *steward)
@@ -288,6 +327,7 @@ void steward_stop(struct steward *steward)
     for (int i = 0; i < STEWARD_SOCKETS; i++) {
         (void)shutdown(steward->sockets[i], SHUT_WR);
     }
+    take_what_is_owed(steward); /* nobody else asks any more */
     /* Its last descriptor of the socket goes with its process. */
     end = (struct pollfd){.fd = steward->sockets[STEWARD_MAIN], .events = POLLIN};
     while (poll(&end, 1, END_MILLISECONDS) < 0 && errno == EINTR) {

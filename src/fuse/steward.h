@@ -6,9 +6,11 @@
  * descriptor but the sockets over which it is asked. Until steward_seal() it is told on what it
  * works; from then on it is only asked to do one of these things, on just that, whoever asks:
  *
- *     what the kernel does with the raw disk of the mount for nobody but a program
- * (fuse/own_disk.h) look whether the connection was aborted, and unmount take away the names of the
- * daemon: its pid file, its files in the registry write a line to the journal, or to syslog
+ *   - what the kernel does with the raw disk of the mount for nobody but a program
+ *     (fuse/own_disk.h);
+ *   - look whether the connection was aborted, and unmount;
+ *   - take away the names of the daemon: its pid file, its files in the registry;
+ *   - write a line to the journal, or to syslog.
  *
  * It ends when the server does, however that ends, since the sockets do. It holds nothing that the
  * server's end is to let go of: neither /dev/fuse, whose mount a killed server would otherwise keep
@@ -32,8 +34,10 @@ struct steward;
 /* No thread may run. `filters`: it is to help with the box. 0 or a negative errno. */
 int steward_start(bool filters, struct steward **steward);
 
-/* --- on what it works: each 0, or a negative errno
- * ------------------------------------------------- */
+/*
+ * --- On what it works: each 0, or a negative errno where it could not be told. What it says to
+ * that is not waited for: a failure is steward_seal()'s.
+ */
 
 /* What the journal is told with each line; `path` is as absolute as it can be. */
 int steward_tell_image(struct steward *steward, const char *path);
@@ -59,15 +63,14 @@ int steward_seal(struct steward *steward, const struct box_needs *needs);
 /* As box_helper.take; `steward` is a struct steward. */
 size_t steward_take_filter(void *steward, struct sock_filter *program);
 
-/* --- what it is asked for: by any thread, until it is done
- * ----------------------------------------- */
+/* --- What it is asked for: by any thread, until it is done. */
 
 /* 0 or a negative errno, as own_disk.h has them; -ENXIO where there is no disk to write. */
 int steward_sync_disk(struct steward *steward);
 int steward_restore_size(struct steward *steward);
 int steward_set_times(struct steward *steward, const struct timespec times[2]);
 
-/* The id of the thread that asks the mount for size and times; 0 before steward_tell_disk(). */
+/* The id of the thread that asks the mount for size and times; 0 before steward_seal(). */
 pid_t steward_disk_thread(const struct steward *steward);
 
 /* mount_point_was_aborted() of the mount. */

@@ -7,6 +7,7 @@
 #include "fuse/steward_internal.h"
 #include "util/box_calls.h"
 #include "util/journal.h"
+#include "util/memory.h"
 #include "util/mounts.h"
 #include "util/registry.h"
 
@@ -407,7 +408,11 @@ void steward_run(const int sockets[STEWARD_SOCKETS], bool filters)
     setsid();
     if (part_from_all(&work, sockets) && chdir("/") == 0 && sem_init(&work.has_begun, 0, 0) == 0) {
         box_keep_to_mounts();
-        work.filter = filters ? box_filter_begin() : NULL;
+        if (filters) {
+            memory_map_code();
+            memory_map_heap();
+            work.filter = box_filter_begin();
+        }
         serve(&work);
     }
     _exit(EXIT_SUCCESS);

@@ -7,6 +7,7 @@
 #include "meta/extension.h"
 #include "meta/format.h"
 #include "util/checked.h"
+#include "util/memory.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -153,6 +154,7 @@ static int read_first_cluster(struct parse *parse)
         return error_set(parse->error, ENOMEM, "%s: out of memory", parse->name);
     }
     parse->cluster = cluster;
+    memory_map(cluster, parse->header->cluster_size);
     result = store_read(parse->file, 0, cluster, parse->header->cluster_size);
     if (result < 0) {
         memset(cluster, 0, parse->header->cluster_size);

@@ -8,6 +8,7 @@
 #include "meta/refcount_block.h"
 #include "meta/refcount_internal.h"
 #include "util/checked.h"
+#include "util/memory.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -29,6 +30,7 @@ static int read_table(struct refcounts *refcounts, const char *name, struct erro
         return error_set(error, ENOMEM, "%s: no memory for the refcount table of %" PRIu64 " bytes",
                          name, size);
     }
+    memory_map(refcounts->table, size);
     result =
         store_read(refcounts->source.file, header->refcount_table_offset, refcounts->table, size);
     if (result < 0) {

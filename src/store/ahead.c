@@ -6,9 +6,9 @@
 #include "store/through.h"
 #include "util/checked.h"
 #include "util/deadline.h"
+#include "util/process.h"
 
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 
 #define THREADS_MAX      16
@@ -256,24 +256,18 @@ static void *run(void *argument)
     return NULL;
 }
 
-/* Signals are for the threads that the daemon chose. The mutex is held. */
+/* The mutex is held. */
 static void start(struct ahead_store *ahead, struct ahead_thread *thread)
 {
-    sigset_t all, before;
-
     if (thread->state == THREAD_ENDED) {
         pthread_join(thread->thread, NULL); /* it has no more to do than to end */
         thread->state = THREAD_NONE;
     }
     thread->ahead = ahead;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    if (pthread_create(&thread->thread, NULL, run, thread) == 0) {
+    if (process_start_thread(&thread->thread, "read-ahead", run, thread) == 0) {
         thread->state = THREAD_RUNS;
         ahead->running++;
-        pthread_setname_np(thread->thread, "read-ahead"); /* for top and ps */
     }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 /* A thread for each of `count` blocks, as far as there may be so many. The mutex is held. */

@@ -3,13 +3,14 @@
 
 #include "store/rights.h"
 
+#include "util/process.h"
+
 #include <errno.h>
 #include <grp.h>
 #include <limits.h>
 #include <linux/capability.h>
 #include <pthread.h>
 #include <pwd.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -123,17 +124,13 @@ static void *run(void *context)
 int rights_assume(uid_t uid, void (*work)(void *context), void *context)
 {
     struct assumption assumption = {.work = work, .context = context};
-    sigset_t all, before;
     pthread_t thread;
     int result = identify(uid, &assumption.identity);
 
     if (result < 0) {
         return result;
     }
-    sigfillset(&all); /* signals are for the caller's threads */
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    result = -pthread_create(&thread, NULL, run, &assumption);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    result = process_start_thread(&thread, NULL, run, &assumption);
     if (result == 0) {
         pthread_join(thread, NULL);
         result = assumption.result;

@@ -7,17 +7,25 @@
 
 #include <inttypes.h>
 #include <limits.h>
+#include <link.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
+#include <sys/mman.h>
 #include <unistd.h>
 
 #define GROUPS_FILE     "/proc/self/cgroup"
 #define GROUPS_ROOT     "/sys/fs/cgroup"
 #define GROUPS_TEXT_MAX 4096
+
+#define HEAP_MAX ((uintptr_t)1 << 20) /* bytes of a heap that is small, as at a start */
+
+#ifndef MADV_POPULATE_READ /* since Linux 5.14 */
+#define MADV_POPULATE_READ  22
+#define MADV_POPULATE_WRITE 23
+#endif
 
 /* The number in the file, or `otherwise`: where there is none ("max"), or no such file. */
 static uint64_t number_in(const char *path, uint64_t otherwise)
@@ -113,4 +121,68 @@ uint64_t memory_size(void)
     }
     pthread_mutex_unlock(&mutex);
     return size;
+}
+
+/* --- Mapped at once --------------------------------------------------------------------------- */
+
+/* The whole pages in between. */
+static void map(uintptr_t from, uintptr_t to, int how)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+
+    from = (from + page - 1) / page * page;
+    to = to / page * page;
+    if (from < to) {
+        (void)madvise((void *)from, to - from, how);
+    }
+}
+
+void memory_map(void *memory, size_t bytes)
+{
+    map((uintptr_t)memory, (uintptr_t)memory + bytes, MADV_POPULATE_WRITE);
+}
+
+static bool is_always_used(const char *name)
+{
+    static const char *const names[] = {"libc.so.", "ld-linux", "ld-musl", "libfuse3.so."};
+    const char *file = strrchr(name, '/');
+
+    file = file != NULL ? file + 1 : name;
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        if (strncmp(file, names[i], strlen(names[i])) == 0) {
+            return true;
+        }
+    }
+    return name[0] == '\0'; /* the program itself */
+}
+
+static int map_object(struct dl_phdr_info *info, size_t size, void *context)
+{
+    (void)size;
+    (void)context;
+    for (unsigned i = 0; i < info->dlpi_phnum && is_always_used(info->dlpi_name); i++) {
+        const ElfW(Phdr) *segment = &info->dlpi_phdr[i];
+        uintptr_t from = info->dlpi_addr + segment->p_vaddr;
+
+        if (segment->p_type == PT_LOAD && (segment->p_flags & PF_W) == 0) {
+            map(from, from + segment->p_memsz, MADV_POPULATE_READ);
+        }
+    }
+    return 0;
+}
+
+void memory_map_code(void)
+{
+    (void)dl_iterate_phdr(map_object, NULL);
+}
+
+void memory_map_heap(void)
+{
+    void *low = malloc(1);
+    uintptr_t end = (uintptr_t)sbrk(0);
+
+    if (low != NULL && (uintptr_t)low < end && end - (uintptr_t)low <= HEAP_MAX) {
+        map((uintptr_t)low, end, MADV_POPULATE_WRITE);
+    }
+    free(low);
 }

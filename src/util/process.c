@@ -6,6 +6,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -38,6 +40,56 @@ void process_limit_stacks(void)
         (void)pthread_setattr_default_np(&attributes);
     }
     pthread_attr_destroy(&attributes);
+}
+
+/* What a thread with a name begins with. */
+struct beginning {
+    const char *name;
+    void *(*run)(void *context);
+    void *context;
+};
+
+/* The name of another thread is a file, which nobody can open in a box (util/box.h). */
+static void *begin(void *argument)
+{
+    struct beginning beginning = *(struct beginning *)argument;
+
+    free(argument);
+    (void)pthread_setname_np(pthread_self(), beginning.name);
+    return beginning.run(beginning.context);
+}
+
+static int create(pthread_t *thread, const char *name, void *(*run)(void *context), void *context)
+{
+    struct beginning *beginning;
+    int result;
+
+    if (name == NULL) {
+        return -pthread_create(thread, NULL, run, context);
+    }
+    beginning = malloc(sizeof(*beginning));
+    if (beginning == NULL) {
+        return -ENOMEM;
+    }
+    *beginning = (struct beginning){.name = name, .run = run, .context = context};
+    result = -pthread_create(thread, NULL, begin, beginning);
+    if (result < 0) {
+        free(beginning);
+    }
+    return result;
+}
+
+int process_start_thread(pthread_t *thread, const char *name, void *(*run)(void *context),
+                         void *context)
+{
+    sigset_t all, before;
+    int result;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    result = create(thread, name, run, context);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return result;
 }
 
 bool process_may_leave_memory(void)

@@ -4,6 +4,7 @@
 #ifndef PROCESS_H
 #define PROCESS_H
 
+#include <pthread.h>
 #include <stdbool.h>
 
 /*
@@ -18,6 +19,13 @@ int process_hold_standard_descriptors(void);
  * the usual 8 MiB that is most of the time that ending 16 threads takes.
  */
 void process_limit_stacks(void);
+
+/*
+ * A thread that gets no signals: those are for the threads that wait for them. `name` is for top
+ * and ps, up to 15 bytes that stay; NULL: that of the process. 0 or a negative errno.
+ */
+int process_start_thread(pthread_t *thread, const char *name, void *(*run)(void *context),
+                         void *context);
 
 /*
  * Whether memory may be left to the kernel at the end. Not where a sanitizer was built in, which

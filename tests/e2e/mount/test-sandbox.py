@@ -4,6 +4,7 @@
 
 import contextlib
 import errno
+import glob
 import json
 import os
 import signal
@@ -110,6 +111,14 @@ def _(directory):
             limits = text("/proc/%d/limits" % mounted.pids[0]).splitlines()
             check_equal([each.split()[4:6] for each in limits if each.startswith("Max core file")],
                         [["0", "0"]], "the core that it may dump")
+
+
+@suite.test("a thread that began in it has its name")
+def _(directory):
+    with mount.mount(bad.sample("plain", directory), writable=True) as mounted:
+        threads = glob.glob("/proc/%d/task/*/comm" % mounted.pids[0])
+        check("cache-cleaner" in [text(each).strip() for each in threads], "none is the cache's: %s",
+              [text(each) for each in threads])
 
 
 @suite.test("from inside nothing is opened, made, changed, started, or talked to", needs=[built_in])
