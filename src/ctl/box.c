@@ -92,6 +92,8 @@ int ctl_box_enter(struct ctl *ctl, const struct common_flags *flags, const struc
     if (r < 0) {
         return r;
     }
+    memory_map_code();
+    memory_map_heap();
     needs.network = needs_network(flags, box);
     needs.read = needs.network ? all : NULL;
     box_enter(&needs, NULL, &entered);
