@@ -148,7 +148,7 @@ static int check_downgrade(const struct image *image, struct error *error)
     if (header->bitmap_count > 0) {
         return error_set(error, EINVAL,
                          "%s: has %" PRIu32 " persistent bitmaps, which compat=0.10 could not "
-                         "keep valid; remove them first (qemu-img bitmap --remove)",
+                         "keep valid; remove them first (qcow2ctl bitmap --remove)",
                          image->path, header->bitmap_count);
     }
     return 0;
@@ -520,6 +520,21 @@ static int change_header(struct amend *amend)
     /* R6: what an unknown bit promises may not be true any more. */
     changed.autoclear_features &= AUTOCLEAR_BITMAPS | AUTOCLEAR_RAW_EXTERNAL_DATA;
     return write_header(amend, &changed);
+}
+
+void amend_tell_of_bitmaps(const struct image *image, const struct amend_change *change)
+{
+    const struct header *header = image->header;
+    struct header changed = amend_changed_header(header, change);
+
+    if (header->bitmap_count > 0 && (!same_name(changed.backing_file, header->backing_file) ||
+                                     !same_name(changed.backing_format, header->backing_format))) {
+        log_line(image->log, LOG_LEVEL_WARNING,
+                 "%s: its persistent bitmaps (%" PRIu32 ") stay as they are; where the new backing "
+                 "file shows something else than the old one they do not record it, and are to be "
+                 "removed",
+                 image->path, header->bitmap_count);
+    }
 }
 
 static int (*const steps[])(struct amend *amend) = {

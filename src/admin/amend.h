@@ -93,6 +93,12 @@ struct amend_options {
 int amend_check(const struct image *image, const struct amend_change *change, struct error *error);
 
 /*
+ * Says what persistent bitmaps do not record where the image gets another backing file, and nothing
+ * of the disk is copied: for who has checked the change, and has not made it yet.
+ */
+void amend_tell_of_bitmaps(const struct image *image, const struct amend_change *change);
+
+/*
  * Changes the image, which was opened with STORE_WRITE and has its cache, and
  * no writer; amend_check() has found that it can be. Where the size changes, or
  * version 3 becomes version 2, it must have been opened with its backing chain.

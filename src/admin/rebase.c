@@ -388,12 +388,8 @@ static int rebase_names(struct rebasing *rebasing, const char *path)
         chain_work_begin(&rebasing->options->work);
         result = amend_check(rebasing->image, &rebasing->change, rebasing->error);
     }
-    if (result == 0 && rebasing->image->header->bitmap_count > 0) {
-        log_line(rebasing->log, LOG_LEVEL_WARNING,
-                 "%s: its persistent bitmaps (%" PRIu32 ") stay as they are; where the new backing "
-                 "file shows something else than the old one they do not record it, and are to be "
-                 "removed",
-                 path, rebasing->image->header->bitmap_count);
+    if (result == 0) {
+        amend_tell_of_bitmaps(rebasing->image, &rebasing->change);
     }
     return result == 0 ? name_new(rebasing) : result;
 }

@@ -256,6 +256,7 @@ static int amend(struct ctl *ctl, struct image *image, const struct amend_change
     if (r < 0) {
         return r;
     }
+    amend_tell_of_bitmaps(image, change);
     progress_begin(&progress, "qcow2ctl", "amending", NULL);
     r = amend_apply(image, change, &options, &ctl->error);
     progress_end(&progress);

@@ -309,6 +309,14 @@ static void grow_bits(struct writer *writer, struct tracked *tracked, uint64_t s
     if (needed <= now->words || tracked->lost) {
         return;
     }
+    if (needed > BITMAP_SIZE_MAX / sizeof(uint64_t)) { /* no program could load it */
+        tracked->lost = true;
+        log_line(writer->image->log, LOG_LEVEL_WARNING,
+                 "%s: bitmap '%s' would take more than 512 MiB for a disk of %" PRIu64
+                 " bytes: it is inconsistent from now on",
+                 writer->image->path, tracked->bitmap->name, size);
+        return;
+    }
     more = bits_create(writer->tracking, max_u64(needed, now->words * 2));
     if (more == NULL) {
         more = bits_create(writer->tracking, needed);

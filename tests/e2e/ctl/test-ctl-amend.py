@@ -369,7 +369,7 @@ IMPOSSIBLE = (
     ("extended", "compat=0.10", ("extended L2", "compat=0.10")),
     ("datafile", "compat=0.10", ("external data file", "compat=0.10")),
     ("zstd", "compat=0.10", ("zstd", "compat=0.10")),
-    ("bitmaps", "compat=0.10", ("2 persistent bitmaps", "compat=0.10")),
+    ("bitmaps", "compat=0.10", ("2 persistent bitmaps", "compat=0.10", "(qcow2ctl bitmap --remove)")),
     ("aes", "compat=0.10", ("is encrypted",)),
 )
 NEEDS = {"zstd": [tools.ZSTD], "extended": [tools.EXTENDED_L2], "datafile": [tools.DATA_FILE]}
