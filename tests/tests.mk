@@ -177,6 +177,7 @@ E2E_TESTS = \
 	tests/e2e/mount/test-ctl-mount-kinds.py \
 	tests/e2e/mount/test-ctl-mount-missing.py \
 	tests/e2e/mount/test-backup-point-frozen.py \
+	tests/e2e/mount/test-backup-point-stopped.py \
 	tests/e2e/mount/test-ctl-snapshot-mounted.py \
 	tests/e2e/mount/test-mount.py \
 	tests/e2e/mount/test-mount-fstab.py \

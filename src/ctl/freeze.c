@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
@@ -23,7 +24,8 @@
 
 enum {
     GUARD_DONE,
-    GUARD_WAS_LATE
+    GUARD_WAS_LATE,
+    GUARD_WAS_NOT_ALONE, /* somebody else has let it go on */
 };
 
 static dev_t device_at(int descriptor, const char *path, int flags)
@@ -47,12 +49,13 @@ static bool stands_on(const struct stack *stack, int directory)
     return false;
 }
 
-/* Waits for the end of who froze it, and thaws. */
+/* Waits for the end of who froze it, and thaws; but where a byte says that it is not ours. */
 static int guard(int lifeline, int directory)
 {
     static const int ignored[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE};
     struct pollfd end = {.fd = lifeline, .events = POLLIN};
     int count;
+    char byte;
 
     (void)setsid();
     for (size_t i = 0; i < sizeof(ignored) / sizeof(ignored[0]); i++) {
@@ -67,7 +70,12 @@ static int guard(int lifeline, int directory)
     do {
         count = poll(&end, 1, FROZEN_MILLISECONDS);
     } while (count < 0 && errno == EINTR);
-    (void)ioctl(directory, FITHAW, 0);
+    if (count > 0 && read(lifeline, &byte, 1) == 1) {
+        return GUARD_DONE;
+    }
+    if (ioctl(directory, FITHAW, 0) != 0 && errno == EINVAL) {
+        return GUARD_WAS_NOT_ALONE;
+    }
     return count == 0 ? GUARD_WAS_LATE : GUARD_DONE;
 }
 
@@ -75,8 +83,8 @@ static int start_guard(struct freeze *freeze, struct error *error)
 {
     int ends[2];
 
-    if (pipe2(ends, O_CLOEXEC) != 0) {
-        return error_set(error, errno, "a pipe cannot be made: %s", strerror(errno));
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
+        return error_set(error, errno, "a socket cannot be made: %s", strerror(errno));
     }
     fflush(NULL);
     freeze->guard = fork();
@@ -89,6 +97,24 @@ static int start_guard(struct freeze *freeze, struct error *error)
     return freeze->guard > 0
                ? 0
                : error_set(error, errno, "no process can be made: %s", strerror(errno));
+}
+
+static int stand_still(struct freeze *freeze, const char *path, struct error *error)
+{
+    int code;
+
+    if (ioctl(freeze->directory, FIFREEZE, 0) == 0) {
+        freeze->stands_still = true;
+        return 0;
+    }
+    code = errno;
+    (void)send(freeze->lifeline, "", 1, MSG_NOSIGNAL); /* who has frozen it lets it go on */
+    return error_set(error, code, "%s: cannot be frozen: %s", path,
+                     code == EBUSY        ? "it is frozen already; who has frozen it lets it go on "
+                                            "(fsfreeze --unfreeze)"
+                     : code == EOPNOTSUPP ? "its kind of file system cannot be"
+                     : code == EPERM      ? "that takes root (CAP_SYS_ADMIN)"
+                                          : strerror(code));
 }
 
 int freeze_begin(struct freeze *freeze, const char *path, const struct stack *stack,
@@ -109,18 +135,27 @@ int freeze_begin(struct freeze *freeze, const char *path, const struct stack *st
                          stack->daemon.image);
     }
     result = start_guard(freeze, error);
-    if (result == 0 && ioctl(freeze->directory, FIFREEZE, 0) != 0) {
-        int code = errno;
-
-        result = error_set(error, code, "%s: cannot be frozen: %s", path,
-                           code == EBUSY        ? "it is frozen already"
-                           : code == EOPNOTSUPP ? "its kind of file system cannot be"
-                                                : strerror(code));
+    if (result == 0) {
+        result = stand_still(freeze, path, error);
     }
     if (result != 0) {
         (void)freeze_end(freeze, path, &ignored);
     }
     return result;
+}
+
+static int was_let_go(const char *path, int status, struct error *error)
+{
+    static const char what[] =
+        "before the snapshot was made, which is what a power cut would leave";
+
+    if (WEXITSTATUS(status) == GUARD_WAS_NOT_ALONE) {
+        return error_set(error, ETIMEDOUT,
+                         "%s: was let go by another program while it stood still, maybe %s", path,
+                         what);
+    }
+    return error_set(error, ETIMEDOUT, "%s: stood still for %d seconds, and was let go %s", path,
+                     FROZEN_MILLISECONDS / 1000, what);
 }
 
 int freeze_end(struct freeze *freeze, const char *path, struct error *error)
@@ -134,15 +169,12 @@ int freeze_end(struct freeze *freeze, const char *path, struct error *error)
         while (waitpid(freeze->guard, &status, 0) < 0 && errno == EINTR) {
         }
     }
-    if (freeze->guard > 0 && !WIFEXITED(status)) {
+    if (freeze->stands_still && !WIFEXITED(status)) {
         (void)ioctl(freeze->directory, FITHAW, 0); /* it was killed */
     }
     close(freeze->directory);
-    return freeze->guard > 0 && WIFEXITED(status) && WEXITSTATUS(status) == GUARD_WAS_LATE
-               ? error_set(error, ETIMEDOUT,
-                           "%s: stood still for %d seconds, and was let go before the snapshot was "
-                           "made, which is what a power cut would leave",
-                           path, FROZEN_MILLISECONDS / 1000)
+    return freeze->stands_still && WIFEXITED(status) && WEXITSTATUS(status) != GUARD_DONE
+               ? was_let_go(path, status, error)
                : 0;
 }
 

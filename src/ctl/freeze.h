@@ -10,12 +10,14 @@
 #include "util/control.h"
 #include "util/error.h"
 
+#include <stdbool.h>
 #include <sys/types.h>
 
 struct freeze {
     int lifeline;
     pid_t guard;
     int directory;
+    bool stands_still; /* by us: what others have frozen is left to them */
 };
 
 /*
@@ -25,8 +27,8 @@ struct freeze {
 int freeze_begin(struct freeze *freeze, const char *path, const struct stack *stack,
                  struct error *error);
 
-/* Lets it go on. -ETIMEDOUT with a sentence where that has been done before, as it took too long.
- */
+/* Lets it go on. -ETIMEDOUT with a sentence where that has been done before, as it took too long,
+   or by another program. */
 int freeze_end(struct freeze *freeze, const char *path, struct error *error);
 
 /*

@@ -3,75 +3,16 @@
 """qcow2ctl backup-point --freeze: the snapshot is of a file system that stands still, with all that
 programs had written; and whatever fails or is killed, it goes on, and no change is lost."""
 
-import contextlib
-import json
 import os
 import subprocess
 
-from lib import bad, ctl, files, image, mount, run, tap, tools, write
-from lib.image import KiB, MiB
-from lib.frozen import is_frozen, thaw
+from lib import bad, ctl, tap, tools, write
+from lib.frozen import (check_clean_system, contents, is_frozen, marked, names, point, put, snapshot_of,
+                        standing)
 from lib.tap import check, check_equal
-
 
 suite = tap.Suite(needs=[tools.fuse, tools.QEMU, tools.root, tools.loop, tools.file_system("ext4"),
                          tools.tool("debugfs", "dumpe2fs", "strace", "losetup")])
-
-
-def point(path, *arguments, **keywords):
-    return ctl.ctl("backup-point", "-q", "--bitmap=nightly", *arguments, path, **keywords)
-
-
-def names(mounted):
-    """What there is of bitmaps and of snapshots."""
-    return [sorted(os.listdir(os.path.join(mounted.path, place))) if place == "bitmaps" or
-            os.path.isdir(os.path.join(mounted.path, place)) else []
-            for place in ("bitmaps", "snapshots")]
-
-
-def mounted_to_be_written(path, **keywords):
-    return mount.mount(path, writable=True, **keywords)
-
-
-@contextlib.contextmanager
-def standing(directory, kind="ext4", how=mounted_to_be_written):
-    """(the mount of an image with bitmap "nightly", where the file system on its disk is mounted)."""
-    path, at = files.whole(directory, kind), os.path.join(directory, "at")
-    tools.run("qemu-img", "bitmap", "--add", "-g", "4k", path, "nightly")
-    os.mkdir(at)
-    with how(path, directory=True) as mounted:
-        device = tools.output("losetup", "--find", "--show", mounted.disk).strip()
-        try:
-            tools.run("mount", "-t", kind, device, at)
-            yield mounted, at
-        finally:
-            thaw(at)
-            if mount.is_mounted(at):
-                tools.run("umount", at, status=None)
-                run.unmount(at, lazy=True)
-            tools.run("losetup", "-d", device, status=None)
-
-
-def put(at, name, text, sync=False):
-    with open(os.path.join(at, name), "w", encoding="ascii") as file:
-        file.write(text)
-        if sync:
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def contents(path):
-    with open(path, "rb") as file:
-        return file.read()
-
-
-def snapshot_of(mounted):
-    return contents(os.path.join(mounted.path, "snapshots", "backup-nightly", "disk.raw"))
-
-
-def marked(mounted, name):
-    with open(os.path.join(mounted.path, "bitmaps", name, "extents.json"), encoding="ascii") as file:
-        return [[one["start"], one["length"]] for one in json.load(file)["extents"]]
 
 
 def apply(mounted, onto):
@@ -82,17 +23,6 @@ def apply(mounted, onto):
             file.seek(start)
             backup.seek(start)
             backup.write(file.read(length))
-
-
-def check_clean_system(raw, directory, name, text):
-    """As if it had been unmounted: no journal to replay; and it has the file."""
-    copy = os.path.join(directory, "copy.raw")
-    with open(copy, "wb") as file:
-        file.write(raw)
-    head = tools.run("dumpe2fs", "-h", copy).stdout
-    check("needs_recovery" not in head, "it has a journal to replay")
-    tools.run("e2fsck", "-fn", copy)
-    check_equal(tools.run("debugfs", "-R", "cat " + name, copy).stdout, text, "the file")
 
 
 @suite.test("three increments, each a file system that is clean and has what programs had written")
