@@ -143,22 +143,6 @@ int convert_check_existing_bitmaps(struct conversion *conversion)
     return r;
 }
 
-static int copy_to_existing(struct conversion *conversion, const struct bitmap *bitmap)
-{
-    struct writer *writer = conversion->target.writer;
-    struct error *error = &conversion->ctl->error;
-    int r = writer_bitmap_add(writer, bitmap->name, bitmap->granularity, error);
-
-    if (r == 0) {
-        r = writer_bitmap_merge(writer, bitmap->name, conversion->source.image, bitmap->name,
-                                error);
-    }
-    if (r == 0 && (bitmap->flags & BITMAP_FLAG_AUTO) == 0) {
-        r = writer_bitmap_enable(writer, bitmap->name, false, error);
-    }
-    return r;
-}
-
 int convert_bitmaps_to_existing(struct conversion *conversion)
 {
     int r = 0;
@@ -167,7 +151,10 @@ int convert_bitmaps_to_existing(struct conversion *conversion)
          i++) {
         const struct bitmap *bitmap = &conversion->bitmaps->bitmaps[i];
 
-        r = is_copied(conversion, bitmap) ? copy_to_existing(conversion, bitmap) : 0;
+        if (is_copied(conversion, bitmap)) {
+            r = writer_bitmap_copy(conversion->target.writer, bitmap->name,
+                                   conversion->source.image, &conversion->ctl->error);
+        }
     }
     return r;
 }

@@ -275,6 +275,7 @@ struct bitmap_request {
     bool enabled;
     struct image *source;
     const char *from;
+    bool is_new;
 };
 
 static int check_new(const struct bitmap_change *change, uint64_t granularity)
@@ -315,28 +316,42 @@ static int check_new(const struct bitmap_change *change, uint64_t granularity)
     return 0;
 }
 
+/* A new one, of a granularity that check_new() has found to be one; its bits are those of `from` of
+   the request's source, or none. */
+static int add(struct bitmap_change *change, const struct bitmap_request *request,
+               struct bitmap *made, const struct bitmap *from)
+{
+    const struct bitmap_edit edit = {.new = made};
+    uint64_t *table = NULL;
+    int result = 0;
+
+    made->name = (char *)(uintptr_t)change->name;
+    made->type = BITMAP_TYPE_DIRTY_TRACKING;
+    made->table_entries = (uint32_t)bitmap_table_entries(change->writer->header, made->granularity);
+    if (from != NULL) {
+        table = calloc(made->table_entries, sizeof(*table));
+        result = table == NULL ? -ENOMEM : bitmap_merge(change, made, table, request->source, from);
+    }
+    if (result == 0) {
+        result = bitmap_place_table(change, table, made);
+    }
+    free(table);
+    return result < 0 ? result : bitmap_apply(change, &edit, 1);
+}
+
 static int do_add(struct bitmap_change *change, const struct bitmap_request *request)
 {
-    const struct header *header = change->writer->header;
-    uint64_t granularity = request->granularity != 0
-                               ? request->granularity
-                               : min_u64(max_u64(GRANULARITY_DEFAULT_MIN, header->cluster_size),
-                                         GRANULARITY_DEFAULT_MAX);
     struct bitmap made = {
-        .name = (char *)(uintptr_t)change->name,
-        .granularity = granularity,
+        .granularity =
+            request->granularity != 0
+                ? request->granularity
+                : min_u64(max_u64(GRANULARITY_DEFAULT_MIN, change->writer->header->cluster_size),
+                          GRANULARITY_DEFAULT_MAX),
         .flags = BITMAP_FLAG_AUTO,
-        .type = BITMAP_TYPE_DIRTY_TRACKING,
     };
-    const struct bitmap_edit edit = {.new = &made};
-    int result = check_new(change, granularity);
+    int result = check_new(change, made.granularity);
 
-    if (result < 0) {
-        return result;
-    }
-    made.table_entries = (uint32_t)bitmap_table_entries(header, granularity);
-    result = bitmap_place_table(change, NULL, &made);
-    return result < 0 ? result : bitmap_apply(change, &edit, 1);
+    return result < 0 ? result : add(change, request, &made, NULL);
 }
 
 static int do_remove(struct bitmap_change *change, const struct bitmap_request *request)
@@ -455,7 +470,23 @@ static int merge_from(struct bitmap_change *change, const struct bitmap_request 
     return exchange(change, bitmap, old, table);
 }
 
-static int do_merge(struct bitmap_change *change, const struct bitmap_request *request)
+static int copy_from(struct bitmap_change *change, const struct bitmap_request *request,
+                     const struct bitmap_directory *directory)
+{
+    const struct bitmap *from;
+    struct bitmap made = {0};
+    int result = find_source(change, request, directory, &from);
+
+    if (result == 0) {
+        made.granularity = from->granularity;
+        made.flags = from->flags & BITMAP_FLAG_AUTO;
+        result = check_new(change, made.granularity);
+    }
+    return result < 0 ? result : add(change, request, &made, from);
+}
+
+/* Merges, or copies where there is to be a new one. */
+static int do_from(struct bitmap_change *change, const struct bitmap_request *request)
 {
     struct image *source = request->source;
     struct bitmap_directory *directory;
@@ -463,7 +494,8 @@ static int do_merge(struct bitmap_change *change, const struct bitmap_request *r
                                        change->error);
 
     if (result == 0) {
-        result = merge_from(change, request, directory);
+        result = request->is_new ? copy_from(change, request, directory)
+                                 : merge_from(change, request, directory);
         bitmap_directory_free(directory);
     }
     return result;
@@ -532,6 +564,14 @@ int writer_bitmap_add(struct writer *writer, const char *name, uint64_t granular
                  "the bitmap cannot be made", error);
 }
 
+int writer_bitmap_copy(struct writer *writer, const char *name, struct image *source,
+                       struct error *error)
+{
+    const struct bitmap_request request = {.source = source, .from = name, .is_new = true};
+
+    return alone(writer, name, &request, do_from, "the bitmap cannot be copied", error);
+}
+
 int writer_bitmap_remove(struct writer *writer, const char *name, struct error *error)
 {
     return alone(writer, name, &(struct bitmap_request){0}, do_remove,
@@ -553,6 +593,6 @@ int writer_bitmap_enable(struct writer *writer, const char *name, bool enabled, 
 int writer_bitmap_merge(struct writer *writer, const char *name, struct image *source,
                         const char *from, struct error *error)
 {
-    return alone(writer, name, &(struct bitmap_request){.source = source, .from = from}, do_merge,
+    return alone(writer, name, &(struct bitmap_request){.source = source, .from = from}, do_from,
                  "the bitmaps cannot be merged", error);
 }

@@ -29,6 +29,13 @@
 int writer_bitmap_add(struct writer *writer, const char *name, uint64_t granularity,
                       struct error *error);
 
+/*
+ * The bitmap of that name of `source`, an open image with a disk of the same size, with its
+ * granularity, its bits, and whether it is enabled: all of it is there at once.
+ */
+int writer_bitmap_copy(struct writer *writer, const char *name, struct image *source,
+                       struct error *error);
+
 int writer_bitmap_remove(struct writer *writer, const char *name, struct error *error);
 
 /* No bit of it is set any more. */
