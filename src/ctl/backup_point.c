@@ -241,6 +241,20 @@ static int do_it(const struct work *work)
     return options->failed.value ? end_failed(work) : begin(work);
 }
 
+/* Its snapshots and bitmaps are looked at in the file, and read under a directory. */
+static int check_mount(const struct work *work)
+{
+    const struct registry_record *daemon = &work->stack->daemon;
+
+    if (strcmp(daemon->image, daemon->mount_point) != 0) {
+        return 0;
+    }
+    return error_set(&work->ctl->error, EINVAL,
+                     "%s: is mounted over itself, where no backup can be read; mount it over a "
+                     "directory: qcow2fs IMAGE DIRECTORY",
+                     daemon->image);
+}
+
 static int find_and_do(struct ctl *ctl)
 {
     const struct backup_point_options *options = ctl->options;
@@ -258,11 +272,14 @@ static int find_and_do(struct ctl *ctl)
     }
     work.stack = stacks_find_writer(&stacks, ctl->operands[0]);
     r = work.stack != NULL
-            ? do_it(&work)
+            ? check_mount(&work)
             : error_set(&ctl->error, EINVAL,
                         "%s: is not mounted for writing by qcow2fs; mount it first: qcow2fs IMAGE "
                         "DIRECTORY",
                         ctl->operands[0]);
+    if (r == 0) {
+        r = do_it(&work);
+    }
     stacks_release(&stacks);
     free(work.kept);
     return r;

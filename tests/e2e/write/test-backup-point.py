@@ -342,6 +342,14 @@ def _(directory):
         ctl.refused("backup-point", *arguments, status=64)
 
 
+@suite.test("an image that is mounted over itself is refused, and the sentence says what to do")
+def _(directory):
+    path = create(directory)
+    with mount.mount(path, at=path, writable=True):
+        for how in ([], ["--done"], ["--failed"]):
+            refused(path, *how, words=["mounted over itself", "qcow2fs IMAGE DIRECTORY"])
+
+
 @suite.test("the granularity of the old bitmap is that of the new one, and QEMU reads both")
 def _(directory):
     path = create(directory, name=None)
