@@ -126,11 +126,11 @@ static int make_zero_cluster(struct writer *writer, uint64_t references, uint64_
     if (place.fresh) {
         return 0;
     }
-    zeros = calloc(1, size);
+    zeros = calloc(1, in_memory(size));
     if (zeros == NULL) {
         return -ENOMEM;
     }
-    result = store_write(writer->image->file, place.host_offset, zeros, size);
+    result = store_write(writer->image->file, place.host_offset, zeros, in_memory(size));
     free(zeros);
     return result;
 }
@@ -139,7 +139,7 @@ static int make_zero_cluster(struct writer *writer, uint64_t references, uint64_
 static int change_entries(struct amend *amend, struct table *table)
 {
     const struct header *header = amend->image->header;
-    size_t length = header->cluster_size;
+    size_t length = in_memory(header->cluster_size);
 
     for (size_t at = 0; at < length; at += L2_ENTRY_BYTES) {
         uint64_t entry = load_be64(table->entries + at), new = 0;
@@ -201,7 +201,7 @@ static int expand_table(struct amend *amend, struct table *table)
 {
     uint64_t cluster = table->host_offset >> amend->image->header->cluster_bits;
     int result = store_read(amend->image->file, table->host_offset, table->entries,
-                            amend->image->header->cluster_size);
+                            in_memory(amend->image->header->cluster_size));
 
     table->dropped_count = 0;
     table->end = 0;
@@ -238,7 +238,7 @@ static int expand_snapshot(struct amend *amend, const struct snapshot *snapshot,
 static int expand_snapshots(struct amend *amend)
 {
     const struct snapshot_table *snapshots = amend->image->snapshots;
-    size_t cluster = amend->image->header->cluster_size;
+    size_t cluster = in_memory(amend->image->header->cluster_size);
     struct table table = {0};
     int result = 0;
 

@@ -155,7 +155,7 @@ static void load_block(struct walk *walk, uint64_t index)
                  ~REFCOUNT_TABLE_ENTRY_RESERVED;
     }
     walk->block_valid = offset != 0 && store_read(walk->image->file, offset, walk->block,
-                                                  walk->header.cluster_size) == 0;
+                                                  in_memory(walk->header.cluster_size)) == 0;
 }
 
 /* Whether the cluster has a refcount other than 0. What cannot be read the checker has told. */
@@ -182,7 +182,7 @@ static void judge_unused(struct walk *walk, uint64_t host_offset, size_t length)
     uint64_t image_end = walk->audit->clusters.image_end_offset;
 
     audit_look_at_unused(&walk->contents, host_offset, walk->piece, length);
-    for (size_t at = 0; at < length; at += cluster_size) {
+    for (size_t at = 0; at < length; at += in_memory(cluster_size)) {
         uint64_t cluster = (host_offset + at) >> walk->header.cluster_bits;
         size_t size = (size_t)min_u64(cluster_size, length - at);
 
@@ -218,7 +218,7 @@ static void judge_hidden(struct walk *walk, uint64_t host_offset, size_t length)
 {
     uint64_t cluster_size = walk->header.cluster_size;
 
-    for (size_t at = 0; at < length; at += cluster_size) {
+    for (size_t at = 0; at < length; at += in_memory(cluster_size)) {
         uint64_t cluster = (host_offset + at) >> walk->header.cluster_bits;
         size_t size = (size_t)min_u64(cluster_size, length - at);
 

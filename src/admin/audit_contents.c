@@ -264,7 +264,7 @@ static void look_for_snapshots(struct audit_contents *contents, uint64_t host_of
 {
     uint64_t cluster_size = contents->image->header->cluster_size;
 
-    for (size_t at = 0; at < length; at += cluster_size) {
+    for (size_t at = 0; at < length; at += in_memory(cluster_size)) {
         size_t entry = 0, found = 0;
 
         do { /* a table begins with its cluster */

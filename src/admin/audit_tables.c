@@ -24,7 +24,8 @@ typedef void (*table_fn)(void *context, uint64_t l1_index, uint64_t offset, cons
 static bool walk_tables(const struct inspection *image, table_fn visit, void *context)
 {
     const struct header *header = image->header;
-    uint8_t *l1 = malloc(L1_PIECE * L1_ENTRY_BYTES), *table = malloc(header->cluster_size);
+    uint8_t *l1 = malloc(L1_PIECE * L1_ENTRY_BYTES),
+            *table = malloc(in_memory(header->cluster_size));
     uint64_t left = AUDIT_TABLES_MAX / header->cluster_size;
     bool whole = l1 != NULL && table != NULL;
 

@@ -283,9 +283,10 @@ static int grow_base(struct committing *committing)
 
 static int write_base(struct committing *committing, uint64_t offset, uint64_t length)
 {
-    int result = committing->base_writer != NULL
-                     ? writer_write(committing->base_writer, offset, committing->buffer, length)
-                     : store_write(committing->base->file, offset, committing->buffer, length);
+    int result =
+        committing->base_writer != NULL
+            ? writer_write(committing->base_writer, offset, committing->buffer, in_memory(length))
+            : store_write(committing->base->file, offset, committing->buffer, in_memory(length));
 
     committing->result->copied += length;
     return result < 0 ? base_failed(committing, result, "cannot be written") : 0;
@@ -318,7 +319,7 @@ static int copy_data(struct committing *committing, uint64_t offset, uint64_t le
         if (stop_requested(committing->options->work.stop)) {
             return base_failed(committing, -EINTR, "");
         }
-        result = view_read(committing->view, offset, committing->buffer, part);
+        result = view_read(committing->view, offset, committing->buffer, in_memory(part));
         result = result < 0 ? read_failed(committing, offset, result)
                             : write_base(committing, offset, part);
         offset += part;

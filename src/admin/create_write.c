@@ -241,13 +241,13 @@ static int write_refcount_blocks(struct work *work)
     for (block = 0; block < work->plan->refcount_blocks && result == 0; block++) {
         uint64_t used = min_u64(left, counts);
 
-        memset(work->buffer, 0, header->cluster_size);
+        memset(work->buffer, 0, in_memory(header->cluster_size));
         for (uint64_t i = 0; i < used; i++) {
             refcount_store(work->buffer, i, header->refcount_order, 1);
         }
         left -= used;
         result = store_write(work->target->file, (first + block) << header->cluster_bits,
-                             work->buffer, header->cluster_size);
+                             work->buffer, in_memory(header->cluster_size));
         if (result == 0) {
             result = advance(work, header->cluster_size);
         }

@@ -21,8 +21,8 @@ int new_image_flush(struct new_image *image)
     int result = 0;
 
     if (image->pending_length > 0) {
-        result =
-            store_write(image->file, image->pending_offset, image->pending, image->pending_length);
+        result = store_write(image->file, image->pending_offset, image->pending,
+                             in_memory(image->pending_length));
     }
     image->pending_length = 0;
     return result;
@@ -39,12 +39,13 @@ int new_image_put(struct new_image *image, uint64_t host_offset, const void *byt
     }
     if (result < 0 || length >= PENDING_BYTES / 2) {
         result = result == 0 ? new_image_flush(image) : result;
-        return result == 0 ? store_write(image->file, host_offset, bytes, length) : result;
+        return result == 0 ? store_write(image->file, host_offset, bytes, in_memory(length))
+                           : result;
     }
     if (image->pending_length == 0) {
         image->pending_offset = host_offset;
     }
-    memcpy(image->pending + image->pending_length, bytes, length);
+    memcpy(image->pending + image->pending_length, bytes, in_memory(length));
     image->pending_length += length;
     return 0;
 }
@@ -65,7 +66,7 @@ static uint64_t l2_table_of(const struct new_image *image, uint64_t guest_offset
 
 static int begin_l2(struct new_image *image, uint64_t index)
 {
-    memset(image->l2, 0, image->header->cluster_size);
+    memset(image->l2, 0, in_memory(image->header->cluster_size));
     image->l2_index = index;
     image->l2_used = false;
     return image->has_places ? new_image_give_places(image) : 0;
@@ -145,8 +146,9 @@ static int take_data(struct new_image *image, uint64_t guest_offset, uint64_t le
 static int write_data(struct new_image *image, uint64_t host_offset, const void *bytes,
                       uint64_t length)
 {
-    return image->data_file != NULL ? store_write(image->data_file, host_offset, bytes, length)
-                                    : new_image_put(image, host_offset, bytes, length);
+    return image->data_file != NULL
+               ? store_write(image->data_file, host_offset, bytes, in_memory(length))
+               : new_image_put(image, host_offset, bytes, length);
 }
 
 /* Within one L2 table. */
@@ -291,8 +293,8 @@ int new_image_begin(const struct create_plan *plan, const struct create_target *
     begun->counts_per_block = (header->cluster_size * 8) >> header->refcount_order;
     begun->pending = malloc(PENDING_BYTES);
     begun->zeros_bytes = max_u64(header->cluster_size, PENDING_BYTES / 2);
-    begun->zeros = calloc(1, begun->zeros_bytes);
-    begun->l2 = malloc(header->cluster_size);
+    begun->zeros = calloc(1, in_memory(begun->zeros_bytes));
+    begun->l2 = malloc(in_memory(header->cluster_size));
     begun->l1 = calloc(header->l1_entries + 1, L1_ENTRY_BYTES);
     if (begun->pending == NULL || begun->zeros == NULL || begun->l2 == NULL || begun->l1 == NULL) {
         new_image_free(begun);
@@ -303,7 +305,7 @@ int new_image_begin(const struct create_plan *plan, const struct create_target *
         result = new_image_take(begun, 1, &begun->header_offset);
     }
     if (result == 0 && target->is_device) { /* neither an old image nor a new one from here on */
-        result = store_write(begun->file, 0, begun->zeros, header->cluster_size);
+        result = store_write(begun->file, 0, begun->zeros, in_memory(header->cluster_size));
         result = result == 0 ? store_sync(begun->file) : result;
     }
     if (result == 0) {

@@ -37,7 +37,7 @@ static int put_clusters(struct new_image *image, const struct changed *bits, uin
     const struct header *header = image->header;
     /* Of a disk and a cluster that can be it does not overflow. */
     uint64_t covered = header->cluster_size * 8 * changed_granularity(bits);
-    uint8_t *cluster = malloc(header->cluster_size);
+    uint8_t *cluster = malloc(in_memory(header->cluster_size));
     int result = cluster == NULL ? -ENOMEM : 0;
 
     for (uint64_t i = 0; i < entries && result == 0; i++) {
@@ -45,7 +45,7 @@ static int put_clusters(struct new_image *image, const struct changed *bits, uin
         bool mixed;
 
         entry = collect(bits, i * covered, (i + 1) * covered, header->virtual_size, cluster,
-                        header->cluster_size, &mixed);
+                        in_memory(header->cluster_size), &mixed);
         if (mixed) {
             result = new_image_take(image, 1, &entry);
         }
@@ -102,7 +102,7 @@ int new_image_bitmap(struct new_image *image, const struct bitmap *bitmap,
     if (entries == 0 || entries > BITMAP_SIZE_MAX / image->header->cluster_size) {
         return -EFBIG;
     }
-    table = calloc(entries, sizeof(*table));
+    table = calloc(in_memory(entries), sizeof(*table));
     result = table == NULL ? -ENOMEM : remember(image, bitmap);
     if (result == 0) {
         struct bitmap *made = &image->bitmaps[image->bitmap_count - 1];

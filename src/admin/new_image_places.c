@@ -79,7 +79,7 @@ int new_image_give_places(struct new_image *image)
     if (clusters == 0) {
         return 0;
     }
-    memset(image->written, 0, clusters);
+    memset(image->written, 0, in_memory(clusters));
     if (image->data_file == NULL) {
         result = new_image_take(image, clusters, &image->places_offset);
     } else { /* where they are on the disk */
@@ -118,7 +118,7 @@ void new_image_mark_written(struct new_image *image, uint64_t guest_offset, uint
 {
     if (image->has_places) {
         memset(written_of(image, guest_offset), 1,
-               div_round_up(length, image->header->cluster_size));
+               in_memory(div_round_up(length, image->header->cluster_size)));
     }
 }
 
@@ -133,7 +133,7 @@ int new_image_write_zeros(struct new_image *image, uint64_t host_offset, uint64_
             return -EINTR;
         }
         result = image->data_file != NULL
-                     ? store_write(image->data_file, host_offset, image->zeros, part)
+                     ? store_write(image->data_file, host_offset, image->zeros, in_memory(part))
                      : new_image_put(image, host_offset, image->zeros, part);
         host_offset += part;
         length -= part;

@@ -23,12 +23,12 @@ static int reserve_blocks(struct new_image *image, uint64_t index)
     if (index < image->block_room) {
         return 0;
     }
-    blocks = realloc(image->blocks, room * sizeof(*blocks));
+    blocks = realloc(image->blocks, in_memory(room * sizeof(*blocks)));
     if (blocks == NULL) {
         return -ENOMEM;
     }
     image->blocks = blocks;
-    places = realloc(image->places, room * sizeof(*places));
+    places = realloc(image->places, in_memory(room * sizeof(*places)));
     if (places == NULL) {
         return -ENOMEM;
     }
@@ -47,7 +47,7 @@ static uint8_t *block_of(struct new_image *image, uint64_t cluster)
     }
     for (; image->block_count <= index; image->block_count++) {
         image->places[image->block_count] = 0;
-        image->blocks[image->block_count] = calloc(1, image->header->cluster_size);
+        image->blocks[image->block_count] = calloc(1, in_memory(image->header->cluster_size));
         if (image->blocks[image->block_count] == NULL) {
             return NULL;
         }
@@ -187,7 +187,7 @@ static void plan_rest(const struct new_image *image, uint64_t *blocks, uint64_t 
 static int write_table(struct new_image *image)
 {
     uint64_t length = image->block_count * REFCOUNT_TABLE_ENTRY_BYTES;
-    uint8_t *table = malloc(length);
+    uint8_t *table = malloc(in_memory(length));
     int result;
 
     if (table == NULL) {

@@ -193,16 +193,16 @@ static int next_extent(struct comparing *comparing, uint64_t *length, bool *look
 static int read_both(struct comparing *comparing, uint64_t from, uint64_t length)
 {
     struct rebasing *rebasing = comparing->rebasing;
-    int result = view_read(comparing->view, from, rebasing->buffers[OLD], length);
+    int result = view_read(comparing->view, from, rebasing->buffers[OLD], in_memory(length));
 
     if (result < 0) {
         return read_failed(comparing, OLD, result);
     }
     if (rebasing->new == NULL) {
-        memset(rebasing->buffers[NEW], 0, length);
+        memset(rebasing->buffers[NEW], 0, in_memory(length));
         return 0;
     }
-    result = view_read(rebasing->new, from, rebasing->buffers[NEW], length);
+    result = view_read(rebasing->new, from, rebasing->buffers[NEW], in_memory(length));
     return result < 0 ? read_failed(comparing, NEW, result) : 0;
 }
 
@@ -210,7 +210,7 @@ static int read_both(struct comparing *comparing, uint64_t from, uint64_t length
 static bool differs(const struct rebasing *rebasing, uint64_t at, uint64_t length)
 {
     return memcmp(rebasing->buffers[OLD] + at, rebasing->buffers[NEW] + at,
-                  min_u64(rebasing->unit, length - at)) != 0;
+                  min_size(rebasing->unit, length - at)) != 0;
 }
 
 /*
@@ -328,10 +328,10 @@ static int keep_old(struct comparing *comparing, uint64_t from, uint64_t to, con
     int result = 0;
 
     while (done < length && result == 0) {
-        bool zeros = is_all_zeros(old + done, min_u64(unit, length - done));
+        bool zeros = is_all_zeros(old + done, min_size(unit, length - done));
         uint64_t end = done + unit, part;
 
-        while (end < length && is_all_zeros(old + end, min_u64(unit, length - end)) == zeros) {
+        while (end < length && is_all_zeros(old + end, min_size(unit, length - end)) == zeros) {
             end += unit;
         }
         part = min_u64(end, length) - done;
@@ -340,7 +340,7 @@ static int keep_old(struct comparing *comparing, uint64_t from, uint64_t to, con
                 writer_own_zeros(rebasing->writer, from + done, part, rebasing->options->work.stop);
             rebasing->result->zeroed += part;
         } else {
-            result = writer_write(rebasing->writer, from + done, old + done, part);
+            result = writer_write(rebasing->writer, from + done, old + done, in_memory(part));
             rebasing->result->copied += part;
         }
         done += part;

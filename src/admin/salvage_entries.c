@@ -22,8 +22,8 @@ int salvage_open_entries(struct salvage_work *work)
 
     salvage_close_entries(work);
     work->clusters = div_round_up(work->file_size, header->cluster_size);
-    work->table = calloc(1, header->cluster_size);
-    work->refcount_block = malloc(header->cluster_size);
+    work->table = calloc(1, in_memory(header->cluster_size));
+    work->refcount_block = malloc(in_memory(header->cluster_size));
     work->block_index = UINT64_MAX;
     if (work->table == NULL || work->refcount_block == NULL ||
         check_counts_create(work->clusters + 1, &work->uses) < 0) {
@@ -32,13 +32,13 @@ int salvage_open_entries(struct salvage_work *work)
     if (size > 0 && size <= HEADER_REFCOUNT_TABLE_SIZE_MAX && offset % header->cluster_size == 0 &&
         header->refcount_order <= REFCOUNT_ORDER_MAX &&
         range_within(offset, size, work->file_size)) {
-        work->refcount_table = malloc(size);
+        work->refcount_table = malloc(in_memory(size));
         if (work->refcount_table == NULL) {
             return salvage_no_memory(work);
         }
         work->header.refcount_table_clusters = (uint32_t)(size >> header->cluster_bits);
         /* The first cluster is in use in every image. */
-        if (store_read(work->file, offset, work->refcount_table, size) < 0 ||
+        if (store_read(work->file, offset, work->refcount_table, in_memory(size)) < 0 ||
             !salvage_is_counted(work, 0)) {
             free(work->refcount_table);
             work->refcount_table = NULL;
@@ -80,8 +80,9 @@ bool salvage_is_counted(struct salvage_work *work, uint64_t cluster)
     }
     if (work->block_index != index) {
         work->block_index = index;
-        if (store_read(work->file, offset, work->refcount_block, header->cluster_size) < 0) {
-            memset(work->refcount_block, 0xff, header->cluster_size);
+        if (store_read(work->file, offset, work->refcount_block, in_memory(header->cluster_size)) <
+            0) {
+            memset(work->refcount_block, 0xff, in_memory(header->cluster_size));
         }
     }
     return refcount_load(work->refcount_block, cluster % per_block, header->refcount_order) != 0;
@@ -136,7 +137,7 @@ bool salvage_is_table(struct salvage_work *work, uint64_t offset, bool *whole)
     if (offset == 0 || offset % size != 0 || offset >= work->file_size) {
         return false;
     }
-    memset(work->table, 0, size);
+    memset(work->table, 0, in_memory(size));
     if (store_read(work->file, offset, work->table,
                    (size_t)min_u64(size, work->file_size - offset)) < 0) {
         return false;
@@ -531,7 +532,7 @@ static int repair_table(struct repair *repair)
     }
     if (result == 0 && repair->changed && work->patches + size <= SALVAGE_PATCHES_MAX) {
         work->patches += size;
-        result = store_patch_add(work->patched, repair->offset, work->table, size) < 0
+        result = store_patch_add(work->patched, repair->offset, work->table, in_memory(size)) < 0
                      ? salvage_no_memory(work)
                      : 0;
     }

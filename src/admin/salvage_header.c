@@ -334,7 +334,8 @@ static int find_fault(struct salvage_work *work)
     int result = -ENOMEM, found = HEADER_PARTS;
 
     if (examination != NULL) {
-        result = store_patch_add(work->patched, 0, work->first, work->header.cluster_size);
+        result =
+            store_patch_add(work->patched, 0, work->first, in_memory(work->header.cluster_size));
     }
     if (result == 0) {
         result = header_examine(work->patched, SALVAGE_REFCOUNTS + work->header.cluster_size,
@@ -358,7 +359,7 @@ static int find_fault(struct salvage_work *work)
 static int add_tables(struct salvage_work *work)
 {
     size_t length = (work->header.l1_entries + (size_t)1) * L1_ENTRY_BYTES;
-    uint8_t *l1 = calloc(1, length), *counts = calloc(1, work->header.cluster_size);
+    uint8_t *l1 = calloc(1, length), *counts = calloc(1, in_memory(work->header.cluster_size));
     int result = l1 != NULL && counts != NULL ? 0 : -ENOMEM;
 
     for (uint32_t i = 0; result == 0 && i < work->header.l1_entries; i++) {
@@ -368,8 +369,8 @@ static int add_tables(struct salvage_work *work)
         result = store_patch_add(work->patched, SALVAGE_L1, l1, length);
     }
     if (result == 0) {
-        result =
-            store_patch_add(work->patched, SALVAGE_REFCOUNTS, counts, work->header.cluster_size);
+        result = store_patch_add(work->patched, SALVAGE_REFCOUNTS, counts,
+                                 in_memory(work->header.cluster_size));
     }
     free(l1);
     free(counts);

@@ -98,15 +98,15 @@ static int add_entries(struct salvage_work *work, uint64_t size)
     if (needed <= present) {
         return 0;
     }
-    l1 = reallocarray(work->l1, needed + 1, sizeof(*l1));
+    l1 = reallocarray(work->l1, in_memory(needed + 1), sizeof(*l1));
     work->l1 = l1 != NULL ? l1 : work->l1;
-    bad = l1 != NULL ? realloc(work->bad, needed + 1) : NULL;
+    bad = l1 != NULL ? realloc(work->bad, in_memory(needed + 1)) : NULL;
     if (bad == NULL) {
         return salvage_no_memory(work);
     }
     work->bad = bad;
-    memset(work->l1 + present, 0, (needed + 1 - present) * sizeof(*work->l1));
-    memset(work->bad + present, 0, needed + 1 - present);
+    memset(work->l1 + present, 0, in_memory((needed + 1 - present) * sizeof(*work->l1)));
+    memset(work->bad + present, 0, in_memory(needed + 1 - present));
     work->header.l1_entries = (uint32_t)needed;
     return 0;
 }

@@ -35,21 +35,21 @@ static int judge_entry(struct salvage_work *work, uint64_t entry)
 /* The entries at `offset`, as far as they are in the file; of the rest nothing is known. */
 static int read_entries(struct salvage_work *work, uint64_t offset, uint64_t entries)
 {
-    uint8_t *raw = calloc(entries + 1, L1_ENTRY_BYTES);
+    uint8_t *raw = calloc(in_memory(entries + 1), L1_ENTRY_BYTES);
     uint64_t inside = offset < work->file_size
                           ? min_u64(entries, (work->file_size - offset) / L1_ENTRY_BYTES)
                           : 0;
 
     free(work->l1);
     free(work->bad);
-    work->l1 = calloc(entries + 1, sizeof(*work->l1));
-    work->bad = calloc(entries + 1, 1);
+    work->l1 = calloc(in_memory(entries + 1), sizeof(*work->l1));
+    work->bad = calloc(in_memory(entries + 1), 1);
     work->header.l1_entries = (uint32_t)entries;
     if (raw == NULL || work->l1 == NULL || work->bad == NULL) {
         free(raw);
         return salvage_no_memory(work);
     }
-    if (inside > 0 && store_read(work->file, offset, raw, inside * L1_ENTRY_BYTES) < 0) {
+    if (inside > 0 && store_read(work->file, offset, raw, in_memory(inside * L1_ENTRY_BYTES)) < 0) {
         inside = 0;
     }
     for (uint64_t i = 0; i < entries; i++) {
@@ -137,7 +137,7 @@ bool salvage_is_empty(const struct salvage_work *work, uint64_t begin, uint64_t 
 
 static bool has_bad(const struct salvage_work *work, uint64_t begin, uint64_t end)
 {
-    return begin < end && memchr(work->bad + begin, 1, end - begin) != NULL;
+    return begin < end && memchr(work->bad + begin, 1, in_memory(end - begin)) != NULL;
 }
 
 /* Where the size of the disk, and that of the table, say different things. */

@@ -3,6 +3,7 @@
 
 #include "cache/cache.h"
 
+#include "util/checked.h"
 #include "util/deadline.h"
 #include "util/process.h"
 
@@ -33,7 +34,7 @@ int cache_create(const struct cache_sizes *sizes, struct cache **cache)
         return -ENOMEM;
     }
     created->sizes = *sizes;
-    if (cache_pool_create(sizes->l2_budget, sizes->l2_entry_size, &created->l2) != 0 ||
+    if (cache_pool_create(sizes->l2_budget, in_memory(sizes->l2_entry_size), &created->l2) != 0 ||
         cache_pool_create(sizes->refcount_budget, TYPICAL_CLUSTER, &created->refcount) != 0 ||
         cache_pool_create(sizes->data_budget, TYPICAL_CLUSTER, &created->data) != 0) {
         cache_destroy(created);

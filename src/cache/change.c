@@ -309,7 +309,7 @@ struct cache_writeback {
 static int add_block(struct cache_writeback *writeback, struct block *block)
 {
     if (writeback->count == writeback->capacity) {
-        size_t capacity = max_u64(writeback->capacity * 2, 64);
+        size_t capacity = in_memory(max_u64(writeback->capacity * 2, 64));
         struct block **blocks = realloc(writeback->blocks, capacity * sizeof(struct block *));
 
         if (blocks == NULL) {
@@ -394,7 +394,7 @@ static int write_block(const struct block *block,
             sector++;
         }
         offset = first * SECTOR;
-        length = min_u64(sector * SECTOR, block->entry.size) - offset;
+        length = in_memory(min_u64(sector * SECTOR, block->entry.size) - offset);
         result = write(context, block->entry.key.host_offset + offset,
                        (const uint8_t *)block->entry.data + offset, length);
         if (result < 0) {

@@ -43,7 +43,7 @@ static int count_piece(struct check *check, const struct bitmap *bitmap, uint64_
     if (check_hole(check, offset, bytes) == bytes) {
         return 0;
     }
-    result = store_read(check->file, offset, check->buffer, bytes);
+    result = store_read(check->file, offset, check->buffer, in_memory(bytes));
     if (result < 0) {
         check_found(check, CHECK_UNREADABLE,
                     "the bitmap table of '%s' at 0x%" PRIx64 " cannot be read: %s", bitmap->name,

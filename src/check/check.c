@@ -87,7 +87,7 @@ int check_read_run(struct check *check, const uint64_t *offsets, size_t count, s
         run++;
     }
     *read = run;
-    return store_read(check->file, offsets[0], check->buffer, run * cluster_size);
+    return store_read(check->file, offsets[0], check->buffer, in_memory(run * cluster_size));
 }
 
 /* Writes a field of feature bits, stably. */

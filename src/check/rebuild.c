@@ -114,19 +114,21 @@ static int write_block(struct check *check, const struct layout *layout, uint64_
     uint64_t first = index * check->block_counts, end = first + check->block_counts;
     uint64_t cluster = check_counts_next(check->counts, first, end);
 
-    memset(check->buffer, 0, header->cluster_size);
+    memset(check->buffer, 0, in_memory(header->cluster_size));
     while (cluster < end) {
         refcount_store(check->buffer, cluster - first, header->refcount_order,
                        check_counts_get(check->counts, cluster));
         cluster = check_counts_next(check->counts, cluster + 1, end);
     }
-    return store_write(check->file, layout->table[index], check->buffer, header->cluster_size);
+    return store_write(check->file, layout->table[index], check->buffer,
+                       in_memory(header->cluster_size));
 }
 
 static int write_table(struct check *check, const struct layout *layout)
 {
     uint32_t bits = check->header->cluster_bits;
-    uint8_t *raw = calloc(layout->table_clusters, check->header->cluster_size);
+    uint8_t *raw =
+        calloc(in_memory(layout->table_clusters), in_memory(check->header->cluster_size));
     uint64_t i;
     int result;
 
@@ -136,8 +138,8 @@ static int write_table(struct check *check, const struct layout *layout)
     for (i = 0; i < layout->blocks_needed; i++) {
         store_be64(raw + i * REFCOUNT_TABLE_ENTRY_BYTES, layout->table[i]);
     }
-    result =
-        store_write(check->file, layout_table(layout) << bits, raw, layout->table_clusters << bits);
+    result = store_write(check->file, layout_table(layout) << bits, raw,
+                         in_memory(layout->table_clusters << bits));
     free(raw);
     return result;
 }
@@ -148,7 +150,7 @@ static int write_snapshots(struct check *check, const struct layout *layout)
         return 0;
     }
     return store_write(check->file, layout->first << check->header->cluster_bits, layout->snapshots,
-                       layout->snapshots_size);
+                       in_memory(layout->snapshots_size));
 }
 
 /* The fields of the header from HEADER_REFCOUNT_TABLE_OFFSET on; how many bytes are to be written.

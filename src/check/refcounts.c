@@ -84,16 +84,16 @@ int check_open_refcounts(struct check *check)
 
     check->table_entries = size / REFCOUNT_TABLE_ENTRY_BYTES;
     check->block_counts = header->cluster_size * 8 >> header->refcount_order;
-    check->blocks = malloc(size + 1);
+    check->blocks = malloc(in_memory(size + 1));
     if (check->blocks == NULL) {
         return check_failed(check, -ENOMEM, "reading the refcount table");
     }
-    memory_map(check->blocks, size);
-    result = store_read(check->file, header->refcount_table_offset, check->blocks, size);
+    memory_map(check->blocks, in_memory(size));
+    result = store_read(check->file, header->refcount_table_offset, check->blocks, in_memory(size));
     if (result < 0) {
         check_found(check, CHECK_UNREADABLE, "the refcount table cannot be read: %s",
                     strerror(-result));
-        memset(check->blocks, 0, size);
+        memset(check->blocks, 0, in_memory(size));
     }
     for (i = 0; i < check->table_entries; i++) {
         check->blocks[i] = sound_block(check, i, load_be64(&check->blocks[i]));
@@ -147,7 +147,8 @@ static int visit_run(struct check *check, uint64_t index, size_t *read, block_fn
     if (result < 0) {
         return result;
     }
-    result = check_read_run(check, check->blocks + index, check->table_entries - index, read);
+    result =
+        check_read_run(check, check->blocks + index, in_memory(check->table_entries - index), read);
     if (result == -ENOMEM) {
         return check_failed(check, result, "reading refcount blocks");
     }
@@ -424,7 +425,7 @@ static int correct_block(struct check *check, uint64_t index, uint8_t *block, bo
             uint64_t begin = (i << order) / 8, end = div_round_up((i + 1) << order, 8);
 
             refcount_store(block, i, order, count);
-            check_dirty_add(&dirty, begin, end - begin);
+            check_dirty_add(&dirty, in_memory(begin), in_memory(end - begin));
         }
     }
     return write_counts(check, index, block, &dirty);

@@ -309,7 +309,7 @@ int check_rewrite_snapshots(const struct check *check, uint8_t **table, uint64_t
     int result = 0;
 
     *size = 0;
-    *table = calloc(1, check->snapshots_size + (uint64_t)count * EXTRA_NEEDED + 1);
+    *table = calloc(1, in_memory(check->snapshots_size + (uint64_t)count * EXTRA_NEEDED + 1));
     if (*table == NULL) {
         return -ENOMEM;
     }

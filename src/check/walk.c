@@ -37,8 +37,8 @@ void check_dirty_add(struct check_dirty *dirty, size_t begin, size_t length)
     if (dirty->end == 0) {
         dirty->begin = begin;
     }
-    dirty->begin = min_u64(dirty->begin, begin);
-    dirty->end = max_u64(dirty->end, begin + length);
+    dirty->begin = min_size(dirty->begin, begin);
+    dirty->end = in_memory(max_u64(dirty->end, begin + length));
 }
 
 static int write_dirty(const struct check *check, uint64_t host_offset, const uint8_t *data,
@@ -283,7 +283,7 @@ static int walk_piece(struct check *check, struct piece *piece, const struct che
     if (check_hole(check, piece->host_offset, bytes) == bytes) {
         return 0;
     }
-    result = store_read(check->file, piece->host_offset, piece->raw, bytes);
+    result = store_read(check->file, piece->host_offset, piece->raw, in_memory(bytes));
     if (result < 0) {
         check_found(check, CHECK_UNREADABLE, "L1 table at 0x%" PRIx64 " cannot be read: %s",
                     piece->host_offset, strerror(-result));

@@ -365,7 +365,7 @@ static int work(struct cipher *cipher, uint64_t sector, const uint8_t *from, uin
     }
     context = borrow(cipher);
     while (length > 0 && error == 0) {
-        size_t part = min_u64(length, CIPHER_SECTOR);
+        size_t part = min_size(length, CIPHER_SECTOR);
 
         error = set_iv(cipher, context, sector);
         if (error == 0) {

@@ -113,7 +113,7 @@ static void diffuse(gcry_md_hd_t md, int number, uint8_t *bytes, size_t length)
     uint32_t piece = 0;
 
     while (length > 0) {
-        size_t part = min_u64(length, digest);
+        size_t part = min_size(length, digest);
         uint8_t raw[sizeof(piece)];
 
         store_be32(raw, piece++);

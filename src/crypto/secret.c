@@ -26,13 +26,14 @@ int secret_create(size_t length, struct secret **secret)
     if (created == NULL) {
         return -ENOMEM;
     }
-    pages = mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    pages =
+        mmap(NULL, in_memory(mapped), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (pages == MAP_FAILED) {
         free(created);
         return -ENOMEM;
     }
-    (void)madvise(pages, mapped, MADV_DONTDUMP);
-    *created = (struct secret){.bytes = pages, .length = length, .mapped = mapped};
+    (void)madvise(pages, in_memory(mapped), MADV_DONTDUMP);
+    *created = (struct secret){.bytes = pages, .length = length, .mapped = in_memory(mapped)};
     (void)secret_lock(created);
     *secret = created;
     return 0;

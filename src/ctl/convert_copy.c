@@ -65,9 +65,9 @@ static int read_piece(struct copying *copying, struct job *job, uint64_t whole)
     job->failed = copying->copy->source_path;
     if (job->source_is_data) {
         r = view_read(copying->copy->source, job->offset, job->bytes, length);
-        memset(job->bytes + length, 0, whole - length);
+        memset(job->bytes + length, 0, in_memory(whole - length));
     } else {
-        memset(job->bytes, 0, whole);
+        memset(job->bytes, 0, in_memory(whole));
     }
     if (r == 0 && job->behind != NULL) {
         job->failed = copying->copy->backing_path;
@@ -91,7 +91,7 @@ static void keep_short_zeros(struct job *job, uint64_t count, uint64_t least)
             end++;
         }
         if (job->kinds[i] == KIND_ZEROS && end - i < least && end - i < count) {
-            memset(job->kinds + i, KIND_DATA, end - i);
+            memset(job->kinds + i, KIND_DATA, in_memory(end - i));
         }
         i = end;
     }
@@ -149,8 +149,9 @@ static void compress_piece(struct copying *copying, struct job *job, unsigned th
     for (uint64_t i = 0; i < units; i++) {
         job->sizes[i] = 0;
         if (has_data(job, i * subunits, subunits_in(copying, job, i))) {
-            job->sizes[i] = (uint32_t)compressor_run(copying->compressors[thread],
-                                                     job->bytes + i * unit, unit, to, unit - 1);
+            job->sizes[i] =
+                (uint32_t)compressor_run(copying->compressors[thread], job->bytes + i * unit,
+                                         in_memory(unit), to, in_memory(unit - 1));
             to += job->sizes[i];
         }
     }
@@ -472,16 +473,16 @@ static int prepare_job(struct copying *copying, struct job *job)
     const struct convert_target *target = copying->target;
     bool ok;
 
-    job->bytes = malloc(copying->job_bytes);
-    job->kinds = malloc(copying->job_bytes / target->subunit);
+    job->bytes = malloc(in_memory(copying->job_bytes));
+    job->kinds = malloc(in_memory(copying->job_bytes / target->subunit));
     ok = job->bytes != NULL && job->kinds != NULL;
     if (copying->copy->backing != NULL) {
-        job->behind = malloc(copying->job_bytes);
+        job->behind = malloc(in_memory(copying->job_bytes));
         ok = ok && job->behind != NULL;
     }
     if (copying->copy->compress) {
-        job->packed = malloc(copying->job_bytes);
-        job->sizes = calloc(copying->job_bytes / target->unit, sizeof(*job->sizes));
+        job->packed = malloc(in_memory(copying->job_bytes));
+        job->sizes = calloc(in_memory(copying->job_bytes / target->unit), sizeof(*job->sizes));
         ok = ok && job->packed != NULL && job->sizes != NULL;
     }
     return ok ? 0 : -ENOMEM;

@@ -17,7 +17,7 @@ static int write_zeros(struct convert_target *target, write_data data, uint64_t 
                        uint64_t length)
 {
     uint64_t most = max_u64(ZEROS_BYTES, target->unit);
-    uint8_t *zeros = calloc(1, min_u64(length, most));
+    uint8_t *zeros = calloc(1, min_size(length, most));
     int r = zeros == NULL ? -ENOMEM : 0;
 
     while (length > 0 && r == 0) {
@@ -36,7 +36,7 @@ static int write_zeros(struct convert_target *target, write_data data, uint64_t 
 static int raw_data(struct convert_target *target, uint64_t offset, const void *bytes,
                     uint64_t length)
 {
-    return store_write(target->store, offset, bytes, length);
+    return store_write(target->store, offset, bytes, in_memory(length));
 }
 
 static int raw_zeros(struct convert_target *target, uint64_t offset, uint64_t length)
@@ -129,7 +129,7 @@ void convert_target_new_image(struct convert_target *target, bool has_backing, b
 static int writer_data(struct convert_target *target, uint64_t offset, const void *bytes,
                        uint64_t length)
 {
-    return writer_write(target->writer, offset, bytes, length);
+    return writer_write(target->writer, offset, bytes, in_memory(length));
 }
 
 static int writer_zeros(struct convert_target *target, uint64_t offset, uint64_t length)

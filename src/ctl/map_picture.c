@@ -21,7 +21,7 @@ void picture_begin(struct picture *picture, uint64_t start, uint64_t end, bool h
     while (div_round_up(end - start, picture->cell_size) > PICTURE_CELLS_MAX) {
         picture->cell_size *= 2;
     }
-    picture->cell_count = div_round_up(end - start, picture->cell_size);
+    picture->cell_count = in_memory(div_round_up(end - start, picture->cell_size));
 }
 
 static enum picture_kind kind_of(const struct picture *picture, const struct map_extent *extent)

@@ -87,14 +87,14 @@ static void add_file(struct timeline *timeline, const char *path, const struct s
 static void add_start(struct timeline *timeline, struct event event)
 {
     uint64_t clock = event.snapshot->vm_clock_nsec;
-    int64_t seconds = (int64_t)(clock / 1000000000), nanoseconds = (int64_t)(clock % 1000000000);
+    int64_t seconds = (int64_t)(clock / 1000000000);
 
     if (!event.is_timed || clock == 0 || seconds > event.when.tv_sec) {
         return;
     }
     event.what = "machine-started";
-    event.when.tv_sec -= seconds;
-    event.when.tv_nsec -= nanoseconds;
+    event.when.tv_sec -= (time_t)seconds; /* no more than that is */
+    event.when.tv_nsec -= (long)(clock % 1000000000);
     if (event.when.tv_nsec < 0) {
         event.when.tv_nsec += 1000000000;
         event.when.tv_sec--;

@@ -126,7 +126,7 @@ static void cut_off(const struct bits *bits, uint64_t index, uint64_t disk_size)
 
     for (uint64_t bit = all - first; all > first && bit < bits_a_cluster(bits); bit++) {
         if (bit % 8 == 0) {
-            memset(bits->cluster + bit / 8, 0, bits->size - bit / 8);
+            memset(bits->cluster + bit / 8, 0, in_memory(bits->size - bit / 8));
             break;
         }
         bits->cluster[bit / 8] &= (uint8_t) ~(1U << (bit % 8));
@@ -174,15 +174,15 @@ int bitmap_merge(struct bitmap_change *change, const struct bitmap *into, uint64
         .table = table,
         .entries = into->table_entries,
         .granularity = into->granularity,
-        .size = image->header->cluster_size,
-        .cluster = malloc(image->header->cluster_size),
+        .size = in_memory(image->header->cluster_size),
+        .cluster = malloc(in_memory(image->header->cluster_size)),
     };
     struct bits theirs = {
         .file = source->file,
         .entries = bitmap->table_entries,
         .granularity = bitmap->granularity,
-        .size = source->header->cluster_size,
-        .cluster = malloc(source->header->cluster_size),
+        .size = in_memory(source->header->cluster_size),
+        .cluster = malloc(in_memory(source->header->cluster_size)),
     };
     uint64_t *other = NULL;
     int result = ours.cluster == NULL || theirs.cluster == NULL ? -ENOMEM : 0;

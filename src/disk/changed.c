@@ -5,6 +5,7 @@
 
 #include "disk/tracking_internal.h"
 #include "disk/writer_internal.h"
+#include "util/checked.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -53,7 +54,7 @@ static int make_room(struct changed *changed, const struct tracked *tracked, uin
     if (words > (*room) / sizeof(uint64_t)) {
         return -ENOMEM;
     }
-    changed->bits = calloc(1, sizeof(*changed->bits) + words * sizeof(uint64_t));
+    changed->bits = calloc(1, in_memory(sizeof(*changed->bits) + words * sizeof(uint64_t)));
     if (changed->bits == NULL) {
         return -ENOMEM;
     }

@@ -5,6 +5,7 @@
 
 #include "cache/change.h"
 #include "meta/format.h"
+#include "util/checked.h"
 
 #include <string.h>
 
@@ -22,7 +23,7 @@ static int inflate(void *context, void *data, size_t size)
     struct view_extent *found = context;
 
     return codec_decompress_read(found->image->codec, read_input, found,
-                                 found->extent.compressed_size, data, size);
+                                 in_memory(found->extent.compressed_size), data, size);
 }
 
 /* Two entries that name the same offset may say that there are fewer bytes, or more. */
@@ -41,14 +42,15 @@ static int get(const struct view_extent *found, const struct cache_entry **clust
     struct view_extent context = *found;
 
     return cache_pool_get(found->image->cache->data, key_of(found),
-                          found->image->header->cluster_size, inflate, &context, cluster);
+                          in_memory(found->image->header->cluster_size), inflate, &context,
+                          cluster);
 }
 
 /* All of the cluster: what somebody has prefetched, or without a way round through the pool. */
 static int read_whole(const struct view_extent *found, void *buffer)
 {
     struct cache_pool *pool = found->image->cache->data;
-    size_t size = found->image->header->cluster_size;
+    size_t size = in_memory(found->image->header->cluster_size);
     struct view_extent context = *found;
     const struct cache_entry *cluster;
 
@@ -64,7 +66,7 @@ static int read_whole(const struct view_extent *found, void *buffer)
 int compressed_read(const struct view_extent *found, void *buffer, size_t length, bool once)
 {
     struct cache_pool *pool = found->image->cache->data;
-    size_t size = found->image->header->cluster_size;
+    size_t size = in_memory(found->image->header->cluster_size);
     const struct cache_entry *cluster;
     int result;
 

@@ -241,13 +241,14 @@ static void compress(const struct batch *batch, struct scratch *scratch)
     for (size_t i = 0; i < batch->clusters; i++) {
         uint64_t at = i * size, length = min_u64(size, batch->length - at);
         const uint8_t *from = batch->data + at;
-        uint8_t *padded = length < size ? calloc(1, size) : NULL;
+        uint8_t *padded = length < size ? calloc(1, in_memory(size)) : NULL;
 
         if (padded != NULL) { /* behind the end of the disk there are zeros */
-            from = memcpy(padded, from, length);
+            from = memcpy(padded, from, in_memory(length));
         }
         scratch->sizes[i] = length == size || padded != NULL
-                                ? compressor_run(scratch->compressor, from, size, to, size - 1)
+                                ? compressor_run(scratch->compressor, from, in_memory(size), to,
+                                                 in_memory(size - 1))
                                 : 0;
         to += scratch->sizes[i];
         free(padded);
@@ -299,8 +300,9 @@ static int name(struct batch *batch, size_t index, const struct packed *place, c
     }
     result = mapping_set(writer->image->active, begin, &batch->entries[index], place->count, epoch,
                          batch->fault);
-    *set = result == 0 ? place->count
-                       : (batch->fault->guest_offset - begin) / writer_cluster_size(writer);
+    *set = result == 0
+               ? place->count
+               : in_memory((batch->fault->guest_offset - begin) / writer_cluster_size(writer));
     return result;
 }
 
@@ -331,7 +333,7 @@ static int store_packed(struct batch *batch, const struct scratch *scratch, size
     if (result < 0) {
         return result;
     }
-    result = store_write(writer->image->file, place.host_offset, packed, length);
+    result = store_write(writer->image->file, place.host_offset, packed, in_memory(length));
     if (result < 0) {
         batch->fault->guest_offset = batch->begin + index * writer_cluster_size(writer);
         batch->fault->host_offset = place.host_offset;
@@ -387,8 +389,8 @@ static int store_all(struct batch *batch, const struct scratch *scratch, uint64_
             result = store_packed(batch, scratch, index, count, packed, &stored);
         }
         if (count == 0 || plain_may_do(result)) {
-            result = store_plain(batch, index, max_u64(count, 1), &plain);
-            stored = div_round_up(plain, size);
+            result = store_plain(batch, index, in_memory(max_u64(count, 1)), &plain);
+            stored = in_memory(div_round_up(plain, size));
         }
         for (size_t i = index; i < index + stored; i++) {
             packed += scratch->sizes[i];
@@ -445,7 +447,7 @@ int compressing_write(struct writer *writer, uint64_t guest_offset, const uint8_
         batch.length = length;
         result = write_part(&batch, done);
     } else {
-        batch.clusters = div_round_up(batch.length, size);
+        batch.clusters = in_memory(div_round_up(batch.length, size));
         scratch = scratch_borrow(writer->compressing); /* without memory for it, it is plain */
         result = write_batch(&batch, scratch, done);
         if (scratch != NULL) {
@@ -501,15 +503,15 @@ static void begin_end(struct writer *writer, uint64_t from, uint64_t to, const u
 static int write_both(struct writer *writer, struct end *end)
 {
     const struct seam_part *one = &end->part, *other = end->other;
-    uint8_t *cluster = malloc(writer_cluster_size(writer));
+    uint8_t *cluster = malloc(in_memory(writer_cluster_size(writer)));
     int result;
 
     if (cluster == NULL) {
         seams_answer(writer->compressing->seams, end->other, 1);
         return 1;
     }
-    memcpy(cluster + one->from, one->data, one->to - one->from);
-    memcpy(cluster + other->from, other->data, other->to - other->from);
+    memcpy(cluster + one->from, one->data, in_memory(one->to - one->from));
+    memcpy(cluster + other->from, other->data, in_memory(other->to - other->from));
     result = writer_write_range(writer, one->cluster, cluster, writer_cluster_size(writer));
     free(cluster);
     seams_answer(writer->compressing->seams, end->other, result);

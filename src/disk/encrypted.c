@@ -41,7 +41,7 @@ static int read_sectors(const struct image *image, struct sectors *sectors,
     int result = 0;
 
     while (length > 0 && result == 0) {
-        size_t part = min_u64(length, PIECE);
+        size_t part = min_size(length, PIECE);
 
         result = sectors_read(sectors, &place, buffer, part);
         if (result == 0) {
@@ -69,12 +69,12 @@ int encrypted_write(const struct image *image, const struct encrypted_place *who
         length % SECTOR != 0) {
         return -EINVAL;
     }
-    piece = malloc(min_u64(length, PIECE));
+    piece = malloc(min_size(length, PIECE));
     if (piece == NULL) {
         return length == 0 ? 0 : -ENOMEM;
     }
     while (length > 0 && result == 0) {
-        size_t part = min_u64(length, PIECE);
+        size_t part = min_size(length, PIECE);
 
         result = cipher_encrypt(image->cipher, sector_of(image, &place), from, piece, part);
         if (result == 0) {
@@ -93,7 +93,7 @@ int encrypted_write(const struct image *image, const struct encrypted_place *who
 /* How many bytes from there on, at most `length`, are in the sector of the first. */
 static size_t part_of_sector(const struct encrypted_place *place, size_t length)
 {
-    return min_u64(length, SECTOR - place->host_offset % SECTOR);
+    return min_size(length, SECTOR - place->host_offset % SECTOR);
 }
 
 static int read_sector(const struct image *image, struct sectors *sectors,

@@ -262,7 +262,7 @@ static int find_aes_key(struct keys *keys, const char *path, size_t *index, stru
 
     for (size_t i = 0; i < keys->count; i++) {
         if (keys->owners[i] == NULL) {
-            none = min_u64(none, i);
+            none = min_size(none, i);
         } else if (strcmp(keys->owners[i], path) == 0) {
             *index = i;
             return 0;
@@ -312,7 +312,7 @@ static int unlock_aes(struct keys *keys, const struct keys_image *image, struct 
     }
     result = secret_create(AES_KEY_LENGTH, &key);
     if (result == 0) {
-        memcpy(key->bytes, given->bytes, min_u64(AES_KEY_LENGTH, given->length));
+        memcpy(key->bytes, given->bytes, min_size(AES_KEY_LENGTH, given->length));
         result = cipher_create(&kind, key->bytes, key->length, cipher);
         secret_destroy(key);
     }

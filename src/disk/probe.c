@@ -117,7 +117,7 @@ static void classify(const struct sample *sample, struct probe *probe)
     probe->class = PROBE_OTHER;
     if (sample->file_size == 0) {
         probe->description = "an empty file";
-    } else if (is_all_zeros(sample->start, min_u64(sample->file_size, START_SIZE))) {
+    } else if (is_all_zeros(sample->start, min_size(sample->file_size, START_SIZE))) {
         probe->description = "a file that begins with zeros (a raw disk, or a failed copy)";
     } else {
         probe->description = "a file of an unknown format";

@@ -28,7 +28,7 @@ static int open_walk(struct walk *walk, struct writer *writer)
 
     walk->writer = writer;
     walk->limit = div_round_up(info.size, writer_cluster_size(writer));
-    walk->table = malloc(writer_cluster_size(writer));
+    walk->table = malloc(in_memory(writer_cluster_size(writer)));
     if (result == 0 && walk->table == NULL) {
         result = -ENOMEM;
     }
@@ -85,7 +85,8 @@ static int read_table(const struct walk *walk, uint64_t table)
     if (table % header->cluster_size != 0 || table >> header->cluster_bits >= walk->limit) {
         return -EUCLEAN;
     }
-    return store_read(walk->writer->image->file, table, walk->table, header->cluster_size);
+    return store_read(walk->writer->image->file, table, walk->table,
+                      in_memory(header->cluster_size));
 }
 
 static int walk_table(struct walk *walk, uint64_t table)
@@ -252,7 +253,7 @@ static uint64_t count_following(const struct walk *walk, uint64_t at, uint64_t f
 static int correct_in_table(struct walk *walk, struct changed *changed)
 {
     const struct header *header = walk->writer->header;
-    bool *ones = malloc(header->cluster_size / header->l2_entry_bytes * sizeof(*ones));
+    bool *ones = malloc(in_memory(header->cluster_size / header->l2_entry_bytes * sizeof(*ones)));
     uint64_t at = 0, first;
     int result = ones == NULL ? -ENOMEM : 0;
 

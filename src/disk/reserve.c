@@ -14,7 +14,7 @@
 static int write_zeros(struct writer *writer, uint64_t from, uint64_t to)
 {
     uint64_t size = min_u64(to - from, ZEROS_SIZE);
-    uint8_t *zeros = calloc(1, size);
+    uint8_t *zeros = calloc(1, in_memory(size));
     int result = zeros != NULL ? 0 : -ENOMEM;
 
     while (from < to && result == 0) {

@@ -99,7 +99,7 @@ int resolved_create(const struct image *first, struct resolved **resolved)
     made->pool = first->cache->data;
     made->images = calloc(count, sizeof(struct source));
     if (made->images == NULL ||
-        cache_pool_create(L2_BUDGET, first->cache->sizes.l2_entry_size, &made->l2) < 0) {
+        cache_pool_create(L2_BUDGET, in_memory(first->cache->sizes.l2_entry_size), &made->l2) < 0) {
         resolved_destroy(made);
         return -ENOMEM;
     }

@@ -5,6 +5,7 @@
 
 #include "crypto/cipher.h"
 #include "disk/writer_internal.h"
+#include "util/checked.h"
 
 /* Between a count and what the file has. ThreadSanitizer knows no fences; it sees the counts. */
 static void fence(void)
@@ -96,7 +97,7 @@ int writer_write_sectors(struct writer *writer, const struct encrypted_place *pl
     int result;
 
     begin_write(&writer->sectors, &lock, place->guest_offset, length);
-    result = encrypted_write(writer->image, place, data, length);
+    result = encrypted_write(writer->image, place, data, in_memory(length));
     end_write(&writer->sectors, &lock);
     return result;
 }
@@ -108,7 +109,7 @@ int writer_update_sectors(struct writer *writer, const struct encrypted_place *p
     int result;
 
     begin_write(&writer->sectors, &lock, place->guest_offset, length);
-    result = encrypted_update(writer->image, place, data, length);
+    result = encrypted_update(writer->image, place, data, in_memory(length));
     end_write(&writer->sectors, &lock);
     return result;
 }

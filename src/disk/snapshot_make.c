@@ -56,7 +56,7 @@ static int open_sharing(struct sharing *sharing, struct writer *writer)
         sharing->table_bits++;
     }
     sharing->entries = entries;
-    sharing->states = calloc(entries + 1, sizeof(*sharing->states));
+    sharing->states = calloc(in_memory(entries + 1), sizeof(*sharing->states));
     pthread_mutex_init(&sharing->mutex, NULL);
     pthread_cond_init(&sharing->changed, NULL);
     return sharing->l1 == NULL || sharing->states == NULL ? -ENOMEM : 0;
@@ -251,7 +251,7 @@ static int place_copy(const struct sharing *sharing, struct allocation *copy)
 {
     struct writer *writer = sharing->writer;
     uint64_t bytes = sharing->entries * L1_ENTRY_BYTES;
-    uint64_t *raw = calloc(1, bytes + 1);
+    uint64_t *raw = calloc(1, in_memory(bytes + 1));
     int result = raw == NULL ? -ENOMEM : 0;
 
     for (uint64_t i = 0; i < sharing->entries && result == 0; i++) {

@@ -55,7 +55,7 @@ int snapshots_share(struct writer *writer, const uint64_t *l1, uint64_t entries,
                     struct allocation *copy)
 {
     uint64_t made, bytes = entries * L1_ENTRY_BYTES;
-    uint64_t *raw = calloc(1, bytes + 1);
+    uint64_t *raw = calloc(1, in_memory(bytes + 1));
     int result = raw == NULL ? -ENOMEM : writer_prepare_allocation(writer);
 
     if (result < 0) {

@@ -33,14 +33,14 @@ int snapshots_place(struct writer *writer, const void *bytes, uint64_t length,
                     struct allocation *place)
 {
     uint64_t clusters = max_u64(1, div_round_up(length, writer_cluster_size(writer)));
-    uint8_t *raw = calloc(clusters, writer_cluster_size(writer));
+    uint8_t *raw = calloc(in_memory(clusters), in_memory(writer_cluster_size(writer)));
     int result = raw == NULL ? -ENOMEM : writer_prepare_allocation(writer);
 
     if (result == 0) {
         result = allocator_take_exactly(writer->allocator, clusters, place);
     }
     if (result == 0) {
-        memcpy(raw, bytes, length);
+        memcpy(raw, bytes, in_memory(length));
         result = gate_write(writer->gate, GATE_OTHER, place->host_offset, raw,
                             clusters << writer->header->cluster_bits);
         if (result < 0) {

@@ -288,7 +288,7 @@ static int read_data(const struct view_extent *found, uint64_t guest_offset, voi
 /* How many bytes of the host `length` bytes of the extent are made of. */
 static size_t bytes_read(const struct extent *extent, size_t length)
 {
-    return extent->kind == EXTENT_COMPRESSED ? extent->compressed_size : length;
+    return extent->kind == EXTENT_COMPRESSED ? in_memory(extent->compressed_size) : length;
 }
 
 /* The bytes of one extent, which begins at `guest_offset` of the view. */
@@ -319,7 +319,7 @@ static int read_extent(struct reading *reading, const struct view_extent *found,
                   ? "the compressed cluster does not inflate to a cluster"
                   : store_read_failure(found->extent.store, found->extent.host_offset,
                                        bytes_read(&found->extent, length), result);
-        memcpy(fault.text, why, min_u64(strlen(why) + 1, sizeof(fault.text) - 1));
+        memcpy(fault.text, why, min_size(strlen(why) + 1, sizeof(fault.text) - 1));
         log_fault(found->image, &fault);
         result = result == -ENOMEM ? -ENOMEM : -EIO;
     }
@@ -336,14 +336,14 @@ static int read_extents(struct reading *reading, uint8_t *to)
         int result = view_lookup(reading->view, guest_offset, length, &found);
 
         if (result == 0) {
-            result = read_extent(reading, &found, guest_offset, to, found.extent.length);
+            result = read_extent(reading, &found, guest_offset, to, in_memory(found.extent.length));
         }
         if (result < 0) {
             return result == -ENOMEM ? -ENOMEM : -EIO;
         }
         guest_offset += found.extent.length;
         to += found.extent.length;
-        length -= found.extent.length;
+        length -= in_memory(found.extent.length);
     }
     return 0;
 }
@@ -371,7 +371,7 @@ static void hide_lost(const struct view *view, uint64_t guest_offset, uint8_t *b
     uint64_t inside = guest_offset < size ? size - guest_offset : 0;
 
     if (length > inside) {
-        memset(buffer + inside, 0, length - inside);
+        memset(buffer + inside, 0, in_memory(length - inside));
     }
 }
 
@@ -384,8 +384,8 @@ int view_read(struct view *view, uint64_t guest_offset, void *buffer, size_t len
     int result;
 
     if (length > inside) {
-        memset((uint8_t *)buffer + inside, 0, length - inside);
-        length = inside;
+        memset((uint8_t *)buffer + inside, 0, in_memory(length - inside));
+        length = in_memory(inside);
     }
     /* R4: between the look-up and the read, the clusters found stay what they are. */
     if (inflight != NULL) {

@@ -70,9 +70,10 @@ static int write_in_place(struct writer *writer, uint64_t guest_offset, const ui
     if (result == 0) {
         const struct encrypted_place place = {extent.store, extent.host_offset, guest_offset};
 
-        result = image_is_encrypted(writer->image)
-                     ? writer_update_sectors(writer, &place, data, extent.length)
-                     : store_write(extent.store, extent.host_offset, data, extent.length);
+        result =
+            image_is_encrypted(writer->image)
+                ? writer_update_sectors(writer, &place, data, extent.length)
+                : store_write(extent.store, extent.host_offset, data, in_memory(extent.length));
     }
     *done = extent.length;
     if (result == 0 && atomic_load(&writer->zeroings_begun) != zeroings) {

@@ -110,7 +110,7 @@ static int write_zeros(struct writer *writer, uint64_t from, uint64_t to, enum z
     if (result < 0 || zero) {
         return result;
     }
-    zeros = calloc(1, to - from);
+    zeros = calloc(1, in_memory(to - from));
     if (zeros == NULL) {
         return -ENOMEM;
     }

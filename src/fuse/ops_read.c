@@ -50,7 +50,7 @@ static int read_changed(struct filesystem *filesystem, const struct open_file *f
 
     memset(buffer, 0, length);
     while (r == 0 && changed_next(file->changed, at, stop, &begin, &end)) {
-        r = read_view(filesystem, file, begin, buffer + (begin - offset), end - begin);
+        r = read_view(filesystem, file, begin, buffer + (begin - offset), in_memory(end - begin));
         at = end;
     }
     return r;
@@ -88,7 +88,7 @@ void op_read(fuse_req_t request, fuse_ino_t inode, size_t size, off_t offset,
     const struct open_file *file = ops_file(info);
     uint64_t end = files_size(file);
     uint64_t start = min_u64((uint64_t)offset, end);
-    size_t length = min_u64(size, end - start);
+    size_t length = min_size(size, end - start);
     char *buffer;
 
     (void)inode;

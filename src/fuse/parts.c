@@ -487,7 +487,7 @@ int parts_at(struct parts *parts, uint64_t disk, uint64_t index, struct part *pa
         r = -ENOENT;
     }
     if (r == 0) {
-        tell(shelf, index, part);
+        tell(shelf, in_memory(index), part);
     }
     pthread_mutex_unlock(&parts->shelves->mutex);
     return r;

@@ -587,7 +587,8 @@ int tree_attributes(struct tree *tree, const struct node *node, struct stat *att
 
 void tree_space(const struct tree *tree, struct statvfs *space)
 {
-    uint64_t block = (uint64_t)tree->block_size, used, room;
+    unsigned long block = (unsigned long)tree->block_size;
+    uint64_t used, room;
 
     if (image_allocated(tree->image, &used) == 0 &&
         store_room(tree->image->data_file, &room) == 0) {

@@ -138,11 +138,11 @@ static int read_copy(const struct disk_source *disk, unsigned sector_size, uint6
         entries >= disk->size || bytes > disk->size - entries) {
         return 0;
     }
-    gpt->entries = malloc(bytes);
+    gpt->entries = malloc(in_memory(bytes));
     if (gpt->entries == NULL) {
         return -ENOMEM;
     }
-    result = disk->read(disk->context, entries, gpt->entries, bytes);
+    result = disk->read(disk->context, entries, gpt->entries, in_memory(bytes));
     if (result == 0) {
         *valid = crc32(0, gpt->entries, (unsigned)bytes) == load_le32(header + GPT_ENTRIES_CRC);
         memcpy(gpt->disk_guid, header + GPT_DISK_GUID, sizeof(gpt->disk_guid));

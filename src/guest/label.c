@@ -39,7 +39,7 @@ static int read_at(const struct contents *contents, uint64_t offset, void *buffe
 /* Up to a NUL, without blanks at the end. */
 static void set_label(struct guest_label *found, const void *label, size_t length)
 {
-    length = strnlen(label, min_u64(length, sizeof(found->label) - 1));
+    length = strnlen(label, min_size(length, sizeof(found->label) - 1));
     memcpy(found->label, label, length);
     while (length > 0 && found->label[length - 1] == ' ') {
         length--;
@@ -51,7 +51,7 @@ static void set_label_utf16(struct guest_label *found, const uint8_t *label, siz
 {
     char text[GUEST_LABEL_MAX];
 
-    load_utf16(label, min_u64(units, (sizeof(text) - 1) / 3), text);
+    load_utf16(label, min_size(units, (sizeof(text) - 1) / 3), text);
     set_label(found, text, sizeof(text));
 }
 
@@ -165,7 +165,7 @@ static int find_fat_label(const struct contents *contents, uint64_t offset, uint
 
     length = min_u64(length, DIRECTORY_MAX);
     for (uint64_t at = 0; at + FAT_ENTRY <= length; at += sizeof(bytes)) {
-        size_t part = min_u64(sizeof(bytes), length - at);
+        size_t part = min_size(sizeof(bytes), length - at);
         int r = read_at(contents, offset + at, bytes, part, &there);
 
         if (r != 0 || !there) {
@@ -240,7 +240,7 @@ static int recognise_exfat(struct contents *contents, bool *is_one)
     }
     for (size_t i = 0; i < sizeof(entries) && entries[i] != 0; i += FAT_ENTRY) {
         if (entries[i] == 0x83) {
-            set_label_utf16(contents->found, entries + i + 2, min_u64(entries[i + 1], 11));
+            set_label_utf16(contents->found, entries + i + 2, min_size(entries[i + 1], 11));
             break;
         }
     }
@@ -293,9 +293,9 @@ static int recognise_ntfs(struct contents *contents, bool *is_one)
         !checked_add(mft, NTFS_VOLUME * size, &mft)) {
         return 0;
     }
-    r = read_at(contents, mft, record, size, &there);
+    r = read_at(contents, mft, record, in_memory(size), &there);
     if (r == 0 && there && memcmp(record, "FILE", 4) == 0) {
-        find_ntfs_label(contents, record, size);
+        find_ntfs_label(contents, record, in_memory(size));
     }
     return r;
 }
@@ -310,7 +310,7 @@ int guest_label_read(partition_read_fn *read, void *context, uint64_t size,
     struct contents contents = {.source = {read, context, size}};
     struct guest_label each;
     size_t count = 0;
-    int r = read(context, 0, contents.head, min_u64(size, HEAD_SIZE));
+    int r = read(context, 0, contents.head, min_size(size, HEAD_SIZE));
 
     memset(found, 0, sizeof(*found));
     contents.found = &each;

@@ -136,7 +136,7 @@ int allocator_add_pending(struct allocator *allocator, const struct pending *ran
         return 0;
     }
     if (allocator->pending_count == allocator->pending_capacity) {
-        size_t capacity = max_u64(allocator->pending_capacity * 2, 64);
+        size_t capacity = in_memory(max_u64(allocator->pending_capacity * 2, 64));
         struct pending *pending = realloc(allocator->pending, capacity * sizeof(*pending));
 
         if (pending == NULL) {

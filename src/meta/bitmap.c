@@ -39,7 +39,8 @@ static int decode_entry(const uint8_t *data, uint64_t size, uint64_t *position,
     bitmap->granularity = UINT64_C(1) << entry[BITMAP_GRANULARITY_BITS];
     bitmap->entry_offset = (size_t)*position;
     bitmap->entry_length = (size_t)length;
-    bitmap->name = strndup((const char *)entry + BITMAP_FIXED_LENGTH + extra_size, name_size);
+    bitmap->name =
+        strndup((const char *)entry + BITMAP_FIXED_LENGTH + extra_size, in_memory(name_size));
     *position += length;
     return bitmap->name == NULL ? -ENOMEM : 0;
 }
@@ -56,13 +57,13 @@ static int read_entries(struct store *file, const struct header *header, const c
                          "%s: the bitmap directory takes %" PRIu64 " bytes, more than 64 MiB", name,
                          size);
     }
-    data = malloc(max_u64(size, 1));
+    data = malloc(in_memory(max_u64(size, 1)));
     directory->bitmaps = calloc((size_t)header->bitmap_count + 1, sizeof(*directory->bitmaps));
     if (data == NULL || directory->bitmaps == NULL) {
         free(data);
         return error_set(error, ENOMEM, "%s: out of memory", name);
     }
-    result = store_read(file, header->bitmap_directory_offset, data, size);
+    result = store_read(file, header->bitmap_directory_offset, data, in_memory(size));
     while (result == 0 && directory->count < header->bitmap_count) {
         result = decode_entry(data, size, &position, &directory->bitmaps[directory->count]);
         if (result == 0) {

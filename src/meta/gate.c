@@ -58,7 +58,8 @@ static const char *const table_names[GATE_TABLES] = {
 
 static struct groups *groups_create(uint64_t slots)
 {
-    struct groups *groups = calloc(1, sizeof(*groups) + slots * sizeof(groups->group[0]));
+    struct groups *groups =
+        calloc(1, in_memory(sizeof(*groups) + slots * sizeof(groups->group[0])));
 
     if (groups != NULL) {
         groups->slots = slots;
@@ -310,5 +311,5 @@ int gate_write(struct gate *gate, enum gate_use use, uint64_t host_offset, const
 {
     int result = gate_pass(gate, use, host_offset, length); /* R8 */
 
-    return result < 0 ? result : store_write(gate->file, host_offset, data, length);
+    return result < 0 ? result : store_write(gate->file, host_offset, data, in_memory(length));
 }

@@ -147,17 +147,17 @@ static int parse_header_length(struct parse *parse)
 
 static int read_first_cluster(struct parse *parse)
 {
-    uint8_t *cluster = realloc(parse->cluster, parse->header->cluster_size);
+    uint8_t *cluster = realloc(parse->cluster, in_memory(parse->header->cluster_size));
     int result;
 
     if (cluster == NULL) {
         return error_set(parse->error, ENOMEM, "%s: out of memory", parse->name);
     }
     parse->cluster = cluster;
-    memory_map(cluster, parse->header->cluster_size);
-    result = store_read(parse->file, 0, cluster, parse->header->cluster_size);
+    memory_map(cluster, in_memory(parse->header->cluster_size));
+    result = store_read(parse->file, 0, cluster, in_memory(parse->header->cluster_size));
     if (result < 0) {
-        memset(cluster, 0, parse->header->cluster_size);
+        memset(cluster, 0, in_memory(parse->header->cluster_size));
         return error_set(parse->error, -result, "%s: the first cluster cannot be read: %s",
                          parse->name, strerror(-result));
     }

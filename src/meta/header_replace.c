@@ -144,7 +144,7 @@ int header_replace(struct gate *gate, struct store *file, const struct header *h
         .file = file,
         .old = rest->cluster,
         .old_used = rest->used,
-        .cluster_size = header->cluster_size,
+        .cluster_size = in_memory(header->cluster_size),
         .extensions = HEADER_V2_LENGTH,
     };
     uint8_t *bytes;

@@ -87,14 +87,14 @@ int header_rest_read(struct store *file, const struct header *header, const char
     int r;
 
     memset(rest, 0, sizeof(*rest));
-    rest->cluster = malloc(header->cluster_size);
+    rest->cluster = malloc(in_memory(header->cluster_size));
     /* The padding of the last extension, and no more, may come on top of what is there. */
-    rest->extensions = malloc(header->cluster_size + EXTENSION_ALIGNMENT);
+    rest->extensions = malloc(in_memory(header->cluster_size + EXTENSION_ALIGNMENT));
     if (rest->cluster == NULL || rest->extensions == NULL) {
         header_rest_free(rest);
         return error_set(error, ENOMEM, "%s: out of memory", name);
     }
-    r = store_read(file, 0, rest->cluster, header->cluster_size);
+    r = store_read(file, 0, rest->cluster, in_memory(header->cluster_size));
     if (r < 0) {
         header_rest_free(rest);
         return error_set(error, -r, "%s: the first cluster cannot be read: %s", name, strerror(-r));
@@ -301,7 +301,7 @@ static bool put_all(struct encoder *encoder, bool with_feature_names)
 {
     const struct header *header = encoder->header;
 
-    memset(encoder->cluster, 0, header->cluster_size);
+    memset(encoder->cluster, 0, in_memory(header->cluster_size));
     encoder->length = 0;
     encoder->full = false;
     put_fields(encoder);
@@ -392,7 +392,7 @@ int header_encode(const struct header *header, const struct header_rest *rest, c
     if (r < 0) {
         return r;
     }
-    encoder.cluster = malloc(header->cluster_size);
+    encoder.cluster = malloc(in_memory(header->cluster_size));
     if (encoder.cluster == NULL) {
         return error_set(error, ENOMEM, "%s: out of memory", name);
     }

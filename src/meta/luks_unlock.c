@@ -158,7 +158,7 @@ int luks_unlock_slot(const struct luks_lock *lock, size_t slot, const struct sec
                      struct secret **key, struct error *error)
 {
     struct secret *split = NULL;
-    int result = secret_create(luks_material_length(lock->luks, slot), &split);
+    int result = secret_create(in_memory(luks_material_length(lock->luks, slot)), &split);
 
     *key = NULL;
     if (result == 0) {

@@ -126,7 +126,7 @@ static int make_material(const struct luks *luks, size_t slot, const struct secr
     int result = secret_create(luks->key_bytes, &slot_key);
 
     if (result == 0) {
-        result = secret_create(luks_material_length(luks, slot), &split);
+        result = secret_create(in_memory(luks_material_length(luks, slot)), &split);
     }
     if (result == 0) {
         result = keyslot_derive(luks->hash, passphrase, it->salt, it->iterations, slot_key->bytes,
@@ -166,7 +166,7 @@ static int make_uuid(char uuid[LUKS_UUID_LENGTH + 1])
 
 static void put_text(uint8_t *field, size_t length, const char *text)
 {
-    memcpy(field, text, min_u64(strlen(text), length));
+    memcpy(field, text, min_size(strlen(text), length));
 }
 
 /* The fields, but for the slots, of a header that is all zeros. */
@@ -254,7 +254,7 @@ int luks_make(const struct luks_wish *wish, const struct secret *passphrase, con
     if (result < 0) {
         return result;
     }
-    *area = calloc(1, luks_area_length(wish->key_bytes));
+    *area = calloc(1, in_memory(luks_area_length(wish->key_bytes)));
     result = *area == NULL ? -ENOMEM : describe(wish, &luks);
     if (result == 0) {
         result = secret_create(wish->key_bytes, &key);
@@ -349,7 +349,7 @@ static int write_state(const struct luks_edit *edit, size_t slot)
 static int write_material(const struct luks_edit *edit, size_t slot, const uint8_t *material)
 {
     return store_write(edit->file, edit->offset + edit->luks->slots[slot].key_offset, material,
-                       luks_material_length(edit->luks, slot));
+                       in_memory(luks_material_length(edit->luks, slot)));
 }
 
 static int write_filled(const struct luks_edit *edit, size_t slot, const uint8_t *material)
@@ -373,7 +373,7 @@ int luks_fill_slot(const struct luks_edit *edit, size_t slot, const struct secre
                    const struct secret *passphrase, uint32_t iteration_time, struct error *error)
 {
     struct luks_slot *it = &edit->luks->slots[slot];
-    uint8_t *material = malloc(luks_material_length(edit->luks, slot));
+    uint8_t *material = malloc(in_memory(luks_material_length(edit->luks, slot)));
     int result = material != NULL ? crypto_random(it->salt, sizeof(it->salt)) : -ENOMEM;
 
     if (result == 0) {
@@ -413,7 +413,7 @@ static int write_emptied(const struct luks_edit *edit, size_t slot, const uint8_
 
 int luks_empty_slot(const struct luks_edit *edit, size_t slot, struct error *error)
 {
-    size_t length = luks_material_length(edit->luks, slot);
+    size_t length = in_memory(luks_material_length(edit->luks, slot));
     uint8_t *random = malloc(length);
     int result = random != NULL ? crypto_random(random, length) : -ENOMEM;
 

@@ -321,17 +321,17 @@ static int pin_slice(const struct walk *walk, uint64_t l1_index, uint64_t table,
                          ", past the end of the file",
                          l1_index, walk->l1_entry, table);
     }
-    result = cache_pool_get(mapping->l2, place.source.key, mapping->slice_size, mapping_fill_slice,
-                            &place.source, slice);
+    result = cache_pool_get(mapping->l2, place.source.key, in_memory(mapping->slice_size),
+                            mapping_fill_slice, &place.source, slice);
     if (result < 0) {
         fault_set(walk, walk->position, place.source.key.host_offset,
                   "the L2 table cannot be read: %s",
                   store_read_failure(mapping->source.file, place.source.key.host_offset,
-                                     mapping->slice_size, result));
+                                     in_memory(mapping->slice_size), result));
         walk->fault->impossible = false;
     } else if (place.source.filled && looks->look != NULL) {
         /* Not while it is being filled: who frees a cluster waits for that, under a mutex. */
-        looks->look(looks->look_context, (*slice)->data, mapping->slice_size);
+        looks->look(looks->look_context, (*slice)->data, in_memory(mapping->slice_size));
     }
     return result;
 }
@@ -386,12 +386,12 @@ static int find_l1_entry(struct walk *walk, uint64_t index)
         walk->l1_entry = mapping_l1(mapping, index);
         return 0;
     }
-    result = cache_pool_get(mapping->l2, source.key, mapping->slice_size, mapping_fill_slice,
-                            &source, &piece);
+    result = cache_pool_get(mapping->l2, source.key, in_memory(mapping->slice_size),
+                            mapping_fill_slice, &source, &piece);
     if (result < 0) {
-        fault_set(
-            walk, walk->position, source.key.host_offset, "the L1 table cannot be read: %s",
-            store_read_failure(source.file, source.key.host_offset, mapping->slice_size, result));
+        fault_set(walk, walk->position, source.key.host_offset, "the L1 table cannot be read: %s",
+                  store_read_failure(source.file, source.key.host_offset,
+                                     in_memory(mapping->slice_size), result));
         walk->fault->impossible = false;
         return result;
     }

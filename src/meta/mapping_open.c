@@ -47,12 +47,13 @@ static int read_l1(struct mapping *mapping, const char *name, uint64_t l1_offset
         return 0;
     }
     size = mapping_l1_present(mapping) * L1_ENTRY_BYTES;
-    mapping->l1 = malloc(max_u64(size, 1));
+    mapping->l1 = malloc(in_memory(max_u64(size, 1)));
     if (mapping->l1 == NULL) {
         return error_set(error, ENOMEM, "%s: no memory for the L1 table of %" PRIu64 " bytes", name,
                          size);
     }
-    result = store_read(mapping->source.file, l1_offset, (void *)(uintptr_t)mapping->l1, size);
+    result = store_read(mapping->source.file, l1_offset, (void *)(uintptr_t)mapping->l1,
+                        in_memory(size));
     if (result < 0) {
         return error_set(error, -result,
                          "%s: the L1 table at offset 0x%" PRIx64 " cannot be read: %s", name,
@@ -143,8 +144,8 @@ static uint64_t peek_l1(const struct mapping *mapping, uint64_t index, uint64_t 
         uint64_t count = min_u64(L1_PIECE, mapping_l1_present(mapping) - index);
 
         if (store_read(mapping->source.file, mapping->l1_offset + index * L1_ENTRY_BYTES, piece,
-                       count * L1_ENTRY_BYTES) < 0) {
-            memset(piece, 0, count * L1_ENTRY_BYTES); /* who looks it up hears of it */
+                       in_memory(count * L1_ENTRY_BYTES)) < 0) {
+            memset(piece, 0, in_memory(count * L1_ENTRY_BYTES)); /* who looks it up hears of it */
         }
     }
     return be64toh(piece[in_piece]);

@@ -5,6 +5,7 @@
 #include "meta/format.h"
 #include "meta/mapping_internal.h"
 #include "meta/mapping_write.h"
+#include "util/checked.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -21,7 +22,7 @@ uint64_t *mapping_copy_l1(const struct mapping *mapping, uint64_t *entries)
     uint64_t *copy;
 
     *entries = mapping->l1_entries;
-    copy = malloc(*entries * sizeof(*copy) + 1);
+    copy = malloc(in_memory(*entries * sizeof(*copy) + 1));
     for (uint64_t i = 0; copy != NULL && i < *entries; i++) {
         copy[i] = mapping_l1(mapping, i);
     }

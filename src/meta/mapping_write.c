@@ -243,7 +243,7 @@ void mapping_release_l1_changes(struct mapping *mapping, struct l1_changes *chan
 /* A copy of the L1 table with more entries; NULL when memory ran out. */
 static _Atomic uint64_t *longer_l1(const struct mapping *mapping, uint64_t entries)
 {
-    _Atomic uint64_t *l1 = calloc(entries, sizeof(*l1));
+    _Atomic uint64_t *l1 = calloc(in_memory(entries), sizeof(*l1));
     uint64_t i;
 
     for (i = 0; l1 != NULL && i < mapping->l1_entries; i++) {
@@ -257,7 +257,7 @@ static int write_l1(struct mapping *mapping, const _Atomic uint64_t *l1, uint64_
                     const struct allocation *place)
 {
     uint64_t size = place->clusters << mapping->source.header->cluster_bits, i;
-    uint8_t *raw = calloc(1, size);
+    uint8_t *raw = calloc(1, in_memory(size));
     int result;
 
     if (raw == NULL) {
@@ -411,12 +411,12 @@ static int write_table(struct mapping *mapping, uint64_t shared, const struct al
     if (shared == 0 && new->fresh) {
         return 0; /* it reads as zeros */
     }
-    table = calloc(1, size);
+    table = calloc(1, in_memory(size));
     if (table == NULL) {
         return -ENOMEM;
     }
     if (shared != 0) {
-        result = store_read(mapping->source.file, shared, table, size);
+        result = store_read(mapping->source.file, shared, table, in_memory(size));
     }
     if (result == 0) {
         result = gate_write(mapping->writer->gate, GATE_OTHER, new->host_offset, table, size);
@@ -533,15 +533,15 @@ static int set_in_slice(struct mapping *mapping, uint64_t guest_offset,
         .offset = place.entry_offset,
     };
     struct cache_change change = {
-        .offset = place.entry_offset,
+        .offset = in_memory(place.entry_offset),
         .length = count * header->l2_entry_bytes,
         .epoch = epoch,
         .apply = apply_entries,
         .context = &entries,
     };
 
-    return cache_pool_change(mapping->l2, place.source.key, mapping->slice_size, mapping_fill_slice,
-                             &place.source, &change);
+    return cache_pool_change(mapping->l2, place.source.key, in_memory(mapping->slice_size),
+                             mapping_fill_slice, &place.source, &change);
 }
 
 /* Sets the entries as far as they lie in one slice; *done: how many that were. */
@@ -555,7 +555,7 @@ static int set_some(struct mapping *mapping, uint64_t guest_offset, const struct
     pthread_mutex_t *mutex = &mapping->writer->tables[l1_index % TABLE_MUTEXES];
     int result;
 
-    *done = min_u64(count, slice_entries - index);
+    *done = min_size(count, slice_entries - index);
     pthread_mutex_lock(mutex);
     result = own_table(mapping, l1_index);
     if (result == 0) {

@@ -25,14 +25,14 @@ static int read_table(struct refcounts *refcounts, const char *name, struct erro
     int result;
 
     refcounts->capacity = size / sizeof(uint64_t);
-    refcounts->table = malloc(size);
+    refcounts->table = malloc(in_memory(size));
     if (refcounts->table == NULL) {
         return error_set(error, ENOMEM, "%s: no memory for the refcount table of %" PRIu64 " bytes",
                          name, size);
     }
-    memory_map(refcounts->table, size);
-    result =
-        store_read(refcounts->source.file, header->refcount_table_offset, refcounts->table, size);
+    memory_map(refcounts->table, in_memory(size));
+    result = store_read(refcounts->source.file, header->refcount_table_offset, refcounts->table,
+                        in_memory(size));
     if (result < 0) {
         return error_set(error, -result, "%s: the refcount table cannot be read: %s", name,
                          strerror(-result));
@@ -230,7 +230,8 @@ static int pin_block(struct refcounts *refcounts, uint64_t block, const struct c
     struct block_source source = {.file = refcounts->source.file, .host_offset = block};
 
     return cache_pool_get(refcounts->source.pool, refcount_block_key(refcounts, block),
-                          refcounts->source.header->cluster_size, fill_block, &source, entry);
+                          in_memory(refcounts->source.header->cluster_size), fill_block, &source,
+                          entry);
 }
 
 /* Host offset of the block that counts `cluster`, 0 where there is none. */
@@ -379,8 +380,8 @@ static int change_in_block(struct refcounts *refcounts, uint64_t block, struct c
     uint64_t begin = (counts->index << counts->order) / 8;
     uint64_t end = div_round_up((counts->index + counts->length) << counts->order, 8);
     struct cache_change change = {
-        .offset = begin,
-        .length = end - begin,
+        .offset = in_memory(begin),
+        .length = in_memory(end - begin),
         .apply = apply_change,
         .context = counts,
     };
@@ -390,7 +391,8 @@ static int change_in_block(struct refcounts *refcounts, uint64_t block, struct c
         change.write_context = refcounts->source.gate;
     }
     return cache_pool_change(refcounts->source.pool, refcount_block_key(refcounts, block),
-                             refcounts->source.header->cluster_size, fill_block, &source, &change);
+                             in_memory(refcounts->source.header->cluster_size), fill_block, &source,
+                             &change);
 }
 
 /* Whether all of the range can change so. */
@@ -534,7 +536,7 @@ int refcounts_are_one(struct refcounts *refcounts, uint64_t first, uint64_t leng
 static void owe(struct refcounts *refcounts, const struct owed *part)
 {
     if (refcounts->owed_count == refcounts->owed_capacity) {
-        size_t capacity = max_u64(refcounts->owed_capacity * 2, 8);
+        size_t capacity = in_memory(max_u64(refcounts->owed_capacity * 2, 8));
         struct owed *owed = realloc(refcounts->owed, capacity * sizeof(*owed));
 
         if (owed == NULL) {

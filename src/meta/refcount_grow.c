@@ -104,7 +104,7 @@ static int plan_growth(const struct refcounts *refcounts, uint64_t first, uint64
         growth->table_clusters = table_wanted(refcounts, last);
         growth->blocks = before + find_missing(refcounts, from, min_u64(to + 1, own), NULL);
     } while (growth->table_clusters + growth->blocks > clusters);
-    growth->indices = calloc(growth->blocks, sizeof(*growth->indices));
+    growth->indices = calloc(in_memory(growth->blocks), sizeof(*growth->indices));
     if (growth->indices == NULL) {
         return -ENOMEM;
     }
@@ -165,7 +165,7 @@ static int write_blocks(struct refcounts *refcounts, const struct growth *growth
     if (growth->blocks == 0) {
         return 0;
     }
-    blocks = calloc(growth->blocks, refcounts->source.header->cluster_size);
+    blocks = calloc(in_memory(growth->blocks), in_memory(refcounts->source.header->cluster_size));
     if (blocks == NULL) {
         return -ENOMEM;
     }
@@ -196,10 +196,11 @@ static int write_table(struct refcounts *refcounts, struct growth *growth)
     if (growth->table_clusters == 0) {
         return 0;
     }
-    raw = malloc(size);
-    growth->table = calloc(1, size);
+    raw = malloc(in_memory(size));
+    growth->table = calloc(1, in_memory(size));
     if (raw != NULL && growth->table != NULL) {
-        memcpy(growth->table, refcounts->table, refcounts->capacity * sizeof(*growth->table));
+        memcpy(growth->table, refcounts->table,
+               in_memory(refcounts->capacity * sizeof(*growth->table)));
         for (i = 0; i < growth->blocks; i++) {
             growth->table[growth->indices[i]] = block_offset(refcounts, growth, i);
         }

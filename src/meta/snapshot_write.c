@@ -28,7 +28,7 @@ static size_t upgrade_entry(const uint8_t *from, const struct snapshot *snapshot
     size_t names =
         (size_t)load_be16(from + SNAPSHOT_ID_LENGTH) + load_be16(from + SNAPSHOT_NAME_LENGTH);
     size_t kept = SNAPSHOT_FIXED_LENGTH + extra;
-    size_t new_extra = max_u64(extra, EXTRA_NEEDED);
+    size_t new_extra = in_memory(max_u64(extra, EXTRA_NEEDED));
     uint8_t *names_to = to + SNAPSHOT_FIXED_LENGTH + new_extra;
 
     memcpy(to, from, kept);
@@ -66,9 +66,9 @@ static int read_old(struct store *file, const struct header *header,
 {
     int result = -ENOMEM;
 
-    *old = malloc(table->size + 1);
+    *old = malloc(in_memory(table->size + 1));
     if (*old != NULL) {
-        result = store_read(file, header->snapshots_offset, *old, table->size);
+        result = store_read(file, header->snapshots_offset, *old, in_memory(table->size));
     }
     if (result < 0) {
         free(*old);
@@ -93,7 +93,8 @@ int snapshot_table_upgrade(struct store *file, const struct header *header,
                            const struct snapshot_table *table, const char *name, uint8_t **bytes,
                            size_t *length, struct error *error)
 {
-    uint8_t *new = calloc(1, table->size + table->count * (EXTRA_NEEDED + 8) + 1), *old = NULL;
+    uint8_t *new = calloc(1, in_memory(table->size + table->count * (EXTRA_NEEDED + 8) + 1)),
+            *old = NULL;
     int result = new == NULL ? error_set(error, ENOMEM, "%s: out of memory", name) : 0;
 
     *bytes = NULL;
@@ -213,8 +214,8 @@ int snapshot_table_edit(struct store *file, const struct header *header,
     if (result < 0) {
         return result;
     }
-    *bytes = calloc(1, table->size + EDIT_MORE);
-    if (!has_entries(old, table->size, table->count)) {
+    *bytes = calloc(1, in_memory(table->size + EDIT_MORE));
+    if (!has_entries(old, in_memory(table->size), table->count)) {
         result = error_set(error, EIO,
                            "%s: the snapshot table at offset 0x%" PRIx64
                            " is not what it was when the image was opened",

@@ -195,7 +195,8 @@ static void read_block(struct ahead_store *ahead, struct block *block)
         block->bytes = malloc(AHEAD_BLOCK);
     }
     if (block->bytes != NULL) {
-        result = store_read(ahead->through.inner, block->offset, block->bytes, block->length);
+        result =
+            store_read(ahead->through.inner, block->offset, block->bytes, in_memory(block->length));
     }
     pthread_mutex_lock(&ahead->mutex);
     block->state = result == 0 && !block->stale ? BLOCK_READY : BLOCK_FAILED;
@@ -413,10 +414,11 @@ static int read_through_blocks(struct ahead_store *ahead, uint64_t offset, uint8
         if (block != NULL && is_of_use(block)) {
             part = min_u64(length, block->offset + block->length - offset);
         }
-        if (block == NULL || !is_of_use(block) || !take(ahead, block, offset, buffer, part)) {
+        if (block == NULL || !is_of_use(block) ||
+            !take(ahead, block, offset, buffer, in_memory(part))) {
             part = bytes_to_read(ahead, offset, part);
             pthread_mutex_unlock(&ahead->mutex);
-            result = store_read(ahead->through.inner, offset, buffer, part);
+            result = store_read(ahead->through.inner, offset, buffer, in_memory(part));
             pthread_mutex_lock(&ahead->mutex);
         }
         offset += part;

@@ -59,7 +59,7 @@ static bool told_by_device(struct direct *direct)
         return false;
     }
     direct->block = (size_t)size;
-    direct->memory = max_u64(direct->block, BLOCK_USUAL);
+    direct->memory = in_memory(max_u64(direct->block, BLOCK_USUAL));
     return true;
 }
 
@@ -134,7 +134,7 @@ static bool ends_at(const struct direct *direct, uint64_t offset)
  */
 static int advance(const struct direct *direct, size_t done, unsigned *without, size_t *whole)
 {
-    *whole = round_down(done, direct->block);
+    *whole = in_memory(round_down(done, direct->block));
     *without = *whole > 0 ? 0 : *without + 1;
     return *without < STUCK_MAX ? 0 : -EIO;
 }
@@ -147,7 +147,7 @@ static int read_blocks(const struct direct *direct, uint64_t offset, uint8_t *to
 
     *missing = 0;
     while (length > 0) {
-        ssize_t done = pread(direct->fd, to, min_u64(length, TRANSFER_MAX), (off_t)offset);
+        ssize_t done = pread(direct->fd, to, min_size(length, TRANSFER_MAX), (off_t)offset);
         size_t whole;
         int result;
 
@@ -180,7 +180,7 @@ static int write_blocks(const struct direct *direct, uint64_t offset, const uint
     unsigned without = 0;
 
     while (length > 0) {
-        ssize_t done = pwrite(direct->fd, from, min_u64(length, TRANSFER_MAX), (off_t)offset);
+        ssize_t done = pwrite(direct->fd, from, min_size(length, TRANSFER_MAX), (off_t)offset);
         size_t whole;
         int result;
 
@@ -206,9 +206,9 @@ static int write_blocks(const struct direct *direct, uint64_t offset, const uint
 /* Memory for up to `length` bytes of blocks; how many in *size. */
 static uint8_t *bounce_create(const struct direct *direct, uint64_t length, size_t *size)
 {
-    size_t alignment = max_u64(max_u64(direct->block, direct->memory), BLOCK_USUAL);
+    size_t alignment = in_memory(max_u64(max_u64(direct->block, direct->memory), BLOCK_USUAL));
 
-    *size = div_round_up(min_u64(length, BOUNCE_MAX), alignment) * alignment;
+    *size = in_memory(div_round_up(min_u64(length, BOUNCE_MAX), alignment) * alignment);
     return aligned_alloc(alignment, *size);
 }
 
@@ -219,25 +219,25 @@ static size_t as_it_is(const struct direct *direct, uint64_t offset, const void 
     if (offset % direct->block != 0 || (uintptr_t)memory % direct->memory != 0) {
         return 0;
     }
-    return round_down(length, direct->block);
+    return in_memory(round_down(length, direct->block));
 }
 
 static int read_by_bounce(const struct direct *direct, uint64_t offset, uint8_t *to, size_t length,
                           size_t *missing)
 {
-    size_t before = offset % direct->block, size, blocks_missing;
+    size_t before = in_memory(offset % direct->block), size, blocks_missing;
     uint8_t *bounce = bounce_create(direct, (uint64_t)before + length, &size);
     int result = bounce != NULL ? 0 : -ENOMEM;
 
     while (result == 0 && length > 0) {
-        size_t part = min_u64(length, size - before);
-        size_t blocks = div_round_up(before + part, direct->block) * direct->block;
+        size_t part = min_size(length, size - before);
+        size_t blocks = in_memory(div_round_up(before + part, direct->block) * direct->block);
 
         result = read_blocks(direct, offset - before, bounce, blocks, &blocks_missing);
         if (result == 0) {
             size_t there = blocks - blocks_missing;
 
-            *missing += before + part - min_u64(max_u64(there, before), before + part);
+            *missing += in_memory(before + part - min_u64(max_u64(there, before), before + part));
             memcpy(to, bounce + before, part);
             to += part;
             offset += part;
@@ -299,8 +299,8 @@ static int write_by_bounce(const struct direct *direct, uint64_t offset, const u
     int result = bounce != NULL ? 0 : -ENOMEM;
 
     while (result == 0 && length > 0) {
-        size_t before = offset % direct->block;
-        size_t part = min_u64(length, direct->block - before);
+        size_t before = in_memory(offset % direct->block);
+        size_t part = min_size(length, direct->block - before);
         size_t whole = as_it_is(direct, offset, from, length);
 
         if (part < direct->block) {
@@ -309,7 +309,7 @@ static int write_by_bounce(const struct direct *direct, uint64_t offset, const u
             part = whole;
             result = write_blocks(direct, offset, from, part);
         } else {
-            part = round_down(min_u64(length, size), direct->block);
+            part = in_memory(round_down(min_u64(length, size), direct->block));
             memcpy(bounce, from, part);
             result = write_blocks(direct, offset, bounce, part);
         }

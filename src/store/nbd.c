@@ -145,12 +145,12 @@ static bool is_whole(const struct nbd_store *nbd, uint64_t offset, uint64_t leng
 static int read_around(struct nbd_store *nbd, uint64_t offset, uint8_t *buffer, uint64_t length)
 {
     uint64_t begin = blocks_begin(nbd, offset), end = blocks_end(nbd, offset + length);
-    uint8_t *blocks = malloc(end - begin);
+    uint8_t *blocks = malloc(in_memory(end - begin));
     int result =
         blocks == NULL ? -ENOMEM : transfer_blocks(nbd, NBD_READ, begin, blocks, end - begin);
 
     if (result == 0) {
-        memcpy(buffer, blocks + (offset - begin), length);
+        memcpy(buffer, blocks + (offset - begin), in_memory(length));
     }
     free(blocks);
     return result;
@@ -161,7 +161,7 @@ static int nbd_store_read(struct store *store, uint64_t offset, void *buffer, si
     struct nbd_store *nbd = to_nbd(store);
     uint64_t there = offset < nbd->size ? min_u64(length, nbd->size - offset) : 0;
 
-    memset((uint8_t *)buffer + there, 0, length - there);
+    memset((uint8_t *)buffer + there, 0, in_memory(length - there));
     if (there == 0) {
         return 0;
     }
@@ -222,12 +222,12 @@ static int write_around(struct nbd_store *nbd, uint64_t offset, const uint8_t *b
                         uint64_t length)
 {
     uint64_t begin = blocks_begin(nbd, offset), end = blocks_end(nbd, offset + length);
-    uint8_t *blocks = malloc(end - begin);
+    uint8_t *blocks = malloc(in_memory(end - begin));
     int result =
         blocks == NULL ? -ENOMEM : transfer_blocks(nbd, NBD_READ, begin, blocks, end - begin);
 
     if (result == 0) {
-        memcpy(blocks + (offset - begin), buffer, length);
+        memcpy(blocks + (offset - begin), buffer, in_memory(length));
         result = transfer_blocks(nbd, NBD_WRITE, begin, blocks, end - begin);
     }
     free(blocks);

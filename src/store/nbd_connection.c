@@ -250,11 +250,11 @@ static int64_t issue(struct nbd_connection *connection, struct nbd_request *requ
 
     switch (request->kind) {
     case NBD_READ:
-        return library->aio_pread(handle, request->buffer, request->length, request->offset, done,
-                                  0);
+        return library->aio_pread(handle, request->buffer, in_memory(request->length),
+                                  request->offset, done, 0);
     case NBD_WRITE:
-        return library->aio_pwrite(handle, request->buffer, request->length, request->offset, done,
-                                   0);
+        return library->aio_pwrite(handle, request->buffer, in_memory(request->length),
+                                   request->offset, done, 0);
     case NBD_ZEROES:
         return library->aio_zero(handle, request->length, request->offset, done, 0);
     case NBD_FLUSH:

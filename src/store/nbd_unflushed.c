@@ -60,8 +60,8 @@ struct nbd_unflushed *nbd_unflushed_create(uint64_t size)
     }
     pthread_mutex_init(&unflushed->mutex, NULL);
     words = size / unflushed->granule / WORD_BITS + 1;
-    unflushed->written.words = calloc(words, sizeof(uint64_t));
-    unflushed->flushing.words = calloc(words, sizeof(uint64_t));
+    unflushed->written.words = calloc(in_memory(words), sizeof(uint64_t));
+    unflushed->flushing.words = calloc(in_memory(words), sizeof(uint64_t));
     if (unflushed->written.words == NULL || unflushed->flushing.words == NULL) {
         nbd_unflushed_destroy(unflushed);
         return NULL;

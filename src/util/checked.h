@@ -58,6 +58,21 @@ static inline uint64_t max_u64(uint64_t a, uint64_t b)
     return a > b ? a : b;
 }
 
+/*
+ * `bytes` as a size of memory. Where that has 32 bits, more than it can say becomes SIZE_MAX, which
+ * no allocation gets: what was to be allocated ends as without memory, never as a buffer too small.
+ */
+static inline size_t in_memory(uint64_t bytes)
+{
+    return bytes <= SIZE_MAX ? (size_t)bytes : SIZE_MAX;
+}
+
+/* The smaller of two lengths, of which one is that of something in memory. */
+static inline size_t min_size(uint64_t a, uint64_t b)
+{
+    return in_memory(min_u64(a, b));
+}
+
 /* True when [offset, offset + length) lies inside [0, limit). */
 static inline bool range_within(uint64_t offset, uint64_t length, uint64_t limit)
 {
