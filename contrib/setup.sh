@@ -1,7 +1,7 @@
 # shellcheck shell=sh
 # SPDX-License-Identifier: MIT
 #
-# Sourced by contrib/quickstart, contrib/try-debian and tests/run: which packages they need, and how a
+# Sourced by contrib/quickstart, contrib/try-* and tests/run: which packages they need, and how a
 # source tree is made ready to be built. The functions speak on stderr and return 0 or 1.
 
 # An ordinary user's PATH often lacks the place of mkfs.ext4, debugfs, losetup and blkid.

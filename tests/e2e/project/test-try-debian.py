@@ -13,7 +13,7 @@ import signal
 from lib import mount, run, tap, tools
 from lib.tap import check, check_equal
 
-TRY = os.path.join(run.SOURCE, "contrib", "try-debian")
+TRY, TRY_PACKAGE = (os.path.join(run.SOURCE, "contrib", name) for name in ("try-debian", "try-package"))
 PROGRAMS = ("sh", "cat", "ls", "sleep")
 DEBOOTSTRAP = """#!/bin/sh
 echo "$*" >"$ASKED"
@@ -92,6 +92,13 @@ def _(directory):
     check("no chroot of nothing could be made" in done.stderr, "it said %s", done.stderr)
 
 
+@suite.test("--package tries the package in the chroot")
+def _(directory):
+    tried = Tried(directory)
+    done = tried.run("--package", "trixie", status=1)  # which has no apt
+    check("FAIL: trixie: contrib/try-package ended with" in done.stdout, "it said %s", done.stdout)
+
+
 def killed(directory, meanwhile=lambda: None):
     tried = Tried(directory)
     pipe = os.path.join(directory, "pipe")
@@ -134,6 +141,8 @@ def _(_directory):
     check("--command=COMMAND" in tools.output(TRY, "--help"), "no help")
     for arguments in ((), ("trixie", "sid"), ("--no-such-option", "sid")):
         check("Usage: " in tools.run(TRY, *arguments, status=1).stderr, "no usage")
+    check("Usage: " in tools.output(TRY_PACKAGE, "--help"), "no help")
+    check("Usage: " in tools.run(TRY_PACKAGE, "bookworm", status=1).stderr, "no usage")
 
 
 if __name__ == "__main__":
