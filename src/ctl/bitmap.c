@@ -344,7 +344,7 @@ const struct command bitmap_command = {
         "Of a disk that qcow2fs has mounted, its qcow2fs does it, at a moment between two\n"
         "writes: IMAGE is then the image, its mount point, its raw file, its loop device,\n"
         "or where its files are; -b is for an image that is not in use.\n\n"
-        "Killed at any moment, the image has the old bitmaps or the new ones.\n",
+        "Killed at any moment, each of the options that were given is done, or is not.\n",
     .examples = "  qcow2ctl bitmap --add disk.qcow2 monday\n"
                 "  qcow2ctl bitmap --add --disable -g 64K disk.qcow2 monday\n"
                 "  qcow2ctl bitmap --merge=monday --merge=tuesday disk.qcow2 week\n"
