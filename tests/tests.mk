@@ -498,6 +498,7 @@ tests_unit_fuse_test_long_requests_CFLAGS = $(AM_CFLAGS) $(FUSE3_CFLAGS)
 tests_unit_fuse_test_long_requests_SOURCES = tests/unit/fuse/test-long-requests.c \
 	src/fuse/long_requests.c
 tests_unit_fuse_test_later_SOURCES = tests/unit/fuse/test-later.c src/fuse/later.c
+tests_unit_fuse_test_later_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=process_start_thread
 tests_unit_fuse_test_lost_SOURCES = tests/unit/fuse/test-lost.c src/fuse/lost.c
 tests_unit_fuse_test_names_SOURCES = tests/unit/fuse/test-names.c src/fuse/names.c
 # It is the tree, the open files and the mount, as far as a change of the snapshots needs them.
