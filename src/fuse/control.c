@@ -8,6 +8,7 @@
 #include "fuse/later.h"
 #include "fuse/snapshots.h"
 #include "util/control.h"
+#include "util/process.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -319,11 +320,11 @@ int control_start(struct filesystem *filesystem, int listening, struct control *
     atomic_init(&made->ends, false);
     made->asked.length = 0;
     made->answer.length = 0;
-    r = pthread_create(&made->thread, NULL, run, made);
-    if (r != 0) {
+    r = process_start_thread(&made->thread, NULL, run, made);
+    if (r < 0) {
         close(listening);
         free(made);
-        return -r;
+        return r;
     }
     *control = made;
     return 0;

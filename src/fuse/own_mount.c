@@ -3,6 +3,7 @@
 
 #include "fuse/own_mount.h"
 #include "util/deadline.h"
+#include "util/process.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -131,10 +132,10 @@ static void *run(void *argument)
 
 int own_mount_start(struct own_mount *own)
 {
-    int r = pthread_create(&own->thread, NULL, run, own);
+    int r = process_start_thread(&own->thread, NULL, run, own);
 
     own->has_thread = r == 0;
-    return -r;
+    return r;
 }
 
 void own_mount_destroy(struct own_mount *own)

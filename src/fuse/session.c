@@ -443,16 +443,14 @@ int session_background(struct session *session, enum session_process *process, s
 
 /* --- serving ---------------------------------------------------------------- */
 
-/* A signal must meet the thread that waits in the loop, and interrupt it there. */
+/* None of them gets a signal: that must meet the thread that waits in the loop, and interrupt it.
+ */
 static int start_threads(struct session *session)
 {
-    sigset_t all, before;
     int r;
 
     process_limit_stacks();
     image_may_start_threads(session->settings.source->image);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     r = cache_start_cleaner(session->settings.source->image->cache);
     if (r == 0 && session->settings.source->writer != NULL) {
         r = writer_start(session->settings.source->writer);
@@ -464,7 +462,6 @@ static int start_threads(struct session *session)
         r = control_start(session->filesystem, session->listening, &session->control);
         session->listening = -1;
     }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     return r;
 }
 
