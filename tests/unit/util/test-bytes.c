@@ -5,7 +5,6 @@
 #include "util/bytes.h"
 #include "util/checked.h"
 
-
 static const unsigned char digits[] = {0x00, 0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef, 0x10};
 
 START_TEST(loads_most_significant_byte_first_at_any_alignment)
