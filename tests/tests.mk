@@ -490,7 +490,7 @@ tests_races_mounted_SOURCES = tests/crash/tools.c tests/crash/tools.h \
 tests_model_model_CPPFLAGS = $(PROJECT_CPPFLAGS)
 tests_model_model_CFLAGS = $(PROJECT_CFLAGS)
 tests_model_model_SOURCES = tests/model/bitmaps.c tests/model/model.c tests/model/model.h \
-	tests/model/snapshots.c tests/model/worker.c
+	tests/model/other.c tests/model/snapshots.c tests/model/worker.c
 tests_model_model_LDADD = $(LIBQCOW2_LIBS)
 
 # It is libfuse, as far as that is needed.

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The persistent bitmaps that the image has, bit for bit: what each must say after all that was
- * written, zeroed, discarded and resized, cleared, switched and merged. All succeeds here, so that
- * what a bitmap has is known exactly.
+ * written, zeroed, discarded and resized, cleared, switched, merged, copied and
+ * removed. All succeeds here, so that what a bitmap has is known exactly.
  */
 #include "config.h"
 
@@ -20,7 +20,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MEMORY (UINT64_C(64) << 20)
+#define MEMORY        (UINT64_C(64) << 20)
+#define GRANULARITIES 23 /* 512 bytes to 2 GiB */
 
 struct kept_bitmap {
     char *name;
@@ -31,6 +32,8 @@ struct kept_bitmap {
 
 struct kept_bitmaps {
     size_t count;
+    size_t first_count; /* of which the image had in the beginning */
+    unsigned copied;    /* how many ever were: their names count them */
     struct kept_bitmap list[MODEL_BITMAPS_MAX];
 };
 
@@ -92,6 +95,7 @@ void bitmaps_find(struct model *model)
     for (size_t i = 0; i < directory->count; i++) {
         add(model, &directory->bitmaps[i]);
     }
+    model->bitmaps->first_count = model->bitmaps->count;
     bitmap_directory_free(directory);
 }
 
@@ -173,6 +177,72 @@ static int merge(struct model *model, struct kept_bitmap *bitmap, const struct k
     return writer_bitmap_merge(model->writer, bitmap->name, model->image, from->name, error);
 }
 
+static int remove_one(struct model *model, struct kept_bitmap *bitmap, struct error *error)
+{
+    struct kept_bitmaps *all = model->bitmaps;
+    int result = writer_bitmap_remove(model->writer, bitmap->name, error);
+
+    free(bitmap->name);
+    free(bitmap->bits);
+    *bitmap = all->list[--all->count];
+    return result;
+}
+
+static void set_changes(struct kept_bitmap *bitmap, const struct model_changes *changes,
+                        uint64_t granularity, uint64_t size)
+{
+    for (size_t i = 0; i < changes->count; i++) {
+        const struct model_range *range = &changes->list[i];
+
+        set_bits(bitmap, round_down(range->from, granularity),
+                 min_u64(size, div_round_up(range->to, granularity) * granularity));
+    }
+}
+
+/* A bitmap of the other image comes here as a whole, or what it has into one that is here. */
+static int take_from_other(struct model *model, struct kept_bitmap *into, uint64_t chance,
+                           struct error *error)
+{
+    struct kept_bitmaps *all = model->bitmaps;
+    uint64_t size = model->image->header->virtual_size;
+    char name[32];
+    struct bitmap made = {
+        .name = name,
+        .granularity = UINT64_C(512) << chance % GRANULARITIES,
+        .flags = chance / 32 % 4 != 0 ? BITMAP_FLAG_AUTO : 0,
+    };
+    struct model_changes changes;
+    struct image *other;
+    int result;
+
+    snprintf(name, sizeof(name), "copied-%u", ++all->copied);
+    other = other_open(model, name, made.granularity, made.flags != 0, chance, &changes);
+    if (into == NULL) {
+        result = writer_bitmap_copy(model->writer, name, other, error);
+        add(model, &made);
+        into = &all->list[all->count - 1];
+    } else {
+        result = writer_bitmap_merge(model->writer, into->name, other, name, error);
+    }
+    set_changes(into, &changes, made.granularity, size);
+    other_close(model, other, name);
+    return result;
+}
+
+/* Where there is no room one of those that were copied goes. */
+static int copy(struct model *model, uint64_t chance, struct error *error)
+{
+    struct kept_bitmaps *all = model->bitmaps;
+    int result = 0;
+
+    if (all->count == MODEL_BITMAPS_MAX) {
+        size_t ours = all->count - all->first_count;
+
+        result = remove_one(model, &all->list[all->first_count + chance % ours], error);
+    }
+    return result < 0 ? result : take_from_other(model, NULL, chance, error);
+}
+
 void bitmaps_change(struct model *model, uint64_t chance)
 {
     struct kept_bitmaps *all = model->bitmaps;
@@ -185,19 +255,25 @@ void bitmaps_change(struct model *model, uint64_t chance)
     }
     bitmap = &all->list[chance % all->count];
     other = &all->list[(chance + 1 + chance / 1000 % (all->count - 1)) % all->count];
-    switch (chance / 100 % 3) {
+    switch (chance / 100 % 6) {
     case 0:
         result = clear(model, bitmap, &error);
         break;
     case 1:
         result = switch_it(model, bitmap, &error);
         break;
-    default:
+    case 2:
+        result = take_from_other(model, bitmap, chance / 1000, &error);
+        break;
+    case 3:
         result = merge(model, bitmap, other, &error);
+        break;
+    default:
+        result = copy(model, chance / 1000, &error);
         break;
     }
     if (result < 0) {
-        fail(model, bitmap->name, error.text);
+        fail(model, "", error.text);
     }
 }
 

@@ -7,8 +7,8 @@
  * IMAGE exists; EXPECTED is a raw file with what its disk shows, which is
  * changed along. When it ends with status 0 the image is closed; whoever calls
  * compares it with EXPECTED, and has it checked. With `bitmaps`, EXPECTED.bitmaps has what they
- * must say. One thread repeats the same operations for the same seed; of more, each does, but not
- * in the same order.
+ * must say, and some are copied from the image EXPECTED.other. One thread repeats the same
+ * operations for the same seed; of more, each does, but not in the same order.
  */
 #include "config.h"
 
@@ -130,14 +130,20 @@ static void close_expected(struct model *model, int fd)
     }
 }
 
-/* Beside EXPECTED, as EXPECTED.bitmaps. */
-static void write_bitmaps(const struct model *model, const char *expected)
+static char *beside(const char *expected, const char *suffix)
 {
     char *path;
 
-    if (asprintf(&path, "%s.bitmaps", expected) < 0) {
+    if (asprintf(&path, "%s.%s", expected, suffix) < 0) {
         die("out of memory");
     }
+    return path;
+}
+
+static void write_bitmaps(const struct model *model, const char *expected)
+{
+    char *path = beside(expected, "bitmaps");
+
     bitmaps_write(model, path);
     free(path);
 }
@@ -262,6 +268,7 @@ int main(int argc, char **argv)
         return 2;
     }
     model.path = argv[1];
+    model.other = beside(argv[2], "other");
     parse_options(&model, argv[3]);
     log_init(&model.log, log_sink, NULL);
     expected = open_expected(&model, argv[2]);
@@ -278,6 +285,7 @@ int main(int argc, char **argv)
     close_expected(&model, expected);
     snapshots_destroy(model.snapshots);
     bitmaps_destroy(model.bitmaps);
+    free(model.other);
     log_release(&model.log);
     return 0;
 }

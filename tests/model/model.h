@@ -26,6 +26,7 @@
 #define MODEL_THREADS_MAX   64
 #define MODEL_SNAPSHOTS_MAX 3 /* of ours at the same time */
 #define MODEL_BITMAPS_MAX   8
+#define MODEL_CHANGES_MAX   12
 
 struct model_options {
     struct option_number seed;
@@ -54,6 +55,17 @@ struct model {
     uint64_t capacity; /* the most that it grows to */
     struct kept_snapshots *snapshots;
     struct kept_bitmaps *bitmaps; /* NULL: none is looked at */
+    char *other;                  /* path of the image from which bitmaps are copied */
+};
+
+/* Bytes [from, to) of a disk. */
+struct model_range {
+    uint64_t from, to;
+};
+
+struct model_changes {
+    struct model_range list[MODEL_CHANGES_MAX];
+    size_t count;
 };
 
 struct worker {
@@ -82,14 +94,22 @@ void bitmaps_mark(struct model *model, uint64_t from, uint64_t to);
 
 /*
  * With nobody else at work: the disk, of model->size bytes yet, gets `size`; one is cleared,
- * switched or merged as a random number says; each says what it must; what they must say goes to a
- * file, a line for each: its name, whether it is enabled, and where its ranges begin and how long
- * they are.
+ * switched, merged, copied or removed as a random number says; each says what it must; what they
+ * must say goes to a file, a line for each: its name, whether it is enabled, and where its ranges
+ * begin and how long they are.
  */
 void bitmaps_resize(struct model *model, uint64_t size);
 void bitmaps_change(struct model *model, uint64_t chance);
 void bitmaps_check(const struct model *model);
 void bitmaps_write(const struct model *model, const char *path);
+
+/*
+ * The other image, to be read, with a disk as large as that of model->image and a new bitmap, in
+ * which are the changes that it tells of. Closing it removes the bitmap.
+ */
+struct image *other_open(const struct model *model, const char *name, uint64_t granularity,
+                         bool enabled, uint64_t chance, struct model_changes *changes);
+void other_close(const struct model *model, struct image *image, const char *name);
 
 struct worker worker_create(struct model *model, unsigned number, uint64_t round);
 

@@ -58,7 +58,7 @@ class Kind:
     something, and returns its path; `options` are those of qemu-img's -o. `resize`: its disk can
     change its size. `lazy`: it is written with lazy refcounts. `saves`: it can have snapshots, which
     are then made and removed among the rest. `compress`: what is written is compressed.
-    `serve(path)` is a context manager that gives the name by which it is opened.
+    `bitmaps`: it has bitmaps, which are followed, and others come and go. `serve(path)` is a context manager that gives the name by which it is opened.
     """
 
     def __init__(self, name, make, resize=True, lazy=False, saves=True, compress=False, bitmaps=False,
@@ -134,14 +134,15 @@ def add_bitmaps(path):
 
 
 def check_bitmaps(path, expected):
-    """QEMU finds in them what the model says, and whether they are enabled."""
+    """QEMU finds in them what the model says, and whether they are enabled; and no others."""
+    found = {name: flags for name, _, flags in bitmaps.bitmaps(path)}
     with open(expected + ".bitmaps", encoding="ascii") as lines:
         for name, enabled, *numbers in map(str.split, lines):
-            flags = {each: flags for each, _, flags in bitmaps.bitmaps(path)}[name]
-            check_equal(flags, ["auto"] if enabled == "1" else [], "the flags of %s" % name)
+            check_equal(found.pop(name), ["auto"] if enabled == "1" else [], "the flags of %s" % name)
             numbers = list(map(int, numbers))
             check_equal(bitmaps.ranges(path, name), [list(pair) for pair in zip(numbers[::2], numbers[1::2])],
                         "what %s has" % name)
+    check_equal(found, {}, "what else it has")
 
 
 def check_snapshots(path, before):
@@ -184,6 +185,8 @@ def _prepared(kind, cluster, directory):
     before = {name: snapshot_to_raw(path, name, os.path.join(place, name + ".raw"))
               for name in snapshots(path)}
     expected = image.to_raw(path, os.path.join(place, "expected.raw"))
+    if kind.bitmaps:
+        image.create(expected + ".other", SIZE, cluster_size=4 * KiB)
     os.rename(place, kept)
 
     @contextlib.contextmanager
