@@ -179,6 +179,7 @@ E2E_TESTS = \
 	tests/e2e/mount/test-ctl-mount-missing.py \
 	tests/e2e/mount/test-backup-point-frozen.py \
 	tests/e2e/mount/test-backup-point-stopped.py \
+	tests/e2e/mount/test-backup-point-user.py \
 	tests/e2e/mount/test-ctl-snapshot-mounted.py \
 	tests/e2e/mount/test-mount.py \
 	tests/e2e/mount/test-mount-fstab.py \
@@ -238,6 +239,7 @@ E2E_HELPERS = \
 	tests/e2e/README.md \
 	tests/e2e/run \
 	tests/e2e/lib/__init__.py \
+	tests/e2e/lib/backups.py \
 	tests/e2e/lib/bad.py \
 	tests/e2e/lib/bitmaps.py \
 	tests/e2e/lib/busy_clock.c \

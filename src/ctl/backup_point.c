@@ -293,6 +293,13 @@ static int run_backup_point(struct ctl *ctl)
         error_set(&ctl->error, EINVAL, "say which bitmap records the changes: --bitmap=NAME");
         return CTL_USAGE;
     }
+    if (strlen(options->bitmap) > BITMAP_NAME_MAX - strlen(PREFIX)) {
+        error_set(&ctl->error, EINVAL,
+                  "the name of the bitmap has more than %zu bytes, and with " PREFIX
+                  " before it would be too long",
+                  BITMAP_NAME_MAX - strlen(PREFIX));
+        return CTL_USAGE;
+    }
     if (options->done.value && options->failed.value) {
         error_set(&ctl->error, EINVAL, "of --done and --failed only one can be");
         return CTL_USAGE;

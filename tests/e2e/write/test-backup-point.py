@@ -5,17 +5,15 @@
 import json
 import os
 import random
-import re
 import shutil
 import threading
 
-from lib import ctl, image, mount, run, tap, tools, write
+from lib import backups, ctl, image, mount, tap, tools, write
 from lib.bitmaps import bitmaps, ranges
 from lib.image import KiB, MiB
 from lib.tap import check, check_equal
 
 SIZE = 20 * MiB
-PAGE = os.path.join(os.environ.get("QCOW2FS_SRCDIR", run.SOURCE), "docs", "qcow2ctl.1")
 ROUNDS = 20
 
 suite = tap.Suite(needs=[tools.fuse, tools.QEMU, tools.tool("qemu-nbd")])
@@ -68,15 +66,6 @@ def apply(mounted, onto):
             backup.write(file.read(length))
 
 
-def script():
-    """The functions of the manual page, as somebody would copy them."""
-    with open(PAGE, encoding="utf-8") as file:
-        found = re.search(r'BEGIN ROUND\n(.*?)\.\\" END ROUND', file.read(), re.DOTALL)
-    check(found is not None, "the page has no round")
-    examples = "".join(re.findall(r"\.EX\n(.*?)\.EE\n", found.group(1), re.DOTALL))
-    return examples.replace("\\-", "-").replace("\\e", "\\").replace("\\(aq", "'")
-
-
 class Round:
     """The manual page's functions, called in a directory with a disk mounted at image/."""
 
@@ -89,7 +78,7 @@ class Round:
         os.mkdir(os.path.join(directory, "backup"))
 
     def call(self, *arguments, status=0, first=""):
-        tools.run("sh", "-eu", "-c", script() + first + "\n" + " ".join(arguments), cwd=self.directory,
+        tools.run("sh", "-eu", "-c", backups.script() + first + "\n" + " ".join(arguments), cwd=self.directory,
                   status=status, env=tools.environment(PATH=self.programs + ":" + tools.PATH))
 
     def restored(self, *numbers):
@@ -340,6 +329,8 @@ def _(directory):
     for arguments in ([path], ["--bitmap=a", "--done", "--failed", path],
                       ["--bitmap=a", "--done", "--freeze=/mnt", path], ["--bitmap=a"]):
         ctl.refused("backup-point", *arguments, status=64)
+    ctl.refused("backup-point", "--bitmap=" + "n" * 1017, path, status=64, words=["1016 bytes", "backup-"])
+    ctl.refused("backup-point", "--bitmap=" + "n" * 1016, path, words=["not mounted"])
 
 
 @suite.test("an image that is mounted over itself is refused, and the sentence says what to do")
