@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 struct bitmap_options {
     struct common_flags common;
@@ -41,6 +42,15 @@ static void say(const struct work *work, const char *done)
     if (!options->common.quiet.value) {
         printable_line(stdout, "Bitmap '%s' %s.", work->name, done);
     }
+}
+
+/* Whether -b names the image that is changed: then no other has to be opened. */
+static bool is_itself(const char *source_file, const char *image)
+{
+    struct stat one, other;
+
+    return stat(source_file, &one) == 0 && stat(image, &other) == 0 && one.st_dev == other.st_dev &&
+           one.st_ino == other.st_ino;
 }
 
 static int merge_each(const struct work *work, const char *list)
@@ -149,7 +159,7 @@ static int change_mounted(const struct work *work, const struct stack *stack)
     char granularity[24];
     int r;
 
-    if (options->source_file != NULL) {
+    if (options->source_file != NULL && !is_itself(options->source_file, stack->daemon.image)) {
         return error_set(&work->ctl->error, EBUSY,
                          "%s: is mounted, and bitmaps of another image are merged into one that is "
                          "not in use; unmount it first: qcow2ctl umount %s",
@@ -189,7 +199,8 @@ static int run_mounted(struct ctl *ctl, bool *is_mounted)
     }
     stack = stacks_find_writer(&stacks, ctl->operands[0]);
     *is_mounted = stack != NULL;
-    r = stack != NULL ? change_mounted(&work, stack) : 0;
+    r = stack != NULL ? change_mounted(&work, stack)
+                      : stacks_refuse_reader(&stacks, ctl->operands[0], &ctl->error);
     stacks_release(&stacks);
     return r;
 }
@@ -201,7 +212,7 @@ static int open_source(struct work *work)
 {
     const struct bitmap_options *options = work->ctl->options;
 
-    if (options->source_file == NULL) {
+    if (options->source_file == NULL || is_itself(options->source_file, work->ctl->operands[0])) {
         work->source = work->image;
         return 0;
     }

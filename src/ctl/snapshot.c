@@ -217,6 +217,8 @@ static int run_mounted(struct ctl *ctl, const char *path, bool changes, bool *is
         r = error_set(&ctl->error, EINVAL,
                       "%s: is not mounted for writing by qcow2fs, so there is nothing to freeze",
                       path);
+    } else if (changes) {
+        r = stacks_refuse_reader(&stacks, path, &ctl->error);
     }
     stacks_release(&stacks);
     return r;

@@ -360,6 +360,29 @@ struct stack *stacks_find_writer(struct stacks *stacks, const char *path)
     return found;
 }
 
+int stacks_refuse_reader(const struct stacks *stacks, const char *path, struct error *error)
+{
+    char *absolute;
+    struct wanted wanted = look_at(path, &absolute);
+    int result = 0;
+
+    for (size_t i = 0; i < stacks->count && result == 0; i++) {
+        const struct registry_record *daemon = &stacks->list[i].daemon;
+
+        if (belongs(&stacks->list[i], &wanted) &&
+            (strcmp(wanted.path, daemon->image) != 0 ||
+             strcmp(daemon->image, daemon->mount_point) == 0)) {
+            result = error_set(error, EROFS,
+                               "%s: %s is mounted there %s, and is not written; unmount it first: "
+                               "qcow2ctl umount %s",
+                               path, daemon->image,
+                               daemon->overlay ? "with an overlay" : "read-only", path);
+        }
+    }
+    free(absolute);
+    return result;
+}
+
 struct stack *stacks_choose(struct stacks *stacks, const char *path, struct error *error)
 {
     char *absolute;

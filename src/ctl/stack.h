@@ -52,6 +52,12 @@ struct stack *stacks_choose(struct stacks *stacks, const char *path, struct erro
 /* The first that `path` belongs to and that writes to its image, or NULL. */
 struct stack *stacks_find_writer(struct stacks *stacks, const char *path);
 
+/*
+ * Of a path that belongs to none that writes to its image: -EROFS with a sentence where it is a
+ * place at which an image is mounted, and not the image itself; else 0.
+ */
+int stacks_refuse_reader(const struct stacks *stacks, const char *path, struct error *error);
+
 /* Up to three processes that use what is mounted at `path`, as "bash (12), vi (13)"; or "". */
 void stack_users(const char *path, char *text, size_t size);
 

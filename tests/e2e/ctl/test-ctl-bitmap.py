@@ -95,6 +95,19 @@ def _(directory):
     write.check_clean(other)
 
 
+@suite.test("-b may name the image itself, by whatever path")
+def _(directory):
+    path, link = os.path.join(directory, "image.qcow2"), os.path.join(directory, "link.qcow2")
+    tools.run("qemu-img", "create", "-q", "-f", "qcow2", path, "10M")
+    os.symlink(path, link)
+    bitmap("-q", "--add", path, "one")
+    image.io(path, "write 1M 64k")
+    for number, source in enumerate((path, link)):
+        bitmap("-q", "--add", "--merge=one", "-b", source, path, "of %d" % number)
+        check_equal(ranges(path, "of %d" % number), [[MiB, 65536]], "its bits")
+    write.check_clean(path)
+
+
 @suite.test("bits of clusters that a merge does not touch stay where they are")
 def _(directory):
     path = os.path.join(directory, "image.qcow2")

@@ -123,7 +123,22 @@ def _(directory):
             ctl.refused("bitmap", *arguments, words=words)
     with mount.mount(path):
         ctl.refused("bitmap", "--clear", path, "there", words=["qcow2fs"])
+    for options, words in (([], "read-only"), (["overlay"], "overlay")):
+        with mount.mount(path, *options, directory=True, writable=bool(options)) as mounted:
+            for place in (mounted.path, mounted.disk):
+                ctl.refused("bitmap", "--clear", place, "there", words=[place, words, "umount"])
+                ctl.refused("snapshot", "-c", "new", place, words=[place, words, "umount"])
     tap.check_equal(bitmaps(path), [("there", 65536, ["auto"])], "the bitmaps")
+
+
+@suite.test("-b may name the image itself")
+def _(directory):
+    path = create(directory, "one", "two")
+    with mount.mount(path, writable=True) as mounted, write.Direct(mounted.disk) as direct:
+        bitmap("-q", "--disable", path, "two")
+        direct.write(MiB, b"a" * 4096)
+        bitmap("-q", "--merge=one", "-b", path, mounted.path, "two")
+    tap.check_equal(ranges(path, "two"), [[MiB, 64 * KiB]], "the bits")
 
 
 if __name__ == "__main__":
