@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import time
 
-from lib import image, run, tools
+from lib import encrypted, image, run, tools
 
 from . import trees
 
@@ -117,8 +117,8 @@ class Images:
         """As the plain one."""
         disk, encrypting = _with_key(fresh(directory, self.size))
         _noise(disk.raw, self.size)
-        tools.run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", *encrypting, disk.raw,
-                  disk.qcow2, timeout=SECONDS_TO_MAKE)
+        encrypted.make("qemu-img", "convert", "-f", "raw", "-O", "qcow2", *encrypting, disk.raw,
+                       disk.qcow2, timeout=SECONDS_TO_MAKE)
         return disk
 
     def _make_compressed(self, directory, kind):
@@ -183,7 +183,8 @@ class Images:
             convert += ["-c", "-o", "compression_type=" + kind]
         elif kind == "luks":
             disk, encrypting = _with_key(disk)
-            convert += encrypting
+            encrypted.make(*convert, *encrypting, raw, path, timeout=SECONDS_TO_MAKE)
+            return disk
         if kind.startswith("chain"):
             return self._scatter(disk, int(kind[len("chain"):]))
         tools.run(*convert, raw, path, timeout=SECONDS_TO_MAKE)

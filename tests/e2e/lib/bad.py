@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import time
 
-from . import compare, image, mount, private, qcow2, run, tools
+from . import compare, encrypted, image, mount, private, qcow2, run, tools
 from .image import KiB, MiB
 from .mount import REPORTS
 from .tap import check, check_equal
@@ -98,9 +98,10 @@ def _encrypted(format_name):
     def make(directory):
         path = os.path.join(directory, "image.qcow2")
         extra = ",encrypt.iter-time=10" if format_name == "luks" else ""
-        tools.run("qemu-img", "create", "-q", "--object", "secret,id=s0,data=abc123", "-f", "qcow2",
-                  "-o", "encrypt.format=%s,encrypt.key-secret=s0%s" % (format_name, extra), path,
-                  "2M")
+        encrypted.make("qemu-img", "create", "-q", "--object", "secret,id=s0,data=abc123", "-f",
+                       "qcow2", "-o",
+                       "encrypt.format=%s,encrypt.key-secret=s0%s" % (format_name, extra), path,
+                       "2M")
         return path
     return make
 

@@ -25,15 +25,21 @@ def secrets(*keys):
     return arguments
 
 
-def quickly(*command):
+def quickly(*command, timeout=None):
     """Runs a qemu-img that measures how fast it derives keys, which it would do for seconds."""
     clock = os.path.join(os.path.dirname(run.program()), "..", "tests", "e2e", "lib", "busy_clock.so")
     known = {"LD_PRELOAD": os.path.abspath(clock)} if os.path.exists(clock) else {}
     for _ in range(10):
-        done = tools.run(*command, status=None, env=known)
+        done = tools.run(*command, status=None, env=known, timeout=timeout)
         if "accurate CPU usage" not in done.stderr:  # it is on a machine that is busy, for QEMU
             break
     return done
+
+
+def make(*command, timeout=None):
+    """Runs a qemu-img that creates an encrypted image, and succeeds."""
+    done = quickly(*command, timeout=timeout)
+    check(done.returncode == 0, "%s said %s", " ".join(command), done.stderr)
 
 
 def create(path, size, key, *arguments, kind="luks", **options):
@@ -42,10 +48,8 @@ def create(path, size, key, *arguments, kind="luks", **options):
     if kind == "luks":
         options.setdefault("encrypt.iter-time", 10)
     listed = ",".join("%s=%s" % item for item in options.items())
-    command = ["qemu-img", "create", "-q", *secrets(key), "-f", "qcow2", "-o", listed, *arguments,
-               path, str(size)]
-    done = quickly(*command)
-    check(done.returncode == 0, "qemu-img create said %s", done.stderr)
+    make("qemu-img", "create", "-q", *secrets(key), "-f", "qcow2", "-o", listed, *arguments, path,
+         str(size))
     return path
 
 
