@@ -22,7 +22,9 @@ src_libqcow2_a_SOURCES = \
 	src/util/memory.c src/util/memory.h \
 	src/util/options.c src/util/options_find.c src/util/options_help.c src/util/options.h \
 	src/util/printable.c src/util/printable.h \
+	src/util/helpers.c src/util/helpers.h \
 	src/util/process.c src/util/process.h \
+	src/util/team.c src/util/team.h \
 	src/util/prompt.c src/util/prompt.h \
 	src/util/range_lock.h \
 	src/util/control.c src/util/control.h \

@@ -78,6 +78,7 @@ UNIT_TESTS += \
 	tests/unit/util/test-registry \
 	tests/unit/util/test-size \
 	tests/unit/util/test-stop \
+	tests/unit/util/test-team \
 	tests/unit/util/test-workers \
 	tests/unit/cache/test-sizes \
 	tests/unit/cache/test-slab \
@@ -305,7 +306,7 @@ ASAN_NOT = */test-check-qemu
 MINIMAL_PATTERN = tests/unit/* | *bad-behind* | *completion* | *locks* | *test-mount.py | *read-access* | *write-blkdiscard* | \
 	*write-fill* | *write-kill* | *write-lazy* | *write-limits* | *write-space*
 TSAN_PATTERN = */test-allocator-fill | */test-barrier | */test-cache | */test-change* | */test-codec | */test-commit | */test-inflight | */test-pool* | */test-range-lock | */test-slab | */test-store* | \
-	*/test-view* | */test-workers | *test-crash-states* | *test-model* | */test-races.py | */test-resize | */test-writer* | *readers*
+	*/test-view* | */test-team | */test-workers | *test-crash-states* | *test-model* | */test-races.py | */test-resize | */test-writer* | *readers*
 
 check_PROGRAMS = $(UNIT_TESTS) tests/bench/decompress tests/crash/explore tests/crash/explore-r4 \
 	tests/crash/faults tests/model/model $(RACES)
@@ -453,7 +454,7 @@ RACES_LINK_FLAGS = $(AM_LDFLAGS) \
 	-Wl,--wrap=pthread_mutex_lock,--wrap=pthread_mutex_unlock \
 	-Wl,--wrap=pthread_cond_wait,--wrap=pthread_cond_timedwait \
 	-Wl,--wrap=pthread_cond_signal,--wrap=pthread_cond_broadcast \
-	-Wl,--wrap=pthread_create,--wrap=pthread_join,--wrap=prefetch_processors
+	-Wl,--wrap=pthread_create,--wrap=pthread_join,--wrap=process_processors,--wrap=cipher_piece
 tests_races_races_CPPFLAGS = $(RACES_INCLUDES)
 tests_races_races_CFLAGS = $(PROJECT_CFLAGS)
 tests_races_races_SOURCES = $(RACES_SOURCES)

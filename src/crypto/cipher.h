@@ -40,6 +40,9 @@ void cipher_destroy(struct cipher *cipher);
 /* After a fork, secret_lock(). Whether its key is locked in memory now. */
 bool cipher_lock(const struct cipher *cipher);
 
+/* How many bytes, a multiple of CIPHER_SECTOR, are worth waking another processor for. */
+size_t cipher_piece(const struct cipher *cipher);
+
 /*
  * Sector number `sector` and those behind it. The last one may be a part of a sector, as at the end
  * of the material of a key slot, of whole blocks of the cipher (-EINVAL). 0, -ENOMEM, -EIO.

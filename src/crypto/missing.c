@@ -71,6 +71,12 @@ bool cipher_lock(const struct cipher *cipher)
     return false;
 }
 
+size_t cipher_piece(const struct cipher *cipher)
+{
+    (void)cipher;
+    return CIPHER_SECTOR;
+}
+
 int cipher_decrypt(struct cipher *cipher, uint64_t sector, void *bytes, size_t length)
 {
     (void)cipher;

@@ -3,8 +3,8 @@
 
 #include "ctl/compare_disks.h"
 
-#include "disk/prefetch.h"
 #include "util/checked.h"
+#include "util/process.h"
 #include "util/zeros.h"
 
 #include <errno.h>
@@ -276,7 +276,7 @@ static int compare_all(struct comparison *comparison)
 static int start(struct comparison *comparison, unsigned *jobs)
 {
     struct workers_options options = {
-        .threads = (unsigned)min_u64(prefetch_processors(), THREADS_MAX),
+        .threads = (unsigned)min_u64(process_processors(), THREADS_MAX),
         .job_size = sizeof(struct job),
         .work = work,
         .context = comparison,

@@ -4,8 +4,8 @@
 #include "ctl/convert_copy.h"
 
 #include "codec/compress.h"
-#include "disk/prefetch.h"
 #include "util/checked.h"
+#include "util/process.h"
 #include "util/progress.h"
 #include "util/workers.h"
 #include "util/zeros.h"
@@ -497,7 +497,7 @@ static int start(struct copying *copying)
     };
     int r = 0;
 
-    copying->threads = (unsigned)min_u64(prefetch_processors(), THREADS_MAX);
+    copying->threads = (unsigned)min_u64(process_processors(), THREADS_MAX);
     copying->jobs = 3 * copying->threads + 1;
     copying->job_bytes = max_u64(JOB_BYTES, copying->target->unit);
     options.threads = copying->threads;

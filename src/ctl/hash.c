@@ -12,10 +12,10 @@
 #include "ctl/command.h"
 #include "ctl/disk.h"
 #include "ctl/hash_one.h"
-#include "disk/prefetch.h"
 #include "util/checked.h"
 #include "util/json.h"
 #include "util/printable.h"
+#include "util/process.h"
 #include "util/progress.h"
 #include "util/workers.h"
 
@@ -228,7 +228,7 @@ static int hash_all(struct running *running)
 static int start(struct running *running)
 {
     const struct hash_options *options = running->options;
-    uint64_t jobs = options->jobs.set ? options->jobs.value : prefetch_processors();
+    uint64_t jobs = options->jobs.set ? options->jobs.value : process_processors();
     struct workers_options workers = {.job_size = sizeof(struct job), .work = work};
     int r;
 

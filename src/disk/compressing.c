@@ -5,10 +5,10 @@
 
 #include "codec/compress.h"
 #include "disk/compressed.h"
-#include "disk/prefetch.h"
 #include "disk/seams.h"
 #include "disk/writer_internal.h"
 #include "util/checked.h"
+#include "util/process.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -157,7 +157,7 @@ int compressing_create(const struct header *header, struct compressing **compres
     }
     (*compressing)->type = header->compression_type;
     (*compressing)->clusters = BATCH_BYTES >> header->cluster_bits;
-    (*compressing)->idle_max = prefetch_processors();
+    (*compressing)->idle_max = process_processors();
     pthread_mutex_init(&(*compressing)->mutex, NULL);
     return 0;
 }

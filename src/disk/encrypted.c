@@ -6,6 +6,7 @@
 #include "crypto/cipher.h"
 #include "disk/sectors.h"
 #include "util/checked.h"
+#include "util/team.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -15,6 +16,10 @@
 
 /* So much at once that it stays in a processor's cache between the file and the cipher. */
 #define PIECE ((size_t)256 << 10)
+
+/* Of fewer pieces (cipher_piece()) than this, all are done before another processor has woken up.
+ */
+#define SHARED_MIN 4
 
 static uint64_t sector_of(const struct image *image, const struct encrypted_place *place)
 {
@@ -34,26 +39,47 @@ static struct encrypted_place moved(const struct encrypted_place *place, uint64_
 
 /* --- Whole sectors ------------------------------------------------------------------------ */
 
-/* `sectors` NULL: nobody writes to these. */
-static int read_sectors(const struct image *image, struct sectors *sectors,
-                        struct encrypted_place place, uint8_t *buffer, size_t length)
+/* Whole sectors that lie one behind another, and are read in pieces. */
+struct whole {
+    const struct image *image;
+    struct sectors *sectors; /* NULL: nobody writes to these */
+    const struct encrypted_place *place;
+    uint8_t *to;
+    size_t length;
+    size_t piece; /* bytes */
+};
+
+/* team_step */
+static int read_piece(void *context, size_t index)
 {
-    int result = 0;
+    const struct whole *whole = context;
+    size_t begin = index * whole->piece, part = min_size(whole->length - begin, whole->piece);
+    struct encrypted_place place = moved(whole->place, begin);
+    int result = sectors_read(whole->sectors, &place, whole->to + begin, part);
 
-    while (length > 0 && result == 0) {
-        size_t part = min_size(length, PIECE);
-
-        result = sectors_read(sectors, &place, buffer, part);
-        if (result == 0) {
-            result = cipher_decrypt(image->cipher, sector_of(image, &place), buffer, part);
-        }
-        place = moved(&place, part);
-        buffer += part;
-        length -= part;
-    }
-    return result;
+    return result < 0 ? result
+                      : cipher_decrypt(whole->image->cipher, sector_of(whole->image, &place),
+                                       whole->to + begin, part);
 }
 
+static int read_sectors(const struct image *image, struct sectors *sectors,
+                        const struct encrypted_place *place, uint8_t *to, size_t length)
+{
+    size_t shared = cipher_piece(image->cipher);
+    struct team *team = length >= SHARED_MIN * shared ? image->team : NULL;
+    struct whole whole = {
+        .image = image,
+        .sectors = sectors,
+        .place = place,
+        .to = to,
+        .length = length,
+        .piece = team != NULL ? shared : PIECE,
+    };
+
+    return team_run(team, read_piece, &whole, (length + whole.piece - 1) / whole.piece);
+}
+
+/* By one thread: a file is written by one at a time, so others would wait for it (ext4, tmpfs). */
 int encrypted_write(const struct image *image, const struct encrypted_place *whole,
                     const void *data, size_t length)
 {
@@ -105,7 +131,7 @@ static int read_sector(const struct image *image, struct sectors *sectors,
     *begin = *place;
     begin->host_offset -= before;
     begin->guest_offset -= before;
-    return read_sectors(image, sectors, *begin, sector, CIPHER_SECTOR);
+    return read_sectors(image, sectors, begin, sector, CIPHER_SECTOR);
 }
 
 static int read_part(const struct image *image, const struct encrypted_place *place,
@@ -156,7 +182,7 @@ int encrypted_read(const struct image *image, const struct encrypted_place *plac
     }
     at = moved(&at, head);
     if (result == 0) {
-        result = read_sectors(image, image->sectors, at, to + head, middle);
+        result = read_sectors(image, image->sectors, &at, to + head, middle);
     }
     at = moved(&at, middle);
     if (result == 0 && head + middle < length) {

@@ -15,6 +15,8 @@
 #include "disk/salvage.h"
 #include "meta/format.h"
 #include "store/nbd.h"
+#include "util/process.h"
+#include "util/team.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -272,6 +274,7 @@ static void close_one(struct image *image)
 {
     mapping_close(image->active);
     codec_destroy(image->codec);
+    team_destroy(image->team);
     cipher_destroy(image->cipher);
     snapshot_table_free(image->snapshots);
     header_free(image->header);
@@ -425,6 +428,9 @@ void image_may_start_threads(struct image *image)
 {
     for (struct image *each = image; each != NULL; each = each->backing) {
         each->may_start_threads = true;
+        if (each->cipher != NULL && each->team == NULL) {
+            (void)team_create(process_processors(), &each->team); /* it can do without */
+        }
     }
     image_may_read_ahead(image);
 }

@@ -31,6 +31,7 @@ struct inflight;
 struct keys;
 struct resolved;
 struct sectors;
+struct team;
 
 enum image_format {
     IMAGE_QCOW2,
@@ -114,6 +115,7 @@ struct image {
     const struct snapshot
         *at_snapshot;      /* of `snapshots`: what is shown in place of the active state */
     struct cipher *cipher; /* of its data clusters (disk/encrypted.h); NULL where there is no key */
+    struct team *team;     /* who share the work of that; NULL: a thread does its own */
     struct codec *codec;   /* NULL where this build cannot read the compression type */
     struct cache *cache;   /* the daemon's, set by image_attach_cache() */
     /* R4: where reads count as under way while there is a writer; else NULL */

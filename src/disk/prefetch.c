@@ -4,16 +4,11 @@
 #include "disk/prefetch.h"
 
 #include "util/checked.h"
-#include "util/deadline.h"
-#include "util/process.h"
+#include "util/helpers.h"
 
 #include <errno.h>
-#include <pthread.h>
-#include <sched.h>
 #include <stdlib.h>
-#include <time.h>
 
-#define IDLE_SECONDS 5
 #define OUT_OF_ORDER_MAX                                                    \
     (UINT64_C(2) << 20) /* bytes: the kernel's requests overtake each other \
                          */
@@ -28,65 +23,19 @@ struct reading {
     uint64_t used;            /* when, as the clock counts */
 };
 
-enum thread_state {
-    THREAD_NONE,
-    THREAD_RUNS,
-    THREAD_ENDED, /* to be joined */
-};
-
-struct prefetch_thread {
-    struct prefetch *prefetch;
-    pthread_t thread;
-    enum thread_state state;
-};
-
 struct prefetch {
+    struct helpers helpers; /* its mutex guards all that follows */
     struct prefetch_options options;
-    pthread_mutex_t mutex; /* guards all that follows; a leaf */
-    pthread_cond_t wake;   /* there are jobs, or `stop`; its clock is CLOCK_MONOTONIC */
-    bool stop;
-    unsigned running, idle; /* threads; the idle ones are among the running */
-    unsigned readers;       /* reads under way */
-    uint64_t clock;         /* counts calls of prefetch_begin() */
+    uint64_t clock; /* counts calls of prefetch_begin() */
     struct reading readings[PREFETCH_READINGS];
-    struct prefetch_thread threads[PREFETCH_THREADS_MAX];
 };
 
-unsigned prefetch_processors(void)
+/* --- The jobs -------------------------------------------------------------------------------- */
+
+/* Takes the next job of the reading that was used last. */
+static bool take_job(struct helpers *helpers, struct helpers_part *part)
 {
-    cpu_set_t allowed;
-
-    if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) {
-        return 1;
-    }
-    return (unsigned)CPU_COUNT(&allowed);
-}
-
-int prefetch_create(const struct prefetch_options *options, struct prefetch **prefetch)
-{
-    struct prefetch *made = calloc(1, sizeof(*made));
-
-    if (made == NULL) {
-        return -ENOMEM;
-    }
-    made->options = *options;
-    pthread_mutex_init(&made->mutex, NULL);
-    deadline_condition(&made->wake);
-    *prefetch = made;
-    return 0;
-}
-
-/* --- The threads --------------------------------------------------------------------------- */
-
-/* How many processors are at work here. */
-static unsigned busy(const struct prefetch *prefetch)
-{
-    return prefetch->readers + prefetch->running - prefetch->idle;
-}
-
-/* Takes the next job of the reading that was used last. False: there is none. */
-static bool take_job(struct prefetch *prefetch, uint64_t *offset)
-{
+    struct prefetch *prefetch = (struct prefetch *)helpers; /* its first member */
     struct reading *from = NULL;
 
     for (unsigned i = 0; i < PREFETCH_READINGS; i++) {
@@ -99,64 +48,16 @@ static bool take_job(struct prefetch *prefetch, uint64_t *offset)
     if (from == NULL) {
         return false;
     }
-    *offset = from->next_job;
+    part->offset = from->next_job;
     from->next_job += prefetch->options.step;
     return true;
 }
 
-/* Waits for a job. False: the thread is to end. The mutex is held. */
-static bool wait_for_job(struct prefetch *prefetch, uint64_t *offset)
+static void do_job(struct helpers *helpers, const struct helpers_part *part)
 {
-    struct timespec until;
-    int status = 0;
+    const struct prefetch_options *options = &((struct prefetch *)helpers)->options;
 
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += IDLE_SECONDS;
-    while (!prefetch->stop) {
-        /* This thread is among those that are not idle. */
-        if (busy(prefetch) <= prefetch->options.threads && take_job(prefetch, offset)) {
-            return true;
-        }
-        if (status == ETIMEDOUT) {
-            return false;
-        }
-        prefetch->idle++;
-        status = pthread_cond_timedwait(&prefetch->wake, &prefetch->mutex, &until);
-        prefetch->idle--;
-    }
-    return false;
-}
-
-static void *run(void *argument)
-{
-    struct prefetch_thread *thread = argument;
-    struct prefetch *prefetch = thread->prefetch;
-    uint64_t offset;
-
-    pthread_mutex_lock(&prefetch->mutex);
-    while (wait_for_job(prefetch, &offset)) {
-        pthread_mutex_unlock(&prefetch->mutex);
-        prefetch->options.job(prefetch->options.context, offset, prefetch->options.step);
-        pthread_mutex_lock(&prefetch->mutex);
-    }
-    thread->state = THREAD_ENDED;
-    prefetch->running--;
-    pthread_mutex_unlock(&prefetch->mutex);
-    return NULL;
-}
-
-/* The mutex is held. */
-static void start(struct prefetch *prefetch, struct prefetch_thread *thread)
-{
-    if (thread->state == THREAD_ENDED) {
-        pthread_join(thread->thread, NULL); /* it has no more to do than to end */
-        thread->state = THREAD_NONE;
-    }
-    thread->prefetch = prefetch;
-    if (process_start_thread(&thread->thread, "prefetch", run, thread) == 0) {
-        thread->state = THREAD_RUNS;
-        prefetch->running++;
-    }
+    options->job(options->context, part->offset, options->step);
 }
 
 static uint64_t count_jobs(const struct prefetch *prefetch)
@@ -173,46 +74,31 @@ static uint64_t count_jobs(const struct prefetch *prefetch)
     return jobs;
 }
 
-/* A thread for each job, as far as there are processors for them. The mutex is held. */
+/* The mutex is held. */
 static void wake(struct prefetch *prefetch)
 {
-    unsigned used = busy(prefetch), threads = prefetch->options.threads;
-    uint64_t wanted = used < threads ? min_u64(count_jobs(prefetch), threads - used) : 0;
-    uint64_t woken = min_u64(wanted, prefetch->idle);
+    helpers_wake(&prefetch->helpers, count_jobs(prefetch));
+}
 
-    for (uint64_t i = 0; i < woken; i++) {
-        pthread_cond_signal(&prefetch->wake);
+int prefetch_create(const struct prefetch_options *options, struct prefetch **prefetch)
+{
+    static const struct helpers_owner owner = {.take = take_job, .run = do_job};
+
+    *prefetch = calloc(1, sizeof(**prefetch));
+    if (*prefetch == NULL) {
+        return -ENOMEM;
     }
-    for (unsigned i = 0; i < threads && woken < wanted; i++) {
-        if (prefetch->threads[i].state != THREAD_RUNS) {
-            start(prefetch, &prefetch->threads[i]);
-            woken++;
-        }
-    }
+    (*prefetch)->options = *options;
+    helpers_init(&(*prefetch)->helpers, &owner, "prefetch", options->threads);
+    return 0;
 }
 
 void prefetch_destroy(struct prefetch *prefetch)
 {
-    bool started[PREFETCH_THREADS_MAX];
-
-    if (prefetch == NULL) {
-        return;
+    if (prefetch != NULL) {
+        helpers_destroy(&prefetch->helpers);
+        free(prefetch);
     }
-    pthread_mutex_lock(&prefetch->mutex);
-    prefetch->stop = true;
-    for (unsigned i = 0; i < PREFETCH_THREADS_MAX; i++) {
-        started[i] = prefetch->threads[i].state != THREAD_NONE;
-    }
-    pthread_cond_broadcast(&prefetch->wake);
-    pthread_mutex_unlock(&prefetch->mutex);
-    for (unsigned i = 0; i < PREFETCH_THREADS_MAX; i++) {
-        if (started[i]) {
-            pthread_join(prefetch->threads[i].thread, NULL);
-        }
-    }
-    pthread_cond_destroy(&prefetch->wake);
-    pthread_mutex_destroy(&prefetch->mutex);
-    free(prefetch);
 }
 
 /* --- The readings ---------------------------------------------------------------------------- */
@@ -281,10 +167,10 @@ bool prefetch_begin(struct prefetch *prefetch, uint64_t offset, uint64_t length)
     struct reading *reading;
     bool sequential = false;
 
-    pthread_mutex_lock(&prefetch->mutex);
-    prefetch->readers++;
+    pthread_mutex_lock(&prefetch->helpers.mutex);
+    prefetch->helpers.callers++;
     if (end > (uint64_t)INT64_MAX - prefetch->options.window - 2 * step) {
-        pthread_mutex_unlock(&prefetch->mutex);
+        pthread_mutex_unlock(&prefetch->helpers.mutex);
         return false;
     }
     reading = find_reading(prefetch, offset, length);
@@ -305,16 +191,16 @@ bool prefetch_begin(struct prefetch *prefetch, uint64_t offset, uint64_t length)
     reading->next_job = max_u64(reading->next_job, first);
     reading->limit = max_u64(reading->limit, limit);
     wake(prefetch);
-    pthread_mutex_unlock(&prefetch->mutex);
+    pthread_mutex_unlock(&prefetch->helpers.mutex);
     return sequential;
 }
 
 void prefetch_end(struct prefetch *prefetch)
 {
-    pthread_mutex_lock(&prefetch->mutex);
-    prefetch->readers--;
+    pthread_mutex_lock(&prefetch->helpers.mutex);
+    prefetch->helpers.callers--;
     wake(prefetch);
-    pthread_mutex_unlock(&prefetch->mutex);
+    pthread_mutex_unlock(&prefetch->helpers.mutex);
 }
 
 void prefetch_claim(struct prefetch *prefetch, uint64_t offset, uint64_t length)
@@ -322,7 +208,7 @@ void prefetch_claim(struct prefetch *prefetch, uint64_t offset, uint64_t length)
     uint64_t step = prefetch->options.step;
     uint64_t end = round_down(offset + length + step - 1, step);
 
-    pthread_mutex_lock(&prefetch->mutex);
+    pthread_mutex_lock(&prefetch->helpers.mutex);
     for (unsigned i = 0; i < PREFETCH_READINGS; i++) {
         struct reading *reading = &prefetch->readings[i];
 
@@ -332,5 +218,5 @@ void prefetch_claim(struct prefetch *prefetch, uint64_t offset, uint64_t length)
             reading->next_job = end;
         }
     }
-    pthread_mutex_unlock(&prefetch->mutex);
+    pthread_mutex_unlock(&prefetch->helpers.mutex);
 }

@@ -12,20 +12,13 @@
  * may be. A read that is long is cut into jobs, too, which the reader itself
  * and the threads share. A job that the reader gets to first is the reader's.
  *
- * Readers and threads together are never more than processors: where enough
- * reads are under way at the same time, nothing is done ahead.
- *
- * Threads are started when there is a job and no thread for it, and end when
- * there was none for some seconds. Any thread may call. The mutex is a leaf,
- * and not held while a job is done.
+ * The readers are callers, and the threads helpers, of util/helpers.h. Any thread may call.
  */
 #ifndef IMAGE_PREFETCH_H
 #define IMAGE_PREFETCH_H
 
 #include <stdbool.h>
 #include <stdint.h>
-
-#define PREFETCH_THREADS_MAX 8
 
 /* Does the job [offset, offset + length). It runs in any thread, and has nobody to tell errors. */
 typedef void prefetch_fn(void *context, uint64_t offset, uint64_t length);
@@ -35,7 +28,7 @@ struct prefetch_options {
     void *context;
     uint64_t step;    /* bytes of a job, a power of two */
     uint64_t window;  /* bytes that may be done ahead of each of PREFETCH_READINGS readings */
-    unsigned threads; /* at most, with the readers; 1 to PREFETCH_THREADS_MAX */
+    unsigned threads; /* at most, with the readers */
 };
 
 #define PREFETCH_READINGS 4
@@ -59,8 +52,5 @@ void prefetch_end(struct prefetch *prefetch);
 
 /* The reader is at this part of its read: no job shall be begun there any more. */
 void prefetch_claim(struct prefetch *prefetch, uint64_t offset, uint64_t length);
-
-/* How many processors this process may use. */
-unsigned prefetch_processors(void);
 
 #endif

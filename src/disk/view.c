@@ -13,6 +13,7 @@
 #include "disk/resolved.h"
 #include "meta/format.h"
 #include "util/checked.h"
+#include "util/process.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -45,7 +46,7 @@ static int open_prefetch(struct view *view)
     struct prefetch_options options = {
         .job = prefetch_range,
         .context = view,
-        .threads = (unsigned)min_u64(prefetch_processors(), PREFETCH_THREADS_MAX),
+        .threads = process_processors(),
     };
 
     if (image->cache == NULL || options.threads < 2) {

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/resource.h>
@@ -25,6 +26,16 @@ int process_hold_standard_descriptors(void)
         }
     }
     return 0;
+}
+
+unsigned process_processors(void)
+{
+    cpu_set_t allowed;
+
+    if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) {
+        return 1;
+    }
+    return (unsigned)CPU_COUNT(&allowed);
 }
 
 void process_limit_stacks(void)

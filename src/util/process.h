@@ -13,6 +13,9 @@
  */
 int process_hold_standard_descriptors(void);
 
+/* How many processors this process may use. */
+unsigned process_processors(void);
+
 /*
  * Threads that are made from now on have stacks of 1 MiB, of which the deepest call needs a
  * fraction. glibc keeps 40 MiB of the stacks of ended threads and unmaps the rest one by one: with

@@ -15,6 +15,7 @@
 #include "disk/prefetch.h"
 #include "disk/view.h"
 #include "util/checked.h"
+#include "util/process.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -290,7 +291,7 @@ static bool parse_threads(const char *text, unsigned *threads)
 
 int main(int count, char **arguments)
 {
-    unsigned threads = prefetch_processors();
+    unsigned threads = process_processors();
     struct error error = {0};
 
     if (count < 2 || count > 3 || (count == 3 && !parse_threads(arguments[2], &threads))) {

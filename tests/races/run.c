@@ -281,8 +281,11 @@ static void work(struct run *run)
     if (!run_open(run, run->hosts, &options, &error)) {
         return run_wrong(run, "it cannot be opened: %s", error.text);
     }
-    run->image->may_start_threads = plan->starts_threads;
-    image_may_read_ahead(run->image);
+    if (plan->starts_threads) {
+        image_may_start_threads(run->image);
+    } else {
+        image_may_read_ahead(run->image);
+    }
     if (writer_start(run->writer) < 0 || cache_start_cleaner(run->image->cache) < 0) {
         die("no thread can be created");
     }

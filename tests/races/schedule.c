@@ -4,6 +4,8 @@
 #include "schedule.h"
 
 #include "crash/tools.h"
+#include "crypto/cipher.h"
+#include "util/process.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -41,12 +43,20 @@ int __wrap_pthread_cond_broadcast(pthread_cond_t *cond);
 int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *),
                           void *context);
 int __wrap_pthread_join(pthread_t thread, void **result);
-unsigned __wrap_prefetch_processors(void);
+unsigned __wrap_process_processors(void);
+size_t __wrap_cipher_piece(const struct cipher *cipher);
 
-/* A small host must not keep the prefetching threads from being looked at. */
-unsigned __wrap_prefetch_processors(void)
+/* A small host must not keep the threads that help from being looked at, */
+unsigned __wrap_process_processors(void)
 {
     return 4;
+}
+
+/* nor small disks. */
+size_t __wrap_cipher_piece(const struct cipher *cipher)
+{
+    (void)cipher;
+    return CIPHER_SECTOR;
 }
 
 enum task_state {

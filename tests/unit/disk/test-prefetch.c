@@ -3,6 +3,7 @@
 
 #include "disk/prefetch.h"
 #include "suite.h"
+#include "util/process.h"
 
 #include <pthread.h>
 
@@ -251,7 +252,7 @@ END_TEST
 
 START_TEST(there_is_at_least_one_processor)
 {
-    ck_assert_uint_ge(prefetch_processors(), 1);
+    ck_assert_uint_ge(process_processors(), 1);
 }
 END_TEST
 

@@ -8,6 +8,7 @@
 #include "disk/view.h"
 #include "memory_store.h"
 #include "suite.h"
+#include "util/process.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -252,7 +253,7 @@ START_TEST(a_disk_read_in_order_leaves_the_cache_to_others)
     ck_assert_uint_eq(reader.wrong, 0);
     view_close(subject.view); /* ends what is done ahead */
     cache_pool_stats(subject.image->cache->data, &stats);
-    if (prefetch_processors() > 1) {
+    if (process_processors() > 1) {
         ck_assert_uint_lt(stats.entries, CLUSTERS / 8); /* a quarter is compressed */
     }
     subject.view = NULL;

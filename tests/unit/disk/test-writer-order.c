@@ -16,6 +16,7 @@
 #include "disk/writer_internal.h"
 #include "memory_store.h"
 #include "suite.h"
+#include "util/process.h"
 #include "writer_case.h"
 
 #include "meta/format.h"
@@ -402,7 +403,7 @@ START_TEST(a_writer_that_ends_while_it_reads_ahead_leaks_nothing)
     }
     free(bytes);
     writer_case_build(&subject, builder, NULL);
-    if (prefetch_processors() >= 2) {
+    if (process_processors() >= 2) {
         subject.image->may_start_threads = true;
         /* What the preallocation replaces it reads in order; a thread goes ahead, and is held. */
         memory_store_block_reads(subject.file, host_offset, 1);
