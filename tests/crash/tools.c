@@ -215,8 +215,11 @@ uint8_t *read_file(const char *path, uint64_t *size)
     while (done < *size) {
         ssize_t part = read(fd, data + done, *size - done);
 
-        if (part <= 0) {
+        if (part < 0) {
             die("%s: cannot be read", path);
+        }
+        if (part == 0) { /* it has been cut off since: as it is now */
+            *size = done;
         }
         done += (uint64_t)part;
     }
