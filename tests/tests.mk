@@ -121,6 +121,7 @@ E2E_TESTS = \
 	tests/e2e/project/test-bench.py \
 	tests/e2e/ctl/test-ctl-amend.py \
 	tests/e2e/ctl/test-ctl-audit.py \
+	tests/e2e/ctl/test-ctl-bitmap-damaged.py \
 	tests/e2e/ctl/test-ctl-bitmap.py \
 	tests/e2e/ctl/test-ctl-bitmaps-kept.py \
 	tests/e2e/ctl/test-ctl-amend-keys.py \

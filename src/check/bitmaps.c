@@ -21,8 +21,9 @@ static int count_entry(struct check *check, const struct bitmap *bitmap, uint64_
         host_offset % header->cluster_size != 0) {
         check->references_unknown = true;
         check_found(check, CHECK_ERROR,
-                    "bitmap '%s' has the impossible bitmap table entry 0x%016" PRIx64, bitmap->name,
-                    entry);
+                    "bitmap '%s' has the impossible bitmap table entry 0x%016" PRIx64
+                    "; qcow2ctl bitmap --remove removes it",
+                    bitmap->name, entry);
         return 0;
     }
     return host_offset == 0
@@ -108,7 +109,9 @@ static int count_bitmap(struct check *check, const struct bitmap *bitmap, struct
 
     if (problem != NULL) {
         check->references_unknown = true;
-        check_found(check, CHECK_ERROR, "bitmap '%s' cannot be: %s", bitmap->name, problem);
+        check_found(check, CHECK_ERROR,
+                    "bitmap '%s' cannot be: %s; qcow2ctl bitmap --remove removes it", bitmap->name,
+                    problem);
     }
 
     if ((bitmap->flags & BITMAP_FLAG_IN_USE) != 0) {
@@ -121,8 +124,11 @@ static int count_bitmap(struct check *check, const struct bitmap *bitmap, struct
         check->references_unknown = true;
         check_found(check, CHECK_ERROR,
                     "bitmap '%s' has its table at 0x%" PRIx64
-                    ", which is not the start of a cluster",
+                    ", which is not the start of a cluster; qcow2ctl bitmap --remove removes it",
                     bitmap->name, bitmap->table_offset);
+        return 0;
+    }
+    if (bitmap->table_offset == 0) {
         return 0;
     }
     result =
@@ -134,26 +140,76 @@ static int count_bitmap(struct check *check, const struct bitmap *bitmap, struct
     return result;
 }
 
+/* What its bitmaps refer to is not known; all else is looked at. */
+static int count_damaged_directory(struct check *check, const struct error *error)
+{
+    const struct header *header = check->header;
+
+    check->references_unknown = true;
+    check->bitmaps_lost = true;
+    check_found(check, CHECK_ERROR, "%s, and none of the bitmaps can be used",
+                error->text + strlen(check->name) + strlen(": "));
+    return check_count(check, header->bitmap_directory_offset, header->bitmap_directory_size,
+                       CHECK_USE_BITMAP_DIRECTORY);
+}
+
+static int by_name(const void *left, const void *right)
+{
+    const struct bitmap *const *one = left, *const *other = right;
+
+    return strcmp((*one)->name, (*other)->name);
+}
+
+/* "Bitmap directory entry": names are unique. */
+static int compare_names(struct check *check, const struct bitmap_directory *directory)
+{
+    const struct bitmap **sorted = calloc(directory->count + 1, sizeof(*sorted));
+
+    if (sorted == NULL) {
+        return check_failed(check, -ENOMEM, "reading the bitmap directory");
+    }
+    for (size_t i = 0; i < directory->count; i++) {
+        sorted[i] = &directory->bitmaps[i];
+    }
+    qsort(sorted, directory->count, sizeof(*sorted), by_name);
+    for (size_t i = 1; i < directory->count; i++) {
+        if (strcmp(sorted[i - 1]->name, sorted[i]->name) == 0) {
+            check_found(check, CHECK_ERROR,
+                        "two bitmaps have the name '%s'; qcow2ctl bitmap --remove removes one",
+                        sorted[i]->name);
+        }
+    }
+    free(sorted);
+    return 0;
+}
+
 int check_count_bitmaps(struct check *check)
 {
     const struct header *header = check->header;
     struct bitmap_directory *directory;
     struct check_range *tables;
+    struct error error;
     size_t i;
     int result;
 
     if (header->bitmap_count == 0) {
         return 0;
     }
-    result = bitmap_directory_read(check->file, header, check->name, &directory, check->error);
+    result = bitmap_directory_read(check->file, header, check->name, &directory, &error);
+    if (result == -EINVAL) {
+        return count_damaged_directory(check, &error);
+    }
     if (result < 0) {
-        return result;
+        return error_set(check->error, -result, "%s", error.text);
     }
     tables = calloc(directory->count + 1, sizeof(*tables));
     result = tables == NULL
                  ? check_failed(check, -ENOMEM, "reading bitmap tables")
                  : check_count(check, header->bitmap_directory_offset,
                                header->bitmap_directory_size, CHECK_USE_BITMAP_DIRECTORY);
+    if (result == 0) {
+        result = compare_names(check, directory);
+    }
     for (i = 0; i < directory->count && result == 0; i++) {
         tables[i].owner = i;
         result = count_bitmap(check, &directory->bitmaps[i], &tables[i]);

@@ -221,6 +221,26 @@ static int clear_autoclear(struct check *check)
     return 0;
 }
 
+/* Nobody can tell any more what a damaged directory said. */
+static int give_up_bitmaps(struct check *check)
+{
+    struct header *header = check->header;
+    uint64_t kept = header->autoclear_features & ~AUTOCLEAR_BITMAPS;
+    int result;
+
+    if (!check->bitmaps_lost || !check->options->repair_errors || check->result->unreadable > 0) {
+        return 0;
+    }
+    result = write_features(check->file, HEADER_AUTOCLEAR_FEATURES, kept);
+    if (result < 0) {
+        return check_failed(check, result, "giving up the bitmaps");
+    }
+    header->autoclear_features = kept;
+    header->bitmap_count = 0;
+    check->result->fixed_errors++;
+    return 0;
+}
+
 /* Raises what is too low, or replaces all. */
 static int repair_errors(struct check *check)
 {
@@ -292,6 +312,9 @@ static int run_check(struct check *check)
     }
     if (result == 0) {
         result = clear_autoclear(check);
+    }
+    if (result == 0) {
+        result = give_up_bitmaps(check);
     }
     if (result == 0) {
         result = repair_errors(check);

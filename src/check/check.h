@@ -22,7 +22,8 @@
  * A repair can be cut off at any moment and begun again. It never writes where
  * the file may hold something else (R8), and keeps R2:
  *
- *     0. unknown autoclear features are cleared (R6)                 sync
+ *     0. unknown autoclear features are cleared (R6), and that of
+ *        bitmaps where their directory cannot be                     sync
  *     1. counts that are too low are raised                          sync
  *     2. wrong COPIED bits are corrected                             sync
  *     3. counts that are too high are lowered                        sync

@@ -47,6 +47,7 @@ struct check {
     struct check_counts *counts;
     struct check_counts *exclusive; /* 1: of a table that nothing else may refer to; 2: that does */
     bool references_unknown;        /* some entry leads nowhere, or into such a table */
+    bool bitmaps_lost;              /* their directory is damaged */
     bool walk_cut;                  /* an L1 table names more L2 tables than can be */
     bool saturated;                 /* some cluster has more references than its count can say */
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the files of bitmaps share: bitmaps.c (what is done, and how the header comes to name it),
- * bitmap_merge.c (bits), tracking.c (what is stored of a disk that was written).
+ * What the files of bitmaps share: bitmaps.c (what is done), bitmap_change.c (how the header comes
+ * to name it), bitmap_merge.c (bits), tracking.c (what is stored of a disk that was written).
  */
 #ifndef DISK_BITMAPS_INTERNAL_H
 #define DISK_BITMAPS_INTERNAL_H

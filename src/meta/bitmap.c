@@ -64,6 +64,7 @@ static int read_entries(struct store *file, const struct header *header, const c
         return error_set(error, ENOMEM, "%s: out of memory", name);
     }
     result = store_read(file, header->bitmap_directory_offset, data, in_memory(size));
+    result = result == -EINVAL ? -EIO : result; /* -EINVAL is for damage */
     while (result == 0 && directory->count < header->bitmap_count) {
         result = decode_entry(data, size, &position, &directory->bitmaps[directory->count]);
         if (result == 0) {
@@ -135,7 +136,7 @@ static const char *unusable(const struct header *header, uint64_t file_size,
     if (bitmap->table_entries > BITMAP_SIZE_MAX / header->cluster_size ||
         bitmap->table_offset % header->cluster_size != 0 || bitmap->table_offset == 0 ||
         !range_within(bitmap->table_offset, bytes, file_size)) {
-        return "is damaged; check the image with qcow2ctl check";
+        return "is damaged, and can only be removed (qcow2ctl bitmap --remove)";
     }
     if (goes) {
         return NULL;
@@ -152,7 +153,7 @@ static const char *unusable(const struct header *header, uint64_t file_size,
     if (bitmap->granularity < BITMAP_GRANULARITY_MIN ||
         bitmap->granularity > BITMAP_GRANULARITY_MAX ||
         bitmap->table_entries != bitmap_table_entries(header, bitmap->granularity)) {
-        return "is damaged; check the image with qcow2ctl check";
+        return "is damaged, and can only be removed (qcow2ctl bitmap --remove)";
     }
     return NULL;
 }
@@ -183,14 +184,16 @@ int bitmap_table_read(struct store *file, const struct header *header, const cha
     if (result == 0) {
         *table = malloc(bytes);
         result = *table == NULL ? -ENOMEM : store_read(file, bitmap->table_offset, *table, bytes);
+        result = result == -EINVAL ? -EIO : result; /* -EINVAL is for damage */
     }
     for (size_t i = 0; result == 0 && i < bitmap->table_entries; i++) {
         (*table)[i] = load_be64(&(*table)[i]);
         if (!is_possible(header, info.size, (*table)[i])) {
-            result = error_set(error, EINVAL,
-                               "%s: bitmap '%s' has the impossible table entry 0x%016" PRIx64
-                               "; check the image with qcow2ctl check",
-                               name, bitmap->name, (*table)[i]);
+            result =
+                error_set(error, EINVAL,
+                          "%s: bitmap '%s' has the impossible table entry 0x%016" PRIx64
+                          ": it is damaged, and can only be removed (qcow2ctl bitmap --remove)",
+                          name, bitmap->name, (*table)[i]);
         }
     }
     if (result < 0) {
