@@ -31,6 +31,7 @@ struct nbd_store {
     struct nbd_library library;
     struct nbd_export export;
     char *address;                     /* as it was named */
+    char *server;                      /* that of its server */
     struct nbd_connection *connection; /* the main one */
     struct nbd_readers *readers;
     uint64_t size;    /* bytes, of the export when it was opened */
@@ -355,6 +356,7 @@ static void nbd_store_close(struct store *store)
     range_locks_destroy(&nbd->blocks);
     pthread_mutex_destroy(&nbd->flush);
     free(nbd->address);
+    free(nbd->server);
     free(nbd);
 }
 
@@ -407,11 +409,13 @@ static struct nbd_store *create(const char *address, const char *server,
     range_locks_init(&nbd->blocks);
     pthread_mutex_init(&nbd->flush, NULL);
     nbd->address = strdup(address);
+    nbd->server = strdup(server); /* to come back to, when the caller's is gone */
     nbd->export = (struct nbd_export){
-        .library = &nbd->library, .address = server, .timeout = seconds * SECOND};
+        .library = &nbd->library, .address = nbd->server, .timeout = seconds * SECOND};
     nbd->connection = nbd_connection_create(&nbd->export);
     nbd->readers = nbd_readers_create(&nbd->export, nbd->connection);
-    if (nbd->connection == NULL || nbd->readers == NULL || nbd->address == NULL) {
+    if (nbd->connection == NULL || nbd->readers == NULL || nbd->address == NULL ||
+        nbd->server == NULL) {
         nbd_store_close(&nbd->store);
         return NULL;
     }

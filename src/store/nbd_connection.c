@@ -18,9 +18,7 @@
 #include <unistd.h>
 
 #define TRIES 3 /* connections are tried at least so often within a request's time */
-#define GRACE                                                                          \
-    8 /* this part of its time a request has at least, however long the server is away \
-       */
+#define GRACE 8 /* this part of its time a request has at least, even of a server long away */
 
 /* Who waits for answers; in the list of those that wait while another polls. */
 struct nbd_waiter {
@@ -40,6 +38,8 @@ struct nbd_connection {
     pthread_mutex_t mutex;
     pthread_cond_t changed;      /* nobody makes a connection any more */
     struct nbd_handle *handle;   /* NULL: it broke */
+    struct nbd_handle *opening;  /* of nbd_connection_step(): not connected yet */
+    bool is_for_once;            /* it is made by that alone */
     bool connecting;             /* somebody makes another connection */
     bool polled;                 /* somebody waits for the socket */
     struct nbd_waiter *waiting;  /* all others */
@@ -82,17 +82,23 @@ static int serve(struct nbd_connection *connection, struct nbd_handle *handle, i
     return result < 0 ? failure(connection) : 0;
 }
 
+/* What libnbd waits for. */
+static short events_of(const struct nbd_library *library, struct nbd_handle *handle)
+{
+    unsigned direction = library->aio_get_direction(handle);
+
+    return (short)(((direction & LIBNBD_AIO_DIRECTION_READ) != 0 ? POLLIN : 0) |
+                   ((direction & LIBNBD_AIO_DIRECTION_WRITE) != 0 ? POLLOUT : 0));
+}
+
 /* Waits for the socket once. The mutex is held, and given up meanwhile. */
 static int wait_once(struct nbd_connection *connection, struct nbd_handle *handle,
                      uint64_t deadline)
 {
     const struct nbd_library *library = library_of(connection);
-    unsigned direction = library->aio_get_direction(handle);
     uint64_t now = stop_clock();
     struct pollfd sockets[] = {
-        {.fd = library->aio_get_fd(handle),
-         .events = (short)(((direction & LIBNBD_AIO_DIRECTION_READ) != 0 ? POLLIN : 0) |
-                           ((direction & LIBNBD_AIO_DIRECTION_WRITE) != 0 ? POLLOUT : 0))},
+        {.fd = library->aio_get_fd(handle), .events = events_of(library, handle)},
         {.fd = connection->wake, .events = POLLIN},
     };
     uint64_t count;
@@ -136,19 +142,25 @@ static struct nbd_handle *make_handle(const struct nbd_library *library)
     return NULL;
 }
 
-/* With the mutex held: a connection, or a negative errno. */
-static int connect_to(struct nbd_connection *connection, uint64_t deadline)
+/* *handle is NULL where memory ran out. */
+static int begin_to_connect(struct nbd_connection *connection, struct nbd_handle **handle)
 {
     const struct nbd_library *library = library_of(connection);
-    struct nbd_handle *handle = make_handle(library);
-    int result = handle == NULL ? -ENOMEM
-                 : library->aio_connect_uri(handle, connection->export->address) == 0
-                     ? 0
-                     : failure(connection);
 
-    while (result == 0 && library->aio_is_connecting(handle) > 0) {
-        result = wait_once(connection, handle, deadline);
+    *handle = make_handle(library);
+    if (*handle == NULL) {
+        return -ENOMEM;
     }
+    return library->aio_connect_uri(*handle, connection->export->address) == 0
+               ? 0
+               : failure(connection);
+}
+
+/* What came of it: the handle is the connection's, or closed. */
+static int has_connected(struct nbd_connection *connection, struct nbd_handle *handle, int result)
+{
+    const struct nbd_library *library = library_of(connection);
+
     if (result == 0 && library->aio_is_ready(handle) <= 0) {
         result = -ECONNRESET;
     }
@@ -159,6 +171,18 @@ static int connect_to(struct nbd_connection *connection, uint64_t deadline)
         connection->generation++;
     }
     return result;
+}
+
+/* With the mutex held: a connection, or a negative errno. */
+static int connect_to(struct nbd_connection *connection, uint64_t deadline)
+{
+    struct nbd_handle *handle;
+    int result = begin_to_connect(connection, &handle);
+
+    while (result == 0 && library_of(connection)->aio_is_connecting(handle) > 0) {
+        result = wait_once(connection, handle, deadline);
+    }
+    return has_connected(connection, handle, result);
 }
 
 static bool is_write(const struct nbd_request *request)
@@ -358,6 +382,18 @@ static void await(struct nbd_connection *connection, struct nbd_waiter *waiter)
     }
 }
 
+/* Another size is another export. */
+static int check_size(struct nbd_connection *connection)
+{
+    int64_t size = library_of(connection)->get_size(connection->handle);
+
+    if (size != (int64_t)connection->export->size) {
+        give_up(connection, -EIO);
+        return -EIO;
+    }
+    return 0;
+}
+
 /* Waits, but not for ever, until nobody else makes the connection. */
 static void wait_for_others(struct nbd_connection *connection, uint64_t until)
 {
@@ -389,6 +425,9 @@ static int connect_again(struct nbd_connection *connection, uint64_t until)
         }
         give_up(connection, -ECONNRESET);
     }
+    if (connection->handle == NULL && connection->is_for_once) {
+        return -ECONNRESET;
+    }
     if (connection->handle == NULL) {
         connection->connecting = true;
         result = connect_to(connection, min_u64(until, stop_clock() + export->timeout / TRIES));
@@ -398,11 +437,46 @@ static int connect_again(struct nbd_connection *connection, uint64_t until)
             return -ECONNRESET;
         }
     }
-    if (result == 0 &&
-        library_of(connection)->get_size(connection->handle) != (int64_t) export->size) {
-        give_up(connection, -EIO);
-        result = -EIO;
+    return result == 0 ? check_size(connection) : result;
+}
+
+/* Takes and sends what can be without waiting. */
+static int serve_at_once(struct nbd_connection *connection, struct nbd_handle *handle)
+{
+    const struct nbd_library *library = library_of(connection);
+    int result = 0;
+
+    while (result == 0 && library->aio_is_connecting(handle) > 0) {
+        struct pollfd socket = {.fd = library->aio_get_fd(handle),
+                                .events = events_of(library, handle)};
+
+        if (poll(&socket, 1, 0) <= 0) {
+            break;
+        }
+        result = serve(connection, handle, socket.revents);
     }
+    return result;
+}
+
+int nbd_connection_step(struct nbd_connection *connection)
+{
+    int result = 0;
+
+    pthread_mutex_lock(&connection->mutex);
+    connection->is_for_once = true;
+    if (connection->opening == NULL) {
+        result = begin_to_connect(connection, &connection->opening);
+    }
+    if (result == 0) {
+        result = serve_at_once(connection, connection->opening);
+    }
+    if (result < 0 || library_of(connection)->aio_is_connecting(connection->opening) <= 0) {
+        result = has_connected(connection, connection->opening, result);
+        connection->opening = NULL;
+        result = result == 0 ? check_size(connection) : result;
+        result = result == 0 ? 1 : result;
+    }
+    pthread_mutex_unlock(&connection->mutex);
     return result;
 }
 
@@ -508,9 +582,8 @@ void nbd_connection_destroy(struct nbd_connection *connection)
     if (connection == NULL) {
         return;
     }
-    if (connection->handle != NULL) {
-        library_of(connection)->close(connection->handle);
-    }
+    library_of(connection)->close(connection->handle);
+    library_of(connection)->close(connection->opening);
     if (connection->wake >= 0) {
         close(connection->wake);
     }

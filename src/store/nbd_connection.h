@@ -82,6 +82,13 @@ uint64_t nbd_connection_generation(const struct nbd_connection *connection);
 uint64_t nbd_connection_deadline(struct nbd_connection *connection);
 
 /*
+ * A step towards a connection that nobody waits for: 1 when it is there, to the same export; 0 when
+ * the server has yet to answer; or a negative errno. By one thread at a time, before anything is
+ * asked on it; once it breaks it is not made again.
+ */
+int nbd_connection_step(struct nbd_connection *connection);
+
+/*
  * Asks all `count` requests at once, on another connection where there is none any more, and waits
  * until they are answered. 0, or a negative errno of one that failed: nbd_is_broken() for what
  * another try may put right. -ENOTSUP for an extent that this server does not tell of.

@@ -6,18 +6,30 @@
 #include "store/nbd_readers.h"
 
 #include "util/checked.h"
+#include "util/stop.h"
 
 #include <pthread.h>
 #include <stdlib.h>
 
 #define BUSY     8 /* requests of each connection that are under way, before another is opened */
-#define PATIENCE (UINT64_C(9) * 1000000000) /* nanoseconds: the main connection has more */
+#define SECOND   UINT64_C(1000000000) /* nanoseconds */
+#define PATIENCE (9 * SECOND)         /* of a request: the main connection has more */
+#define OPENING  (3 * SECOND)         /* a connection that is not there by then is none */
+
+enum reader_state {
+    READER_NONE,    /* there is no connection */
+    READER_OPENING, /* whoever asks next takes it a step further */
+    READER_OPEN,
+    READER_BROKEN,
+};
 
 struct reader {
+    enum reader_state state;
     struct nbd_connection *connection; /* NULL: there is none */
     uint64_t generation;               /* the life of the main connection that it belongs to */
     uint64_t under_way;                /* requests */
-    bool broken;
+    uint64_t begun;                    /* stop_clock(), when it began to be opened */
+    bool stepping;                     /* somebody takes it a step further */
 };
 
 struct nbd_readers {
@@ -77,38 +89,24 @@ static bool is_for_anyone(const struct nbd_readers *readers, const struct nbd_re
     return result;
 }
 
-/* Makes the place ready for this life; NULL where it cannot be. With the mutex held. */
-static struct reader *revive(struct nbd_readers *readers, struct reader *reader,
-                             uint64_t generation)
+/* --- Opening; the mutex is held -------------------------------------------------------------- */
+
+static bool is_open(const struct nbd_readers *readers, const struct reader *reader)
 {
-    if (reader->connection != NULL && reader->generation == generation) {
-        return reader->broken ? NULL : reader;
-    }
-    if (reader->under_way > 0) {
-        return NULL; /* of a life that is over */
-    }
-    nbd_connection_destroy(reader->connection);
-    *reader = (struct reader){.generation = generation,
-                              .connection = nbd_connection_create(&readers->export)};
-    return reader->connection != NULL ? reader : NULL;
+    return reader->state == READER_OPEN &&
+           reader->generation == nbd_connection_generation(readers->main);
 }
 
 /* The reader that has least to do, or NULL where that is the main connection. */
 static struct reader *least_busy(struct nbd_readers *readers)
 {
-    uint64_t generation = nbd_connection_generation(readers->main);
     uint64_t least = readers->main_under_way;
     struct reader *found = NULL;
 
-    for (unsigned i = 0; i < NBD_CONNECTIONS - 1 && least > 0; i++) {
+    for (unsigned i = 0; i < NBD_CONNECTIONS - 1; i++) {
         struct reader *reader = &readers->readers[i];
-        bool is_open = reader->connection != NULL && reader->generation == generation;
 
-        if (!is_open && least < BUSY) {
-            continue;
-        }
-        reader = revive(readers, reader, generation);
-        if (reader != NULL && reader->under_way < least) {
+        if (is_open(readers, reader) && reader->under_way < least) {
             least = reader->under_way;
             found = reader;
         }
@@ -116,19 +114,103 @@ static struct reader *least_busy(struct nbd_readers *readers)
     return found;
 }
 
+static bool all_are_busy(struct nbd_readers *readers)
+{
+    const struct reader *reader = least_busy(readers);
+
+    return (reader != NULL ? reader->under_way : readers->main_under_way) >= BUSY;
+}
+
+static void close_reader(struct reader *reader, enum reader_state state)
+{
+    nbd_connection_destroy(reader->connection);
+    reader->connection = NULL;
+    reader->state = state;
+}
+
+/* Makes the place ready for this life of the main connection, where that is of use. */
+static void begin(struct nbd_readers *readers, struct reader *reader)
+{
+    uint64_t generation = nbd_connection_generation(readers->main);
+    bool is_new = reader->state == READER_NONE || reader->generation != generation;
+
+    if (!is_new || reader->under_way > 0 || !all_are_busy(readers)) {
+        return;
+    }
+    close_reader(reader, READER_NONE);
+    reader->connection = nbd_connection_create(&readers->export);
+    if (reader->connection != NULL) {
+        reader->state = READER_OPENING;
+        reader->generation = generation;
+        reader->begun = stop_clock();
+    }
+}
+
+/* The mutex is given up meanwhile: a name may have to be looked up. */
+static void step(struct nbd_readers *readers, struct reader *reader)
+{
+    int result;
+
+    reader->stepping = true;
+    pthread_mutex_unlock(&readers->mutex);
+    result = nbd_connection_step(reader->connection);
+    pthread_mutex_lock(&readers->mutex);
+    reader->stepping = false;
+    if (result > 0) {
+        reader->state = READER_OPEN;
+    } else if (result < 0 || stop_clock() - reader->begun > OPENING) {
+        close_reader(reader, READER_BROKEN);
+    }
+}
+
+/*
+ * Nobody waits for it: there are servers that take one connection, and let others hang where they
+ * knock, as qemu-nbd does unless it is told how many it is to share its export with.
+ */
+static void open_more(struct nbd_readers *readers)
+{
+    for (unsigned i = 0; i < NBD_CONNECTIONS - 1; i++) {
+        struct reader *reader = &readers->readers[i];
+
+        if (!reader->stepping) {
+            begin(readers, reader);
+            if (reader->state == READER_OPENING) {
+                step(readers, reader);
+            }
+        }
+    }
+}
+
+/* --- Asking ---------------------------------------------------------------------------------- */
+
 struct nbd_connection *nbd_readers_take(struct nbd_readers *readers,
                                         const struct nbd_request *requests, size_t count)
 {
     bool for_anyone = is_for_anyone(readers, requests, count);
-    struct reader *reader;
+    struct reader *reader = NULL;
     struct nbd_connection *result;
 
     pthread_mutex_lock(&readers->mutex);
-    reader = for_anyone && readers->allowed ? least_busy(readers) : NULL;
+    if (for_anyone && readers->allowed) {
+        open_more(readers);
+        reader = least_busy(readers);
+    }
     *(reader != NULL ? &reader->under_way : &readers->main_under_way) += count;
     result = reader != NULL ? reader->connection : readers->main;
     pthread_mutex_unlock(&readers->mutex);
     return result;
+}
+
+/* They may have the one place that the server has for the main connection, which is made again. */
+static void close_idle(struct nbd_readers *readers)
+{
+    for (unsigned i = 0; i < NBD_CONNECTIONS - 1; i++) {
+        struct reader *reader = &readers->readers[i];
+
+        if (reader->under_way == 0 && !reader->stepping) {
+            close_reader(reader, READER_NONE);
+        }
+    }
 }
 
 void nbd_readers_give_back(struct nbd_readers *readers, const struct nbd_connection *connection,
@@ -137,13 +219,16 @@ void nbd_readers_give_back(struct nbd_readers *readers, const struct nbd_connect
     pthread_mutex_lock(&readers->mutex);
     if (connection == readers->main) {
         readers->main_under_way -= count;
+        if (broken) {
+            close_idle(readers);
+        }
     }
     for (unsigned i = 0; i < NBD_CONNECTIONS - 1; i++) {
         struct reader *reader = &readers->readers[i];
 
         if (reader->connection == connection) {
             reader->under_way -= count;
-            reader->broken = reader->broken || broken;
+            reader->state = broken ? READER_BROKEN : reader->state;
         }
     }
     pthread_mutex_unlock(&readers->mutex);

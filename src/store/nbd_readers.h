@@ -10,7 +10,8 @@
  * has begun anew. So nothing is lost with a reader (R7), and a flush need not cover what others
  * wrote. All readers belong to one life of the main connection: once that is made again they are
  * given up, since they may lead to the server that it has left. One that breaks is not used again
- * in this life; what was asked on it is asked on the main connection.
+ * in this life; what was asked on it is asked on the main connection, and so is everything while
+ * one is being opened: nobody waits for that.
  *
  * Any thread may call; the mutex is a leaf. Internal to the store.
  */

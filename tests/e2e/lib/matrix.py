@@ -4,9 +4,11 @@
     matrix.read(suite, "a plain image of version 3", lambda directory: ..., holds=tree.LARGE)
 
 mounts the image that the function makes and returns, and compares what the mount
-shows with what qemu-img says, byte for byte and hole for hole.
+shows with what qemu-img says, byte for byte and hole for hole. served() does so with an image that
+is reached by another name: all that read() was told of is in `kinds`.
 """
 
+import collections
 import contextlib
 import os
 import types
@@ -15,19 +17,27 @@ from . import checks, compare, ctl, image, infos, maps, mount, qcow2, tools, tre
 from .tap import check, check_equal
 
 
+Kind = collections.namedtuple("Kind", "name make holds needs options says")
+kinds = []
+
+
 def virtual_size(path):
     """The size in the header."""
     with qcow2.Qcow2(path) as opened:
         return opened["virtual_size"]
 
 
-def _prepare(make, holds, options):
+def _by_path(state):
+    return contextlib.nullcontext(state.image)
+
+
+def _prepare(kind, serve=_by_path):
     @contextlib.contextmanager
     def prepare(directory):
         state = types.SimpleNamespace(directory=directory, holds=None)
-        if holds is not None:
-            state.holds = tree.source(holds)
-        path = make(directory) if holds is None else make(directory, state.holds.raw)
+        if kind.holds is not None:
+            state.holds = tree.source(kind.holds)
+        path = kind.make(directory, *([state.holds.raw] if state.holds else []))
         state.image = path
         state.size = virtual_size(path)
         state.layers = image.layers(path)
@@ -35,12 +45,13 @@ def _prepare(make, holds, options):
         image.settle(*files)
         state.expected = image.to_raw(path, os.path.join(directory, "expected.raw"))
         state.map = image.allocation_map(path)
-        state.unchanged = compare.Unchanged(*sorted(files))
         state.top_files = {state.layers[0].path, state.layers[0].data_path}
         try:
-            with mount.mount(path, *options) as mounted:
-                state.mounted = mounted
-                yield state
+            with serve(state) as name:
+                state.unchanged = compare.Unchanged(*sorted(files))
+                with mount.mount(name, *kind.options) as mounted:
+                    state.mounted = mounted
+                    yield state
         finally:
             os.unlink(state.expected)
     return prepare
@@ -122,18 +133,13 @@ def read(suite, name, make, holds=None, needs=(), options=(), says=None):
 
     `says` is part of the one line that the daemon is expected to say.
     """
-    group = suite.group(name, _prepare(make, holds, options),
-                        "unmounting ends the daemon with status 0", needs)
-    group.test("has the size that its header names", _check_size)
+    kind = Kind(name, make, holds, needs, options, says)
+    kinds.append(kind)
+    group = _group(suite, kind)
     group.test("occupies the blocks of its image and data file", _check_blocks)
-    group.test("reads byte for byte as with qemu-img", _check_bytes)
-    group.test("random reads give what qemu-img gives", _check_random)
-    group.test("has holes where qemu-img maps no data", _check_holes)
     if holds is not None:
         group.test("e2fsck finds the file system on it clean", _check_fsck, [tools.loop])
         group.test("every file on it has its checksum", _check_tree, [tools.loop])
-    group.after("the daemon said %s" % ("nothing" if says is None else "that it " + says),
-                _check_said(says))
     group.after("bytes and times of its files are unchanged",
                 lambda state: state.unchanged.check())
     if "allow-probed-backing" not in options:  # which qcow2ctl does not have
@@ -141,4 +147,29 @@ def read(suite, name, make, holds=None, needs=(), options=(), says=None):
         group.after("qcow2ctl maps it as qemu-img does", _check_map)
         group.after("qcow2ctl check finds what qemu-img check finds", _check_verdict)
         group.after("qcow2ctl info says what qemu-img info says", _check_info)
+    return group
+
+
+def _group(suite, kind, *serve):
+    """What is checked however the image is reached."""
+    group = suite.group(kind.name, _prepare(kind, *serve),
+                        "unmounting ends the daemon with status 0", kind.needs)
+    group.test("has the size that its header names", _check_size)
+    group.test("reads byte for byte as with qemu-img", _check_bytes)
+    group.test("random reads give what qemu-img gives", _check_random)
+    group.test("has holes where qemu-img maps no data", _check_holes)
+    group.after("the daemon said %s" % ("nothing" if kind.says is None else "that it " + kind.says),
+                _check_said(kind.says))
+    return group
+
+
+def served(suite, kind, serve):
+    """Adds the group of tests for one of the kinds, by another name.
+
+    serve(state)    is a context manager that gives the name; it may change what the image and those
+                    behind it (state.layers) say of each other. Access times are its affair.
+    """
+    group = _group(suite, kind, serve)
+    group.after("bytes of its files, and times of changes, are unchanged",
+                lambda state: state.unchanged.check(but=("atime",)))
     return group

@@ -127,6 +127,7 @@ class Server:
         self.ends = set()
         self.accepted = 0  # connections, so far
         self.most = 1 << 30  # connections that it takes; others are hung up
+        self.hung = None  # a list: they hang in place of that, and are here
         self.generation = 0
         self.generator = random.Random(1)
         self.listener = socket.socket(socket.AF_UNIX)
@@ -142,6 +143,8 @@ class Server:
             self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
         self.hang_up()
+        for end in self.hung or []:
+            end.close()
         os.unlink(self.place)
 
     def hang_up(self):
@@ -173,7 +176,10 @@ class Server:
                 with self.lock:
                     if self.accepted >= self.most:
                         self.accepted += 1
-                        end.close()
+                        if self.hung is None:
+                            end.close()
+                        else:
+                            self.hung.append(end)
                         continue
                     self.ends.add(end)
                     self.accepted += 1

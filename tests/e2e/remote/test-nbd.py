@@ -174,6 +174,29 @@ def _(directory):
         check(server.accepted > 1, "it has not asked for more")
 
 
+def is_held(end):
+    """Whether who made the connection has not given it up."""
+    try:
+        return end.recv(1, socket.MSG_DONTWAIT) != b""
+    except BlockingIOError:
+        return True
+
+
+@suite.test("a server that lets others hang where they knock: nobody waits until they are given up")
+def _(directory):
+    path, raw = full_image(directory)
+    for _ in range(4):  # a machine that is held up for that long proves nothing
+        with nbd.Server(directory, contents_of(path), nbd.EVERYTHING | nbd.READ_ONLY) as server:
+            server.before = slowly
+            server.most, server.hung = 1, []
+            with mount.mount(server.address, "ro") as mounted:
+                compare.check_files(mounted.disk, raw)
+                check(server.accepted > 1, "it has not asked for more")
+                if all(map(is_held, server.hung)):
+                    return
+    check(False, "all was read only when they had been given up")
+
+
 @suite.test("a server that loses its connections while it is read ahead: every byte all the same")
 def _(directory):
     path, raw = full_image(directory)
@@ -210,6 +233,20 @@ def _(directory):
                 check_equal(reader.wait(), 0, "the status of cmp")
                 compare.forget(mounted.disk)
             check_equal(disk.read(4096), file.read(4096), "the first bytes")
+
+
+@suite.test("the server of a backing file, whose address an image has told, comes again: so is it asked again",
+            needs=NBDKIT)
+def _(directory):
+    path, raw = some_image(directory)
+    with contextlib.ExitStack() as stack:
+        address, process = stack.enter_context(nbdkit(directory, "file", path))
+        overlay = image.create(os.path.join(directory, "overlay.qcow2"), 40 * MiB, backing=address,
+                               backing_format="qcow2")
+        mounted = stack.enter_context(mount.mount(overlay, "ro", "follow=all"))
+        nbd.kill(process, os.path.join(directory, "socket"))
+        stack.enter_context(nbdkit(directory, "file", path))
+        compare.check_files(mounted.disk, raw)
 
 
 @contextlib.contextmanager
