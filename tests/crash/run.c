@@ -183,6 +183,26 @@ void run_flush(struct run *run)
 
 /* --- Bitmaps ------------------------------------------------------------------------------- */
 
+/* From an image that is not the one under test: nothing of it is recorded, and its host never
+ * fails. */
+static int copy_bitmap(struct run *run, const char *name, struct error *error)
+{
+    const struct session_options options = {.writable = false};
+    struct session session = {0};
+    struct stack stack;
+    int result;
+
+    stack_init(&stack, run->base->stack.path);
+    stack_copy(&stack, &run->base->stack);
+    if (session_open(&session, &stack, &options, error) < 0) {
+        die("%s: %s", run->base->workload->name, error->text);
+    }
+    result = writer_bitmap_copy(run->session.writer, name, session.image, error);
+    session_close(&session);
+    stack_release(&stack);
+    return result;
+}
+
 void run_bitmap(struct run *run, enum run_bitmap_change change, const char *name, uint64_t argument,
                 const char *from)
 {
@@ -210,6 +230,9 @@ void run_bitmap(struct run *run, enum run_bitmap_change change, const char *name
         break;
     case RUN_BITMAP_MERGE:
         result = writer_bitmap_merge(session->writer, name, session->image, from, &error);
+        break;
+    case RUN_BITMAP_COPY:
+        result = copy_bitmap(run, name, &error);
         break;
     }
     bitmap_states_add(&run->model.bitmaps, result == 0 ? bitmaps_describe(session->image) : NULL,

@@ -75,6 +75,7 @@ enum run_bitmap_change {
     RUN_BITMAP_CLEAR,  /* none */
     RUN_BITMAP_ENABLE, /* whether */
     RUN_BITMAP_MERGE,  /* `from`, another one */
+    RUN_BITMAP_COPY,   /* none: from the image as it was in the beginning */
 };
 
 void run_bitmap(struct run *run, enum run_bitmap_change change, const char *name, uint64_t argument,

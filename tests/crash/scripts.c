@@ -384,7 +384,10 @@ void script_bitmaps(struct run *run)
     run_bitmap(run, RUN_BITMAP_ADD, "with a long name that takes another place", 65536, NULL);
     run_bitmap(run, RUN_BITMAP_REMOVE, "two", 0, NULL);
     run_bitmap(run, RUN_BITMAP_REMOVE, "first", 0, NULL);
+    run_bitmap(run, RUN_BITMAP_COPY, "first", 0, NULL);
+    run_bitmap(run, RUN_BITMAP_REMOVE, "first", 0, NULL);
     run_bitmap(run, RUN_BITMAP_REMOVE, "with a long name that takes another place", 0, NULL);
+    run_bitmap(run, RUN_BITMAP_COPY, "first", 0, NULL);
     run_bitmap(run, RUN_BITMAP_ADD, "again", 4096, NULL);
 }
 

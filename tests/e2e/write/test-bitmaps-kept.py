@@ -78,6 +78,22 @@ def check_all(path, done, size):
         tap.check_equal(ranges(path, name), rounded(done, number, size), "bits of %s" % name)
 
 
+@suite.test("of each granularity from 512 bytes to 2 GiB, to the end of a disk that is no multiple of it")
+def _(directory):
+    size = (5 << 30) + 512
+    each = [("of %d" % (512 << power), str(512 << power)) for power in range(23)]
+    path = create(directory, size, named=each)
+    done = [[0, 512], [(2 << 30) - 512, 1024], [(3 << 30) + 70000 // 512 * 512, 5 * MiB], [size - 512, 512]]
+    with mount.mount(path, writable=True) as mounted:
+        with write.Direct(mounted.disk) as direct, write.opened(mounted.disk) as handle:
+            for offset, length in done[:2] + done[3:]:
+                direct.write(offset, b"g" * length)
+            write.punch(handle, *done[2])
+    for name, granularity in each:
+        tap.check_equal(ranges(path, name), rounded(done, int(granularity), size), name)
+    write.check_clean(path)
+
+
 @suite.test("what the kernel has cached is in them, and a mount that only reads changes nothing")
 def _(directory):
     path = create(directory, 40 * MiB)
