@@ -16,6 +16,7 @@
 
 #include "disk/keys.h"
 #include "store/nbd.h"
+#include "store/read_cache.h"
 #include "util/checked.h"
 
 #include <fcntl.h>
@@ -54,8 +55,15 @@ static void log_sink(void *context, enum log_level level, const char *line)
 static void open_image(struct model *model)
 {
     const struct model_options *given = &model->options;
+    const struct read_cache_options read_cache = {
+        .path = given->read_cache,
+        .size = given->read_cache_size.value,
+        .is_kept = true,
+    };
     struct image_options options = {
-        .access = STORE_WRITE, .no_locks = store_nbd_is_address(model->path), /* NBD has none */
+        .access = STORE_WRITE,
+        .no_locks = store_nbd_is_address(model->path), /* NBD has none */
+        .read_cache = given->read_cache != NULL ? &read_cache : NULL,
     };
     const struct cache_options cache = {
         .l2_size = given->l2_cache_size,
@@ -223,6 +231,12 @@ static const struct option_spec table[] = {
     NUMBER("l2-cache-size", l2_cache_size, 1, INT64_MAX),
     NUMBER("l2-cache-entry-size", l2_cache_entry_size, 1, INT64_MAX),
     NUMBER("refcount-cache-size", refcount_cache_size, 1, INT64_MAX),
+    {
+        .name = "read-cache",
+        .type = OPTION_STRING,
+        .field = offsetof(struct model_options, read_cache),
+    },
+    NUMBER("read-cache-size", read_cache_size, READ_CACHE_SIZE_MIN, INT64_MAX),
     SWITCH("lazy-refcounts", lazy_refcounts),
     SWITCH("discard", discard),
     SWITCH("compress", compress),
@@ -255,6 +269,7 @@ static void parse_options(struct model *model, const char *list)
     set_default(&model->options.operations, 100);
     set_default(&model->options.threads, 1);
     set_default(&model->options.rounds, 3);
+    set_default(&model->options.read_cache_size, READ_CACHE_SIZE_DEFAULT);
 }
 
 int main(int argc, char **argv)

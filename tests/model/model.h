@@ -37,8 +37,10 @@ struct model_options {
     struct option_bool lazy_refcounts; /* as those of struct writer_options */
     struct option_bool discard;
     struct option_bool compress;
-    struct option_bool resize;    /* between the rounds */
-    char *key_files;              /* of an encrypted image, for keys_open() */
+    struct option_bool resize; /* between the rounds */
+    char *key_files;           /* of an encrypted image, for keys_open() */
+    char *read_cache;          /* a file that is kept, for an image of an NBD server, or NULL */
+    struct option_number read_cache_size;
     struct option_bool snapshots; /* are made and removed, too */
     struct option_bool bitmaps;   /* which the image has, all empty, are followed, and changed */
 };

@@ -62,10 +62,11 @@ class Kind:
     """
 
     def __init__(self, name, make, resize=True, lazy=False, saves=True, compress=False, bitmaps=False,
-                 clusters=CLUSTERS, needs=(), serve=contextlib.nullcontext, **options):
+                 clusters=CLUSTERS, needs=(), serve=contextlib.nullcontext, read_cache=None, **options):
         self.name, self.make, self.options, self.serve = name, make, options, serve
         self.resize, self.lazy, self.saves, self.compress = resize, lazy, saves, compress
         self.bitmaps, self.clusters, self.needs = bitmaps, clusters, list(needs)
+        self.read_cache = read_cache
 
 
 # --- making ---------------------------------------------------------------------
@@ -159,7 +160,7 @@ def _seed(sentence):
     return zlib.crc32((given + sentence).encode("utf-8"))
 
 
-def _options(kind, caches, threads, seed):
+def _options(kind, caches, threads, seed, read_cache):
     operations = int(OPERATIONS * FACTOR / threads)
     given = ["seed=%d" % seed, "threads=%d" % threads, "operations=%d" % max(operations, 1)]
     given += [caches] if caches else []
@@ -169,6 +170,8 @@ def _options(kind, caches, threads, seed):
     given += ["lazy-refcounts"] if kind.lazy else []
     given += ["compress"] if kind.compress else []
     given += ["bitmaps"] if kind.bitmaps else []
+    if kind.read_cache:
+        given += ["read-cache=" + read_cache, "read-cache-size=%s" % kind.read_cache]
     return ",".join(given)
 
 
@@ -205,8 +208,8 @@ def _work(kind, caches, threads, sentence, copied):
     tap.diagnose("seed %d" % seed)
     with copied() as (path, before, expected):
         with kind.serve(path) as name:
-            done = tools.run(program(), name, expected, _options(kind, caches, threads, seed),
-                             timeout=3000 if LONG else None)
+            given = _options(kind, caches, threads, seed, expected + ".cache")
+            done = tools.run(program(), name, expected, given, timeout=3000 if LONG else None)
         check_equal(done.stdout + done.stderr, "", "what it said")
         check_image(path, expected)
         check_snapshots(path, before)
