@@ -38,6 +38,46 @@ static bool is_gone(const char *mount_point)
     return statx(AT_FDCWD, mount_point, AT_STATX_DONT_SYNC, 0, &status) != 0 && errno == ENOENT;
 }
 
+static dev_t device_of(const struct stack *stack)
+{
+    return makedev((unsigned)stack->daemon.major, (unsigned)stack->daemon.minor);
+}
+
+/* When the daemon whose file in the registry this is wrote it: as it was mounted. */
+static struct timespec beginning_of(const struct stack *stack)
+{
+    struct stat status;
+
+    return stack->descriptor >= 0 && fstat(stack->descriptor, &status) == 0 ? status.st_mtim
+                                                                            : (struct timespec){0};
+}
+
+/*
+ * A mount's device has a number that the next one gets when it is gone, while its daemon may still
+ * be at work, writing the last of it: of two that have the same number it is the younger one's.
+ */
+static void keep_devices_apart(struct stacks *stacks)
+{
+    struct stack *last = &stacks->list[stacks->count - 1];
+
+    for (size_t i = 0; i + 1 < stacks->count; i++) {
+        struct stack *other = &stacks->list[i], *older;
+        struct timespec mine, its;
+
+        if (device_of(other) == 0 || device_of(other) != device_of(last)) {
+            continue;
+        }
+        mine = beginning_of(last);
+        its = beginning_of(other);
+        older =
+            mine.tv_sec > its.tv_sec || (mine.tv_sec == its.tv_sec && mine.tv_nsec >= its.tv_nsec)
+                ? other
+                : last;
+        older->daemon.major = 0;
+        older->daemon.minor = 0;
+    }
+}
+
 static int add_daemon(void *context, const struct registry_record *record, int descriptor)
 {
     struct stacks *stacks = context;
@@ -55,12 +95,8 @@ static int add_daemon(void *context, const struct registry_record *record, int d
     }
     stack->daemon.mount_point = strdup(mount_point);
     stack->descriptor = fcntl(descriptor, F_DUPFD_CLOEXEC, 3);
+    keep_devices_apart(stacks);
     return stack->daemon.image == NULL || stack->daemon.mount_point == NULL ? -ENOMEM : 0;
-}
-
-static dev_t device_of(const struct stack *stack)
-{
-    return makedev((unsigned)stack->daemon.major, (unsigned)stack->daemon.minor);
 }
 
 /* --- loop devices --------------------------------------------------------------------------- */

@@ -2,8 +2,11 @@
 # SPDX-License-Identifier: MIT
 """qcow2ctl attach, detach and list: an image as a loop device."""
 
+import contextlib
 import json
 import os
+import shutil
+import signal
 
 from lib import bad, compare, ctl, files, image, mount, run, tap, tools
 from lib.files import qcow2ctl
@@ -114,6 +117,30 @@ def _(directory):
     os.kill(files.listed(path)[0]["pid"], 9)
     bad.wait_for(lambda: not files.listed(path), "the list is empty")
     run.unmount(raw, lazy=True)
+
+
+@suite.test("a mount that is gone, and whose daemon still has something to do, is not taken for the next")
+def _(directory):
+    first, second = files.whole(directory), os.path.join(directory, "second.qcow2")
+    shutil.copyfile(first, second)
+    places = [bad.mount_point(directory, name) for name in ("one", "two")]
+    for _ in range(20):  # until nobody else is given the number in between
+        with contextlib.ExitStack() as stack:
+            gone = stack.enter_context(mount.mount(first, at=places[0], writable=True))
+            device = os.stat(places[0]).st_dev
+            os.kill(gone.pids[0], signal.SIGSTOP)
+            stack.callback(os.kill, gone.pids[0], signal.SIGCONT)
+            tools.run("umount", "-i", "-l", places[0])
+            stack.enter_context(mount.mount(second, at=places[1], writable=True))
+            if os.stat(places[1]).st_dev != device:
+                continue
+            with mount.loop_device(places[1], writable=True) as loop:
+                for path, has in ((first, []), (second, [loop])):
+                    check_equal(files.listed(path)[0]["loop-devices"], has, "the devices of " + path)
+            qcow2ctl("umount", places[1])
+            check_equal(files.listed(second), [], "the list, afterwards,")
+            return
+    check(False, "no mount has had the number of one that was gone")
 
 
 @suite.test("what cannot be attached is one sentence, and leaves no device")
