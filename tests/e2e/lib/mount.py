@@ -47,10 +47,14 @@ def page_cache_limits(device):
 
 
 def _runs(pid):
-    """Whether the process is there, and not one that only waits for init to notice its end."""
+    """Whether the process is there, and not one that only waits for init to notice its end.
+
+    One whose other threads are still ending has its files open, and its locks.
+    """
     try:
         with open("/proc/%d/stat" % pid, encoding="utf-8", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[0] not in ("Z", "X")
+            ended = file.read().rpartition(")")[2].split()[0] in ("Z", "X")
+        return not ended or len(os.listdir("/proc/%d/task" % pid)) > 1
     except (FileNotFoundError, ProcessLookupError):
         return False
 
@@ -131,6 +135,9 @@ class Mount:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, 9)
         self._process.wait()
+        deadline = time.monotonic() + END_SECONDS
+        while any(_runs(pid) for pid in self.pids) and time.monotonic() < deadline:
+            time.sleep(0.002)
         if is_mounted(self.path):
             _ = run.unmount(self.path) or run.unmount(self.path, lazy=True)
 
