@@ -146,6 +146,7 @@ E2E_TESTS = \
 	tests/e2e/ctl/test-ctl-rebase.py \
 	tests/e2e/ctl/test-ctl-resize.py \
 	tests/e2e/ctl/test-ctl-salvage.py \
+	tests/e2e/ctl/test-ctl-salvage-deduced.py \
 	tests/e2e/ctl/test-ctl-salvage-measured.py \
 	tests/e2e/ctl/test-ctl-sandbox.py \
 	tests/e2e/ctl/test-ctl-snapshot.py \

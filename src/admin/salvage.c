@@ -3,10 +3,12 @@
 
 #include "admin/salvage_internal.h"
 
+#include "meta/format.h"
 #include "store/patched.h"
 #include "util/json.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -44,6 +46,47 @@ const char *salvage_certainty_name(enum salvage_certainty certainty)
     return names[certainty];
 }
 
+/* What was given, before anything is known. */
+static int check_options(struct salvage_work *work)
+{
+    const struct salvage_options *options = work->options;
+
+    if ((options->cluster_size & (options->cluster_size - 1)) != 0) {
+        return error_set(work->error, EINVAL,
+                         "%s: a cluster size of %" PRIu64 " bytes cannot be, it is a power of two",
+                         work->path, options->cluster_size);
+    }
+    if (options->l1_offset >= work->file_size && options->l1_offset != 0) {
+        return error_set(work->error, EINVAL,
+                         "%s: there is no L1 table at offset %" PRIu64 ", the file has %" PRIu64
+                         " bytes",
+                         work->path, options->l1_offset, work->file_size);
+    }
+    return 0;
+}
+
+/* What was given, once the cluster size is known. */
+static int check_geometry(struct salvage_work *work)
+{
+    const struct salvage_options *options = work->options;
+    uint64_t size = work->header.cluster_size;
+
+    if (options->l1_offset % size != 0) {
+        return error_set(work->error, EINVAL,
+                         "%s: there is no L1 table at offset %" PRIu64
+                         ", where no cluster of %" PRIu64 " bytes begins",
+                         work->path, options->l1_offset, size);
+    }
+    if (header_l1_entries_for(&work->header, options->virtual_size) >
+        HEADER_L1_SIZE_MAX / L1_ENTRY_BYTES) {
+        return error_set(work->error, EINVAL,
+                         "%s: a disk of %" PRIu64 " bytes is too large for clusters of %" PRIu64
+                         " bytes",
+                         work->path, options->virtual_size, size);
+    }
+    return 0;
+}
+
 static int work_through(struct salvage_work *work)
 {
     struct store_info info;
@@ -53,12 +96,18 @@ static int work_through(struct salvage_work *work)
         return error_set(work->error, -result, "%s: %s", work->path, strerror(-result));
     }
     work->file_size = info.size;
-    result = salvage_begin_header(work);
+    result = check_options(work);
+    if (result == 0) {
+        result = salvage_begin_header(work);
+    }
     if (result == 0) {
         result = salvage_open_entries(work);
     }
     if (result == 0) {
         result = salvage_find_l1(work);
+    }
+    if (result == 0) {
+        result = check_geometry(work); /* the cluster size may be known no sooner */
     }
     if (result == 0) {
         result = store_patch(work->file, work->header.cluster_size, &work->patched) < 0
@@ -81,6 +130,7 @@ int salvage_open(struct store *file, const char *path, const struct salvage_opti
     *report = (struct salvage_report){.count = 0};
     result = work_through(&work);
     salvage_close_entries(&work);
+    snapshot_table_free(work.snapshots);
     free(work.first);
     free(work.l1);
     free(work.bad);

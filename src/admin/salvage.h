@@ -7,18 +7,21 @@
  * What the tables say is believed where it can be. Where not: header fields are deduced from the
  * tables, or given; the cluster size from how L2 entries are aligned; an L1 table is found by its
  * contents; an entry of it comes from a snapshot's copy, or names an L2 table that was recognised
- * by its contents, which nothing else refers to; an L2 entry names the cluster that is left between
- * those of its neighbours. What leads nowhere stays: reading it is -EIO.
+ * by its contents, which nothing else refers to; an L2 entry is the one that a snapshot has there,
+ * or names the cluster that is left between those of its neighbours. What leads nowhere stays:
+ * reading it is -EIO.
  *
  *     salvage.c          the order of it all, and what is told
  *     salvage_header.c   header fields, the cluster size
  *     salvage_tables.c   L1 tables
  *     salvage_size.c     the size of the disk, also by its table of partitions
  *     salvage_places.c   where L2 tables that nothing names belong
- *     salvage_entries.c  L2 tables: recognising them, and their entries
+ *     salvage_entries.c  L2 tables: recognising them
+ *     salvage_repair.c   the entries of these
  *
- * Memory: two bits for each cluster of the file, the L1 table (32 MiB), and
- * SALVAGE_PATCHES_MAX of L2 tables. Time: the file is read once or twice, each table twice.
+ * Memory: a few bits for each cluster of the file, the L1 table (32 MiB), and
+ * SALVAGE_PATCHES_MAX of L2 tables. Time: the file is read once or twice, each table a few times;
+ * what compares each with each has bounds (SALVAGE_COMPARED_MAX, and in each file its own).
  */
 #ifndef ADMIN_SALVAGE_H
 #define ADMIN_SALVAGE_H
@@ -30,6 +33,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+/* Behind the end of any file: what is lost is named there, so that reading it is -EIO. */
+#define SALVAGE_LOST (UINT64_C(1) << 53)
 
 #define SALVAGE_PATCHES_MAX (UINT64_C(256) << 20) /* bytes */
 

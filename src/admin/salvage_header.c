@@ -83,11 +83,9 @@ static int gather_votes(struct salvage_work *work, struct votes *votes)
     }
     for (uint64_t offset = 0; offset < work->file_size;) {
         size_t length = (size_t)min_u64(PIECE, work->file_size - offset);
-        uint64_t hole = 0;
-        bool is_data = true;
+        uint64_t hole = salvage_hole(work, offset);
 
-        if (store_extent(work->file, offset, work->file_size - offset, &is_data, &hole) == 0 &&
-            !is_data) {
+        if (hole > 0) {
             offset += hole;
             continue;
         }
@@ -205,10 +203,54 @@ static bool names_data_file(const struct salvage_work *work)
     return false;
 }
 
+/*
+ * The incompatible features that can be believed. Where the field has bits that nobody knows it is
+ * damaged, as a whole, and extended L2 entries are left to what the tables look like: *damaged.
+ */
+static uint64_t believed_features(struct salvage_work *work, bool *damaged)
+{
+    uint64_t features = load_be64(work->first + HEADER_INCOMPATIBLE_FEATURES);
+
+    *damaged = work->header.version != 2 && (features & ~INCOMPATIBLE_KNOWN) != 0;
+    if (work->header.version == 2) {
+        return 0;
+    }
+    if (*damaged) {
+        features &= INCOMPATIBLE_KNOWN & ~INCOMPATIBLE_EXTENDED_L2;
+        salvage_tell(work, SALVAGE_DEDUCED, "incompatible-features", features,
+                     "those that are known; the field has others, too");
+    }
+    if ((features & INCOMPATIBLE_EXTERNAL_DATA_FILE) != 0 && !names_data_file(work)) {
+        features &= ~INCOMPATIBLE_EXTERNAL_DATA_FILE;
+        salvage_tell(work, SALVAGE_DEDUCED, "data-file", 0, "there is none, since none is named");
+    }
+    return features;
+}
+
+/* The cluster size, and the kind of entries, that the header says or was given. */
+static int begin_geometry(struct salvage_work *work)
+{
+    uint64_t given = given_bits(work), bits = load_be32(work->first + HEADER_CLUSTER_BITS);
+    bool possible = bits >= CLUSTER_BITS_MIN && bits <= CLUSTER_BITS_MAX, damaged;
+    uint64_t features = believed_features(work, &damaged);
+    int result = 0;
+
+    bits = given != 0 ? given : possible ? bits : 16;
+    work->header.incompatible_features = features;
+    set_geometry(work, (uint32_t)bits, (features & INCOMPATIBLE_EXTENDED_L2) != 0);
+    if (damaged || (given == 0 && !possible)) {
+        result = salvage_deduce_geometry(work);
+    }
+    if (given != 0 || possible) {
+        set_geometry(work, (uint32_t)bits, work->header.extended_l2);
+        salvage_tell(work, given != 0 ? SALVAGE_DEDUCED : SALVAGE_CERTAIN, "cluster-size",
+                     work->header.cluster_size, given != 0 ? "given" : NULL);
+    }
+    return result < 0 ? result : 0;
+}
+
 int salvage_begin_header(struct salvage_work *work)
 {
-    uint64_t bits, features;
-    bool possible;
     int result;
 
     work->first = calloc(1, FIRST_MAX);
@@ -220,30 +262,7 @@ int salvage_begin_header(struct salvage_work *work)
         memset(work->first, 0, FIRST_MAX); /* nothing is known of it */
     }
     set_version(work);
-    features = work->header.version == 2
-                   ? 0
-                   : load_be64(work->first + HEADER_INCOMPATIBLE_FEATURES) & INCOMPATIBLE_KNOWN;
-    if ((features & INCOMPATIBLE_EXTERNAL_DATA_FILE) != 0 && !names_data_file(work)) {
-        features &= ~INCOMPATIBLE_EXTERNAL_DATA_FILE;
-        salvage_tell(work, SALVAGE_DEDUCED, "data-file", 0, "there is none, since none is named");
-    }
-    work->header.incompatible_features = features;
-    bits = load_be32(work->first + HEADER_CLUSTER_BITS);
-    possible = bits >= CLUSTER_BITS_MIN && bits <= CLUSTER_BITS_MAX;
-    set_geometry(work,
-                 (uint32_t)(given_bits(work) != 0 ? given_bits(work)
-                            : possible            ? bits
-                                                  : 16),
-                 (features & INCOMPATIBLE_EXTENDED_L2) != 0);
-    if (given_bits(work) != 0) {
-        salvage_tell(work, SALVAGE_DEDUCED, "cluster-size", work->header.cluster_size, "given");
-    } else if (possible) {
-        salvage_tell(work, SALVAGE_CERTAIN, "cluster-size", work->header.cluster_size, NULL);
-    } else {
-        result = salvage_deduce_geometry(work);
-        return result < 0 ? result : 0;
-    }
-    return 0;
+    return begin_geometry(work);
 }
 
 /* --- A header that can be opened ------------------------------------------------------------ */

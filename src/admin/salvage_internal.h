@@ -9,16 +9,25 @@
 #include "meta/header.h"
 #include "meta/snapshot.h"
 
-/* Behind the end of any file: where the tables are that are made, and what is lost. */
+/* Behind the end of any file, too: where the tables are that are made. */
 #define SALVAGE_L1        (UINT64_C(1) << 54)
 #define SALVAGE_REFCOUNTS (SALVAGE_L1 + (UINT64_C(64) << 20))
-#define SALVAGE_LOST      (UINT64_C(1) << 53)
+
+#define SALVAGE_COMPARED_MAX (UINT64_C(4) << 30) /* bytes of tables that are compared */
 
 enum salvage_use { /* of a cluster, by what is believed */
     SALVAGE_FREE,
     SALVAGE_USED,
     SALVAGE_TWICE, /* as data of two entries */
     SALVAGE_TABLE, /* an L2 table */
+};
+
+enum salvage_look { /* of a cluster, by its contents */
+    SALVAGE_LOOK_UNKNOWN,
+    SALVAGE_LOOK_NOTHING,
+    SALVAGE_LOOK_HARDLY, /* an L2 table with more faults than entries */
+    SALVAGE_LOOK_SHARED, /* an L2 table of which nothing is its alone */
+    SALVAGE_LOOK_TABLE,
 };
 
 enum salvage_entry {
@@ -44,19 +53,28 @@ struct salvage_work {
     struct header header; /* cluster size, features, sizes; what is derived from these */
     uint64_t clusters;    /* of the file */
     struct check_counts *uses;
-    uint8_t *table;  /* a cluster */
-    bool shared_too; /* a table of which no entry is its alone may be one, too */
+    struct check_counts *looks; /* enum salvage_look of clusters that L1 entries may name */
+    uint8_t *table;             /* a cluster */
+    bool is_hole;               /* that is one of the host's, so all zeros */
+    bool shared_too;            /* a table of which no entry is its alone may be one, too */
+
+    uint64_t extent_begin, extent_end; /* of the host's last one that was asked for */
+    bool extent_is_data;
 
     uint8_t *refcount_table; /* NULL where it cannot be used */
     uint8_t *refcount_block; /* a cluster */
     uint64_t block_index;    /* which it is; UINT64_MAX: none */
 
-    uint32_t snapshot_count; /* that can be read */
-    uint64_t *l1;            /* host byte order; header.l1_entries of them */
-    uint8_t *bad;            /* of each: 1: it leads nowhere */
+    struct snapshot_table *snapshots; /* NULL: none can be read */
+    uint32_t snapshot_count;          /* of these */
+    uint64_t *l1;                     /* host byte order; header.l1_entries of them */
+    uint8_t *bad;                     /* of each: 1: it leads nowhere */
     /* L2 tables that nothing refers to, in the order of their offsets; 0: has its place by now. */
     uint64_t *orphans;
     size_t orphan_count;
+    uint64_t asked;    /* entries of snapshots that were looked at for lost ones */
+    uint64_t compared; /* bytes of tables that were read to compare them */
+    bool lost_tables;  /* some L1 entry leads nowhere, or to a table of which nothing is left */
 };
 
 void salvage_tell(struct salvage_work *work, enum salvage_certainty certainty, const char *what,
@@ -84,9 +102,8 @@ struct salvage_l1 {
     struct salvage_work *work;
     uint64_t offset;    /* of the table that is believed */
     uint64_t good, bad; /* of its entries */
-    struct snapshot_table *snapshots;
     bool has_vm_state;
-    uint64_t deduced, from_snapshots, missing;
+    uint64_t deduced, from_snapshots, ruins, missing;
 };
 
 /* Whether no entry of [begin, end) names anything, and none is bad. */
@@ -133,11 +150,32 @@ uint64_t salvage_alike(struct salvage_work *work, uint64_t one, uint64_t other);
  */
 bool salvage_follows(struct salvage_work *work, uint64_t one, uint64_t other);
 
-/* What its refcount says of a cluster: false only where it is 0. */
+/*
+ * Of how many bytes from here on, which is in the file, the host keeps nothing; 0: it does, or that
+ * is not known. Cheap in the order of the file: some hosts look through all of it to answer.
+ */
+uint64_t salvage_hole(struct salvage_work *work, uint64_t offset);
+
+#define SALVAGE_COUNT_UNKNOWN UINT64_MAX
+
+/* The refcount of a cluster. */
+uint64_t salvage_count(struct salvage_work *work, uint64_t cluster);
+
+/* Whether it may be in use: false only where its refcount is 0. */
 bool salvage_is_counted(struct salvage_work *work, uint64_t cluster);
 
 /* Fills work->orphans. */
 int salvage_find_orphans(struct salvage_work *work);
+
+/* Of the table in work->table. */
+uint64_t salvage_entries_of(const struct salvage_work *work);
+uint8_t *salvage_entry_at(const struct salvage_work *work, uint64_t index);
+enum salvage_entry salvage_judge(const struct salvage_work *work, uint64_t entry);
+
+/* An entry names the cluster as data. 0 or -ENOMEM. */
+int salvage_use_data(struct salvage_work *work, uint64_t cluster);
+
+/* --- salvage_repair.c */
 
 /* Entries of all L2 tables that work->l1 names. */
 int salvage_repair_entries(struct salvage_work *work);

@@ -99,10 +99,10 @@ static size_t find_successor(const struct salvage_l1 *search, uint64_t index)
     size_t found = work->orphan_count;
     uint64_t best = 0, entry;
 
-    for (size_t i = search->snapshots != NULL ? search->snapshots->count : 0; i > 0; i--) {
+    for (size_t i = work->snapshots != NULL ? work->snapshots->count : 0; i > 0; i--) {
         for (size_t k = 0; k < work->orphan_count; k++) {
             uint64_t alike =
-                salvage_snapshot_entry(work, &search->snapshots->snapshots[i - 1], index, &entry)
+                salvage_snapshot_entry(work, &work->snapshots->snapshots[i - 1], index, &entry)
                     ? salvage_alike(work, l1_entry_table(entry), work->orphans[k])
                     : 0;
 
@@ -111,7 +111,7 @@ static size_t find_successor(const struct salvage_l1 *search, uint64_t index)
                 found = k;
             }
         }
-        if (found < work->orphan_count || i + SNAPSHOTS_LOOKED <= search->snapshots->count) {
+        if (found < work->orphan_count || i + SNAPSHOTS_LOOKED <= work->snapshots->count) {
             break;
         }
     }
@@ -143,8 +143,8 @@ static void take_from_snapshot(struct salvage_l1 *search, uint64_t index)
     uint64_t entry;
     bool whole;
 
-    for (size_t i = search->snapshots != NULL ? search->snapshots->count : 0; i > 0; i--) {
-        if (salvage_snapshot_entry(work, &search->snapshots->snapshots[i - 1], index, &entry) &&
+    for (size_t i = work->snapshots != NULL ? work->snapshots->count : 0; i > 0; i--) {
+        if (salvage_snapshot_entry(work, &work->snapshots->snapshots[i - 1], index, &entry) &&
             (entry & L1_ENTRY_RESERVED) == 0 &&
             salvage_is_table(work, l1_entry_table(entry), &whole)) {
             work->l1[index] = l1_entry_table(entry);
@@ -330,6 +330,43 @@ static bool has_lost(const struct salvage_work *work)
     return memchr(work->bad, 1, work->header.l1_entries) != NULL;
 }
 
+/* Whether the entry may well be right, though of the table that it names hardly anything is left.
+ */
+static bool names_ruin(struct salvage_work *work, uint64_t entry)
+{
+    uint64_t table = l1_entry_table(entry), cluster = table >> work->header.cluster_bits;
+
+    return (entry & ENTRY_COPIED) != 0 && (entry & L1_ENTRY_RESERVED) == 0 &&
+           table % work->header.cluster_size == 0 && table < work->file_size &&
+           check_counts_get(work->uses, cluster) == SALVAGE_FREE &&
+           salvage_is_counted(work, cluster);
+}
+
+/* What is left of entries that lead nowhere. */
+static int give_up(struct salvage_l1 *search)
+{
+    struct salvage_work *work = search->work;
+    int result = 0;
+
+    for (uint64_t i = 0; i < work->header.l1_entries && result == 0; i++) {
+        if (work->bad[i] == BAD_OR_EMPTY) {
+            work->bad[i] = 0;
+        } else if (work->bad[i] && names_ruin(work, work->l1[i])) {
+            work->bad[i] = 0;
+            work->lost_tables = true;
+            search->ruins++;
+            result = check_counts_set(work->uses,
+                                      l1_entry_table(work->l1[i]) >> work->header.cluster_bits,
+                                      SALVAGE_TABLE);
+        } else if (work->bad[i]) {
+            work->l1[i] = SALVAGE_LOST;
+            work->lost_tables = true;
+            search->missing++;
+        }
+    }
+    return result == -ENOMEM ? salvage_no_memory(work) : 0;
+}
+
 /* --- All of it ---------------------------------------------------------------------------- */
 
 int salvage_complete_l1(struct salvage_l1 *search)
@@ -362,13 +399,5 @@ int salvage_complete_l1(struct salvage_l1 *search)
     if (result == 0 && has_lost(work)) {
         result = take_shared(search);
     }
-    for (uint64_t i = 0; i < work->header.l1_entries; i++) {
-        if (work->bad[i] == BAD_OR_EMPTY) {
-            work->bad[i] = 0;
-        } else if (work->bad[i]) {
-            work->l1[i] = SALVAGE_LOST;
-            search->missing++;
-        }
-    }
-    return result;
+    return result == 0 ? give_up(search) : result;
 }

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #define ENTRIES_MAX (HEADER_L1_SIZE_MAX / L1_ENTRY_BYTES)
+#define LOST_MAX    4096 /* bytes within a table that are looked past for more of it */
 
 /* --- Reading one --------------------------------------------------------------------------- */
 
@@ -25,8 +26,9 @@ static int judge_entry(struct salvage_work *work, uint64_t entry)
     if (entry == 0) {
         return 0;
     }
-    if ((entry & L1_ENTRY_RESERVED) != 0 || !salvage_is_table(work, table, &whole) ||
-        check_counts_get(work->uses, table >> work->header.cluster_bits) == SALVAGE_TABLE) {
+    if ((entry & L1_ENTRY_RESERVED) != 0 || table >= work->file_size ||
+        check_counts_get(work->uses, table >> work->header.cluster_bits) == SALVAGE_TABLE ||
+        !salvage_is_table(work, table, &whole)) {
         return -1;
     }
     return salvage_use_table(work, table) < 0 ? -ENOMEM : 1;
@@ -140,6 +142,14 @@ static bool has_bad(const struct salvage_work *work, uint64_t begin, uint64_t en
     return begin < end && memchr(work->bad + begin, 1, in_memory(end - begin)) != NULL;
 }
 
+/* Whether the header says how many entries there are, and that can be. */
+static bool is_told(const struct salvage_work *work)
+{
+    uint64_t told = load_be32(work->first + HEADER_L1_SIZE);
+
+    return told != 0 && told <= ENTRIES_MAX;
+}
+
 /* Where the size of the disk, and that of the table, say different things. */
 static void settle_entries(struct salvage_work *work)
 {
@@ -148,10 +158,12 @@ static void settle_entries(struct salvage_work *work)
 
     if (work->options->virtual_size != 0) {
         work->header.l1_entries = (uint32_t)needed;
-    } else if (needed == 0 && (told == 0 || told > ENTRIES_MAX)) {
-        while (work->header.l1_entries > 1 &&
-               salvage_is_empty(work, work->header.l1_entries - 1, loaded)) {
+    } else if (!is_told(work)) {
+        while (work->header.l1_entries > max_u64(needed, 1) &&
+               (salvage_is_empty(work, work->header.l1_entries - 1, loaded) ||
+                (needed > 0 && work->bad[work->header.l1_entries - 1]))) {
             work->header.l1_entries--;
+            loaded = work->header.l1_entries;
         }
     } else if (needed > 0 && told > needed && has_bad(work, needed, loaded)) {
         work->header.l1_entries = (uint32_t)needed;
@@ -166,8 +178,7 @@ static uint64_t entries_to_load(const struct salvage_work *work)
     uint64_t told = load_be32(work->first + HEADER_L1_SIZE), needed = needed_entries(work);
     uint64_t most = div_round_up(work->file_size, sizeof(uint64_t)); /* no more than the file has */
 
-    told = told <= ENTRIES_MAX ? told : 0;
-    if (told == 0 && needed == 0) {
+    if (!is_told(work)) {
         told = work->header.cluster_size / L1_ENTRY_BYTES; /* nobody knows: see settle_entries() */
     }
     if (work->options->virtual_size != 0) {
@@ -189,8 +200,8 @@ static void read_snapshots(struct salvage_l1 *search)
     if (header.snapshot_count > 0 && header.snapshot_count <= SNAPSHOTS_MAX &&
         header.snapshots_offset % header.cluster_size == 0) {
         (void)snapshot_table_examine(work->file, &header, work->file_size, work->path,
-                                     &search->snapshots, &ignored);
-        work->snapshot_count = search->snapshots != NULL ? (uint32_t)search->snapshots->count : 0;
+                                     &work->snapshots, &ignored);
+        work->snapshot_count = work->snapshots != NULL ? (uint32_t)work->snapshots->count : 0;
     }
 }
 
@@ -208,13 +219,38 @@ static bool is_better(const struct candidate *one, const struct candidate *other
     return one->owned != other->owned ? one->owned > other->owned : one->all > other->all;
 }
 
+/* What an L1 entry would name there; asked for a cluster again, it is not read again. */
+static enum salvage_look look_at(struct salvage_work *work, uint64_t table)
+{
+    uint64_t cluster = table >> work->header.cluster_bits;
+    enum salvage_look look;
+    bool whole, any;
+
+    if (table == 0 || table % work->header.cluster_size != 0 || table >= work->file_size) {
+        return SALVAGE_LOOK_NOTHING;
+    }
+    look = (enum salvage_look)check_counts_get(work->looks, cluster);
+    if (look != SALVAGE_LOOK_UNKNOWN) {
+        return look;
+    }
+    any = salvage_is_table(work, table, &whole);
+    look = whole ? SALVAGE_LOOK_TABLE : SALVAGE_LOOK_NOTHING;
+    if (any && !whole) {
+        work->shared_too = true;
+        (void)salvage_is_table(work, table, &whole);
+        work->shared_too = false;
+        look = whole ? SALVAGE_LOOK_SHARED : SALVAGE_LOOK_HARDLY;
+    }
+    (void)check_counts_set(work->looks, cluster, look); /* without memory it is looked at again */
+    return look;
+}
+
 static struct candidate judge_cluster(struct salvage_work *work, uint64_t offset, uint64_t entries)
 {
     struct candidate found = {.offset = offset};
     uint64_t wrong = 0;
     size_t length = (size_t)min_u64(work->header.cluster_size, entries * L1_ENTRY_BYTES);
     uint8_t *raw = malloc(length);
-    bool owned, whole;
 
     length = (size_t)min_u64(length, work->file_size - offset);
     if (raw == NULL || store_read(work->file, offset, raw, length) < 0) {
@@ -223,63 +259,77 @@ static struct candidate judge_cluster(struct salvage_work *work, uint64_t offset
     }
     for (size_t at = 0; at + L1_ENTRY_BYTES <= length && wrong <= 8 + found.all;
          at += L1_ENTRY_BYTES) {
-        uint64_t entry = load_be64(raw + at), table = l1_entry_table(entry);
+        uint64_t entry = load_be64(raw + at);
+        enum salvage_look look = (entry & L1_ENTRY_RESERVED) == 0
+                                     ? look_at(work, l1_entry_table(entry))
+                                     : SALVAGE_LOOK_NOTHING;
+        bool is_table = look == SALVAGE_LOOK_TABLE || look == SALVAGE_LOOK_SHARED;
 
         if (entry == 0) {
             continue;
         }
-        if ((entry & L1_ENTRY_RESERVED) != 0 || !salvage_is_table(work, table, &owned)) {
-            wrong++;
-            continue;
-        }
-        whole = owned;
-        if (!owned) {
-            work->shared_too = true;
-            (void)salvage_is_table(work, table, &whole);
-            work->shared_too = false;
-        }
-        found.all += whole;
-        wrong += !whole;
-        found.owned += owned && (entry & ENTRY_COPIED) != 0;
+        found.all += is_table;
+        wrong += !is_table;
+        found.owned += look == SALVAGE_LOOK_TABLE && (entry & ENTRY_COPIED) != 0;
     }
     free(raw);
     found.all = found.all > wrong ? found.all : 0;
     return found;
 }
 
-static bool is_snapshots(const struct salvage_l1 *search, uint64_t offset)
+static bool is_snapshots(const struct salvage_work *work, uint64_t offset)
 {
-    for (size_t i = 0; search->snapshots != NULL && i < search->snapshots->count; i++) {
-        if (search->snapshots->snapshots[i].l1_offset == offset) {
+    for (size_t i = 0; work->snapshots != NULL && i < work->snapshots->count; i++) {
+        if (work->snapshots->snapshots[i].l1_offset == offset) {
             return true;
         }
     }
     return false;
 }
 
+/*
+ * How many clusters on the table goes on from the one at `offset`, which is part of it, in steps of
+ * `step` bytes: the next one that is, behind those that were lost; 0: it ends here.
+ */
+static uint64_t goes_on(struct salvage_work *work, uint64_t offset, uint64_t step)
+{
+    uint64_t size = work->header.cluster_size, most = 1 + LOST_MAX / size;
+
+    for (uint64_t i = 1; i <= most; i++) {
+        uint64_t at = offset + i * step; /* modulo 2^64 where it goes back */
+        struct candidate found;
+
+        if (at < size || at >= work->file_size) {
+            return 0;
+        }
+        found = judge_cluster(work, at, size / L1_ENTRY_BYTES);
+        if (i == 1 ? found.all > 0 : found.owned > 0) {
+            return i;
+        }
+    }
+    return 0;
+}
+
 /* Where the table begins of which the cluster is a part; and how many clusters it has, in *count.
  */
 static uint64_t find_ends(struct salvage_work *work, uint64_t offset, uint64_t *count)
 {
-    uint64_t size = work->header.cluster_size, begin = offset, end = offset + size;
+    uint64_t size = work->header.cluster_size, begin = offset, last = offset, more;
 
-    while (begin > size && judge_cluster(work, begin - size, size / L1_ENTRY_BYTES).all > 0) {
-        begin -= size;
+    while ((more = goes_on(work, begin, -size)) > 0) {
+        begin -= more * size;
     }
-    while (end < work->file_size && end - begin < HEADER_L1_SIZE_MAX &&
-           judge_cluster(work, end, size / L1_ENTRY_BYTES).all > 0) {
-        end += size;
+    while (last - begin < HEADER_L1_SIZE_MAX && (more = goes_on(work, last, size)) > 0) {
+        last += more * size;
     }
-    *count = (end - begin) / size;
+    *count = (last - begin) / size + 1;
     return begin;
 }
 
 /* Whether nothing tells how many entries there are. */
 static bool is_size_unknown(const struct salvage_work *work)
 {
-    uint64_t told = load_be32(work->first + HEADER_L1_SIZE);
-
-    return needed_entries(work) == 0 && (told == 0 || told > ENTRIES_MAX);
+    return needed_entries(work) == 0 && !is_told(work);
 }
 
 /* The table whose place the header does not tell: around the cluster with most entries that name
@@ -292,15 +342,13 @@ static int look_for_table(struct salvage_l1 *search, uint64_t entries, bool owne
 
     for (uint64_t offset = size; offset < work->file_size; offset += size) {
         struct candidate found;
-        uint64_t length = 0;
-        bool is_data = true;
+        uint64_t hole = salvage_hole(work, offset);
 
-        if (store_extent(work->file, offset, work->file_size - offset, &is_data, &length) == 0 &&
-            !is_data && length > size) {
-            offset += round_down(length, size) - size;
+        if (hole > size) {
+            offset += round_down(hole, size) - size;
             continue;
         }
-        found = is_snapshots(search, offset) ? best : judge_cluster(work, offset, entries);
+        found = is_snapshots(work, offset) ? best : judge_cluster(work, offset, entries);
         if (found.all > 0 && (found.owned > 0 || !owned) && is_better(&found, &best) &&
             salvage_is_counted(work, offset >> work->header.cluster_bits)) {
             best = found;
@@ -374,8 +422,8 @@ static int use_snapshots(struct salvage_l1 *search)
     struct salvage_work *work = search->work;
     uint64_t looked = 0;
 
-    for (size_t i = 0; search->snapshots != NULL && i < search->snapshots->count; i++) {
-        const struct snapshot *snapshot = &search->snapshots->snapshots[i];
+    for (size_t i = 0; work->snapshots != NULL && i < work->snapshots->count; i++) {
+        const struct snapshot *snapshot = &work->snapshots->snapshots[i];
         uint64_t entry;
 
         search->has_vm_state |= snapshot->vm_state_size > 0;
@@ -412,8 +460,9 @@ int salvage_find_l1(struct salvage_work *work)
                      "L2 tables that nothing else names");
         salvage_tell(work, SALVAGE_DEDUCED, "l1-entries", search.from_snapshots,
                      "of a snapshot: what it shows is older");
+        salvage_tell(work, SALVAGE_DEDUCED, "l1-entries", search.ruins,
+                     "L2 tables of which hardly anything is left");
         salvage_tell(work, SALVAGE_MISSING, "l1-entries", search.missing, NULL);
     }
-    snapshot_table_free(search.snapshots);
     return result;
 }

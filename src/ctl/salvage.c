@@ -32,6 +32,7 @@ struct salvage_flags {
 
 struct copying {
     struct ctl *ctl;
+    const struct image *image;
     struct view *view;
     const char *target, *map_path;
     int fd;
@@ -95,15 +96,32 @@ static int write_piece(struct copying *copying, uint64_t offset, const char *byt
     return 0;
 }
 
-/* How much is lost with a sector: where its tables say nothing, or what cannot be, the cluster. */
-static size_t lost_with(const struct copying *copying, uint64_t offset, size_t rest)
+/*
+ * How much is lost with a byte where its tables say nothing, or what cannot be: the cluster, or all
+ * that a table maps, where that is lost; 0: they say something.
+ */
+static uint64_t lost_with_tables(const struct copying *copying, uint64_t offset)
 {
+    const struct header *header = copying->image->header;
+    uint64_t size = header->cluster_size;
     struct mapping_fault fault;
     struct view_extent found;
 
-    return view_lookup_exact(copying->view, offset, 1, &found, &fault) == 0
-               ? (size_t)min_u64(SECTOR, rest)
-               : (size_t)min_u64(copying->cluster_size - offset % copying->cluster_size, rest);
+    if (view_lookup_exact(copying->view, offset, 1, &found, &fault) == 0) {
+        return 0;
+    }
+    if (found.image == copying->image && fault.host_offset >= SALVAGE_LOST &&
+        fault.host_offset - SALVAGE_LOST < size) {
+        size <<= header->l2_bits;
+    }
+    return size - offset % size;
+}
+
+static size_t lost_with(const struct copying *copying, uint64_t offset, size_t rest)
+{
+    uint64_t lost = lost_with_tables(copying, offset);
+
+    return (size_t)min_u64(lost > 0 ? lost : SECTOR, rest);
 }
 
 /* What cannot be read stays zeros. */
@@ -132,26 +150,37 @@ static int copy_piece(struct copying *copying, uint64_t offset, size_t length)
     return write_piece(copying, offset, copying->buffer, length);
 }
 
+/* What can be copied, or not, in one piece from `offset` on; how much that is, in *length. */
+static int copy_next(struct copying *copying, uint64_t offset, uint64_t *length)
+{
+    uint64_t rest = copying->size - offset;
+    bool is_data = true;
+
+    *length = 0;
+    if (view_classify(copying->view, offset, rest, &is_data, length) != 0 || *length == 0) {
+        *length = min_u64(lost_with_tables(copying, offset), rest);
+        if (*length > 0) {
+            note(copying, offset, *length, true);
+            return 0;
+        }
+        is_data = true;
+        *length = PIECE - offset % PIECE;
+    }
+    if (!is_data) {
+        note(copying, offset, *length, false);
+        return 0;
+    }
+    *length = min_u64(min_u64(*length, rest), PIECE);
+    return copy_piece(copying, offset, (size_t)*length);
+}
+
 static int copy_all(struct copying *copying)
 {
     int r = 0;
 
-    for (uint64_t offset = 0; offset < copying->size && r == 0;) {
-        uint64_t length = 0, rest = copying->size - offset;
-        bool is_data = true;
-
-        if (view_classify(copying->view, offset, rest, &is_data, &length) != 0 || length == 0) {
-            is_data = true;
-            length = PIECE - offset % PIECE;
-        }
-        if (is_data) {
-            length = min_u64(min_u64(length, rest), PIECE);
-            r = copy_piece(copying, offset, (size_t)length);
-        } else {
-            note(copying, offset, length, false);
-        }
-        offset += length;
-        progress_show(&copying->progress, offset, copying->size);
+    for (uint64_t offset = 0, length; offset < copying->size && r == 0; offset += length) {
+        r = copy_next(copying, offset, &length);
+        progress_show(&copying->progress, min_u64(offset + length, copying->size), copying->size);
     }
     end_run(copying, copying->size);
     return r;
@@ -176,27 +205,36 @@ static FILE *make_map(const char *path)
     return map;
 }
 
+static int open_map(struct copying *copying)
+{
+    if (copying->map_path != NULL) {
+        copying->map = make_map(copying->map_path);
+        if (copying->map == NULL) {
+            return error_set(&copying->ctl->error, errno,
+                             "%s: cannot be made: %s; name a file that does not exist",
+                             copying->map_path, strerror(errno));
+        }
+    }
+    return 0;
+}
+
+static int refuse_target(struct ctl *ctl, const char *target, int reason)
+{
+    return error_set(&ctl->error, reason, "%s: cannot be made: %s; name a file that does not exist",
+                     target, strerror(reason));
+}
+
 static int open_target(struct copying *copying)
 {
     struct error *error = &copying->ctl->error;
 
     copying->fd = opener_make(copying->target);
     if (copying->fd < 0) {
-        return error_set(error, -copying->fd,
-                         "%s: cannot be made: %s; name a file that does not exist", copying->target,
-                         strerror(-copying->fd));
+        return refuse_target(copying->ctl, copying->target, -copying->fd);
     }
     if (ftruncate(copying->fd, (off_t)copying->size) != 0) {
-        return error_set(error, errno, "%s: cannot have %" PRIu64 " bytes: %s", copying->target,
-                         copying->size, strerror(errno));
-    }
-    if (copying->map_path != NULL) {
-        copying->map = make_map(copying->map_path);
-        if (copying->map == NULL) {
-            return error_set(error, errno,
-                             "%s: cannot be made: %s; name a file that does not exist",
-                             copying->map_path, strerror(errno));
-        }
+        return error_set(error, errno, "%s: cannot have %" PRIu64 " bytes: %s; remove it",
+                         copying->target, copying->size, strerror(errno));
     }
     return 0;
 }
@@ -296,8 +334,11 @@ static int copy_out(struct copying *copying, const struct salvage_report *report
     int r;
 
     copying->buffer = malloc(PIECE);
-    r = copying->buffer != NULL ? open_target(copying)
+    r = copying->buffer != NULL ? open_map(copying)
                                 : error_set(&copying->ctl->error, ENOMEM, "out of memory");
+    if (r == 0) {
+        r = open_target(copying);
+    }
     if (r == 0) {
         begin_map(copying);
         progress_begin(&copying->progress, "qcow2ctl", "copying", NULL);
@@ -331,6 +372,9 @@ static int run_salvage(struct ctl *ctl)
     struct image *image = NULL;
     int r = command_prints_json(&flags->common) ? json_require(&ctl->error) : 0;
 
+    if (r == 0 && access(copying.target, F_OK) == 0) { /* sooner than there is a map of nothing */
+        r = refuse_target(ctl, copying.target, EEXIST);
+    }
     if (r == 0) {
         r = ctl_box_enter(ctl, &flags->common, &box);
     }
@@ -341,6 +385,7 @@ static int run_salvage(struct ctl *ctl)
         r = view_open_active(image, &copying.view);
     }
     if (r == 0) {
+        copying.image = image;
         copying.size = view_size(copying.view);
         copying.cluster_size = image->header->cluster_size;
         r = copy_out(&copying, &report);

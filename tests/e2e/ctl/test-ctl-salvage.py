@@ -178,6 +178,20 @@ def _(directory):
 def _(directory):
     path, _disk = filled(directory)
     ctl.refused("salvage", path, path, words=["does not exist"], unchanged=[path])
+    target = os.path.join(directory, "target")
+    for option, words in (("--cluster-size=3000", ["3000", "power of two"]),
+                          ("--l1-offset=1000", ["1000", "no cluster of 65536 bytes begins"]),
+                          ("--l1-offset=1E", ["no L1 table at offset 1152921504606846976"]),
+                          ("--virtual-size=7E", ["8070450532247928832", "too large"]),
+                          ("--map=" + path, [path, "does not exist"]),
+                          ("--map=" + os.path.join(directory, "no", "map"), ["cannot be made"])):
+        ctl.refused("salvage", option, path, target, words=words, unchanged=[path])
+        check(not os.path.exists(target), "%s: the target is left behind", option)
+    map_file = os.path.join(directory, "map")
+    ctl.refused("salvage", "--map=" + map_file, path, path, words=[path, "does not exist"])
+    check(not os.path.exists(map_file), "a map of nothing is left behind")
+    failed = mount.mount_fails(path, "salvage,cluster-size=3000", writable=True)
+    bad.check_sentence(failed.stderr, "cluster-size", "power of two")
     failed = mount.mount_fails(path, "cluster-size=64k", writable=True)
     check_equal(failed.status, 2, "the status of a hint alone")
     failed = mount.mount_fails(path, "salvage", "overlay", writable=True)

@@ -1,0 +1,136 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""qcow2ctl salvage deduces what one kind of damage left unclear, and takes time that has a bound."""
+
+import os
+import random
+import shutil
+import struct
+
+from lib import ctl, salvaging, qcow2, tap, tools
+from lib.image import KiB, MiB
+from lib.tap import check, check_equal
+
+suite = tap.Suite(needs=[tools.QEMU])
+SECONDS = 60  # what has a bound takes less than one; what has none takes minutes
+
+
+def recovered(directory, kind, damage):
+    """(right, all) bytes of a sample after damage(opened, number of bytes of its cluster)."""
+    sample = salvaging.Sample(salvaging.SAMPLES[kind](directory, kind))
+    damaged, raw = (os.path.join(directory, name) for name in ("damaged", "raw"))
+    shutil.copyfile(sample.path, damaged)
+    with qcow2.Qcow2(damaged) as opened:
+        damage(opened, opened.cluster_size)
+    ctl.ctl("salvage", "--quiet", damaged, raw, status=None, seconds=SECONDS)
+    return sample.recovered(damaged, raw)
+
+
+def all_is_right(directory, kind, damage):
+    right, whole = recovered(directory, kind, damage)
+    check_equal(right, whole, "the bytes of %s that are right" % kind)
+    check(whole > 8 * MiB, "only %d bytes are left of %s", whole, kind)
+
+
+def table_of(opened, index):
+    return opened.l1_entry(index) & qcow2.HOST_OFFSET_MASK
+
+
+@suite.test("where the active table was cut off, a snapshot's L1 table is not taken for one")
+def _(directory):
+    all_is_right(directory, "snapshots-64k",
+                 lambda opened, _size: opened.file.truncate(table_of(opened, 0)))
+
+
+@suite.test("unknown incompatible features say nothing of extended L2 entries")
+def _(directory):
+    for kind in ("compressed", "plain-64k", "subclusters"):
+        place = os.path.join(directory, kind)
+        os.mkdir(place)
+        for value in (0x74C350F9B2D168E8, 0x74C350F9B2D168F8):
+            def damage(opened, _size, value=value):
+                opened["incompatible_features"] = value
+            all_is_right(place, kind, damage)
+            shutil.rmtree(place)
+            os.mkdir(place)
+
+
+@suite.test("an L1 table whose length is lost is longer than a damaged disk size says")
+def _(directory):
+    def damage(opened, _size):
+        opened["l1_size"] = 0
+        opened["virtual_size"] = 16223488
+    all_is_right(directory, "snapshots-4k", damage)
+
+
+@suite.test("an L1 table that is looked for goes on behind a sector that was lost")
+def _(directory):
+    def damage(opened, size):
+        opened.write(opened["l1_table_offset"] + 4 * size, bytes(size))
+        opened.write(0, bytes(104))
+    all_is_right(directory, "plain-512", damage)
+
+
+@suite.test("entries that were lost are those of a snapshot where a refcount says so")
+def _(directory):
+    for junk in (bytes(1024), b"\xff" * 1024, random.Random(3).randbytes(1024)):
+        def damage(opened, _size, junk=junk):
+            found = [index for index in range(opened["l1_size"])
+                     if opened.l1_entry(index) & qcow2.COPIED
+                     and opened.l1_entry(index, opened.snapshot_field(1, "l1_table_offset"))]
+            # Of the second half of that table nothing was changed after the last snapshot.
+            opened.write(table_of(opened, found[-1]) + 3072, junk)
+        all_is_right(directory, "snapshots-4k", damage)
+        os.unlink(os.path.join(directory, "snapshots-4k"))
+
+
+@suite.test("a table of which hardly anything is left is filled by what the next one has before it")
+def _(directory):
+    all_is_right(directory, "plain-4k", lambda opened, _size: opened.write(
+        table_of(opened, 1) + 1024, random.Random(4).randbytes(3072)))
+
+
+def made(directory, cluster_bits, size, l1_size, virtual_size, pieces, length):
+    path = os.path.join(directory, "hostile")
+    with open(path, "wb") as file:
+        file.truncate(length)
+        for at, data in pieces:
+            file.seek(at)
+            file.write(data)
+        file.seek(0)
+        file.write(b"QFI\xfb" + struct.pack(">IQIIQIIQQIIQQQQII", 3, 0, 0, cluster_bits,
+                                             virtual_size, 0, l1_size, 3 * size, size, 1, 0, 0, 0,
+                                             0, 0, 4, 104))
+    return path
+
+
+@suite.test("a disk of 8 TiB whose L1 table leads nowhere is told in one piece for each table")
+def _(directory):
+    entries = 16 << 10
+    path = made(directory, 16, 64 * KiB, entries, entries << 29,
+                [(192 * KiB, b"\xff" * 8 * entries)], MiB)
+    target, map_file = (os.path.join(directory, name) for name in ("target", "map"))
+    done = ctl.ctl("salvage", "--map=" + map_file, path, target, status=1, seconds=SECONDS)
+    check("%d bytes of its disk cannot be read" % (entries << 29) in done.stderr, "it said %s",
+          done.stderr)
+    check_equal(os.path.getsize(target), entries << 29, "the size of the copy")
+    with open(map_file, encoding="ascii") as file:
+        lines = [line.split() for line in file if not line.startswith("#")]
+    check_equal(lines[1:], [["0x00000000", "0x%08X" % (entries << 29), "-"]], "the map")
+
+
+@suite.test("a file in which every cluster could be an L1 table is looked through once")
+def _(directory):
+    clusters, chance = 512, random.Random(5)
+    pages = [b"".join(struct.pack(">Q", qcow2.COPIED | chance.randrange(1, clusters) * 64 * KiB)
+                      for _ in range(8192)) for _ in range(8)]
+    path = made(directory, 16, 64 * KiB, 0, 0,
+                [(number * 64 * KiB, pages[number % 8]) for number in range(1, clusters)],
+                clusters * 64 * KiB)
+    done = ctl.ctl("salvage", path, os.path.join(directory, "target"), "--virtual-size=1M",
+                   status=None, seconds=SECONDS)
+    check(done.returncode in (0, 1), "status %d: %s", done.returncode, done.stderr)
+
+
+if __name__ == "__main__":
+    suite.main()
