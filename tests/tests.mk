@@ -295,6 +295,7 @@ BENCH_FILES = \
 	tests/bench/speed/images.py \
 	tests/bench/speed/jobs.py \
 	tests/bench/speed/places.py \
+	tests/bench/speed/remote.py \
 	tests/bench/speed/results.py \
 	tests/bench/speed/targets.py \
 	tests/bench/speed/trees.py \

@@ -18,8 +18,12 @@ class CannotMeasure(Exception):
 
 
 def _run(path, arguments, seconds):
-    argv = ["fio", "--name=bench", "--filename=" + path, "--thread=1", "--gtod_reduce=1",
-            "--fallocate=none", "--allow_file_create=0", "--refill_buffers=0",
+    return _run_on(["--filename=" + path, "--fallocate=none", "--allow_file_create=0"], arguments,
+                   seconds)
+
+
+def _run_on(what, arguments, seconds):
+    argv = ["fio", "--name=bench", *what, "--thread=1", "--gtod_reduce=1", "--refill_buffers=0",
             "--randrepeat=1", "--random_generator=tausworthe64", "--output-format=json",
             *arguments]
     done = tools.run(*argv, timeout=60 + 20 * seconds, status=None)
@@ -61,12 +65,23 @@ def bandwidth(path, rw, block, depth, size, seconds, **keywords):
                    "bw_bytes") / 1e6
 
 
-def once(path, rw, block, size, direct=False, fsync=False):
-    """All of the file once, buffered: MB/s. With `fsync` one at the end, in the time."""
+def client(address, rw, block, depth, connections, size, seconds, field):
+    """Of an NBD server by itself, `depth` requests on each connection: what fio calls `field`."""
+    arguments = ["--rw=" + rw, "--bs=%d" % block, "--size=%d" % size, "--time_based",
+                 "--runtime=%dms" % (seconds * 1000), "--norandommap", "--iodepth=%d" % depth,
+                 "--numjobs=%d" % connections, "--group_reporting"]
+    return _result(_run_on(["--ioengine=nbd", "--uri=" + address], arguments, seconds), rw, field)
+
+
+def once(path, rw, block, size, direct=False, fsync=False, seconds=None):
+    """All of the file once, buffered: MB/s. With `fsync` one at the end, in the time; `seconds` ends
+    it early."""
     arguments = ["--rw=" + rw, "--bs=%d" % block, "--size=%d" % size, "--direct=%d" % direct,
                  "--invalidate=0", "--ioengine=psync"]
     if fsync:
         arguments.append("--end_fsync=1")
+    if seconds is not None:
+        arguments.append("--runtime=%dms" % (seconds * 1000))
     return _result(_run(path, arguments, 60), rw, "bw_bytes") / 1e6
 
 

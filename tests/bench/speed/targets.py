@@ -25,6 +25,7 @@ from lib import run, tools
 
 START_SECONDS = 60
 END_SECONDS = 30
+REMOTE = "remote"  # a tuning: the image is at an address, and only read
 EXAMPLES = "/usr/share/doc/libfuse3-dev/examples"
 
 
@@ -122,7 +123,7 @@ class Target:
     def serve(self, disk, tuning=""):
         """Context manager that gives a Served. `tuning` is "", "lazy" (refcounts),
         "minimum" (the smallest L2 cache) or, of qcow2fs only, "directory" (with stats.json),
-        "compress" or "bitmaps" (the disk has some)."""
+        "compress" or "bitmaps" (the disk has some); REMOTE of these two."""
         raise NotImplementedError
 
 
@@ -199,7 +200,8 @@ class StorageDaemon(Target):
             image += ",lazy-refcounts=on"
         elif tuning == "minimum":
             image += ",l2-cache-entry-size=4096,l2-cache-size=8192"
-        export = "type=fuse,id=export,node-name=disk,mountpoint=%s,writable=on" % at
+        export = "type=fuse,id=export,node-name=disk,mountpoint=%s,writable=%s" % (
+            at, "off" if tuning == REMOTE else "on")
         argv = [self.program]
         if disk.key:
             argv += ["--object", "secret,id=key,file=" + disk.key]
@@ -208,8 +210,12 @@ class StorageDaemon(Target):
             for number in range(os.cpu_count()):
                 argv += ["--object", "iothread,id=io%d" % number]
                 export += ",iothread.%d=io%d" % (number, number)
-        return argv + ["--blockdev", "driver=file,node-name=file,discard=unmap,filename="
-                       + disk.qcow2.replace(",", ",,"), "--blockdev", image, "--export", export]
+        file = "driver=file,node-name=file,discard=unmap,filename=" + disk.qcow2.replace(",", ",,")
+        if tuning == REMOTE:
+            file = "driver=nbd,node-name=file,read-only=on,server.type=unix,server.path=" \
+                + disk.qcow2.partition("socket=")[2]
+            image += ",read-only=on"
+        return argv + ["--blockdev", file, "--blockdev", image, "--export", export]
 
     def serve(self, disk, tuning=""):
         at = self.places.mount_point(size=0)
@@ -287,7 +293,7 @@ class Qcow2fs(Target):
         options = {"lazy": ["-o", "lazy-refcounts=on"],
                    "minimum": ["-o", "l2-cache-size=1"],
                    "compress": ["-o", "compress"],
-                   "no-sandbox": ["-o", "sandbox=off"]}.get(tuning, [])
+                   "no-sandbox": ["-o", "sandbox=off"], REMOTE: ["-o", "ro"]}.get(tuning, [])
         if disk.key:
             options += ["-o", "key-file=" + disk.key]
         argv = [run.program(), "-f", *options, disk.qcow2, at]
