@@ -5,7 +5,7 @@ import json
 import os
 import xml.etree.ElementTree
 
-from lib import encrypted, image, qcow2, run, tap, tools
+from lib import encrypted, image, nbd, qcow2, run, tap, tools
 
 FAST = "sandbox,sandbox-info,read-qd1,allocate-4k,allocate-sync,seq-cold,zstd,fill-zlib," \
        "memory-idle,memory-reads,chain-8,mount-1g"
@@ -51,6 +51,16 @@ def _(directory):
         tap.check_equal(row["failed"], {}, "what failed in %s" % row["name"])
         tap.check({"raw", "qsd", "qcow2fs"} <= set(row["medians"]), "%s: %s", row["name"],
                   row["medians"])
+
+
+@suite.test("the benchmark measures servers that are far away, beside clients of theirs",
+            needs=nbd.NBDKIT)
+def _(directory):
+    found, _svg = measure(directory, "--targets", "qsd,qcow2fs", "--only", "far-seq,far-qd32")
+    for row in found["workloads"]:
+        tap.check_equal(row["failed"], {}, "what failed in %s" % row["name"])
+        tap.check({"qsd", "qcow2fs"} < set(row["medians"]) and min(row["medians"].values()) > 0,
+                  "%s: %s", row["name"], row["medians"])
 
 
 @suite.test("the benchmark shows how fast decompression alone is, beside what serves the image",
