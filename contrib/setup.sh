@@ -62,6 +62,7 @@ tests   systemd         command systemd-analyze
 tests   libxml2-utils   command xmllint
 tests   procps          file    /bin/kill
 tests   sleuthkit       command fls
+tests   gddrescue       command ddrescuelog
 tests   testdisk        command photorec
 tests   ewf-tools       command ewfacquire
 tests   xmount          command xmount

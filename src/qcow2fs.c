@@ -2,6 +2,7 @@
 /* qcow2fs: options in, exit code out. */
 #include "config.h"
 
+#include "disk/traces.h"
 #include "fuse/announce.h"
 #include "fuse/listing.h"
 #include "fuse/options.h"
@@ -354,41 +355,18 @@ static int parse_command_line(int count, char **arguments, struct command_line *
 
 /* --- mounting --------------------------------------------------------------- */
 
-/* Whoever keeps evidence wants to know that looking at it leaves a trace. */
-static void warn_of_access_times(const struct image *image, struct log *log)
-{
-    const char *first = NULL;
-    size_t count = 0;
-
-    for (; image != NULL; image = image->backing) {
-        struct store *files[] = {image->file, image->data_file};
-
-        for (size_t i = 0; i < (files[0] == files[1] ? 1 : 2); i++) {
-            struct store_info info;
-
-            if (store_info(files[i], &info) == 0 && info.changes_atime) {
-                first = first == NULL ? i == 0 ? image->path : image->data_file_path : first;
-                count++;
-            }
-        }
-    }
-    if (count > 0) {
-        log_line(log, LOG_LEVEL_WARNING,
-                 "%s: reading it may change its time of access%s: only its owner, and root, can "
-                 "prevent that; mount as one of them to leave no trace",
-                 first, count > 1 ? " (and those of other files of the chain)" : "");
-    }
-}
-
 static void say_what_to_know(const struct command_line *line, const struct source *source,
                              struct log *log)
 {
+    struct traces traces = {.count = 0};
+
     if (source->why_read_only.code != 0) {
         log_line(log, LOG_LEVEL_WARNING, "mounting read-only: %s", source->why_read_only.text);
     }
     if (mount_is_read_only(&line->options) ||
         source->image->is_overlay) { /* who wished to write does not mind */
-        warn_of_access_times(image_named(source->image), log);
+        traces_add_image(&traces, image_named(source->image));
+        traces_tell(&traces, log, "mount as one of them");
     }
     if (line->options.locking.value == MOUNT_LOCKING_OFF) {
         log_line(log, LOG_LEVEL_WARNING,

@@ -133,6 +133,7 @@ src_libqcow2_a_SOURCES = \
 	src/disk/commit.c src/disk/commit.h \
 	src/disk/compressing.c src/disk/compressing.h \
 	src/disk/seams.c src/disk/seams.h \
+	src/disk/traces.c src/disk/traces.h \
 	src/disk/compressed.c src/disk/compressed.h \
 	src/admin/evidence.c src/admin/evidence.h src/admin/pieces.c src/admin/pieces.h \
 	src/admin/salvage.c src/admin/salvage.h src/admin/salvage_internal.h \
@@ -243,6 +244,7 @@ CTL_SOURCES = \
 	src/ctl/bitmap.c \
 	src/ctl/box.c src/ctl/box.h \
 	src/ctl/salvage.c src/ctl/snapshot.c src/ctl/timeline.c \
+	src/ctl/told_traces.c src/ctl/told_traces.h \
 	src/ctl/run.c src/ctl/run.h \
 	src/ctl/daemon.c src/ctl/daemon.h \
 	src/ctl/freeze.c src/ctl/freeze.h \

@@ -135,6 +135,7 @@ E2E_TESTS = \
 	tests/e2e/ctl/test-ctl-create.py \
 	tests/e2e/ctl/test-ctl-create-bad.py \
 	tests/e2e/ctl/test-ctl-diff.py \
+	tests/e2e/ctl/test-ctl-evidence-untouched.py \
 	tests/e2e/ctl/test-ctl-examples.py \
 	tests/e2e/ctl/test-ctl-encrypted.py \
 	tests/e2e/ctl/test-ctl-hash.py \

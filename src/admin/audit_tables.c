@@ -16,6 +16,12 @@
 
 /* --- Walking tables -------------------------------------------------------------------- */
 
+/*
+ * The checker has read these tables as well. They are read again, which is 7 percent of an audit's
+ * time where the host has them in memory: where on the disk something is can be asked only once
+ * that was found, and the checker, which visits a table once however many entries name it, does not
+ * know which part of the disk it maps.
+ */
 /* Called for each L2 table of the active state, in order. */
 typedef void (*table_fn)(void *context, uint64_t l1_index, uint64_t offset, const uint8_t *table);
 

@@ -269,7 +269,7 @@ int salvage_begin_header(struct salvage_work *work)
 
 static void set_tables(struct salvage_work *work)
 {
-    const struct header *header = &work->header;
+    struct header *header = &work->header;
     uint8_t *first = work->first;
 
     if (load_be32(first + HEADER_NB_SNAPSHOTS) != work->snapshot_count) {
@@ -285,8 +285,8 @@ static void set_tables(struct salvage_work *work)
     store_be64(first + HEADER_REFCOUNT_TABLE_OFFSET, SALVAGE_REFCOUNTS);
     store_be32(first + HEADER_REFCOUNT_TABLE_CLUSTERS, 1);
     if (header->version > 2) {
-        store_be64(first + HEADER_INCOMPATIBLE_FEATURES,
-                   (header->incompatible_features & ~INCOMPATIBLE_DIRTY) & ~INCOMPATIBLE_CORRUPT);
+        header->incompatible_features &= ~(INCOMPATIBLE_DIRTY | INCOMPATIBLE_CORRUPT);
+        store_be64(first + HEADER_INCOMPATIBLE_FEATURES, header->incompatible_features);
         store_be32(first + HEADER_REFCOUNT_ORDER, REFCOUNT_ORDER_V2);
     }
 }

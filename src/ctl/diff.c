@@ -5,6 +5,7 @@
 #include "ctl/box.h"
 #include "ctl/command.h"
 #include "ctl/compare_disks.h"
+#include "ctl/told_traces.h"
 #include "util/json.h"
 #include "util/printable.h"
 
@@ -122,6 +123,12 @@ static int compare(struct ctl *ctl, struct diff *diff)
         r = compare_open(&diff->comparison, requests, &diff->options->common);
     }
     if (r == 0) {
+        const struct compare_side *sides = diff->comparison.sides;
+
+        ctl_tell_traces(ctl, sides[0].disk.image);
+        if (sides[1].disk.image != sides[0].disk.image) {
+            ctl_tell_traces(ctl, sides[1].disk.image);
+        }
         if (json) {
             fputs("[", diff->out);
         }

@@ -12,6 +12,7 @@
 #include "ctl/command.h"
 #include "ctl/disk.h"
 #include "ctl/hash_one.h"
+#include "ctl/told_traces.h"
 #include "util/checked.h"
 #include "util/json.h"
 #include "util/printable.h"
@@ -290,6 +291,7 @@ static int open_disk(struct running *running)
     int r = ctl_disk_open(running->ctl, &request, &running->options->common, &running->disk);
 
     if (r == 0) {
+        ctl_tell_traces(running->ctl, running->disk.image);
         image_may_start_threads(running->disk.image);
         r = hash_files_list(running->disk.image, running->disk.view, &running->files,
                             &running->ctl->error);

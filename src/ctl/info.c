@@ -9,6 +9,7 @@
 #include "ctl/box.h"
 #include "ctl/info_text.h"
 #include "ctl/open.h"
+#include "ctl/told_traces.h"
 #include "util/progress.h"
 
 #include <errno.h>
@@ -97,6 +98,7 @@ static int gather(struct ctl *ctl, struct gathered *gathered)
     int result = 0;
 
     if (options->audit.value) {
+        ctl_tell_inspected_traces(ctl, gathered->inspection);
         result = run_audit(ctl, gathered, &progress);
         counted = result == 0 && gathered->audit->counted;
     } else if (options->fragmentation.value) {

@@ -6,6 +6,7 @@
 #include "admin/salvage.h"
 #include "ctl/box.h"
 #include "ctl/open.h"
+#include "ctl/told_traces.h"
 #include "disk/view.h"
 #include "util/checked.h"
 #include "util/json.h"
@@ -385,6 +386,7 @@ static int run_salvage(struct ctl *ctl)
         r = view_open_active(image, &copying.view);
     }
     if (r == 0) {
+        ctl_tell_traces(ctl, image);
         copying.image = image;
         copying.size = view_size(copying.view);
         copying.cluster_size = image->header->cluster_size;

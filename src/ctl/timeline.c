@@ -6,6 +6,7 @@
 
 #include "admin/inspect.h"
 #include "ctl/open.h"
+#include "ctl/told_traces.h"
 #include "util/json.h"
 #include "util/printable.h"
 
@@ -265,14 +266,17 @@ static void format_mode(const struct store_info *info, char mode[13])
     }
 }
 
-/* A bar would be the end of the field. */
-static char *without_bars(const char *text)
+/*
+ * A bar would be the end of the field; and what follows a % would be decoded by mactime, to a
+ * character that a terminal obeys, say.
+ */
+static char *escape(const char *text)
 {
     char *copy = malloc(3 * strlen(text) + 1), *to = copy;
 
     for (; copy != NULL && *text != '\0'; text++) {
-        if (*text == '|') {
-            to += sprintf(to, "%%7C");
+        if (*text == '|' || *text == '%') {
+            to += sprintf(to, "%%%02X", (unsigned)*text);
         } else {
             *to++ = *text;
         }
@@ -286,7 +290,7 @@ static char *without_bars(const char *text)
 static int print_body_line(struct timeline *timeline, const struct body_line *line)
 {
     const struct store_info *info = line->info;
-    char *file = without_bars(line->file), *name = without_bars(line->name);
+    char *file = escape(line->file), *name = escape(line->name);
     char mode[13];
 
     format_mode(info, mode);
@@ -394,6 +398,7 @@ static int run_timeline(struct ctl *ctl)
     }
     if (r == 0) {
         timeline.image = image;
+        ctl_tell_inspected_traces(ctl, image);
         r = show(&timeline, options);
     }
     free(timeline.events);

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
 
 from lib import bad, compare, ctl, evidence, image, mount, qcow2, tap, tools
@@ -150,6 +151,45 @@ def _(directory):
     with mount.mount(path, "salvage=zeros", writable=True) as mounted:
         with open(mounted.disk, "rb") as file:
             check(file.read() == found, "the mount shows another disk than the copy")
+
+
+@suite.test("ddrescuelog reads the map, and counts what was saved and what was not",
+            needs=[tools.tool("ddrescuelog")])
+def _(directory):
+    path, disk = filled(directory, cluster_size="64k")
+    with qcow2.Qcow2(path) as opened:
+        opened.file.truncate(opened.end() - 3 * MiB)
+    map_file, target = (os.path.join(directory, name) for name in ("map", "target"))
+    said = ctl.ctl("salvage", "--map=" + map_file, path, target, status=1).stderr
+    lost = int(re.search(r"([0-9]+) bytes of its disk cannot be read", said).group(1))
+    check(0 < lost < len(disk), "%d bytes are lost", lost)
+    for kind, size in (("+", len(disk) - lost), ("-", lost)):
+        blocks = tools.output("ddrescuelog", "-b", "512", "--list-blocks=" + kind, map_file)
+        check_equal(512 * len(blocks.split()), size, "the bytes of %s" % kind)
+    check("map" in tools.output("ddrescuelog", "--show-status", map_file), "no status of it")
+
+
+@suite.test("what the header does not say is given to a mount, too")
+def _(directory):
+    path, disk = filled(directory, cluster_size="4k")
+    with qcow2.Qcow2(path) as opened:
+        l1_offset = opened["l1_table_offset"]
+        opened.write(0, random.Random(8).randbytes(512))
+    given = ["salvage", "cluster-size=4k", "virtual-size=%d" % len(disk),
+             "l1-offset=%d" % l1_offset]
+    with evidence.untouched(directory), \
+            mount.mount(path, *given, directory=True, writable=True) as mounted:
+        with open(mounted.disk, "rb") as file:
+            check(file.read() == disk, "the disk is another one")
+        with open(os.path.join(mounted.path, "salvage.json"), encoding="utf-8") as file:
+            facts = json.load(file)["facts"]
+    for what, value in (("cluster-size", 4096), ("virtual-size", len(disk)),
+                        ("l1-offset", l1_offset)):
+        check_equal([(each["value"], each["how"]) for each in fact(facts, what, "deduced")],
+                    [(value, "given")], what)
+    found, facts = salvaged(path, "--cluster-size=4k", "--virtual-size=%d" % len(disk),
+                            "--l1-offset=%d" % l1_offset)
+    check(found == disk, "the copy is another one")
 
 
 @suite.test("files of any bytes are salvaged, or refused, and never more")

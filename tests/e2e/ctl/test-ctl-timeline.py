@@ -73,6 +73,30 @@ def _(directory):
     check("1234567890" in ctl.ctl("timeline", "--body", path).stdout, "no date of the snapshot")
 
 
+@suite.test("mactime reads the body, and has the times in its own order",
+            needs=[tools.tool("mactime")])
+def _(directory):
+    path = bad.sample("snapshots", directory)
+    with qcow2.Qcow2(path) as opened:
+        opened.set_snapshot_field(0, "date_sec", 1000000000)
+        opened.set_snapshot_field(0, "vm_clock_nsec", 3600 * SECOND)
+        opened.set_snapshot_field(1, "date_sec", 1100000000)
+        at = opened.read(opened.snapshots()[1].position, 200).index(b"second")
+        opened.write(opened.snapshots()[1].position + at, b"|\x1b%1Bx")
+    os.utime(path, (1200000000, 1200000000))
+    body = os.path.join(directory, "body")
+    with open(body, "w", encoding="utf-8") as file:
+        file.write(ctl.ctl("timeline", "--body", path).stdout)
+    lines = tools.output("mactime", "-b", body, "-d", "-y", "-z", "UTC").splitlines()
+    found = [(line.split(",")[0], line.split(",")[2], line.rsplit(",", 1)[1]) for line in lines]
+    for entry in (("2001-09-09T00:46:40Z", "...b",
+                   '"%s (machine started before snapshot first)"' % path),
+                  ("2001-09-09T01:46:40Z", "...b", '"%s (snapshot first)"' % path),
+                  ("2004-11-09T11:33:20Z", "...b", '"%s (snapshot |?%%1Bx)"' % path),
+                  ("2008-01-10T21:20:00Z", "ma..", '"%s"' % path)):
+        check(entry in found, "no %s in %s", entry, found)
+
+
 @suite.test("bitmaps are told by name, and files behind the image too")
 def _(directory):
     path = bad.sample("bitmaps", directory)
