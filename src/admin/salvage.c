@@ -95,7 +95,7 @@ static int work_through(struct salvage_work *work)
     if (result < 0) {
         return error_set(work->error, -result, "%s: %s", work->path, strerror(-result));
     }
-    work->file_size = info.size;
+    work->file_size = work->report->file_size = info.size;
     result = check_options(work);
     if (result == 0) {
         result = salvage_begin_header(work);

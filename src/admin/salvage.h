@@ -55,6 +55,7 @@ struct salvage_fact {
 #define SALVAGE_FACTS_MAX 32
 
 struct salvage_report {
+    uint64_t file_size; /* of the image as it is, bytes */
     struct salvage_fact facts[SALVAGE_FACTS_MAX];
     size_t count;
 };

@@ -376,6 +376,9 @@ int salvage_repair_entries(struct salvage_work *work)
         repair.before = i > 0 ? neighbour(work, i - 1, last, size) : 0;
         repair.behind = neighbour(work, i + 1, 0, -size);
         (void)salvage_is_table(work, repair.offset, &whole); /* also where it is hardly one */
+        if (work->is_hole && work->snapshots == NULL && repair.before == 0 && repair.behind == 0) {
+            continue; /* nothing tells that it had anything */
+        }
         result = repair_table(&repair);
         deduced += repair.deduced;
         older += repair.older;

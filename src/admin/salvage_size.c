@@ -22,7 +22,7 @@ static uint64_t mapped_end(struct salvage_work *work)
 
     for (uint64_t i = header->l1_entries; i > 0; i--) {
         if (work->l1[i - 1] == 0 || work->bad[i - 1] ||
-            !salvage_is_table(work, l1_entry_table(work->l1[i - 1]), &whole)) {
+            !salvage_is_table(work, l1_entry_table(work->l1[i - 1]), &whole) || work->is_hole) {
             continue;
         }
         for (uint64_t k = per_table; k > 0; k--) {

@@ -45,6 +45,7 @@ struct copying {
     bool run_lost;  /* whether that is lost */
     uint64_t lost;  /* bytes */
     uint64_t cluster_size;
+    uint64_t file_size; /* of the image as it is, bytes */
 };
 
 /* --- The map that ddrescue reads ------------------------------------------------------- */
@@ -118,10 +119,36 @@ static uint64_t lost_with_tables(const struct copying *copying, uint64_t offset)
     return size - offset % size;
 }
 
+/* Whether the host has nothing there: the file was cut off. */
+static bool is_outside(const struct copying *copying, const struct image *image,
+                       uint64_t host_offset)
+{
+    struct store_info info;
+
+    if (image == copying->image && !image->header->external_data_file) {
+        return host_offset >= copying->file_size; /* tables that were made lie behind that */
+    }
+    return store_info(image->data_file, &info) == 0 && host_offset >= info.size;
+}
+
+/*
+ * How much is lost with a sector that cannot be read, of `rest` bytes from there on: all that was
+ * cut off, and of what is compressed the cluster.
+ */
 static size_t lost_with(const struct copying *copying, uint64_t offset, size_t rest)
 {
-    uint64_t lost = lost_with_tables(copying, offset);
+    uint64_t size = copying->cluster_size, lost = SECTOR;
+    struct mapping_fault fault;
+    struct view_extent found;
 
+    if (view_lookup_exact(copying->view, offset, rest, &found, &fault) != 0) {
+        lost = lost_with_tables(copying, offset);
+    } else if (found.extent.kind == EXTENT_COMPRESSED && found.image == copying->image) {
+        lost = size - offset % size;
+    } else if (found.extent.kind == EXTENT_DATA &&
+               is_outside(copying, found.image, found.extent.host_offset)) {
+        lost = found.extent.length;
+    }
     return (size_t)min_u64(lost > 0 ? lost : SECTOR, rest);
 }
 
@@ -390,6 +417,7 @@ static int run_salvage(struct ctl *ctl)
         copying.image = image;
         copying.size = view_size(copying.view);
         copying.cluster_size = image->header->cluster_size;
+        copying.file_size = report.file_size;
         r = copy_out(&copying, &report);
     }
     view_close(copying.view);

@@ -119,6 +119,29 @@ def _(directory):
     check_equal(lines[1:], [["0x00000000", "0x%08X" % (entries << 29), "-"]], "the map")
 
 
+@suite.test("what was cut off is told in pieces, and not sector by sector")
+def _(directory):
+    clusters, tables = 128 << 10, 16  # 8 GiB of data that are not there any more
+    l2 = [struct.pack(">8192Q", *(qcow2.COPIED | (64 + number * 8192 + each) * 64 * KiB
+                                  for each in range(8192))) for number in range(tables)]
+    l1 = struct.pack(">16Q", *(qcow2.COPIED | (16 + number) * 64 * KiB
+                               for number in range(tables)))
+    path = made(directory, 16, 64 * KiB, tables, clusters * 64 * KiB,
+                [(192 * KiB, l1), *((MiB + number * 64 * KiB, table)
+                                    for number, table in enumerate(l2)),
+                 (64 * 64 * KiB, b"this is there")], 320 * MiB)
+    target, map_file = (os.path.join(directory, name) for name in ("target", "map"))
+    ctl.ctl("salvage", "--quiet", "--map=" + map_file, path, target, status=1, seconds=SECONDS)
+    with open(map_file, encoding="ascii") as file:
+        lines = [line.split() for line in file if not line.startswith("#")]
+    there = 320 * MiB - 64 * 64 * KiB
+    check_equal(lines[1:], [["0x00000000", "0x%08X" % there, "+"],
+                            ["0x%08X" % there, "0x%08X" % (clusters * 64 * KiB - there), "-"]],
+                "the map")
+    with open(target, "rb") as file:
+        check_equal(file.read(13), b"this is there", "the data")
+
+
 @suite.test("a file in which every cluster could be an L1 table is looked through once")
 def _(directory):
     clusters, chance = 512, random.Random(5)
