@@ -142,8 +142,8 @@ static const char *unusable(const struct header *header, uint64_t file_size,
         return NULL;
     }
     if ((bitmap->flags & BITMAP_FLAG_IN_USE) != 0) {
-        return "is inconsistent: it was in use when its program ended, and does not know all "
-               "changes; it can only be removed";
+        return "is inconsistent: who had it in use was cut off, or had no memory for it, so it does "
+               "not know all changes; it can only be removed";
     }
     if (bitmap->type != BITMAP_TYPE_DIRTY_TRACKING ||
         (bitmap->flags & BITMAP_FLAGS_RESERVED) != 0 ||
