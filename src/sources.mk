@@ -126,7 +126,7 @@ src_libqcow2_a_SOURCES = \
 	src/admin/audit_clusters.c src/admin/audit_contents.c src/admin/audit_names.c \
 	src/admin/audit_slack.c src/admin/audit_tables.c \
 	src/disk/at_snapshot.c src/disk/at_snapshot.h \
-	src/disk/bitmap_change.c src/disk/bitmap_merge.c \
+	src/disk/bitmap_change.c src/disk/bitmap_merge.c src/disk/bits.c \
 	src/disk/bitmaps.c src/disk/bitmaps.h src/disk/bitmaps_internal.h \
 	src/disk/changed.c src/disk/changed.h \
 	src/disk/chain.c src/disk/chain.h \

@@ -91,6 +91,7 @@ UNIT_TESTS += \
 	tests/unit/store/test-place \
 	tests/unit/store/test-store-open \
 	tests/unit/disk/test-snapshots \
+	tests/unit/disk/test-bits \
 	tests/unit/disk/test-tracking \
 	tests/unit/disk/test-view \
 	tests/unit/disk/test-view-seek \

@@ -42,45 +42,34 @@ static struct tracked *find_tracked(const struct writer *writer, const char *nam
     return found;
 }
 
-/* There is room for all bits of a disk of the size that it has now. 0 or -ENOMEM. */
-static int make_room(struct changed *changed, const struct tracked *tracked, uint64_t disk_size,
-                     uint64_t *room)
+/* There are bits for a disk of the size that it has now. 0 or -ENOMEM. */
+static int make_bits(struct changed *changed, const struct tracked *tracked, uint64_t disk_size,
+                     _Atomic int64_t *memory)
 {
-    uint64_t words;
-
     changed->granularity = tracked->bitmap->granularity;
     changed->known = bits_for(tracked, disk_size);
-    words = div_round_up(changed->known, WORD_BITS);
-    if (words > (*room) / sizeof(uint64_t)) {
-        return -ENOMEM;
-    }
-    changed->bits = calloc(1, in_memory(sizeof(*changed->bits) + words * sizeof(uint64_t)));
-    if (changed->bits == NULL) {
-        return -ENOMEM;
-    }
-    changed->bits->words = words;
-    changed->taken = words * sizeof(uint64_t);
-    *room -= changed->taken;
-    return 0;
+    changed->bits = bits_create(memory, div_round_up(changed->known, WORD_BITS));
+    return changed->bits == NULL ? -ENOMEM : 0;
 }
 
 static int copy_tracked(struct changed *changed, struct tracked *tracked, uint64_t disk_size,
-                        uint64_t *room)
+                        _Atomic int64_t *memory)
 {
-    int result = tracked->lost ? -ENOMEM : make_room(changed, tracked, disk_size, room);
+    int result =
+        atomic_load(&tracked->lost) ? -ENOMEM : make_bits(changed, tracked, disk_size, memory);
 
     for (uint64_t i = 0; result == 0 && i < changed->bits->words; i++) {
-        uint64_t word = word_of(tracked, i);
-
-        if (word != 0) { /* pages without any bit stay none */
-            atomic_init(&changed->bits->word[i], word);
+        if (!tracked_may_have(tracked, i)) {
+            i = bits_next_page(i) - 1;
+        } else if (!bits_add_word(changed->bits, memory, i, word_of(tracked, i))) {
+            result = -ENOMEM;
         }
     }
     return result;
 }
 
 static int copy_stored(struct changed *changed, const struct image *image, const char *name,
-                       uint64_t disk_size, uint64_t *room, struct error *error)
+                       uint64_t disk_size, _Atomic int64_t *memory, struct error *error)
 {
     struct tracked stored = {0};
     struct bitmap_directory *directory;
@@ -98,10 +87,10 @@ static int copy_stored(struct changed *changed, const struct image *image, const
                                    &stored.table, error);
     }
     if (result == 0) {
-        result = make_room(changed, &stored, disk_size, room);
+        result = make_bits(changed, &stored, disk_size, memory);
     }
     if (result == 0) {
-        result = tracking_load_bits(image, &stored, changed->bits);
+        result = bits_load(image, &stored, changed->bits, memory);
     }
     free(stored.table);
     bitmap_directory_free(directory);
@@ -113,9 +102,13 @@ static int copy(struct changed *changed, const struct image *image, struct write
 {
     struct tracked *tracked = find_tracked(writer, name);
     uint64_t disk_size = image->header->virtual_size;
+    _Atomic int64_t memory = (int64_t)min_u64(*room, INT64_MAX);
+    int result = tracked != NULL ? copy_tracked(changed, tracked, disk_size, &memory)
+                                 : copy_stored(changed, image, name, disk_size, &memory, error);
 
-    return tracked != NULL ? copy_tracked(changed, tracked, disk_size, room)
-                           : copy_stored(changed, image, name, disk_size, room, error);
+    changed->taken = changed->bits != NULL ? bits_taken(changed->bits) : 0;
+    *room -= changed->taken;
+    return result;
 }
 
 uint64_t changed_memory(void)
@@ -157,7 +150,7 @@ void changed_free(struct changed *changed, uint64_t *room)
 {
     if (changed != NULL) {
         *room += changed->taken;
-        free(changed->bits);
+        bits_free(changed->bits);
         free(changed);
     }
 }
@@ -175,8 +168,14 @@ static uint64_t find_bit(const struct changed *changed, uint64_t bit, bool is_se
     uint64_t mask = UINT64_MAX << bit % WORD_BITS;
 
     for (uint64_t i = bit / WORD_BITS; i < changed->bits->words; i++) {
-        uint64_t word = atomic_load_explicit(&changed->bits->word[i], memory_order_relaxed);
+        uint64_t word;
 
+        if (is_set && !bits_may_have(changed->bits, i)) {
+            i = bits_next_page(i) - 1;
+            mask = UINT64_MAX;
+            continue;
+        }
+        word = atomic_load_explicit(&changed->bits->word[i], memory_order_relaxed);
         word = (is_set ? word : ~word) & mask;
         if (word != 0) {
             return min_u64(i * WORD_BITS + (uint64_t)__builtin_ctzll(word), changed->known);

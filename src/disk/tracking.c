@@ -14,88 +14,36 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* --- Bits ------------------------------------------------------------------------------------ */
+/* --- Marking --------------------------------------------------------------------------------- */
 
-static struct bits *bits_create(struct tracking *tracking, uint64_t words)
+static void lose(struct tracking *tracking, struct tracked *tracked)
 {
-    uint64_t bytes = words * sizeof(uint64_t);
-    struct bits *bits = NULL;
-
-    if (bytes <= tracking->memory) {
-        bits =
-            calloc(1, sizeof(*bits) + bytes); /* of a large one no page exists before it is set */
-    }
-    if (bits != NULL) {
-        tracking->memory -= bytes;
-        bits->words = words;
-    }
-    return bits;
-}
-
-static void set_bits(struct bits *bits, uint64_t first, uint64_t last)
-{
-    uint64_t last_word = last / WORD_BITS;
-
-    for (uint64_t i = first / WORD_BITS; i <= last_word && i < bits->words; i++) {
-        uint64_t mask = UINT64_MAX;
-
-        if (i == first / WORD_BITS) {
-            mask <<= first % WORD_BITS;
-        }
-        if (i == last_word) {
-            mask &= UINT64_MAX >> (WORD_BITS - 1 - last % WORD_BITS);
-        }
-        if ((atomic_load_explicit(&bits->word[i], memory_order_relaxed) & mask) != mask) {
-            atomic_fetch_or_explicit(&bits->word[i], mask, memory_order_relaxed);
-        }
+    if (!atomic_exchange(&tracked->lost, true)) {
+        log_line(tracking->image->log, LOG_LEVEL_WARNING,
+                 "%s: there is no memory for what bitmap '%s' would have to record: it is "
+                 "inconsistent from now on",
+                 tracking->image->path, tracked->bitmap->name);
     }
 }
 
-static void set_in(const struct group *group, uint64_t from, uint64_t to)
+static void set_in(struct tracking *tracking, const struct group *group, uint64_t from, uint64_t to)
 {
     for (size_t i = 0; i < group->count; i++) {
         struct tracked *tracked = &group->tracked[i];
 
-        set_bits(atomic_load_explicit(&tracked->bits, memory_order_acquire),
-                 from >> tracked->granularity_bits, (to - 1) >> tracked->granularity_bits);
+        if (!bits_set(atomic_load_explicit(&tracked->bits, memory_order_acquire), &tracking->memory,
+                      from >> tracked->granularity_bits, (to - 1) >> tracked->granularity_bits)) {
+            lose(tracking, tracked);
+        }
     }
 }
 
 void tracking_set(struct tracking *tracking, uint64_t from, uint64_t to)
 {
-    set_in(&tracking->recording, from, to);
+    set_in(tracking, &tracking->recording, from, to);
 }
 
 /* --- Loading --------------------------------------------------------------------------------- */
-
-/* The cluster of bits at `index` of the table. 0 or a negative errno. */
-static int read_cluster(struct store *file, size_t size, uint64_t entry, void *cluster)
-{
-    if ((entry & ENTRY_HOST_OFFSET_MASK) != 0) {
-        return store_read(file, entry & ENTRY_HOST_OFFSET_MASK, cluster, size);
-    }
-    memset(cluster, (entry & BITMAP_TABLE_ENTRY_ALL_ONES) != 0 ? 0xff : 0, size);
-    return 0;
-}
-
-int tracking_load_bits(const struct image *image, const struct tracked *tracked, struct bits *bits)
-{
-    size_t size = image->header->cluster_size;
-    uint64_t words = size / sizeof(uint64_t), *cluster = malloc(size);
-    int result = cluster == NULL ? -ENOMEM : 0;
-
-    for (uint64_t i = 0; result == 0 && i < tracked->bitmap->table_entries; i++) {
-        if (tracked->table[i] == 0) {
-            continue;
-        }
-        result = read_cluster(image->file, size, tracked->table[i], cluster);
-        for (uint64_t at = 0; result == 0 && at < words && i * words + at < bits->words; at++) {
-            atomic_init(&bits->word[i * words + at], le64toh(cluster[at]));
-        }
-    }
-    free(cluster);
-    return result;
-}
 
 static void release(struct tracked *tracked)
 {
@@ -104,7 +52,7 @@ static void release(struct tracked *tracked)
     while (bits != NULL) {
         struct bits *older = bits->older;
 
-        free(bits);
+        bits_free(bits);
         bits = older;
     }
     free(tracked->table);
@@ -127,11 +75,12 @@ static int load(struct writer *writer, struct tracking *tracking, const struct b
     if (result < 0) {
         return result;
     }
-    bits = bits_create(tracking,
+    bits = bits_create(&tracking->memory,
                        div_round_up(bits_for(tracked, image->header->virtual_size), WORD_BITS));
-    result = bits == NULL ? -ENOMEM : tracking_load_bits(image, tracked, bits);
+    result = bits == NULL ? -ENOMEM : bits_load(image, tracked, bits, &tracking->memory);
     atomic_store(&tracked->bits, bits);
     if (result < 0) {
+        atomic_fetch_add(&tracking->memory, bits != NULL ? (int64_t)bits_taken(bits) : 0);
         release(tracked);
         return error_set(error, -result, "%s: bitmap '%s' cannot be kept in memory: %s",
                          image->path, bitmap->name, strerror(-result));
@@ -239,7 +188,8 @@ static int load_all(struct writer *writer, struct tracking **loaded)
     if (tracking == NULL) {
         return -ENOMEM;
     }
-    tracking->memory = tracking_memory(most);
+    tracking->image = image;
+    atomic_init(&tracking->memory, (int64_t)min_u64(tracking_memory(most), INT64_MAX));
     result = bitmap_directory_read(image->file, image->header, image->path, &tracking->directory,
                                    &error);
     if (result < 0) {
@@ -317,9 +267,9 @@ static void grow_bits(struct writer *writer, struct tracked *tracked, uint64_t s
                  writer->image->path, tracked->bitmap->name, size);
         return;
     }
-    more = bits_create(writer->tracking, max_u64(needed, now->words * 2));
+    more = bits_create(&writer->tracking->memory, max_u64(needed, now->words * 2));
     if (more == NULL) {
-        more = bits_create(writer->tracking, needed);
+        more = bits_create(&writer->tracking->memory, needed);
     }
     if (more == NULL) {
         tracked->lost = true;
@@ -350,7 +300,7 @@ void tracking_grow(struct writer *writer, uint64_t from, uint64_t size)
         grow_group(writer, &tracking->others, size);
     }
     if (tracking != NULL && before < size) {
-        set_in(&tracking->others, before, size);
+        set_in(tracking, &tracking->others, before, size);
     }
     tracking_mark(writer, from, size);
 }
@@ -367,6 +317,16 @@ struct storing {
     size_t count;
     uint64_t *cluster, *before;
 };
+
+static bool has_none(struct tracked *tracked, uint64_t first_word, uint64_t words)
+{
+    for (uint64_t i = first_word; i < first_word + words; i = bits_next_page(i)) {
+        if (tracked_may_have(tracked, i)) {
+            return false;
+        }
+    }
+    return true;
+}
 
 /* The bits of the table's entry, behind the end of the disk none; whether all, or none, are set. */
 static void collect(struct tracked *tracked, uint64_t first_word, uint64_t words, uint64_t all_bits,
@@ -398,6 +358,10 @@ static int store_cluster(struct storing *storing, struct tracked *tracked, uint6
     uint64_t words = size / sizeof(uint64_t), any, all;
     uint64_t old = index < tracked->bitmap->table_entries ? tracked->table[index] : 0;
 
+    *entry = 0;
+    if (has_none(tracked, index * words, words)) {
+        return 0;
+    }
     collect(tracked, index * words, words, bits_for(tracked, image->header->virtual_size),
             storing->cluster, &any, &all);
     *entry = old;
@@ -409,7 +373,7 @@ static int store_cluster(struct storing *storing, struct tracked *tracked, uint6
         *entry = BITMAP_TABLE_ENTRY_ALL_ONES;
         return 0;
     }
-    if (old != 0 && read_cluster(image->file, size, old, storing->before) == 0 &&
+    if (old != 0 && bits_read_cluster(image->file, size, old, storing->before) == 0 &&
         memcmp(storing->before, storing->cluster, size) == 0) {
         return 0;
     }

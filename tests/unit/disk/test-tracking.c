@@ -7,6 +7,7 @@
 #include "writer_case.h"
 
 #include "disk/bitmaps.h"
+#include "disk/changed.h"
 #include "meta/bitmap.h"
 #include "meta/format.h"
 
@@ -184,6 +185,75 @@ START_TEST(one_for_which_there_is_no_memory_is_inconsistent_and_the_other_is_kep
     file = writer_case_end(&subject, NULL);
     ck_assert_uint_eq(flags_of(file, 0), BITMAP_FLAG_AUTO | BITMAP_FLAG_IN_USE);
     ck_assert_uint_eq(flags_of(file, 1), BITMAP_FLAG_AUTO);
+    expect_sound(file, false);
+    store_close(file);
+}
+END_TEST
+
+/* A bit for each sector: a page of memory is for 16 MiB of the disk. */
+static void open_with_sectors(struct writer_case *subject, const struct writer_options *options)
+{
+    const struct builder_bitmap sectors = {
+        .name = "sectors", .flags = BITMAP_FLAG_AUTO, .granularity_bits = 9};
+    struct builder_options image = writer_case_large_disk();
+    struct builder *builder = builder_create(&image);
+
+    builder_bitmap(builder, &sectors);
+    writer_case_build(subject, builder, options);
+}
+
+/* Each into another page, for three of which there is memory. */
+static void expect_writes(struct writer_case *subject, unsigned pages)
+{
+    for (unsigned i = 0; i < pages; i++) {
+        expect_write(subject, i * 32 * M, 512, 2);
+        expect_write(subject, i * 32 * M + 8 * M, 512, 2);
+    }
+}
+
+START_TEST(memory_is_for_what_has_changed_not_for_the_disk)
+{
+    const struct writer_options options = {.bitmaps_memory = 3 * 4096 + 8};
+    struct writer_case subject;
+    uint8_t bits[BITS / 8];
+    struct changed *changed;
+    uint64_t room = 3 * 4096 + 8, begin, end;
+    struct error error;
+    struct store *file;
+
+    open_with_sectors(&subject, &options);
+    expect_writes(&subject, 3);
+    ck_assert_int_eq(
+        changed_copy(subject.image, subject.writer, "sectors", &room, &changed, &error), 0);
+    ck_assert_uint_eq(room, 0);
+    ck_assert(changed_next(changed, 33 * M, 256 * M, &begin, &end));
+    ck_assert_uint_eq(begin, 40 * M);
+    changed_free(changed, &room);
+    ck_assert_uint_eq(room, 3 * 4096 + 8);
+    file = writer_case_end(&subject, NULL);
+    ck_assert_uint_eq(flags_of(file, 0), BITMAP_FLAG_AUTO);
+    bits_of(file, 0, bits);
+    ck_assert(is_set(bits, 0) && !is_set(bits, 1));
+    expect_sound(file, false);
+    store_close(file);
+}
+END_TEST
+
+START_TEST(one_that_changes_more_than_there_is_memory_for_is_inconsistent)
+{
+    const struct writer_options options = {.bitmaps_memory = 3 * 4096 + 8};
+    uint64_t room = 1 << 20;
+    struct writer_case subject;
+    struct changed *changed;
+    struct error error;
+    struct store *file;
+
+    open_with_sectors(&subject, &options);
+    expect_writes(&subject, 4);
+    ck_assert_int_eq(
+        changed_copy(subject.image, subject.writer, "sectors", &room, &changed, &error), -ENOMEM);
+    file = writer_case_end(&subject, NULL);
+    ck_assert_uint_eq(flags_of(file, 0), BITMAP_FLAG_AUTO | BITMAP_FLAG_IN_USE);
     expect_sound(file, false);
     store_close(file);
 }
@@ -398,6 +468,8 @@ int main(void)
     tcase_add_test(bits, a_request_that_fails_in_its_midst_is_set_as_well);
     tcase_add_test(bits, many_threads_lose_no_bit);
     tcase_add_test(kept, one_for_which_there_is_no_memory_is_inconsistent_and_the_other_is_kept);
+    tcase_add_test(kept, memory_is_for_what_has_changed_not_for_the_disk);
+    tcase_add_test(kept, one_that_changes_more_than_there_is_memory_for_is_inconsistent);
     tcase_add_test(kept, one_that_cannot_grow_with_its_disk_is_inconsistent);
     tcase_add_test(kept, what_a_smaller_disk_has_forgotten_is_set_when_it_is_larger_again);
     tcase_add_test(kept, what_a_smaller_disk_loses_of_its_last_sector_is_set);
