@@ -151,7 +151,7 @@ static int open_image(struct overlay *overlay, struct image **image)
  * What is written to an encrypted disk, and what is copied from it, lies in no file as it is: one
  * that is thrown away has a key that ends with this process.
  */
-static int encrypt(struct overlay *overlay, struct image *image)
+static int encrypt_overlay(struct overlay *overlay, struct image *image)
 {
     bool kept = overlay->options->file != NULL;
     const struct image *encrypted = overlay->behind;
@@ -186,7 +186,7 @@ static int open_all(struct overlay *overlay, struct image **image)
         result = open_image(overlay, image);
     }
     if (result == 0) {
-        result = encrypt(overlay, *image);
+        result = encrypt_overlay(overlay, *image);
         if (result < 0) {
             image_close(*image);
             *image = NULL;

@@ -203,7 +203,7 @@ static int make_crypt_header(struct creation *creation, struct keys *keys)
 }
 
 /* What takes as long as the user wants it to: before signals are held. */
-static int encrypt(struct creation *creation)
+static int encrypt_disk(struct creation *creation)
 {
     struct keys *keys = NULL;
     char *list;
@@ -402,7 +402,7 @@ static int run_create(struct ctl *ctl)
         result = look_at_files(&creation, size_given);
     }
     if (result == 0 && creation.parameters.crypt_method != CRYPT_NONE) {
-        result = encrypt(&creation);
+        result = encrypt_disk(&creation);
     }
     if (result == 0) {
         result = make_files(&creation);
