@@ -296,6 +296,7 @@ BENCH_FILES = \
 	tests/bench/speed/fio.py \
 	tests/bench/speed/images.py \
 	tests/bench/speed/jobs.py \
+	tests/bench/speed/tails.py \
 	tests/bench/speed/places.py \
 	tests/bench/speed/remote.py \
 	tests/bench/speed/results.py \

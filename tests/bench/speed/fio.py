@@ -17,13 +17,14 @@ class CannotMeasure(Exception):
     """fio gave no result."""
 
 
-def _run(path, arguments, seconds):
+def _run(path, arguments, seconds, latencies=False):
     return _run_on(["--filename=" + path, "--fallocate=none", "--allow_file_create=0"], arguments,
-                   seconds)
+                   seconds, latencies)
 
 
-def _run_on(what, arguments, seconds):
-    argv = ["fio", "--name=bench", *what, "--thread=1", "--gtod_reduce=1", "--refill_buffers=0",
+def _run_on(what, arguments, seconds, latencies=False):
+    argv = ["fio", "--name=bench", *what, "--thread=1", "--gtod_reduce=%d" % (not latencies),
+            "--refill_buffers=0",
             "--randrepeat=1", "--random_generator=tausworthe64", "--output-format=json",
             *arguments]
     done = tools.run(*argv, timeout=60 + 20 * seconds, status=None)
@@ -99,6 +100,23 @@ def scatter(path, size, writes, depth, seconds=None, fdatasync=False):
     if fdatasync:
         arguments.append("--fdatasync=1")
     return _result(_run(path, arguments, 60 if seconds is None else seconds), "write", "iops")
+
+
+def latencies(path, writes, size, seconds):
+    """How long 4K requests took, one after another, anywhere: {"50", "99", "99.9", "max": us}.
+
+    Of writes, through the page cache, it is the fdatasync() after each that is looked at.
+    """
+    arguments = ["--rw=" + ("randwrite" if writes else "randread"), "--bs=4k", "--size=%d" % size,
+                 "--time_based", "--runtime=%dms" % (seconds * 1000), "--norandommap",
+                 "--direct=%d" % (not writes), "--invalidate=%d" % (not writes), *_engine(1)]
+    if writes:
+        arguments.append("--fdatasync=1")
+    job = _run(path, arguments, seconds, latencies=True)
+    found = job["sync"]["lat_ns"] if writes else job["read"]["clat_ns"]
+    told = {"50": "50.000000", "99": "99.000000", "99.9": "99.900000"}
+    return {"max": found["max"] / 1000,
+            **{name: found["percentile"][key] / 1000 for name, key in told.items()}}
 
 
 def touch(path, size, step, seconds):

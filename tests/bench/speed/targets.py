@@ -123,7 +123,8 @@ class Target:
     def serve(self, disk, tuning=""):
         """Context manager that gives a Served. `tuning` is "", "lazy" (refcounts),
         "minimum" (the smallest L2 cache) or, of qcow2fs only, "directory" (with stats.json),
-        "compress" or "bitmaps" (the disk has some); REMOTE of these two."""
+        "compress", "clean" (the cache, each second) or "bitmaps" (the disk has some); REMOTE of
+        these two."""
         raise NotImplementedError
 
 
@@ -293,6 +294,7 @@ class Qcow2fs(Target):
         options = {"lazy": ["-o", "lazy-refcounts=on"],
                    "minimum": ["-o", "l2-cache-size=1"],
                    "compress": ["-o", "compress"],
+                   "clean": ["-o", "cache-clean-interval=1"],
                    "no-sandbox": ["-o", "sandbox=off"], REMOTE: ["-o", "ro"]}.get(tuning, [])
         if disk.key:
             options += ["-o", "key-file=" + disk.key]

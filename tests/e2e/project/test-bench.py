@@ -11,6 +11,8 @@ FAST = "sandbox,sandbox-info,read-qd1,allocate-4k,allocate-sync,seq-cold,zstd,fi
        "memory-idle,memory-reads,chain-8,mount-1g"
 BENCH = os.path.join(run.SOURCE, "tests", "bench", "run")
 JOBS = "job-list,job-copy-chain5,job-copy-luks,job-fill,job-sha256-zlib,job-grow"
+TAILS = "tail-read-alone-50,tail-read-fill-99.9,tail-write-discard-max,tail-write-commit-99," \
+        "tail-write-snapshot-99.9,tail-read-clean-50"
 DECOMPRESS = os.path.join(os.path.dirname(os.path.dirname(run.program())), "tests", "bench",
                           "decompress")
 
@@ -61,6 +63,16 @@ def _(directory):
         tap.check_equal(row["failed"], {}, "what failed in %s" % row["name"])
         tap.check({"qsd", "qcow2fs"} < set(row["medians"]) and min(row["medians"].values()) > 0,
                   "%s: %s", row["name"], row["medians"])
+
+
+@suite.test("the benchmark measures how long the slowest requests take, whatever else goes on")
+def _(directory):
+    found, _svg = measure(directory, "--tails", "--targets", "raw,qcow2fs", "--only", TAILS)
+    tap.check_equal(sorted(row["name"] for row in found["workloads"]), sorted(TAILS.split(",")),
+                    "what was measured")
+    for row in found["workloads"]:
+        tap.check_equal(row["failed"], {}, "what failed in %s" % row["name"])
+        tap.check(row["medians"]["qcow2fs"] > 0, "%s: %s", row["name"], row["medians"])
 
 
 @suite.test("the benchmark shows how fast decompression alone is, beside what serves the image",
