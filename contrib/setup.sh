@@ -7,7 +7,8 @@
 # An ordinary user's PATH often lacks the place of mkfs.ext4, debugfs, losetup and blkid.
 PATH=$PATH:/usr/sbin:/sbin
 
-# group, Debian package, and what shows that it is there, from wherever it came.
+# group, Debian package (or the names that it has had, the newest first), and what shows that it is there,
+# from wherever it came.
 SETUP_PACKAGES='
 build   gcc             command cc
 build   libc6-dev       file    /usr/include/stdlib.h
@@ -63,7 +64,7 @@ tests   libxml2-utils   command xmllint
 tests   procps          file    /bin/kill
 tests   sleuthkit       command fls
 tests   gddrescue       command ddrescuelog
-tests   testdisk        command photorec
+tests   photorec|testdisk command photorec
 tests   ewf-tools       command ewfacquire
 tests   xmount          command xmount
 tests   dpkg-dev        command dpkg-checkbuilddeps
@@ -125,19 +126,34 @@ setup_missing() {
     done | sed 's/ $//'
 }
 
+# setup_named PACKAGES: the same, each with the name that it has in this release; the oldest where nobody
+# can tell.
+setup_named() {
+    setup_names=
+    for setup_package in $1; do
+        while [ "${setup_package#*|}" != "$setup_package" ] &&
+            ! apt-cache show "${setup_package%%|*}" >/dev/null 2>&1; do
+            setup_package=${setup_package#*|}
+        done
+        setup_names="$setup_names${setup_names:+ }${setup_package%%|*}"
+    done
+    echo "$setup_names"
+}
+
 # setup_require GROUP...: returns 0 when everything is there; root on Debian gets it installed.
 setup_require() {
     setup_wanted=$(setup_missing "$@")
     [ -n "$setup_wanted" ] || return 0
     if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+        setup_wanted=$(setup_named "$setup_wanted")
         echo "Missing: $setup_wanted. Install with: sudo apt-get install $setup_wanted" >&2
         return 1
     fi
     echo "Installing $setup_wanted" >&2
     # The list is to be split into words.
-    # shellcheck disable=SC2086
+    # shellcheck disable=SC2046
     setup_log=$({ apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q -y \
-        install --no-install-recommends $setup_wanted; } </dev/null 2>&1) || {
+        install --no-install-recommends $(setup_named "$setup_wanted"); } </dev/null 2>&1) || {
         echo "$setup_log" >&2
         return 1
     }
