@@ -140,6 +140,11 @@ static int run_list(struct ctl *ctl)
             print_text(&stacks.list[i]);
         }
     }
+    if (result == 0 && stacks.silent_count > 0) {
+        log_line(ctl->log, LOG_LEVEL_WARNING,
+                 "%s: whoever serves its file does not answer, so nobody can tell whose it is",
+                 stacks.silent);
+    }
     if (result < 0) {
         error_set(&ctl->error, -result, "what is mounted cannot be told: %s", strerror(-result));
         return CTL_FAILED;

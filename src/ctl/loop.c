@@ -3,13 +3,18 @@
 
 #include "ctl/loop.h"
 
+#include "util/deadline.h"
+#include "util/process.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/blkpg.h>
 #include <linux/fs.h>
 #include <linux/loop.h>
+#include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -19,6 +24,9 @@
 #define ATTEMPTS 64 /* others may take the device that was free */
 
 #define LOOP_MAJOR 7
+
+/* For all devices together; then some for each. */
+#define PATIENCE_MILLISECONDS 2000
 
 static int open_device(int number, bool read_only, char name[LOOP_NAME_MAX])
 {
@@ -116,25 +124,48 @@ int loop_detach(const char *name)
     return result;
 }
 
-/* *has_file: whether there is something to tell. */
-static void examine(const char *directory_name, struct loop_status *status, bool *has_file)
+/* --- which there are -------------------------------------------------------------------------- */
+
+/*
+ * The kernel asks the attached file's server for its number. One that is stopped, or has lost what
+ * it reads from, does not answer, and would keep everybody waiting who looks at any loop device; so
+ * a thread asks, and is left alone with its question after a while.
+ */
+struct question {
+    pthread_mutex_t mutex;
+    pthread_cond_t answered;
+    unsigned knowing; /* threads; the last one frees it */
+    bool is_answered;
+    bool has_file; /* there is something to tell: */
+    int number;
+    struct loop_status status;
+};
+
+static void forget(struct question *question)
+{
+    bool last = --question->knowing == 0;
+
+    pthread_mutex_unlock(&question->mutex);
+    if (last) {
+        pthread_cond_destroy(&question->answered);
+        pthread_mutex_destroy(&question->mutex);
+        free(question);
+    }
+}
+
+static bool examine(int number, struct loop_status *status)
 {
     struct loop_info64 info;
     struct stat node;
-    int number, device;
+    int device = open_device(number, true, status->name);
+    bool has_file;
 
-    *has_file = false;
-    if (sscanf(directory_name, "loop%d", &number) != 1) {
-        return;
-    }
-    memset(status, 0, sizeof(*status));
-    device = open_device(number, true, status->name);
     if (device < 0) {
-        return;
+        return false;
     }
-    if (fstat(device, &node) == 0 && S_ISBLK(node.st_mode) && major(node.st_rdev) == LOOP_MAJOR &&
-        ioctl(device, LOOP_GET_STATUS64, &info) == 0) {
-        *has_file = true;
+    has_file = fstat(device, &node) == 0 && S_ISBLK(node.st_mode) &&
+               major(node.st_rdev) == LOOP_MAJOR && ioctl(device, LOOP_GET_STATUS64, &info) == 0;
+    if (has_file) {
         status->file_device = (dev_t)info.lo_device;
         status->file_inode = (ino_t)info.lo_inode;
         status->offset = info.lo_offset;
@@ -144,11 +175,78 @@ static void examine(const char *directory_name, struct loop_status *status, bool
         status->partitions = (info.lo_flags & LO_FLAGS_PARTSCAN) != 0;
     }
     close(device);
+    return has_file;
+}
+
+static void *ask(void *context)
+{
+    struct question *question = context;
+    struct loop_status status = {.name = ""};
+    bool has_file = examine(question->number, &status);
+
+    pthread_mutex_lock(&question->mutex);
+    question->has_file = has_file;
+    question->status = status;
+    question->is_answered = true;
+    pthread_cond_signal(&question->answered);
+    forget(question);
+    return NULL;
+}
+
+/* 1: *status is told; 0: there is nothing to tell; -ENOMEM. Waits no longer than `until`. */
+static int question_loop(int number, const struct timespec *until, struct loop_status *status)
+{
+    struct question *question = calloc(1, sizeof(*question));
+    pthread_t thread;
+    int waited = 0, result;
+
+    if (question == NULL) {
+        return -ENOMEM;
+    }
+    pthread_mutex_init(&question->mutex, NULL);
+    deadline_condition(&question->answered);
+    question->number = number;
+    question->knowing = 2;
+    if (process_start_thread(&thread, "loop", ask, question) == 0) {
+        (void)pthread_detach(thread);
+    } else {
+        (void)ask(question); /* then without a limit */
+    }
+    pthread_mutex_lock(&question->mutex);
+    while (!question->is_answered && waited == 0) {
+        waited = pthread_cond_timedwait(&question->answered, &question->mutex, until);
+    }
+    if (question->is_answered) {
+        *status = question->status;
+        status->answers = true;
+        result = question->has_file;
+    } else {
+        *status = (struct loop_status){.answers = false};
+        snprintf(status->name, sizeof(status->name), "/dev/loop%d", number);
+        result = 1;
+    }
+    forget(question);
+    return result;
+}
+
+/* The number of the device with that name in /sys/block, if it has a file; else -1. */
+static int number_of(const char *name)
+{
+    char path[512];
+    int number;
+
+    if (sscanf(name, "loop%d", &number) != 1) {
+        return -1;
+    }
+    /* Without this a look would keep devices from going that nobody uses any more. */
+    snprintf(path, sizeof(path), "/sys/block/%s/loop/backing_file", name);
+    return access(path, F_OK) == 0 ? number : -1;
 }
 
 int loop_visit(int (*each)(void *context, const struct loop_status *status), void *context)
 {
     DIR *stream = opendir("/sys/block");
+    struct timespec until = deadline_after(PATIENCE_MILLISECONDS);
     struct dirent *item;
     int result = 0;
 
@@ -156,19 +254,19 @@ int loop_visit(int (*each)(void *context, const struct loop_status *status), voi
         return 0;
     }
     while (result == 0 && (item = readdir(stream)) != NULL) {
+        struct timespec least = deadline_after(PATIENCE_MILLISECONDS / 100);
         struct loop_status status;
-        bool has_file;
+        int number = number_of(item->d_name);
 
-        if (strncmp(item->d_name, "loop", 4) == 0) {
-            char path[512];
-
-            /* Without this a look would keep devices from going that nobody uses any more. */
-            snprintf(path, sizeof(path), "/sys/block/%s/loop/backing_file", item->d_name);
-            if (access(path, F_OK) != 0) {
-                continue;
-            }
-            examine(item->d_name, &status, &has_file);
-            result = has_file ? each(context, &status) : 0;
+        if (number < 0) {
+            continue;
+        }
+        if (deadline_is_before(&until, &least)) {
+            until = least;
+        }
+        result = question_loop(number, &until, &status);
+        if (result > 0) {
+            result = each(context, &status);
         }
     }
     closedir(stream);

@@ -105,6 +105,11 @@ static int add_loop(void *context, const struct loop_status *status)
 {
     struct stacks *stacks = context;
 
+    if (!status->answers) {
+        stacks->silent_count++;
+        memcpy(stacks->silent, status->name, sizeof(stacks->silent));
+        return 0;
+    }
     for (size_t i = 0; i < stacks->count; i++) {
         struct stack *stack = &stacks->list[i];
 
@@ -433,7 +438,13 @@ struct stack *stacks_choose(struct stacks *stacks, const char *path, struct erro
         }
     }
     free(absolute);
-    if (hits == 0) {
+    if (hits == 0 && stacks->silent_count > 0) {
+        error_set(
+            error, ENOENT,
+            "%s: no running qcow2fs is known to have to do with it, but whoever serves the file of "
+            "%s does not answer; continue or end that daemon, and try again",
+            path, stacks->silent);
+    } else if (hits == 0) {
         error_set(error, ENOENT,
                   "%s: no running qcow2fs has to do with it; qcow2ctl list shows them", path);
     } else if (hits > 1) {

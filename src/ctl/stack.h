@@ -36,6 +36,8 @@ struct stack {
 struct stacks {
     struct stack *list;
     size_t count;
+    size_t silent_count; /* loop devices that may be on one of them, which nobody can tell ... */
+    char silent[LOOP_NAME_MAX]; /* ... and one of these */
 };
 
 /* All of this user, or, for root, of everybody. 0 or -ENOMEM. stacks_release() it. */

@@ -4,6 +4,7 @@
 #define UTIL_DEADLINE_H
 
 #include <pthread.h>
+#include <stdbool.h>
 #include <time.h>
 
 /* Makes a condition whose waiting goes by the clock of these moments; pthread_cond_destroy() ends
@@ -32,6 +33,12 @@ static inline struct timespec deadline_after(unsigned milliseconds)
         time.tv_nsec -= second;
     }
     return time;
+}
+
+static inline bool deadline_is_before(const struct timespec *one, const struct timespec *other)
+{
+    return one->tv_sec != other->tv_sec ? one->tv_sec < other->tv_sec
+                                        : one->tv_nsec < other->tv_nsec;
 }
 
 #endif

@@ -119,6 +119,30 @@ def _(directory):
     run.unmount(raw, lazy=True)
 
 
+@suite.test("a daemon that is stopped keeps nobody waiting who asks for another")
+def _(directory):
+    first, second = files.whole(directory), os.path.join(directory, "second.qcow2")
+    shutil.copyfile(first, second)
+    with files.attached(first) as device, files.attached(second) as other:
+        pid = files.listed(first)[0]["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            # Its last answer is valid for a moment.
+            bad.wait_for(lambda: device + ": whoever serves its file does not answer" in
+                         qcow2ctl("list").stderr, "the sentence")
+            check_equal(files.listed(second)[0]["loop-devices"], [other], "the other's device")
+            done = qcow2ctl("detach", device, status=1)
+            check("does not answer; continue or end that daemon" in done.stderr, "it said: %s",
+                  done.stderr)
+            qcow2ctl("detach", other)
+            check_equal(files.listed(second), [], "the list of the other, afterwards,")
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        qcow2ctl("detach", device)
+    for path in (first, second):
+        files.check_in_order(path)
+
+
 @suite.test("a mount that is gone, and whose daemon still has something to do, is not taken for the next")
 def _(directory):
     first, second = files.whole(directory), os.path.join(directory, "second.qcow2")
