@@ -5,9 +5,12 @@
 import hashlib
 import json
 import os
+import pty
 import re
+import select
 import shlex
 import shutil
+import subprocess
 
 from lib import bad, ctl, encrypted, image, mount, qcow2, tap, tools
 from lib.image import KiB, MiB
@@ -153,6 +156,28 @@ def _(directory):
     said = tools.output("script", "-q", "-e", "-c", "%s hash %s" % (ctl.program(), shlex.quote(path)),
                         os.path.join(directory, "log"))
     check("x?[31my" in said and "\033[31m" not in said, "it says %r", said)
+
+
+@suite.test("on a terminal it shows how far it is", needs=[STRACE])
+def _(directory):
+    path = image.create(os.path.join(directory, "image"), 16 * MiB)
+    image.io(path, image.write(0, 16 * MiB, 1))
+    master, slave = pty.openpty()
+    with subprocess.Popen(["strace", "-f", "-o", "/dev/null", "-e", "trace=pread64,preadv,preadv2",
+                           "-e", "inject=pread64,preadv,preadv2:delay_enter=300000:when=8..14",
+                           ctl.program(), "hash", "-j", "1", path], stdout=subprocess.DEVNULL,
+                          stderr=slave) as process:
+        os.close(slave)
+        told = b""
+        while select.select([master], [], [], 20)[0]:
+            try:
+                told += os.read(master, 4096)
+            except OSError:  # nobody holds the other end
+                break
+        check_equal(process.wait(20), 0, "the status")
+    os.close(master)
+    for word in (b"making digests: ", b" %, ", b" left"):
+        check(word in told, "no %r in %r", word, told)
 
 
 @suite.test("BLAKE3 is that of its authors where the library is here, else a sentence names it")

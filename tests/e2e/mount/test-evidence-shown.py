@@ -250,6 +250,27 @@ def _(directory):
                     os.path.join(mounted.path, "evidence"), "the .. of tables/")
 
 
+@suite.test("nothing is forced: what is marked dirty or corrupt stays so, and nobody can write")
+def _(directory):
+    for features in (qcow2.DIRTY, qcow2.CORRUPT, qcow2.DIRTY | qcow2.CORRUPT):
+        place = os.path.join(directory, str(features))
+        os.mkdir(place)
+        path = bad.sample("plain", place)
+        remains(path)
+        with qcow2.Qcow2(path) as opened:
+            opened["incompatible_features"] |= features
+        with evidence.untouched(place), show(path) as mounted:
+            with open(os.path.join(mounted.path, "evidence", "unreferenced.raw"), "rb") as file:
+                check(DELETED in file.read(), "what lies behind the last cluster is not there")
+            for name in ("disk.raw", "evidence/unreferenced.raw", "evidence/new"):
+                try:
+                    os.close(os.open(os.path.join(mounted.path, name), os.O_RDWR | os.O_CREAT))
+                    check(False, "%s can be written", name)
+                except OSError as error:
+                    check(error.errno in (errno.EROFS, errno.EACCES, errno.EPERM), "%s: %s", name,
+                          error)
+
+
 # --- what does not go -----------------------------------------------------------------------------
 
 
