@@ -11,7 +11,11 @@
 #include <sys/mman.h>
 
 #define PAGE_BYTES  (BITS_PAGE_WORDS * sizeof(uint64_t))
-#define SMALL_WORDS UINT64_C(2048) /* up to here all of it counts */
+#define SMALL_WORDS UINT64_C(32768) /* up to here all of it counts */
+
+/* What each large one counts from the beginning: it is a mapping of its own, of which a process has
+   some 65,000, and an image may have as many bitmaps. */
+#define LARGE_BYTES UINT64_C(131072)
 
 /* --- Memory ---------------------------------------------------------------------------------- */
 
@@ -32,6 +36,13 @@ static uint64_t array_bytes(uint64_t words)
 static uint64_t map_words(uint64_t words)
 {
     return div_round_up(words, BITS_PAGE_WORDS * WORD_BITS);
+}
+
+/* Bytes that it counts while nothing is set. */
+static uint64_t at_first(uint64_t words)
+{
+    return words > SMALL_WORDS ? LARGE_BYTES + map_words(words) * sizeof(uint64_t)
+                               : words * sizeof(uint64_t);
 }
 
 /* No page of it exists before it is written, and then none beside it does. */
@@ -56,7 +67,7 @@ static struct bits *create_large(uint64_t words)
 struct bits *bits_create(_Atomic int64_t *memory, uint64_t words)
 {
     bool is_large = words > SMALL_WORDS;
-    uint64_t bytes = (is_large ? map_words(words) : words) * sizeof(uint64_t);
+    uint64_t bytes = at_first(words);
     struct bits *bits = NULL;
 
     if (take(memory, bytes)) {
@@ -74,15 +85,12 @@ uint64_t bits_taken(const struct bits *bits)
 {
     uint64_t pages = 0;
 
-    if (bits->touched == NULL) {
-        return bits->words * sizeof(uint64_t);
-    }
-    for (uint64_t i = 0; i < map_words(bits->words); i++) {
+    for (uint64_t i = 0; bits->touched != NULL && i < map_words(bits->words); i++) {
         uint64_t touched = atomic_load_explicit(&bits->touched[i], memory_order_relaxed);
 
         pages += (uint64_t)__builtin_popcountll(touched);
     }
-    return map_words(bits->words) * sizeof(uint64_t) + pages * PAGE_BYTES;
+    return at_first(bits->words) + pages * PAGE_BYTES;
 }
 
 void bits_free(struct bits *bits)

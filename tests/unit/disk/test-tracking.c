@@ -190,14 +190,20 @@ START_TEST(one_for_which_there_is_no_memory_is_inconsistent_and_the_other_is_kep
 }
 END_TEST
 
+#define SECTORS_DISK  (UINT64_C(4) << 30)
+#define SECTORS_EMPTY (128 * K + 4 * 8) /* bytes of memory, with nothing set */
+
 /* A bit for each sector: a page of memory is for 16 MiB of the disk. */
 static void open_with_sectors(struct writer_case *subject, const struct writer_options *options)
 {
     const struct builder_bitmap sectors = {
         .name = "sectors", .flags = BITMAP_FLAG_AUTO, .granularity_bits = 9};
     struct builder_options image = writer_case_large_disk();
-    struct builder *builder = builder_create(&image);
+    struct builder *builder;
 
+    image.virtual_size = SECTORS_DISK;
+    image.cluster_bits = 20; /* one has all bits */
+    builder = builder_create(&image);
     builder_bitmap(builder, &sectors);
     writer_case_build(subject, builder, options);
 }
@@ -213,11 +219,11 @@ static void expect_writes(struct writer_case *subject, unsigned pages)
 
 START_TEST(memory_is_for_what_has_changed_not_for_the_disk)
 {
-    const struct writer_options options = {.bitmaps_memory = 3 * 4096 + 8};
+    const struct writer_options options = {.bitmaps_memory = SECTORS_EMPTY + 3 * 4096};
     struct writer_case subject;
     uint8_t bits[BITS / 8];
     struct changed *changed;
-    uint64_t room = 3 * 4096 + 8, begin, end;
+    uint64_t room = SECTORS_EMPTY + 3 * 4096, begin, end;
     struct error error;
     struct store *file;
 
@@ -226,10 +232,10 @@ START_TEST(memory_is_for_what_has_changed_not_for_the_disk)
     ck_assert_int_eq(
         changed_copy(subject.image, subject.writer, "sectors", &room, &changed, &error), 0);
     ck_assert_uint_eq(room, 0);
-    ck_assert(changed_next(changed, 33 * M, 256 * M, &begin, &end));
+    ck_assert(changed_next(changed, 33 * M, SECTORS_DISK, &begin, &end));
     ck_assert_uint_eq(begin, 40 * M);
     changed_free(changed, &room);
-    ck_assert_uint_eq(room, 3 * 4096 + 8);
+    ck_assert_uint_eq(room, SECTORS_EMPTY + 3 * 4096);
     file = writer_case_end(&subject, NULL);
     ck_assert_uint_eq(flags_of(file, 0), BITMAP_FLAG_AUTO);
     bits_of(file, 0, bits);
@@ -241,8 +247,8 @@ END_TEST
 
 START_TEST(one_that_changes_more_than_there_is_memory_for_is_inconsistent)
 {
-    const struct writer_options options = {.bitmaps_memory = 3 * 4096 + 8};
-    uint64_t room = 1 << 20;
+    const struct writer_options options = {.bitmaps_memory = SECTORS_EMPTY + 3 * 4096};
+    uint64_t room = M;
     struct writer_case subject;
     struct changed *changed;
     struct error error;
