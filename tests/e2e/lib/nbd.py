@@ -25,7 +25,7 @@ READ_ONLY, HAS_FLUSH, HAS_FUA, HAS_TRIM, HAS_ZEROES, MULTI_CONN = 2, 4, 8, 32, 6
 EVERYTHING = 1 | HAS_FLUSH | HAS_FUA | HAS_TRIM | HAS_ZEROES | MULTI_CONN
 OPT_ABORT, OPT_GO = 2, 7
 REP_ACK, REP_INFO, REP_UNSUPPORTED = 1, 3, 0x80000001
-EIO = 5
+EIO, EINVAL = 5, 22
 
 
 def some_image(directory, size=20 * MiB):
@@ -111,14 +111,16 @@ class Server:
 
     `before(kind, offset, length)` is called with the lock held before each request is done; what it
     returns is a word: None (do it), "hang" (never answer), "cut" (lose the power, before it is
-    done), or a number, which is the error that is answered.
+    done), "short" (do it, send a part of the answer, and hang up), or a number, which is the error that
+    is answered. `size`: what it says that it has.
     """
 
-    def __init__(self, directory, contents, flags=EVERYTHING, name="own"):
+    def __init__(self, directory, contents, flags=EVERYTHING, name="own", size=None):
         self.place = os.path.join(directory, name)
         self.address = "nbd+unix:///?socket=" + self.place
         self.current, self.stable = bytearray(contents), bytearray(contents)
         self.flags = flags
+        self.size = len(contents) if size is None else size
         self.unflushed = []  # (offset, bytes)
         self.counts = {}
         self.zeroed = []  # (offset, length)
@@ -216,7 +218,7 @@ class Server:
                 end.sendall(struct.pack(">QIII", 0x3e889045565a9, option, kind, len(data)) + data)
 
             if option == OPT_GO:
-                reply(REP_INFO, struct.pack(">HQH", 0, len(self.current), self.flags))
+                reply(REP_INFO, struct.pack(">HQH", 0, self.size, self.flags))
                 reply(REP_ACK)
                 return True
             if option == OPT_ABORT:
@@ -241,6 +243,9 @@ class Server:
                 self.cut_power()
                 return False
             answer = b""
+            short, word = word == "short", None if word == "short" else word
+            if word is None and offset + length > len(self.current):
+                word = EINVAL
             if word is None and kind == READ:
                 answer = bytes(self.current[offset:offset + length])
             elif word is None and kind in (WRITE, ZEROES):
@@ -252,5 +257,6 @@ class Server:
                 for at, written in self.unflushed:
                     self.stable[at:at + len(written)] = written
                 self.unflushed = []
-        end.sendall(struct.pack(">IIQ", 0x67446698, word or 0, cookie) + answer)
-        return True
+        answer = struct.pack(">IIQ", 0x67446698, word or 0, cookie) + answer
+        end.sendall(answer[:len(answer) // 2] if short else answer)
+        return not short

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import signal
+import types
 
 from lib import bad, compare, ctl, image, mount, nbd, run, tap, tools
 from lib.image import KiB, MiB
@@ -380,6 +381,46 @@ for kind, options in (("eager", {}), ("lazy", {"lazy_refcounts": "on"}),
         for seed in range(12):
             tap.diagnose("seed %d" % seed)
             crash(directory, seed, **options)
+
+
+def write_until_it_fails(disk):
+    """Three rounds of two blocks and an fsync; the last one that was acknowledged."""
+    for value in (1, 2, 3):
+        for at in (0, SMALL // 2):
+            errno_of(os.pwrite, disk, bytes([value]) * BLOCK, at)
+        if errno_of(os.fsync, disk) != 0:
+            return value - 1
+    return 3
+
+
+for word in (nbd.EIO, "short", "cut"):
+
+    @suite.test("each request of a writer in turn %s: what fsync has acknowledged is there, without errors" % {
+        nbd.EIO: "fails", "short": "has a short answer", "cut": "loses the power of the server"}[word])
+    def _(directory, word=word):
+        contents = new_contents(directory, size=SMALL, room=3 * SMALL)
+        state = types.SimpleNamespace(asked=0, number=0, failed=0)
+
+        def before(_kind, _offset, _length):
+            state.asked += 1
+            return word if state.asked == state.number else None
+
+        while state.asked >= state.number:
+            state.number, state.asked = state.number + 1, 0
+            with nbd.Server(directory, contents) as server:
+                with mount.mount_that_ends_badly(server.address, "locking=off", "metadata-interval=0",
+                                                 "nbd-timeout=2", writable=True) as mounted:
+                    server.before = before
+                    with opened(mounted.disk) as disk:
+                        kept = write_until_it_fails(disk)
+                        with server.lock:  # what the end of the mount flushes does not count
+                            stable = bytes(server.stable)
+                    server.before = lambda *_: None
+                server.stable = stable
+                expected = set(range(kept, 4))
+                check_crashed(directory, server, {0: expected, SMALL // 2: expected})
+                state.failed += kept < 3
+        check(state.failed > 3, "%d requests, and %d of them mattered", state.number, state.failed)
 
 
 @suite.test("errors of the server: EIO, no wrong byte, and an image without errors", needs=NBDKIT)
