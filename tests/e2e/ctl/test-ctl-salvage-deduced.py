@@ -7,7 +7,7 @@ import random
 import shutil
 import struct
 
-from lib import ctl, salvaging, qcow2, tap, tools
+from lib import ctl, mount, qcow2, salvaging, tap, tools
 from lib.image import KiB, MiB
 from lib.tap import check, check_equal
 
@@ -142,7 +142,8 @@ def _(directory):
         check_equal(file.read(13), b"this is there", "the data")
 
 
-@suite.test("a file in which every cluster could be an L1 table is looked through once")
+@suite.test("a file in which every cluster could be an L1 table is looked through once",
+            needs=[tools.fuse])
 def _(directory):
     clusters, chance = 512, random.Random(5)
     pages = [b"".join(struct.pack(">Q", qcow2.COPIED | chance.randrange(1, clusters) * 64 * KiB)
@@ -150,9 +151,8 @@ def _(directory):
     path = made(directory, 16, 64 * KiB, 0, 0,
                 [(number * 64 * KiB, pages[number % 8]) for number in range(1, clusters)],
                 clusters * 64 * KiB)
-    done = ctl.ctl("salvage", path, os.path.join(directory, "target"), "--virtual-size=1M",
-                   status=None, seconds=SECONDS)
-    check(done.returncode in (0, 1), "status %d: %s", done.returncode, done.stderr)
+    with mount.mount(path, "salvage", writable=True) as mounted:  # to copy it out would take long
+        check(os.path.getsize(mounted.disk) > 1 << 30, "the disk is small")
 
 
 if __name__ == "__main__":
