@@ -228,7 +228,8 @@ static int give_up_bitmaps(struct check *check)
     uint64_t kept = header->autoclear_features & ~AUTOCLEAR_BITMAPS;
     int result;
 
-    if (!check->bitmaps_lost || !check->options->repair_errors || check->result->unreadable > 0) {
+    if (!check->bitmaps_lost || !check->options->repair_errors ||
+        !check->options->give_up_bitmaps || check->result->unreadable > 0) {
         return 0;
     }
     result = write_features(check->file, HEADER_AUTOCLEAR_FEATURES, kept);

@@ -23,7 +23,7 @@
  * the file may hold something else (R8), and keeps R2:
  *
  *     0. unknown autoclear features are cleared (R6), and that of
- *        bitmaps where their directory cannot be                     sync
+ *        bitmaps (`give_up_bitmaps`) where their directory cannot be sync
  *     1. counts that are too low are raised                          sync
  *     2. wrong COPIED bits are corrected                             sync
  *     3. counts that are too high are lowered                        sync
@@ -81,6 +81,8 @@ const char *check_use_name(enum check_use use);
 struct check_options {
     bool repair_leaks;
     bool repair_errors;
+    bool give_up_bitmaps; /* with that: where their directory cannot be; only when somebody asks for
+                             it */
     /* One line a finding; millions, for a badly damaged image. */
     void (*report)(void *context, enum check_finding finding, const char *line);
     void (*progress)(void *context, uint64_t done, uint64_t total);

@@ -170,6 +170,7 @@ static int check_once(struct checker *checker, bool leaks, bool errors, const ch
     const struct check_options options = {
         .repair_leaks = leaks,
         .repair_errors = errors,
+        .give_up_bitmaps = errors,
         .report = tell_finding,
         .progress = tell_progress,
         .context = &telling,

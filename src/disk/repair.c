@@ -57,12 +57,12 @@ static int repair(struct writer *writer, const char *why, struct check_result *r
         return status;
     }
     if (!check_is_clean(result)) {
-        return error_set(error, EROFS,
-                         "%s: %s, and %" PRIu64
-                         " of its errors cannot be repaired; mount it with -o ro and copy what can "
-                         "be read",
-                         image->path, why,
-                         result->errors - result->fixed_errors + result->unreadable);
+        return error_set(
+            error, EROFS,
+            "%s: %s, and %" PRIu64
+            " of its errors cannot be repaired by mounting it; qcow2ctl check tells of "
+            "them; mount it with -o ro to copy what can be read",
+            image->path, why, result->errors - result->fixed_errors + result->unreadable);
     }
     writer->compared = true;
     /* COPIED bits may have been corrected. */

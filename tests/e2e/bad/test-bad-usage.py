@@ -13,7 +13,7 @@ import re
 import socket
 import subprocess
 
-from lib import bad, compare, image, mount, private, qcow2, run, tap, tools
+from lib import bad, compare, ctl, image, mount, private, qcow2, run, tap, tools
 from lib.image import KiB, MiB
 from lib.tap import check, check_equal
 
@@ -190,13 +190,26 @@ def _(directory):
         bad.check_sentence(done.stderr, "/dev/fuse", *words)
 
 
-@suite.test("damage that is met when the image is to be written has exit status 1, not that of usage")
+@suite.test("a mount repairs what it can, gives nothing up for that, and else shows the disk read-only")
 def _(directory):
-    path = bad.sample("bitmaps", directory)
+    path, at = bad.sample("bitmaps", directory), bad.mount_point(directory)
     with qcow2.Qcow2(path) as opened:
         opened["incompatible_features"] |= 1  # dirty: it is checked, and repaired
         opened.set_bitmap_field(0, "name_size", 0)
-    fails(1, "-f", path, bad.mount_point(directory), words=["bitmap"])
+    before = compare.Unchanged(path)
+    done = bad.start_and_end(path, at)
+    try:
+        check_equal(done.returncode, 0, "the exit status")
+        check("bitmap directory" in done.stderr and "mounting read-only" in done.stderr and
+              "qcow2ctl check" in done.stderr, "it said %s", done.stderr)
+    finally:
+        run.unmount(at)
+    before.check()
+    for status in (3, 0):  # first the directory; then what was its
+        tools.run(ctl.program(), "check", "--repair=all", path, status=status)
+    with mount.mount(path, at=at, writable=True) as mounted, open(mounted.disk, "r+b") as disk:
+        disk.write(b"written")
+    tools.run("qemu-img", "check", path)
 
 
 @suite.test("in a user namespace that does not know the image's group the disk is read and written",
