@@ -127,6 +127,28 @@ def _(directory):
     write.check_clean(path)
 
 
+@suite.test("large ones, more than there is memory for if they were full, take what has changed")
+def _(directory):
+    size = 256 << 40
+    path = create(directory, size, "cluster_size=2M", [])
+    for number in range(5):  # of 512 MiB each
+        ctl.ctl("bitmap", "-q", "--add", "-g", "64k", path, "of %d" % number)
+    image.io(path, "write 100T 64k")
+    done = [[100 << 40, 65536], [0, 4096], [(200 << 40) - 4096, 8192], [size - 4096, 4096]]
+    with mount.mount(path, directory=True, writable=True) as mounted:
+        with write.Direct(mounted.disk) as direct:
+            for offset, length in done[1:]:
+                direct.write(offset, b"l" * length)
+        ctl.ctl("backup-point", "-q", "--bitmap=of 4", path)
+        ctl.ctl("backup-point", "-q", "--bitmap=of 4", "--failed", path)
+        with open("/proc/%d/status" % mounted.pids[0], encoding="ascii") as file:
+            used = [int(line.split()[1]) for line in file if line.startswith("VmHWM:")]
+        tap.check(os.environ.get("QCOW2FS_SANITIZE") or used[0] < 200 * 1024, "%s KiB of memory", used)
+    for number in range(5):
+        tap.check_equal(ranges(path, "of %d" % number), rounded(done, 65536, size), "of %d" % number)
+    write.check_clean(path)
+
+
 # --- sizes --------------------------------------------------------------------------------------
 
 @suite.test("a disk of another size has bitmaps of that size; what it gains is set")
