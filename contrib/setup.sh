@@ -79,6 +79,7 @@ lint    clang-format    format  14
 lint    mandoc          command mandoc
 lint    shellcheck      command shellcheck
 try     debootstrap     command debootstrap
+try     util-linux-extra|util-linux command pivot_root
 '
 
 # setup_has KIND NAME

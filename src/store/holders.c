@@ -3,6 +3,8 @@
 
 #include "store/holders.h"
 
+#include "util/registry.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -138,6 +140,25 @@ static void look_at_all(struct search *search)
     closedir(processes);
 }
 
+/*
+ * The daemons of this program: what they have open nobody may see, not even their own user, once
+ * they serve (util/box), but they are registered.
+ */
+static int look_at_daemon(void *context, const struct registry_record *record, int descriptor)
+{
+    struct search *search = context;
+    struct statx found;
+
+    (void)descriptor;
+    if (record->pid != getpid() &&
+        statx(AT_FDCWD, record->image, AT_STATX_DONT_SYNC, STATX_INO, &found) == 0 &&
+        found.stx_ino == search->inode &&
+        makedev(found.stx_dev_major, found.stx_dev_minor) == search->device) {
+        search->locking[search->locking_count++] = record->pid;
+    }
+    return search_over(search);
+}
+
 static void append_process(char *text, pid_t pid)
 {
     size_t used = strlen(text);
@@ -163,6 +184,9 @@ const char *holders_find(dev_t device, ino_t inode, char text[HOLDERS_TEXT_MAX])
     bool locks = false;
 
     look_at_all(&search);
+    if (search.locking_count == 0) {
+        (void)registry_visit(look_at_daemon, &search);
+    }
     locks = search.locking_count > 0;
     text[0] = '\0';
     for (unsigned i = 0; i < (locks ? search.locking_count : search.open_only_count); i++) {

@@ -155,7 +155,7 @@ def refused_after_warning(path, unchanged, *words):
     check_equal([compare.sha256(each) for each in unchanged], before, "the files, afterwards,")
 
 
-@suite.test("a full host: a sentence, and the disk reads as before")
+@suite.test("a full host: a sentence, and the disk reads as before", needs=[tools.root])
 def _(directory):
     path = chain(Q(4 * MiB, cluster_size="4k"), Q(4 * MiB))(directory)
     image.io(path, *(image.write(n * MiB, MiB, 50 + n) for n in range(4)))

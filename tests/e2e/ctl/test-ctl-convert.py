@@ -356,7 +356,7 @@ def _(directory):
     ctl.refused("convert", "-B", "base.qcow2", path, copy, words=["base.qcow2", "-F qcow2"])
     said = ctl.refused("convert", "-B", "none.qcow2", "-F", "qcow2", path, copy,
                        words=["none.qcow2"])
-    check("-u" not in said, "it advises what convert has not: %s", said)
+    check(" -u" not in said, "it advises what convert has not: %s", said)
     qemu_equal(path, copy)
     check(os.path.exists(base), "the base is gone")
 

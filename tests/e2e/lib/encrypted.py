@@ -2,6 +2,7 @@
 """Encrypted images, and what QEMU, which needs their keys, says of them."""
 
 import json
+import mmap
 import os
 import pty
 
@@ -133,5 +134,12 @@ def dumped(pid):
                 areas.append((start, end))
     with open("/proc/%d/mem" % pid, "rb", buffering=0) as memory:
         for start, end in areas:
-            memory.seek(start)
-            yield start, memory.read(end - start)
+            while start < end:
+                memory.seek(start)
+                try:
+                    found = memory.read(end - start)
+                except OSError:  # a page that guards a stack is nobody's to read
+                    found = b""
+                if found:
+                    yield start, found
+                start += max(len(found), mmap.PAGESIZE)

@@ -152,6 +152,8 @@ def _(directory):
         cp -P "$2"/* "$1/tmp/upper"
         sbin=$(readlink -f /sbin)
         mount -t overlay -o lowerdir="$sbin",upperdir="$1/tmp/upper",workdir="$1/tmp/work" none "$sbin"
+        # An empty utab would have umount(8) of util-linux 2.42 not look for a helper of a subtype.
+        [ ! -e /run/mount ] || mount -t tmpfs none /run/mount
         "$5" "$3" "$6"
         umount "$6"
         # Returned, so the locks are free: nobody has the image open.

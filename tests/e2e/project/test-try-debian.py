@@ -31,7 +31,7 @@ def mirror_known():
     return None if re.search(r"^Repo-URI: .*debian/?$", told, re.MULTILINE) else "no mirror here"
 
 
-suite = tap.Suite(needs=[tools.root, tools.root_is_mounted, mirror_known])
+suite = tap.Suite(needs=[tools.root, tools.root_is_mounted, tools.tool("pivot_root"), mirror_known])
 
 
 def small_root(root):
