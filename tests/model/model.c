@@ -302,5 +302,6 @@ int main(int argc, char **argv)
     bitmaps_destroy(model.bitmaps);
     free(model.other);
     log_release(&model.log);
+    options_release(table, &model.options);
     return 0;
 }
