@@ -17,7 +17,7 @@ import random
 
 from . import compare, image, mount, run, tools
 from .image import KiB, MiB
-from .tap import check
+from .tap import Skip, check
 
 FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE = 0x01, 0x02, 0x10
 
@@ -283,7 +283,9 @@ def to_be_killed(path, *options, **keywords):
 
 @contextlib.contextmanager
 def small_host(directory, size, kind="tmpfs"):
-    """A file system of so many bytes, mounted; gives its directory."""
+    """A file system of so many bytes, mounted; gives its directory. Only root can have one."""
+    if os.geteuid() != 0:
+        raise Skip("needs root")
     place = os.path.join(directory, "small-host")
     os.makedirs(place, exist_ok=True)
     if kind in ("tmpfs", "ramfs"):  # the latter has no limit
