@@ -31,6 +31,7 @@ look    fdisk           command sfdisk
 look    mount           command losetup
 look    util-linux      command blkid
 example qemu-utils      command qemu-img
+tests   qemu-system-common command qemu-storage-daemon
 tests   check           module  check
 tests   python3         command python3
 tests   xz-utils        command xz

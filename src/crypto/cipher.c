@@ -297,7 +297,7 @@ static bool is_aes(const struct cipher *cipher)
 
 size_t cipher_piece(const struct cipher *cipher)
 {
-    /* Some 30 us for AES where the processor has instructions for it, and 300 us for the others. */
+    /* Some 20 us for AES where the processor has instructions for it, and 300 us for the others. */
     return (size_t)(is_aes(cipher) ? 128 : 32) << 10;
 }
 

@@ -33,9 +33,9 @@ struct prefetch {
 /* --- The jobs -------------------------------------------------------------------------------- */
 
 /* Takes the next job of the reading that was used last. */
-static bool take_job(struct helpers *helpers, struct helpers_part *part)
+static bool take_job(void *context, struct helpers_part *part)
 {
-    struct prefetch *prefetch = (struct prefetch *)helpers; /* its first member */
+    struct prefetch *prefetch = context;
     struct reading *from = NULL;
 
     for (unsigned i = 0; i < PREFETCH_READINGS; i++) {
@@ -53,9 +53,10 @@ static bool take_job(struct helpers *helpers, struct helpers_part *part)
     return true;
 }
 
-static void do_job(struct helpers *helpers, const struct helpers_part *part)
+static void do_job(void *context, const struct helpers_part *part)
 {
-    const struct prefetch_options *options = &((struct prefetch *)helpers)->options;
+    const struct prefetch *prefetch = context;
+    const struct prefetch_options *options = &prefetch->options;
 
     options->job(options->context, part->offset, options->step);
 }
@@ -89,7 +90,7 @@ int prefetch_create(const struct prefetch_options *options, struct prefetch **pr
         return -ENOMEM;
     }
     (*prefetch)->options = *options;
-    helpers_init(&(*prefetch)->helpers, &owner, "prefetch", options->threads);
+    helpers_init(&(*prefetch)->helpers, &owner, *prefetch, "prefetch", options->threads);
     return 0;
 }
 

@@ -5,14 +5,11 @@
 
 #include "store/through.h"
 #include "util/checked.h"
-#include "util/deadline.h"
-#include "util/process.h"
+#include "util/helpers.h"
 
-#include <pthread.h>
+#include <limits.h>
 #include <stdlib.h>
 
-#define THREADS_MAX      16
-#define IDLE             5000 /* milliseconds */
 #define READINGS         4
 #define BLOCKS_AHEAD_MAX (AHEAD_BLOCKS - 4) /* the rest is being taken */
 #define WINDOW_MIN       (2 * AHEAD_BLOCK)
@@ -35,6 +32,7 @@ enum block_state {
 struct block {
     enum block_state state;
     bool stale;              /* of one that is read: it is written to meanwhile */
+    bool lost;               /* likewise: it could not be read; of the thread that reads it */
     unsigned users;          /* readers that wait for it, or copy from it */
     uint64_t offset, length; /* bytes */
     uint64_t taken;          /* bytes that readers have got of it */
@@ -51,31 +49,16 @@ struct reading {
     uint64_t used;    /* when, as the clock counts */
 };
 
-enum thread_state {
-    THREAD_NONE,
-    THREAD_RUNS,
-    THREAD_ENDED, /* to be joined */
-};
-
-struct ahead_thread {
-    struct ahead_store *ahead;
-    pthread_t thread;
-    enum thread_state state;
-};
-
 struct ahead_store {
     struct through through;
     uint64_t size; /* bytes, when it was opened: no block ends behind that */
 
-    pthread_mutex_t mutex; /* guards all that follows; a leaf */
-    pthread_cond_t wake;   /* a block is wanted, or `stop`; by the monotonic clock */
-    bool threads_allowed, stop;
-    unsigned running, idle; /* threads; the idle ones are among the running */
-    uint64_t clock;         /* counts reads */
-    uint64_t orders;        /* counts blocks that were wanted */
+    struct helpers helpers; /* its mutex guards all that follows */
+    bool threads_allowed;
+    uint64_t clock;  /* counts reads */
+    uint64_t orders; /* counts blocks that were wanted */
     struct reading readings[READINGS];
     struct block blocks[AHEAD_BLOCKS];
-    struct ahead_thread threads[THREADS_MAX];
 };
 
 static struct ahead_store *to_ahead(struct store *store)
@@ -184,50 +167,42 @@ static struct block *first_wanted(struct ahead_store *ahead)
     return first;
 }
 
-/* The mutex is held, and given up meanwhile. */
-static void read_block(struct ahead_store *ahead, struct block *block)
+static bool take_wanted(void *context, struct helpers_part *part)
 {
-    int result = -ENOMEM;
+    struct block *block = first_wanted(context);
 
-    block->state = BLOCK_READING;
-    pthread_mutex_unlock(&ahead->mutex);
+    if (block != NULL) {
+        block->state = BLOCK_READING;
+        part->what = block;
+    }
+    return block != NULL;
+}
+
+static void read_block(void *context, const struct helpers_part *part)
+{
+    const struct ahead_store *ahead = context;
+    struct block *block = part->what;
+
     if (block->bytes == NULL) {
         block->bytes = malloc(AHEAD_BLOCK);
     }
-    if (block->bytes != NULL) {
-        result =
-            store_read(ahead->through.inner, block->offset, block->bytes, in_memory(block->length));
-    }
-    pthread_mutex_lock(&ahead->mutex);
-    block->state = result == 0 && !block->stale ? BLOCK_READY : BLOCK_FAILED;
+    block->lost = block->bytes == NULL || store_read(ahead->through.inner, block->offset,
+                                                     block->bytes, in_memory(block->length)) < 0;
+}
+
+static void has_read(void *context, const struct helpers_part *part)
+{
+    struct block *block = part->what;
+
+    (void)context;
+    block->state = block->lost || block->stale ? BLOCK_FAILED : BLOCK_READY;
     pthread_cond_broadcast(&block->ended);
 }
 
-/* Waits for a block that is wanted. NULL: the thread is to end. The mutex is held. */
-static struct block *wait_for_block(struct ahead_store *ahead)
+static void give_back_memory(void *context)
 {
-    const struct timespec until = deadline_after(IDLE);
-    int status = 0;
+    struct ahead_store *ahead = context;
 
-    while (!ahead->stop) {
-        struct block *block = first_wanted(ahead);
-
-        if (block != NULL) {
-            return block;
-        }
-        if (status == ETIMEDOUT) {
-            return NULL;
-        }
-        ahead->idle++;
-        status = pthread_cond_timedwait(&ahead->wake, &ahead->mutex, &until);
-        ahead->idle--;
-    }
-    return NULL;
-}
-
-/* The last thread has ended: nobody has wanted anything for a while. The mutex is held. */
-static void give_back_memory(struct ahead_store *ahead)
-{
     for (unsigned i = 0; i < AHEAD_BLOCKS; i++) {
         struct block *block = &ahead->blocks[i];
 
@@ -235,54 +210,6 @@ static void give_back_memory(struct ahead_store *ahead)
             free(block->bytes);
             block->bytes = NULL;
             block->state = BLOCK_UNUSED;
-        }
-    }
-}
-
-static void *run(void *argument)
-{
-    struct ahead_thread *thread = argument;
-    struct ahead_store *ahead = thread->ahead;
-    struct block *block;
-
-    pthread_mutex_lock(&ahead->mutex);
-    while ((block = wait_for_block(ahead)) != NULL) {
-        read_block(ahead, block);
-    }
-    thread->state = THREAD_ENDED;
-    if (--ahead->running == 0) {
-        give_back_memory(ahead);
-    }
-    pthread_mutex_unlock(&ahead->mutex);
-    return NULL;
-}
-
-/* The mutex is held. */
-static void start(struct ahead_store *ahead, struct ahead_thread *thread)
-{
-    if (thread->state == THREAD_ENDED) {
-        pthread_join(thread->thread, NULL); /* it has no more to do than to end */
-        thread->state = THREAD_NONE;
-    }
-    thread->ahead = ahead;
-    if (process_start_thread(&thread->thread, "read-ahead", run, thread) == 0) {
-        thread->state = THREAD_RUNS;
-        ahead->running++;
-    }
-}
-
-/* A thread for each of `count` blocks, as far as there may be so many. The mutex is held. */
-static void wake(struct ahead_store *ahead, unsigned count)
-{
-    unsigned woken = 0;
-
-    for (; woken < count && woken < ahead->idle; woken++) {
-        pthread_cond_signal(&ahead->wake);
-    }
-    for (unsigned i = 0; i < THREADS_MAX && woken < count; i++) {
-        if (ahead->threads[i].state != THREAD_RUNS) {
-            start(ahead, &ahead->threads[i]);
-            woken++;
         }
     }
 }
@@ -357,7 +284,7 @@ static void follow(struct ahead_store *ahead, uint64_t offset, uint64_t length)
     while (reading->wanted < limit && want(ahead, reading->wanted, &count)) {
         reading->wanted += AHEAD_BLOCK;
     }
-    wake(ahead, count);
+    helpers_wake(&ahead->helpers, count);
 }
 
 /* --- Reading ---------------------------------------------------------------------------------- */
@@ -370,13 +297,13 @@ static bool take(struct ahead_store *ahead, struct block *block, uint64_t offset
 
     block->users++;
     while (block->state == BLOCK_READING) {
-        pthread_cond_wait(&block->ended, &ahead->mutex);
+        pthread_cond_wait(&block->ended, &ahead->helpers.mutex);
     }
     is_ready = block->state == BLOCK_READY;
     if (is_ready) {
-        pthread_mutex_unlock(&ahead->mutex);
+        pthread_mutex_unlock(&ahead->helpers.mutex);
         memcpy(buffer, block->bytes + (offset - block->offset), length);
-        pthread_mutex_lock(&ahead->mutex);
+        pthread_mutex_lock(&ahead->helpers.mutex);
         block->taken += length;
     }
     block->users--;
@@ -417,9 +344,9 @@ static int read_through_blocks(struct ahead_store *ahead, uint64_t offset, uint8
         if (block == NULL || !is_of_use(block) ||
             !take(ahead, block, offset, buffer, in_memory(part))) {
             part = bytes_to_read(ahead, offset, part);
-            pthread_mutex_unlock(&ahead->mutex);
+            pthread_mutex_unlock(&ahead->helpers.mutex);
             result = store_read(ahead->through.inner, offset, buffer, in_memory(part));
-            pthread_mutex_lock(&ahead->mutex);
+            pthread_mutex_lock(&ahead->helpers.mutex);
         }
         offset += part;
         buffer += part;
@@ -433,15 +360,15 @@ static int ahead_read(struct store *store, uint64_t offset, void *buffer, size_t
     struct ahead_store *ahead = to_ahead(store);
     int result;
 
-    pthread_mutex_lock(&ahead->mutex);
+    pthread_mutex_lock(&ahead->helpers.mutex);
     if (!ahead->threads_allowed || length == 0 || offset >= ahead->size ||
         length > ahead->size - offset) {
-        pthread_mutex_unlock(&ahead->mutex);
+        pthread_mutex_unlock(&ahead->helpers.mutex);
         return store_read(ahead->through.inner, offset, buffer, length);
     }
     follow(ahead, offset, length);
     result = read_through_blocks(ahead, offset, buffer, length);
-    pthread_mutex_unlock(&ahead->mutex);
+    pthread_mutex_unlock(&ahead->helpers.mutex);
     return result;
 }
 
@@ -450,7 +377,7 @@ static int ahead_read(struct store *store, uint64_t offset, void *buffer, size_t
 /* The range was changed, and whoever did that is not told so yet. */
 static void forget(struct ahead_store *ahead, uint64_t offset, uint64_t length)
 {
-    pthread_mutex_lock(&ahead->mutex);
+    pthread_mutex_lock(&ahead->helpers.mutex);
     for (unsigned i = 0; i < AHEAD_BLOCKS; i++) {
         struct block *block = &ahead->blocks[i];
 
@@ -464,7 +391,7 @@ static void forget(struct ahead_store *ahead, uint64_t offset, uint64_t length)
             block->state = BLOCK_FAILED; /* somebody may still copy from it */
         }
     }
-    pthread_mutex_unlock(&ahead->mutex);
+    pthread_mutex_unlock(&ahead->helpers.mutex);
 }
 
 static int ahead_write(struct store *store, uint64_t offset, const void *buffer, size_t length)
@@ -497,42 +424,22 @@ static void ahead_may_start_threads(struct store *store)
 {
     struct ahead_store *ahead = to_ahead(store);
 
-    pthread_mutex_lock(&ahead->mutex);
+    pthread_mutex_lock(&ahead->helpers.mutex);
     ahead->threads_allowed = true;
-    pthread_mutex_unlock(&ahead->mutex);
+    pthread_mutex_unlock(&ahead->helpers.mutex);
 }
 
 /* --- From beginning to end -------------------------------------------------------------------- */
-
-static void join_threads(struct ahead_store *ahead)
-{
-    bool started[THREADS_MAX];
-
-    pthread_mutex_lock(&ahead->mutex);
-    ahead->stop = true;
-    for (unsigned i = 0; i < THREADS_MAX; i++) {
-        started[i] = ahead->threads[i].state != THREAD_NONE;
-    }
-    pthread_cond_broadcast(&ahead->wake);
-    pthread_mutex_unlock(&ahead->mutex);
-    for (unsigned i = 0; i < THREADS_MAX; i++) {
-        if (started[i]) {
-            pthread_join(ahead->threads[i].thread, NULL);
-        }
-    }
-}
 
 static void ahead_close(struct store *store)
 {
     struct ahead_store *ahead = to_ahead(store);
 
-    join_threads(ahead);
+    helpers_destroy(&ahead->helpers);
     for (unsigned i = 0; i < AHEAD_BLOCKS; i++) {
         free(ahead->blocks[i].bytes);
         pthread_cond_destroy(&ahead->blocks[i].ended);
     }
-    pthread_cond_destroy(&ahead->wake);
-    pthread_mutex_destroy(&ahead->mutex);
     store_close(ahead->through.inner);
     free(ahead);
 }
@@ -553,6 +460,8 @@ static const struct store_ops ahead_ops = {
 
 int store_read_ahead(struct store *inner, struct store **store)
 {
+    static const struct helpers_owner owner = {
+        .take = take_wanted, .run = read_block, .done = has_read, .rest = give_back_memory};
     struct ahead_store *ahead = calloc(1, sizeof(*ahead));
     struct store_info info;
     int result = ahead == NULL ? -ENOMEM : store_info(inner, &info);
@@ -564,8 +473,7 @@ int store_read_ahead(struct store *inner, struct store **store)
     ahead->through.store.ops = &ahead_ops;
     ahead->through.inner = inner;
     ahead->size = info.size;
-    pthread_mutex_init(&ahead->mutex, NULL);
-    deadline_condition(&ahead->wake);
+    helpers_init(&ahead->helpers, &owner, ahead, "read-ahead", UINT_MAX);
     for (unsigned i = 0; i < AHEAD_BLOCKS; i++) {
         pthread_cond_init(&ahead->blocks[i].ended, NULL);
     }

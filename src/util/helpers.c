@@ -11,10 +11,11 @@
 
 #define IDLE_MILLISECONDS 5000
 
-void helpers_init(struct helpers *helpers, const struct helpers_owner *owner, const char *name,
-                  unsigned processors)
+void helpers_init(struct helpers *helpers, const struct helpers_owner *owner, void *context,
+                  const char *name, unsigned processors)
 {
-    *helpers = (struct helpers){.owner = owner, .name = name, .processors = processors};
+    *helpers = (struct helpers){
+        .owner = owner, .context = context, .name = name, .processors = processors};
     pthread_mutex_init(&helpers->mutex, NULL);
     deadline_condition(&helpers->wake);
 }
@@ -33,7 +34,7 @@ static bool wait_for_part(struct helpers *helpers, struct helpers_part *part)
 
     while (!helpers->stop) {
         /* This thread is among those that are not idle. */
-        if (busy(helpers) <= helpers->processors && helpers->owner->take(helpers, part)) {
+        if (busy(helpers) <= helpers->processors && helpers->owner->take(helpers->context, part)) {
             return true;
         }
         if (status == ETIMEDOUT) {
@@ -55,14 +56,16 @@ static void *help(void *argument)
     pthread_mutex_lock(&helpers->mutex);
     while (wait_for_part(helpers, &part)) {
         pthread_mutex_unlock(&helpers->mutex);
-        helpers->owner->run(helpers, &part);
+        helpers->owner->run(helpers->context, &part);
         pthread_mutex_lock(&helpers->mutex);
         if (helpers->owner->done != NULL) {
-            helpers->owner->done(helpers, &part);
+            helpers->owner->done(helpers->context, &part);
         }
     }
     helper->state = HELPER_ENDED;
-    helpers->running--;
+    if (--helpers->running == 0 && helpers->owner->rest != NULL) {
+        helpers->owner->rest(helpers->context);
+    }
     pthread_mutex_unlock(&helpers->mutex);
     return NULL;
 }

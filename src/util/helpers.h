@@ -18,7 +18,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define HELPERS_MAX 8
+#define HELPERS_MAX 16
 
 /* A part of the work, in the owner's words. */
 struct helpers_part {
@@ -26,16 +26,19 @@ struct helpers_part {
     uint64_t offset;
 };
 
-struct helpers;
-
 struct helpers_owner {
     /* Takes what is to be done next. False: there is nothing. The mutex is held. */
-    bool (*take)(struct helpers *helpers, struct helpers_part *part);
+    bool (*take)(void *context, struct helpers_part *part);
     /* Does it. The mutex is not held. */
-    void (*run)(struct helpers *helpers, const struct helpers_part *part);
+    void (*run)(void *context, const struct helpers_part *part);
     /* It has been done; NULL: nobody wants to know. The mutex is held. */
-    void (*done)(struct helpers *helpers, const struct helpers_part *part);
+    void (*done)(void *context, const struct helpers_part *part);
+    /* The last thread ends: there was nothing to do for a while. NULL likewise; the mutex is held.
+     */
+    void (*rest)(void *context);
 };
+
+struct helpers;
 
 enum helper_state {
     HELPER_NONE,
@@ -51,6 +54,7 @@ struct helper {
 
 struct helpers {
     const struct helpers_owner *owner;
+    void *context;
     const char *name;      /* of the threads; borrowed, up to 15 bytes that stay */
     unsigned processors;   /* at most so many at work, callers and helpers */
     pthread_mutex_t mutex; /* guards all that follows, and what the owner says */
@@ -61,9 +65,9 @@ struct helpers {
     struct helper threads[HELPERS_MAX];
 };
 
-/* helpers_destroy() ends it. */
-void helpers_init(struct helpers *helpers, const struct helpers_owner *owner, const char *name,
-                  unsigned processors);
+/* `processors` UINT_MAX: what they do is to wait. helpers_destroy() ends it. */
+void helpers_init(struct helpers *helpers, const struct helpers_owner *owner, void *context,
+                  const char *name, unsigned processors);
 
 /* Returns when no part is being done, and the threads have ended. */
 void helpers_destroy(struct helpers *helpers);

@@ -43,14 +43,11 @@ static void work(struct loop *loop)
 
 /* --- The helpers ----------------------------------------------------------------------------- */
 
-static struct team *team_of(struct helpers *helpers)
+static bool take(void *context, struct helpers_part *part)
 {
-    return (struct team *)helpers; /* its first member */
-}
+    const struct team *team = context;
 
-static bool take(struct helpers *helpers, struct helpers_part *part)
-{
-    for (struct loop *loop = team_of(helpers)->loops; loop != NULL; loop = loop->other) {
+    for (struct loop *loop = team->loops; loop != NULL; loop = loop->other) {
         if (atomic_load(&loop->next) < loop->count) {
             loop->helpers++;
             part->what = loop;
@@ -60,18 +57,19 @@ static bool take(struct helpers *helpers, struct helpers_part *part)
     return false;
 }
 
-static void run(struct helpers *helpers, const struct helpers_part *part)
+static void run(void *context, const struct helpers_part *part)
 {
-    (void)helpers;
+    (void)context;
     work(part->what);
 }
 
-static void done(struct helpers *helpers, const struct helpers_part *part)
+static void done(void *context, const struct helpers_part *part)
 {
+    struct team *team = context;
     struct loop *loop = part->what;
 
     if (--loop->helpers == 0) {
-        pthread_cond_broadcast(&team_of(helpers)->left);
+        pthread_cond_broadcast(&team->left);
     }
 }
 
@@ -83,7 +81,7 @@ int team_create(unsigned processors, struct team **team)
     if (*team == NULL) {
         return -ENOMEM;
     }
-    helpers_init(&(*team)->helpers, &owner, "team", processors);
+    helpers_init(&(*team)->helpers, &owner, *team, "team", processors);
     pthread_cond_init(&(*team)->left, NULL);
     return 0;
 }
@@ -130,14 +128,16 @@ static void end(struct team *team, struct loop *loop)
 int team_run(struct team *team, team_step *step, void *context, size_t count)
 {
     struct loop loop = {.step = step, .context = context, .count = count};
-    bool shared = team != NULL && count > 1;
+    int result = 0;
 
-    if (shared) {
-        begin(team, &loop);
+    if (team == NULL || count <= 1) {
+        for (size_t i = 0; i < count && result == 0; i++) {
+            result = step(context, i);
+        }
+        return result;
     }
+    begin(team, &loop);
     work(&loop);
-    if (shared) {
-        end(team, &loop);
-    }
+    end(team, &loop);
     return atomic_load(&loop.failure);
 }

@@ -32,6 +32,16 @@ def measure(directory, *arguments):
         return json.load(file), svg
 
 
+def check_measured(found, names, *labels):
+    """These rows, no other, and in each a number of each of these targets."""
+    tap.check_equal(sorted(row["name"] for row in found["workloads"]), sorted(names.split(",")),
+                    "what was measured")
+    for row in found["workloads"]:
+        tap.check_equal(row["failed"], {}, "what failed in %s" % row["name"])
+        tap.check(all(row["medians"].get(label, 0) > 0 for label in labels), "%s: %s", row["name"],
+                  row["medians"])
+
+
 @suite.test("the benchmark measures reading, writing, memory, chains and mounting")
 def _(directory):
     found, svg = measure(directory, "--targets", "raw,qcow2fs", "--only", FAST)
@@ -47,42 +57,31 @@ def _(directory):
             needs=[tools.root, tools.loop, encrypted.library])
 def _(directory):
     found, _svg = measure(directory, "--jobs", "--targets", "raw,qsd,qcow2fs", "--only", JOBS)
-    tap.check_equal(sorted(row["name"] for row in found["workloads"]), sorted(JOBS.split(",")),
-                    "what was measured")
-    for row in found["workloads"]:
-        tap.check_equal(row["failed"], {}, "what failed in %s" % row["name"])
-        tap.check({"raw", "qsd", "qcow2fs"} <= set(row["medians"]), "%s: %s", row["name"],
-                  row["medians"])
+    check_measured(found, JOBS, "raw", "qsd", "qcow2fs")
 
 
 @suite.test("the benchmark measures servers that are far away, beside clients of theirs",
             needs=nbd.NBDKIT)
 def _(directory):
     found, _svg = measure(directory, "--targets", "qsd,qcow2fs", "--only", "far-seq,far-qd32")
+    check_measured(found, "far-seq,far-qd32", "qsd", "qcow2fs")
     for row in found["workloads"]:
-        tap.check_equal(row["failed"], {}, "what failed in %s" % row["name"])
-        tap.check({"qsd", "qcow2fs"} < set(row["medians"]) and min(row["medians"].values()) > 0,
-                  "%s: %s", row["name"], row["medians"])
+        tap.check(len(row["medians"]) > 2, "no client of the server: %s", row["medians"])
 
 
 @suite.test("the benchmark measures how long the slowest requests take, whatever else goes on")
 def _(directory):
     found, _svg = measure(directory, "--tails", "--targets", "raw,qcow2fs", "--only", TAILS)
-    tap.check_equal(sorted(row["name"] for row in found["workloads"]), sorted(TAILS.split(",")),
-                    "what was measured")
-    for row in found["workloads"]:
-        tap.check_equal(row["failed"], {}, "what failed in %s" % row["name"])
-        tap.check(row["medians"]["qcow2fs"] > 0, "%s: %s", row["name"], row["medians"])
+    check_measured(found, TAILS, "qcow2fs")
 
 
 @suite.test("the benchmark shows how fast decompression alone is, beside what serves the image",
             needs=[decompress_is_built])
 def _(directory):
     found, _svg = measure(directory, "--targets", "qcow2fs", "--only", "zlib,zstd")
+    check_measured(found, "zlib,zstd", "library", "qcow2fs")
     for row in found["workloads"]:
-        tap.check_equal(row["failed"], {}, "what failed in %s" % row["name"])
         tap.check_equal(sorted(row["medians"]), ["library", "qcow2fs"], "what was measured")
-        tap.check(row["medians"]["library"] > 0, "%s: %s", row["name"], row["medians"])
 
 
 @suite.test("the program that decompresses says what it cannot measure",
