@@ -32,7 +32,7 @@ def _server(disk, milliseconds):
     """The image's file on a unix socket; the address."""
     if not tools.have("nbdkit"):
         raise CannotServe("no nbdkit: apt-get install nbdkit")
-    place = os.path.join(disk.directory, "socket")
+    place = os.path.join(run.short(disk.directory), "socket")
     process = run.start(["nbdkit", "-f", "-r", "-U", place, "-P", place + ".pid", "--filter=delay",
                          "file", disk.qcow2, "rdelay=%dms" % milliseconds],
                         stdin=subprocess.DEVNULL)

@@ -2,9 +2,10 @@
 """Persistent bitmaps, as QEMU sees them."""
 
 import json
+import os
 import struct
 
-from . import image, nbd, tools
+from . import image, nbd, run, tools
 from .tap import check
 
 
@@ -16,7 +17,7 @@ def bitmaps(path):
 
 def ranges(path, name):
     """What is set in one, as QEMU shows it to a backup program: a list of [offset, length]."""
-    place = path + ".nbd"
+    place = os.path.join(run.short(path), "bits")
     with nbd.server(place, "qemu-nbd", "-r", "-t", "-f", "qcow2", "-B", name, "-k", place,
                     "--pid-file", place + ".pid", path):
         found = tools.output(

@@ -77,13 +77,13 @@ def server(place, *command):
 
 
 def nbdkit(directory, *words, name="socket", writable=False):
-    place = os.path.join(directory, name)
+    place = os.path.join(run.short(directory), name)
     return server(place, "nbdkit", "-f", *([] if writable else ["-r"]), "-U", place, "-P",
                   place + ".pid", *words)
 
 
 def qemu_nbd(directory, path, *words, name="qemu", writable=False):
-    place = os.path.join(directory, name)
+    place = os.path.join(run.short(directory), name)
     return server(place, "qemu-nbd", *([] if writable else ["-r"]), "-t", "-f", "raw", "-k", place,
                   "--pid-file", place + ".pid", *words, path)
 
@@ -116,7 +116,7 @@ class Server:
     """
 
     def __init__(self, directory, contents, flags=EVERYTHING, name="own", size=None):
-        self.place = os.path.join(directory, name)
+        self.place = os.path.join(run.short(directory), name)
         self.address = "nbd+unix:///?socket=" + self.place
         self.current, self.stable = bytearray(contents), bytearray(contents)
         self.flags = flags

@@ -168,6 +168,15 @@ def clean_up(top):
     return found
 
 
+def _short_top(top):
+    return os.path.join("/tmp", os.path.basename(top))
+
+
+def _remove(top):
+    for path in (top, _short_top(top)):
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def _watch(top, pipe):
     """The guard: lines on the pipe set the deadline; its end is the end of the run."""
     deadline = None
@@ -184,7 +193,7 @@ def _watch(top, pipe):
         deadline = time.monotonic() + seconds if seconds > 0 else None
     if os.path.isdir(top):
         clean_up(top)
-        shutil.rmtree(top, ignore_errors=True)
+        _remove(top)
 
 
 def _start_guard(top):
@@ -228,7 +237,7 @@ def _end():
         signal.signal(number, signal.SIG_IGN)
     for left in clean_up(directory):
         print("# left behind, and cleaned up: %s" % left, flush=True)
-    shutil.rmtree(directory, ignore_errors=True)
+    _remove(directory)
     directory = None
 
 
@@ -242,6 +251,16 @@ def begin():
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     _guard = _start_guard(directory)
+
+
+def short(place):
+    """A directory for the sockets of `place`, a directory or file of this run: their paths have at most 107 bytes.
+
+    It goes with the run.
+    """
+    found = os.path.join(_short_top(directory), os.path.basename(place))
+    os.makedirs(found, exist_ok=True)
+    return found
 
 
 def start(argv, **keywords):

@@ -108,7 +108,7 @@ class Tmux:
     """A terminal of 80 columns and 24 rows."""
 
     def __init__(self, directory):
-        self._socket = os.path.join(directory, "tmux")
+        self._socket = os.path.join(run.short(directory), "tmux")
         self.run("-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", "sh")
 
     def run(self, *arguments):

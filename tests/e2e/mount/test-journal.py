@@ -29,10 +29,10 @@ def damaged(directory, name="image.qcow2"):
     return path, at
 
 
-def listener(path):
+def listener(directory, name):
     made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     made.settimeout(60)
-    made.bind(path)
+    made.bind(os.path.join(run.short(directory), name))
     return made
 
 
@@ -61,10 +61,10 @@ mkdir -p /run/systemd/journal
 mkdir dev
 mount -t tmpfs -o mode=755 none dev
 cp -a /dev/null /dev/zero /dev/urandom /dev/fuse dev
-ln -s "$PWD/log" dev/log
+ln -s "$SOCKETS/log" dev/log
 mount --bind dev /dev
 """
-JOURNAL = 'ln -s "$PWD/journal" /run/systemd/journal/socket\n'
+JOURNAL = 'ln -s "$SOCKETS/journal" /run/systemd/journal/socket\n'
 MOUNT = '"$QCOW2FS" $FOREGROUND -o ro "$IMAGE" "$AT"\n'
 READ = '! cat "$AT/disk.raw" >/dev/null 2>&1\n'  # some lines: the kernel reads ahead
 UNMOUNT = '"$QCOW2CTL" umount "$AT"\n'
@@ -74,7 +74,8 @@ UNMOUNT = '"$QCOW2CTL" umount "$AT"\n'
 def alone(directory, script, path, at, **keywords):
     """The script, which runs with mounts of its own; it must succeed in the end."""
     environment = dict(keywords.pop("env", {}), QCOW2FS=run.program(), QCOW2CTL=ctl.program(),
-                       IMAGE=path, AT=at, FOREGROUND=keywords.pop("foreground", ""))
+                       IMAGE=path, AT=at, FOREGROUND=keywords.pop("foreground", ""),
+                       SOCKETS=run.short(directory))
     with run.start(private.prefix() + ["sh", "-c", ALONE + script], cwd=directory, env=environment,
                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, **keywords) as process:
         try:
@@ -97,8 +98,8 @@ def check_fields(found, path, at):
 @suite.test("a message of a mount in the background has its image and its mount point as fields")
 def _(directory):
     path, at = damaged(directory)
-    with listener(os.path.join(directory, "journal")) as journal, \
-            listener(os.path.join(directory, "log")) as syslog, \
+    with listener(directory, "journal") as journal, \
+            listener(directory, "log") as syslog, \
             alone(directory, JOURNAL + MOUNT + READ + UNMOUNT, path, at) as process:
         check_fields(fields(journal.recv(1 << 20)), path, at)
         check_equal(process.wait(60), 0, "the status of the script")
@@ -112,7 +113,7 @@ def _(directory):
     place = os.path.join(directory, "two\nlines = \udcff")
     os.mkdir(place)
     path, at = damaged(place, "PRIORITY=0\n.qcow2")
-    with listener(os.path.join(directory, "journal")) as journal, \
+    with listener(directory, "journal") as journal, \
             alone(directory, JOURNAL + MOUNT + READ + UNMOUNT, path, at):
         found = fields(journal.recv(1 << 20))
         for name, value in (("PRIORITY", "3"), ("QCOW2FS_IMAGE", path), ("QCOW2FS_MOUNT_POINT", at)):
@@ -124,7 +125,7 @@ for what, prepare in (("no journal", ""), ("a journal that has ended", "touch jo
     @suite.test("where there is %s syslog is told" % what)
     def _(directory, prepare=prepare):
         path, at = damaged(directory)
-        with listener(os.path.join(directory, "log")) as syslog, \
+        with listener(directory, "log") as syslog, \
                 alone(directory, prepare + MOUNT + READ + UNMOUNT, path, at):
             told = syslog.recv(1 << 20).decode()
         check(told.startswith("<27>"), "facility and priority: %s", told)
@@ -139,7 +140,7 @@ def served(directory, stream):
               + READ + UNMOUNT + "wait $!\n")
     reading, writing = os.pipe()
     ours, its = socket.socketpair()
-    with ours, its, listener(os.path.join(directory, "journal")) as journal:
+    with ours, its, listener(directory, "journal") as journal:
         try:
             status = os.fstat(its.fileno())
             named = "%d:%d" % (status.st_dev, status.st_ino + (0 if stream == "its own" else 1))

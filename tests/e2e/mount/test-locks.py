@@ -74,10 +74,9 @@ def _(directory):
 
 @contextlib.contextmanager
 def nbd(path, directory, *options):
-    """qemu-nbd with an export; its socket is in a short directory, as sockets must be."""
-    place = os.path.relpath(os.path.join(directory, "nbd"))
-    process = run.start(["qemu-nbd", "-f", "qcow2", "-t", "-k", os.path.abspath(place)
-                         if len(os.path.abspath(place)) < 100 else place, *options, path])
+    """qemu-nbd with an export."""
+    place = os.path.join(run.short(directory), "nbd")
+    process = run.start(["qemu-nbd", "-f", "qcow2", "-t", "-k", place, *options, path])
     try:
         bad.wait_for(lambda: os.path.exists(place) or process.poll() is not None, "qemu-nbd")
         check(process.poll() is None, "qemu-nbd ended with status %s", process.poll())

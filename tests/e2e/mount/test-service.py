@@ -42,7 +42,7 @@ def manager(directory, name):
     """The socket of a service manager, and how $NOTIFY_SOCKET names it."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     listener.settimeout(20)
-    path = name if name.startswith("@") else os.path.join(directory, name)
+    path = name if name.startswith("@") else os.path.join(run.short(directory), name)
     listener.bind(path.replace("@", "\0") if name.startswith("@") else path)
     return listener, path
 

@@ -243,7 +243,7 @@ def _(directory):
 def _(directory):
     raw = os.path.join(directory, "raw")
     image.sparse_raw(raw, MiB)
-    address = "nbd+unix:///?socket=%s/own" % directory
+    address = "nbd+unix:///?socket=%s/own" % run.short(directory)
     for words in (["create", address, "1M"], ["convert", raw, address],
                   ["convert", "-O", "raw", raw, address]):
         ctl.refused(*words, words=["NBD", address])
@@ -266,7 +266,7 @@ def _(directory):
                         disk.write(bytes([i + 1]) * 100000)
                         disk.flush()
                         os.fsync(disk.fileno())
-                nbd.kill(process, os.path.join(directory, "socket"))
+                nbd.kill(process, os.path.join(run.short(directory), "socket"))
                 _address, process = stack.enter_context(nbdkit(directory, "file", path,
                                                                writable=True))
     check_result(path, raw)

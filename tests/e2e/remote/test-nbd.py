@@ -226,8 +226,8 @@ def _(directory):
             for _ in range(3):
                 process.kill()
                 process.wait()
-                os.unlink(os.path.join(directory, "socket"))
-                os.unlink(os.path.join(directory, "socket.pid"))
+                os.unlink(os.path.join(run.short(directory), "socket"))
+                os.unlink(os.path.join(run.short(directory), "socket.pid"))
                 reader = subprocess.Popen(["cmp", mounted.disk, raw])
                 _address, process = stack.enter_context(nbdkit(directory, "file", path))
                 check_equal(reader.wait(), 0, "the status of cmp")
@@ -244,7 +244,7 @@ def _(directory):
         overlay = image.create(os.path.join(directory, "overlay.qcow2"), 40 * MiB, backing=address,
                                backing_format="qcow2")
         mounted = stack.enter_context(mount.mount(overlay, "ro", "follow=all"))
-        nbd.kill(process, os.path.join(directory, "socket"))
+        nbd.kill(process, os.path.join(run.short(directory), "socket"))
         stack.enter_context(nbdkit(directory, "file", path))
         compare.check_files(mounted.disk, raw)
 
@@ -254,7 +254,7 @@ def tunnel(directory, to):
     """A socket whose connections lead to the socket `to`; while .away is set they are hung up."""
     state = types.SimpleNamespace(away=False, refused=threading.Semaphore(0), ends=[])
     listener = socket.socket(socket.AF_UNIX)
-    place = os.path.join(directory, "tunnel")
+    place = os.path.join(run.short(directory), "tunnel")
 
     def hang_up(*ends):
         for end in ends:
@@ -299,7 +299,7 @@ def _(directory):
     path, raw = some_image(directory)
     with contextlib.ExitStack() as stack:
         stack.enter_context(nbdkit(directory, "file", path))
-        address, state = stack.enter_context(tunnel(directory, os.path.join(directory, "socket")))
+        address, state = stack.enter_context(tunnel(directory, os.path.join(run.short(directory), "socket")))
         mounted = stack.enter_context(mount.mount(address, "ro"))
         state.away = True
         state.hang_up()
@@ -420,8 +420,8 @@ def _(directory):
         mounted = stack.enter_context(mount.mount(address, "ro"))
         process.kill()
         process.wait()
-        os.unlink(os.path.join(directory, "socket"))
-        os.unlink(os.path.join(directory, "socket.pid"))
+        os.unlink(os.path.join(run.short(directory), "socket"))
+        os.unlink(os.path.join(run.short(directory), "socket.pid"))
         stack.enter_context(nbdkit(directory, "file", other))
         with open(mounted.disk, "rb", buffering=0) as disk:
             try:
@@ -438,7 +438,7 @@ def _(directory):
 def _(directory):
     at = os.path.join(directory, "at")
     open(at, "w").close()
-    nowhere = "nbd+unix:///?socket=%s/nowhere" % directory
+    nowhere = "nbd+unix:///?socket=%s/nowhere" % run.short(directory)
     if built() is not None:
         done = tools.run(run.program(), "-o", "ro", nowhere, at, status=1)
         bad.check_sentence(done.stderr, "libnbd")

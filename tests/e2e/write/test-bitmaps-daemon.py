@@ -26,11 +26,11 @@ class Daemon:
 
     def __init__(self, path):
         self.path = path
-        self.nbd = path + ".nbd"
+        self.nbd, self.control = (os.path.join(run.short(path), name) for name in ("nbd", "qmp"))
         self.process = self.connection = self.lines = None
 
     def __enter__(self):
-        place = self.path + ".qmp"
+        place = self.control
         for old in (place, self.nbd):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(old)
@@ -52,7 +52,7 @@ class Daemon:
 
     def _connected(self):
         try:
-            self.connection.connect(self.path + ".qmp")
+            self.connection.connect(self.control)
             return True
         except OSError:
             check(self.process.poll() is None, "qemu-storage-daemon ended with status %s", self.process.poll())
