@@ -7,6 +7,7 @@
     nbdfuse    libnbd's nbdfuse over qemu-nbd
     qcowmount  libqcow's, read-only
     qcow2fs    ours
+    before     ours, too: another program (--before)
 
 and for jobs that need files (jobs.py)
 
@@ -25,6 +26,7 @@ from lib import run, tools
 
 START_SECONDS = 60
 END_SECONDS = 30
+BEFORE = "before"
 REMOTE = "remote"  # a tuning: the image is at an address, and only read
 EXAMPLES = "/usr/share/doc/libfuse3-dev/examples"
 
@@ -278,15 +280,22 @@ class GuestMount(Target):
 
 
 class Qcow2fs(Target):
+    def __init__(self, name, places, program=None):
+        super().__init__(name, places)
+        self._program = program
+
+    def program(self):
+        return self._program or run.program()
+
     def missing(self):
         try:
-            run.program()
+            program = self.program()
         except FileNotFoundError as error:
             return "%s: build it with ./configure && make" % error
-        return None
+        return None if os.access(program, os.X_OK) else "no program %s" % program
 
     def version(self):
-        return tools.output(run.program(), "--version").splitlines()[0]
+        return tools.output(self.program(), "--version").splitlines()[0]
 
     def serve(self, disk, tuning=""):
         directory = tuning == "directory"
@@ -298,7 +307,7 @@ class Qcow2fs(Target):
                    "no-sandbox": ["-o", "sandbox=off"], REMOTE: ["-o", "ro"]}.get(tuning, [])
         if disk.key:
             options += ["-o", "key-file=" + disk.key]
-        argv = [run.program(), "-f", *options, disk.qcow2, at]
+        argv = [self.program(), "-f", *options, disk.qcow2, at]
         return _daemon(argv, os.path.join(at, "disk.raw") if directory else at, at, disk.size)
 
 
@@ -319,8 +328,9 @@ def storage_daemons(programs, places, images):
     return found
 
 
-def all_targets(places, images, qsd_programs, floor_options=None):
+def all_targets(places, images, qsd_programs, floor_options=None, before=None):
     return ([Raw("raw", places), Floor("floor", places, floor_options)]
             + storage_daemons(qsd_programs, places, images)
             + [NbdFuse("nbdfuse", places), QcowMount("qcowmount", places),
-               GuestMount("guestmount", places), Qcow2fs("qcow2fs", places)])
+               GuestMount("guestmount", places), Qcow2fs("qcow2fs", places)]
+            + ([Qcow2fs(BEFORE, places, before)] if before else []))

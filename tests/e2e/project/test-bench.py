@@ -3,6 +3,7 @@
 
 import json
 import os
+import shutil
 import xml.etree.ElementTree
 
 from lib import encrypted, image, nbd, qcow2, run, tap, tools
@@ -58,6 +59,19 @@ def _(directory):
 def _(directory):
     found, _svg = measure(directory, "--jobs", "--targets", "raw,qsd,qcow2fs", "--only", JOBS)
     check_measured(found, JOBS, "raw", "qsd", "qcow2fs")
+
+
+@suite.test("the benchmark measures another qcow2fs beside the one that is built")
+def _(directory):
+    other = os.path.join(directory, "other")
+    shutil.copy(run.program(), other)
+    found, _svg = measure(directory, "--targets", "qcow2fs", "--only", "read-qd1,mount-1g", "--before", other)
+    check_measured(found, "read-qd1,mount-1g", "qcow2fs", "before")
+    for row in found["workloads"]:
+        tap.check_equal([goal["goal"] for goal in row["goals"]][-1], ">= 0.95 x before", "a goal of %s" % row["name"])
+    done = tools.run("python3", BENCH, "--quick", "--disk", directory, "--only", "read-qd1", "--targets",
+                     "qcow2fs", "--before", "/nowhere/qcow2fs", env={"QCOW2FS": run.program()})
+    tap.check("before is left out: no program /nowhere/qcow2fs" in done.stdout, done.stdout)
 
 
 @suite.test("the benchmark measures servers that are far away, beside clients of theirs",
