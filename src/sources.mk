@@ -49,6 +49,7 @@ src_libqcow2_a_SOURCES = \
 	src/store/nbd_library.c src/store/nbd_library.h \
 	src/store/nbd_readers.c src/store/nbd_readers.h \
 	src/store/nbd_unflushed.c src/store/nbd_unflushed.h \
+	src/store/nbd_waiters.c src/store/nbd_waiters.h \
 	src/store/nbdkit.c src/store/nbdkit.h \
 	src/store/nbdkit_keeper.c src/store/nbdkit_internal.h \
 	src/store/new_file.c src/store/new_file.h \

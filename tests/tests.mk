@@ -64,6 +64,7 @@ UNIT_TESTS += \
 	tests/unit/fuse/test-names \
 	tests/unit/fuse/test-snapshots-shown \
 	tests/unit/store/test-nbd-unflushed \
+	tests/unit/store/test-nbd-waiters \
 	tests/unit/store/test-new-file \
 	tests/unit/util/test-options \
 	tests/unit/util/test-options-choice \

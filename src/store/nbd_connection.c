@@ -5,6 +5,7 @@
 
 #include "store/nbd_connection.h"
 
+#include "store/nbd_waiters.h"
 #include "util/checked.h"
 #include "util/stop.h"
 
@@ -19,13 +20,6 @@
 
 #define TRIES 3 /* connections are tried at least so often within a request's time */
 #define GRACE 8 /* this part of its time a request has at least, even of a server long away */
-
-/* Who waits for answers; in the list of those that wait while another polls. */
-struct nbd_waiter {
-    size_t pending;      /* requests that are not answered */
-    pthread_cond_t wake; /* nothing is pending any more, or it is to poll */
-    struct nbd_waiter *next, **link;
-};
 
 struct nbd_connection {
     const struct nbd_export *export;
@@ -42,9 +36,9 @@ struct nbd_connection {
     bool is_for_once;            /* it is made by that alone */
     bool connecting;             /* somebody makes another connection */
     bool polled;                 /* somebody waits for the socket */
-    struct nbd_waiter *waiting;  /* all others */
+    struct nbd_waiters waiters;  /* all others who have asked */
     _Atomic uint64_t generation; /* counts connections */
-    uint64_t away;             /* stop_clock() of the first failure since an answer came; 0: none */
+    _Atomic uint64_t away;     /* stop_clock() of the first failure since an answer came; 0: none */
     struct nbd_request *first; /* asked, and not answered */
 };
 
@@ -62,6 +56,15 @@ bool nbd_is_broken(int result)
 {
     return result == -ECONNRESET || result == -ENOTCONN || result == -EPIPE ||
            result == -ETIMEDOUT || result == -ESHUTDOWN || result == -ECONNABORTED;
+}
+
+/* Gives up the mutex, and wakes who has waited for what happened under it. */
+static void unlock(struct nbd_connection *connection)
+{
+    struct nbd_waiter *ended = nbd_waiters_take(&connection->waiters);
+
+    pthread_mutex_unlock(&connection->mutex);
+    nbd_waiters_wake(ended);
 }
 
 /* --- The socket ------------------------------------------------------------------------------ */
@@ -107,7 +110,7 @@ static int wait_once(struct nbd_connection *connection, struct nbd_handle *handl
     if (now >= deadline) {
         return -ETIMEDOUT;
     }
-    pthread_mutex_unlock(&connection->mutex);
+    unlock(connection);
     result = poll(sockets, 2, (int)min_u64((deadline - now) / 1000000 + 1, 1000000));
     pthread_mutex_lock(&connection->mutex);
     if (result < 0 && errno != EINTR) {
@@ -201,12 +204,11 @@ static void answered(struct nbd_request *request, int result)
         if (request->next != NULL) {
             request->next->link = request->link;
         }
-        if (--request->waiter->pending == 0) {
-            pthread_cond_signal(&request->waiter->wake);
-        }
         if (is_write(request)) {
             nbd_unflushed_write_ends(export->unflushed, request->offset, request->length);
         }
+        nbd_waiters_one_less(&request->connection->waiters,
+                             request->waiter); /* the request may be gone */
     }
 }
 
@@ -214,11 +216,11 @@ static void answered(struct nbd_request *request, int result)
 static void give_up(struct nbd_connection *connection, int result)
 {
     nbd_unflushed_lost(connection->export->unflushed); /* R7 */
-    while (connection->first != NULL) {
-        answered(connection->first, result);
-    }
     library_of(connection)->close(connection->handle);
     connection->handle = NULL;
+    while (connection->first != NULL) { /* whose buffers may be gone then */
+        answered(connection->first, result);
+    }
 }
 
 /*
@@ -339,27 +341,7 @@ static uint64_t earliest_end(const struct nbd_connection *connection)
     return earliest;
 }
 
-/* With the mutex held, which is given up meanwhile. */
-static void wait_for_turn(struct nbd_connection *connection, struct nbd_waiter *waiter)
-{
-    waiter->next = connection->waiting;
-    waiter->link = &connection->waiting;
-    if (waiter->next != NULL) {
-        waiter->next->link = &waiter->next;
-    }
-    connection->waiting = waiter;
-    pthread_cond_wait(&waiter->wake, &connection->mutex);
-    *waiter->link = waiter->next;
-    if (waiter->next != NULL) {
-        waiter->next->link = waiter->link;
-    }
-}
-
-/*
- * Waits until all is answered, with the mutex held: polls where nobody else does. Who leaves wakes
- * one other to poll, and answers wake those alone whose they are: with many requests under way all
- * would be awake for each answer otherwise.
- */
+/* Waits until all is answered: polls where nobody else does. The mutex is held, and given up. */
 static void await(struct nbd_connection *connection, struct nbd_waiter *waiter)
 {
     while (waiter->pending > 0) {
@@ -367,7 +349,12 @@ static void await(struct nbd_connection *connection, struct nbd_waiter *waiter)
         int result;
 
         if (connection->polled) {
-            wait_for_turn(connection, waiter);
+            nbd_waiters_add(&connection->waiters, waiter);
+            unlock(connection);
+            if (nbd_waiter_wait(waiter)) {
+                return; /* who has polled meanwhile sees to the others */
+            }
+            pthread_mutex_lock(&connection->mutex);
             continue;
         }
         connection->polled = true;
@@ -377,9 +364,10 @@ static void await(struct nbd_connection *connection, struct nbd_waiter *waiter)
             give_up(connection, result == -ETIMEDOUT ? -ETIMEDOUT : -ECONNRESET);
         }
     }
-    if (!connection->polled && connection->waiting != NULL) {
-        pthread_cond_signal(&connection->waiting->wake);
+    if (!connection->polled) {
+        nbd_waiters_choose(&connection->waiters);
     }
+    unlock(connection);
 }
 
 /* Another size is another export. */
@@ -476,27 +464,31 @@ int nbd_connection_step(struct nbd_connection *connection)
         result = result == 0 ? check_size(connection) : result;
         result = result == 0 ? 1 : result;
     }
-    pthread_mutex_unlock(&connection->mutex);
+    unlock(connection);
     return result;
 }
 
-/* A moment before it is tried again; with the mutex held, which is given up meanwhile. */
-static void pause_shortly(struct nbd_connection *connection)
+/* It has failed: a moment before it is tried again. */
+static void pause_shortly(struct nbd_connection *connection, uint64_t until)
 {
     const struct timespec moment = {.tv_nsec = 100 * 1000000};
 
-    pthread_mutex_unlock(&connection->mutex);
-    nanosleep(&moment, NULL);
     pthread_mutex_lock(&connection->mutex);
+    connection->away = connection->away == 0 ? stop_clock() : connection->away;
+    unlock(connection);
+    if (stop_clock() < until) {
+        nanosleep(&moment, NULL);
+    }
 }
 
 int nbd_connection_ask(struct nbd_connection *connection, struct nbd_request *requests,
                        size_t count, uint64_t until)
 {
-    struct nbd_waiter waiter = {.pending = 0, .wake = PTHREAD_COND_INITIALIZER};
+    struct nbd_waiter waiter;
     size_t asked = 0;
     int result;
 
+    nbd_waiter_init(&waiter);
     pthread_mutex_lock(&connection->mutex);
     result = connect_again(connection, until);
     if (result == 0 && requests[0].kind == NBD_EXTENT &&
@@ -512,13 +504,9 @@ int nbd_connection_ask(struct nbd_connection *connection, struct nbd_request *re
         result = requests[i].result;
     }
     if (nbd_is_broken(result)) {
-        connection->away = connection->away == 0 ? stop_clock() : connection->away;
-        if (stop_clock() < until) {
-            pause_shortly(connection);
-        }
+        pause_shortly(connection, until);
     }
-    pthread_mutex_unlock(&connection->mutex);
-    pthread_cond_destroy(&waiter.wake);
+    nbd_waiter_destroy(&waiter);
     return result;
 }
 
@@ -527,13 +515,10 @@ uint64_t nbd_connection_generation(const struct nbd_connection *connection)
     return connection->generation;
 }
 
-uint64_t nbd_connection_deadline(struct nbd_connection *connection)
+uint64_t nbd_connection_deadline(const struct nbd_connection *connection)
 {
-    uint64_t now = stop_clock(), timeout = connection->export->timeout, away;
+    uint64_t now = stop_clock(), timeout = connection->export->timeout, away = connection->away;
 
-    pthread_mutex_lock(&connection->mutex);
-    away = connection->away;
-    pthread_mutex_unlock(&connection->mutex);
     return away == 0 ? now + timeout : max_u64(away + timeout, now + timeout / GRACE);
 }
 
@@ -546,7 +531,7 @@ int nbd_connection_begin(struct nbd_connection *connection, uint64_t until)
 
     pthread_mutex_lock(&connection->mutex);
     result = connect_to(connection, until);
-    pthread_mutex_unlock(&connection->mutex);
+    unlock(connection);
     return result;
 }
 

@@ -79,7 +79,7 @@ uint64_t nbd_connection_generation(const struct nbd_connection *connection);
 
 /* By when a request that begins now must have ended: sooner where the server is known to be away.
  */
-uint64_t nbd_connection_deadline(struct nbd_connection *connection);
+uint64_t nbd_connection_deadline(const struct nbd_connection *connection);
 
 /*
  * A step towards a connection that nobody waits for: 1 when it is there, to the same export; 0 when
