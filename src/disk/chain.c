@@ -23,13 +23,11 @@
  */
 #define L1_MEMORY_BEHIND (UINT64_C(32) << 20)
 
-/* Whether the file is the one that `status` is of. */
-static bool is_same_file(struct store *file, const struct stat *status)
+/* Whether the file is the one that `status` is of. Asked of each image for each one behind it, so
+ * without looking at the file again. */
+static bool is_same_file(const struct image_file *file, const struct stat *status)
 {
-    struct store_info info;
-
-    return file != NULL && store_info(file, &info) == 0 && info.device == status->st_dev &&
-           info.inode == status->st_ino;
+    return file->device == status->st_dev && file->inode == status->st_ino;
 }
 
 int chain_refuse_cycle(const char *overlay, const char *path, const char *again,
@@ -59,7 +57,7 @@ static int check_cycle(const struct image *active, const struct image *overlay, 
     for (image = active; image != NULL; image = image->backing) {
         if (is_address
                 ? strcmp(image->path, path) == 0
-                : is_same_file(image->file, &status) || is_same_file(image->data_file, &status)) {
+                : is_same_file(&image->is, &status) || is_same_file(&image->data_is, &status)) {
             return chain_refuse_cycle(overlay->path, path, image == overlay ? NULL : image->path,
                                       error);
         }

@@ -95,6 +95,12 @@ struct image_options {
     enum codec_backend codec;
 };
 
+/* What tells whether another file of the host is the same one; zeros of what a server has. */
+struct image_file {
+    dev_t device;
+    ino_t inode;
+};
+
 struct image {
     enum image_format format;
     uint64_t number; /* 0 for the active image; the owner in cache keys */
@@ -103,6 +109,7 @@ struct image {
     struct store *file;
     struct store *data_file; /* where DATA extents lie: `file` unless there is an external one */
     char *data_file_path;    /* NULL without an external data file */
+    struct image_file is, data_is; /* `file` and `data_file`, as long as they are open */
     _Atomic uint64_t virtual_size; /* bytes; a writer may change it */
     bool is_device;                /* the file is a block device */
     uint64_t file_size;            /* bytes, when it was opened */
