@@ -295,12 +295,15 @@ BENCH_FILES = \
 	tests/bench/speed/__init__.py \
 	tests/bench/speed/chart.py \
 	tests/bench/speed/fio.py \
+	tests/bench/speed/growth.py \
 	tests/bench/speed/images.py \
 	tests/bench/speed/jobs.py \
+	tests/bench/speed/loglog.py \
 	tests/bench/speed/tails.py \
 	tests/bench/speed/places.py \
 	tests/bench/speed/remote.py \
 	tests/bench/speed/results.py \
+	tests/bench/speed/slopes.py \
 	tests/bench/speed/targets.py \
 	tests/bench/speed/trees.py \
 	tests/bench/speed/workloads.py

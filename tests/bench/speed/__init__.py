@@ -6,6 +6,9 @@ images      the images of a run, made when first needed
 targets     what is measured: qcow2fs, its peers, and what bounds them
 fio         the jobs that measure
 workloads   the rows of the table, and what each must reach
+growth      the curves of --growth: time and memory against a size or a number
+slopes      how steep they are, their table and JSON file
+loglog      their pictures
 results     medians, ratios, the table and the JSON file
 chart       the SVG chart
 

@@ -199,7 +199,7 @@ class Images:
                 behind, last = last, os.path.join(disk.directory, "%d.qcow2" % number)
                 image.create(last, disk.size, backing=os.path.basename(behind),
                              backing_format="qcow2")
-            with _writable(last, disk.size) as target, open(disk.raw, "rb") as source:
+            with writable(last, disk.size) as target, open(disk.raw, "rb") as source:
                 for start in range(number * MiB, disk.size, length * MiB):
                     data = os.pread(source.fileno(), MiB, start)
                     if data.strip(b"\0"):
@@ -208,7 +208,7 @@ class Images:
 
 
 @contextlib.contextmanager
-def _writable(path, size):
+def writable(path, size):
     """A descriptor of the disk in an image, by our own program."""
     at = path + ".mounted"
     with open(at, "wb"):

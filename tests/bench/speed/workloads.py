@@ -68,7 +68,7 @@ class Workload:
 
     def images(self):
         """The names of the images that it needs."""
-        return {self.disk} | {line.disk for line in self.lines if line.disk} - {None}
+        return ({self.disk} | {line.disk for line in self.lines}) - {None}
 
     def measure(self, context, line):
         """One number for `line`; raises CannotServe or CannotMeasure."""

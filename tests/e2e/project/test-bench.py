@@ -14,6 +14,7 @@ BENCH = os.path.join(run.SOURCE, "tests", "bench", "run")
 JOBS = "job-list,job-copy-chain5,job-copy-luks,job-fill,job-sha256-zlib,job-grow"
 TAILS = "tail-read-alone-50,tail-read-fill-99.9,tail-write-discard-max,tail-write-commit-99," \
         "tail-write-snapshot-99.9,tail-read-clean-50"
+FAMILIES = ("size", "chain", "snapshots", "mounts")
 DECOMPRESS = os.path.join(os.path.dirname(os.path.dirname(run.program())), "tests", "bench",
                           "decompress")
 
@@ -87,6 +88,23 @@ def _(directory):
 def _(directory):
     found, _svg = measure(directory, "--tails", "--targets", "raw,qcow2fs", "--only", TAILS)
     check_measured(found, TAILS, "qcow2fs")
+
+
+@suite.test("the benchmark draws how time and memory grow, and says how steep that is")
+def _(directory):
+    found, _svg = measure(directory, "--growth", "--pictures", directory, "--targets", "qsd,qcow2fs")
+    tap.check_equal({one["name"].split("-")[0] for one in found["growth"]}, set(FAMILIES),
+                    "what was measured")
+    for one in found["growth"]:
+        what = "%s of %s" % (one["name"], one["line"])
+        tap.check_equal((one["failed"], len(one["points"])), (None, 2), what)
+        tap.check(all(value > 0 for _place, value in one["points"]) and one["slope"] is not None,
+                  "%s: %s", what, one)
+    for family in FAMILIES:
+        picture = xml.etree.ElementTree.parse(os.path.join(directory, "growth-%s.svg" % family))
+        curves = picture.getroot().findall(".//{http://www.w3.org/2000/svg}circle")
+        mine = [one for one in found["growth"] if one["name"].startswith(family + "-")]
+        tap.check_equal(len(curves), 2 * len(mine), "the points in the picture of %s" % family)
 
 
 @suite.test("the benchmark shows how fast decompression alone is, beside what serves the image",
