@@ -389,6 +389,26 @@ static char *absolute(const char *path)
     return resolved != NULL ? resolved : strdup(path);
 }
 
+/* NULL where that cannot be: the mount needs it not, and qcow2ctl does. */
+static struct registry_entry *enter_registry(const struct command_line *line,
+                                             const struct source *source, const char *image,
+                                             const char *mount_point, struct log *log,
+                                             struct steward *steward)
+{
+    struct registry_entry *entry = listing_enter(image, mount_point, line->options.mounted_device,
+                                                 source->writer != NULL, source->image->is_overlay);
+
+    if (entry != NULL) {
+        (void)steward_tell_registry(steward, entry);
+    } else {
+        log_line(log, LOG_LEVEL_WARNING,
+                 "qcow2ctl list will not show this mount, nor qcow2ctl umount find it: a file for "
+                 "it can be made neither in %s nor in /tmp: %s",
+                 geteuid() == 0 ? "/run" : "XDG_RUNTIME_DIR", strerror(errno));
+    }
+    return entry;
+}
+
 /* Mounts, and returns when it is unmounted; or, in the process that was started, not at all. */
 static int mount_and_serve(const struct command_line *line, struct source *source, struct log *log,
                            struct steward *steward, struct announce *announce,
@@ -438,11 +458,7 @@ static int mount_and_serve(const struct command_line *line, struct source *sourc
         r = announce_pid(announce, steward, error);
     }
     if (r == 0) {
-        *entry = listing_enter(image, mount_point, line->options.mounted_device,
-                               source->writer != NULL, source->image->is_overlay);
-        if (*entry != NULL) {
-            (void)steward_tell_registry(steward, *entry);
-        }
+        *entry = enter_registry(line, source, image, mount_point, log, steward);
         session_set_control(session, registry_listen(*entry));
         r = session_serve(session, error);
         announce_stopping(announce);

@@ -77,6 +77,7 @@ UNIT_TESTS += \
 	tests/unit/disk/test-seams \
 	tests/unit/util/test-range-lock \
 	tests/unit/util/test-registry \
+	tests/unit/util/test-registry-places \
 	tests/unit/util/test-size \
 	tests/unit/util/test-stop \
 	tests/unit/util/test-team \

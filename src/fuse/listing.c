@@ -5,6 +5,7 @@
 
 #include "util/mounts.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/sysmacros.h>
@@ -25,12 +26,14 @@ struct registry_entry *listing_enter(const char *image, const char *mount_point,
     dev_t found;
 
     if (snprintf(path, sizeof(path), "%s", image) >= (int)sizeof(path)) {
+        errno = ENAMETOOLONG;
         return NULL;
     }
     if (strncmp(mount_point, "/dev/fd/", 8) == 0) {
         mount_point = "";
     }
     if (snprintf(point, sizeof(point), "%s", mount_point) >= (int)sizeof(point)) {
+        errno = ENAMETOOLONG;
         return NULL;
     }
     record.image = path;

@@ -3,6 +3,8 @@
 
 #include "util/registry.h"
 
+#include "util/registry_places.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -23,62 +25,12 @@
 #define RECORD_MAX (64 * 1024) /* bytes of a file that are read */
 #define SOCKET     ".control"  /* behind the name of the file, of the socket beside it */
 
+#define SAME_NUMBER_MAX 16 /* processes of one number, in several namespaces */
+
 struct registry_entry {
     int directory, descriptor;
     char name[24];
 };
-
-/* --- directories -------------------------------------------------------------- */
-
-/* The directory of this user, made where `make` says so; a descriptor or -1. */
-static int open_directory(const char *path, uid_t owner, bool make)
-{
-    struct stat status;
-    int descriptor;
-
-    if (make && mkdir(path, 0700) != 0 && errno != EEXIST) {
-        return -1;
-    }
-    descriptor = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (descriptor < 0) {
-        return -1;
-    }
-    /* In /tmp anybody could have made it first. */
-    if (fstat(descriptor, &status) != 0 || status.st_uid != owner ||
-        (status.st_mode & (S_IWGRP | S_IWOTH)) != 0) {
-        close(descriptor);
-        return -1;
-    }
-    return descriptor;
-}
-
-static int open_in(uid_t owner, bool make, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
-static int open_in(uid_t owner, bool make, const char *format, ...)
-{
-    char path[4096];
-    va_list arguments;
-    int length;
-
-    va_start(arguments, format);
-    length = vsnprintf(path, sizeof(path), format, arguments);
-    va_end(arguments);
-    return length > 0 && (size_t)length < sizeof(path) ? open_directory(path, owner, make) : -1;
-}
-
-static int open_own_directory(bool make)
-{
-    const char *runtime = getenv("XDG_RUNTIME_DIR");
-    uid_t user = geteuid();
-    int directory = -1;
-
-    if (user == 0) {
-        directory = open_in(user, make, "/run/qcow2fs");
-    } else if (runtime != NULL && runtime[0] == '/') {
-        directory = open_in(user, make, "%s/qcow2fs", runtime);
-    }
-    return directory >= 0 ? directory : open_in(user, make, "/tmp/qcow2fs-%u", (unsigned)user);
-}
 
 /* --- the content ---------------------------------------------------------------- */
 
@@ -237,6 +189,12 @@ int registry_connect(int descriptor)
     return result == 0 ? connected : result;
 }
 
+/* Whether its daemon has ended; the lock is held then. */
+static bool has_ended(int descriptor)
+{
+    return flock(descriptor, LOCK_EX | LOCK_NB) == 0;
+}
+
 /* --- the daemon --------------------------------------------------------------- */
 
 static bool write_record(int descriptor, const struct registry_record *record)
@@ -249,30 +207,59 @@ static bool write_record(int descriptor, const struct registry_record *record)
                    0) > 0;
 }
 
+/* Whether a process has it that lives: of another namespace, as this one has the number here. */
+static bool is_taken(int directory, const char *name)
+{
+    int descriptor = openat(directory, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    bool taken = descriptor >= 0 && !has_ended(descriptor);
+
+    if (descriptor >= 0) {
+        close(descriptor);
+    }
+    return taken;
+}
+
+/* Named after the process. 0 or a negative errno. */
+static int make_file(struct registry_entry *entry, pid_t pid)
+{
+    unsigned number = 0;
+
+    snprintf(entry->name, sizeof(entry->name), "%ld", (long)pid);
+    while (is_taken(entry->directory, entry->name)) {
+        if (++number == SAME_NUMBER_MAX) {
+            return -EBUSY;
+        }
+        snprintf(entry->name, sizeof(entry->name), "%ld.%u", (long)pid, number);
+    }
+    registry_remove(entry->directory, entry->name);
+    entry->descriptor = openat(entry->directory, entry->name,
+                               O_RDWR | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0600);
+    return entry->descriptor >= 0 ? 0 : -errno;
+}
+
 struct registry_entry *registry_enter(const struct registry_record *record)
 {
     struct registry_entry *entry = calloc(1, sizeof(*entry));
+    int result;
 
     if (entry == NULL) {
         return NULL;
     }
-    snprintf(entry->name, sizeof(entry->name), "%ld", (long)record->pid);
     entry->descriptor = -1;
-    entry->directory = open_own_directory(true);
-    if (entry->directory >= 0) {
-        /* The name is ours: a process of this number that left it has ended. */
-        registry_remove(entry->directory, entry->name);
-        entry->descriptor = openat(entry->directory, entry->name,
-                                   O_RDWR | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0600);
-    }
+    entry->directory = registry_place_make();
+    result = entry->directory >= 0 ? make_file(entry, record->pid) : entry->directory;
     /* Who looks at it just now lets go of it at once. */
-    if (entry->descriptor >= 0 && flock(entry->descriptor, LOCK_EX) == 0 &&
-        write_record(entry->descriptor, record)) {
-        return entry;
+    if (result == 0 &&
+        (flock(entry->descriptor, LOCK_EX) != 0 || !write_record(entry->descriptor, record))) {
+        result = -errno;
+        registry_remove(entry->directory, entry->name);
     }
-    registry_remove(entry->directory, entry->name);
-    registry_leave(entry);
-    return NULL;
+    if (result != 0) {
+        registry_leave(entry);
+        errno = -result;
+        return NULL;
+    }
+    return entry;
 }
 
 int registry_directory(const struct registry_entry *entry)
@@ -308,10 +295,12 @@ struct visit {
     void *context;
 };
 
-/* Whether its daemon has ended; the lock is held then. */
-static bool has_ended(int descriptor)
+static bool has_owner_of(int directory, int descriptor)
 {
-    return flock(descriptor, LOCK_EX | LOCK_NB) == 0;
+    struct stat around, file;
+
+    return fstat(directory, &around) == 0 && fstat(descriptor, &file) == 0 &&
+           around.st_uid == file.st_uid;
 }
 
 static int visit_file(const struct visit *visit, int directory, const char *name)
@@ -332,7 +321,7 @@ static int visit_file(const struct visit *visit, int directory, const char *name
             then.st_size > 0) {
             registry_remove(directory, name);
         }
-    } else if (load(descriptor, &record) == 0) {
+    } else if (has_owner_of(directory, descriptor) && load(descriptor, &record) == 0) {
         result = visit->each(visit->context, &record, descriptor);
         registry_release(&record);
     }
@@ -340,55 +329,21 @@ static int visit_file(const struct visit *visit, int directory, const char *name
     return result;
 }
 
-/* Closes `directory`; -1 is none. */
-static int visit_directory(const struct visit *visit, int directory)
+/* Closes `directory`. */
+static int visit_directory(void *context, int directory)
 {
-    DIR *stream;
+    DIR *stream = fdopendir(directory);
     struct dirent *item;
     int result = 0;
 
-    if (directory < 0) {
-        return 0;
-    }
-    stream = fdopendir(directory);
     if (stream == NULL) {
         close(directory);
         return 0;
     }
     while (result == 0 && (item = readdir(stream)) != NULL) {
         if (item->d_name[0] >= '1' && item->d_name[0] <= '9') {
-            result = visit_file(visit, dirfd(stream), item->d_name);
+            result = visit_file(context, dirfd(stream), item->d_name);
         }
-    }
-    closedir(stream);
-    return result;
-}
-
-/* Those of other users: DIRECTORY/PREFIXuid[/SUFFIX]. */
-static int visit_others(const struct visit *visit, const char *directory, const char *prefix,
-                        const char *suffix)
-{
-    DIR *stream = opendir(directory);
-    struct dirent *item;
-    int result = 0;
-
-    if (stream == NULL) {
-        return 0;
-    }
-    while (result == 0 && (item = readdir(stream)) != NULL) {
-        size_t length = strlen(prefix);
-        unsigned long user;
-        char *end;
-
-        if (strncmp(item->d_name, prefix, length) != 0) {
-            continue;
-        }
-        user = strtoul(item->d_name + length, &end, 10);
-        if (end == item->d_name + length || *end != '\0' || user == 0) {
-            continue;
-        }
-        result = visit_directory(
-            visit, open_in((uid_t)user, false, "%s/%s%s", directory, item->d_name, suffix));
     }
     closedir(stream);
     return result;
@@ -397,26 +352,9 @@ static int visit_others(const struct visit *visit, const char *directory, const 
 int registry_visit(int (*each)(void *context, const struct registry_record *record, int descriptor),
                    void *context)
 {
-    const struct visit visit = {.each = each, .context = context};
-    uid_t user = geteuid();
-    int result = visit_directory(&visit, open_own_directory(false));
+    struct visit visit = {.each = each, .context = context};
 
-    if (result == 0 && user != 0) {
-        /* Also what was started without the variable that this process has. */
-        const char *runtime = getenv("XDG_RUNTIME_DIR");
-
-        if (runtime != NULL && runtime[0] == '/') {
-            result =
-                visit_directory(&visit, open_in(user, false, "/tmp/qcow2fs-%u", (unsigned)user));
-        }
-    }
-    if (result == 0 && user == 0) {
-        result = visit_others(&visit, "/run/user", "", "/qcow2fs");
-    }
-    if (result == 0 && user == 0) {
-        result = visit_others(&visit, "/tmp", "qcow2fs-", "");
-    }
-    return result;
+    return registry_places_visit(visit_directory, &visit);
 }
 
 /*

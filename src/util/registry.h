@@ -2,9 +2,8 @@
 /*
  * Which daemons run, so that qcow2ctl can list them, find the one behind a mount
  * and wait for its end: a file for each, named after its process, in a directory
- * that belongs to its user (/run/qcow2fs for root, $XDG_RUNTIME_DIR/qcow2fs, or
- * /tmp/qcow2fs-UID). The daemon holds a lock (flock) on its file for as long as it
- * lives, whatever ends it: a file without one is what a killed daemon left, and who
+ * that belongs to its user (util/registry_places). The daemon holds a lock (flock) on its file for
+ * as long as it lives, whatever ends it: a file without one is what a killed daemon left, and who
  * meets it removes it. Before it ends by itself the daemon adds how it ended; who had the
  * file open then waits for the lock, and reads that.
  *
@@ -41,7 +40,8 @@ struct registry_record {
 
 struct registry_entry; /* its own file, locked */
 
-/* Makes and locks the file of this process. NULL where that cannot be; it is no error. */
+/* Makes and locks the file of this process. NULL, with errno, where that cannot be; a mount needs
+ * none. */
 struct registry_entry *registry_enter(const struct registry_record *record);
 
 /*
