@@ -47,7 +47,6 @@ char *kernel_options(const struct session_settings *settings)
                fuse_opt_add_opt(&list, max_read) == 0 &&
                add_if(&list, options->allow_other.value, "allow_other") &&
                add_if(&list, options->allow_root.value, "allow_root") &&
-               add_if(&list, options->auto_unmount.value, "auto_unmount") &&
                add_if(&list, options->io_uring.value, "io_uring") &&
                add_value(&list, "fsname", options->fsname != NULL ? options->fsname : fsname) &&
                add_value(&list, "subtype", options->subtype != NULL ? options->subtype : "qcow2fs");

@@ -118,7 +118,8 @@ static int tell_steward(struct session *session)
 {
     struct steward *steward = session->settings.steward;
     bool is_directory = session->filesystem->tree->root_is_directory;
-    int r = steward_tell_mount(steward, session->mount_point, session->device);
+    int r = steward_tell_mount(steward, session->mount_point, session->device,
+                               session->settings.options->auto_unmount.value && has_name(session));
     char *disk;
 
     if (r != 0 || session->own == NULL) {

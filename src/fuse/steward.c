@@ -196,9 +196,10 @@ int steward_tell_image(struct steward *steward, const char *path)
     return tell(steward, &message, path, -1);
 }
 
-int steward_tell_mount(struct steward *steward, const char *path, dev_t device)
+int steward_tell_mount(struct steward *steward, const char *path, dev_t device, bool unmounts)
 {
-    struct steward_message message = {.work = STEWARD_MOUNT, .device = device};
+    struct steward_message message = {
+        .work = STEWARD_MOUNT, .device = device, .unmounts = unmounts};
 
     return tell(steward, &message, path, -1);
 }
@@ -319,11 +320,13 @@ int steward_log(struct steward *steward, int priority, const char *line)
 
 void steward_stop(struct steward *steward)
 {
+    struct steward_message message = {.work = STEWARD_END};
     struct pollfd end;
 
     if (steward == NULL) {
         return;
     }
+    (void)put_with(steward, STEWARD_MAIN, &message, "", -1);
     for (int i = 0; i < STEWARD_SOCKETS; i++) {
         (void)shutdown(steward->sockets[i], SHUT_WR);
     }

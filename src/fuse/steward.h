@@ -12,6 +12,9 @@
  *   - take away the names of the daemon: its pid file, its files in the registry;
  *   - write a line to the journal, or to syslog.
  *
+ * And it unmounts unasked, where it was told so, when the server is gone without having said that
+ * it ends.
+ *
  * It ends when the server does, however that ends, since the sockets do. It holds nothing that the
  * server's end is to let go of: neither /dev/fuse, whose mount a killed server would otherwise keep
  * waiting, nor locks, nor the pipes of who started us. No signal to end reaches it.
@@ -42,8 +45,11 @@ int steward_start(bool filters, struct steward **steward);
 /* What the journal is told with each line; `path` is as absolute as it can be. */
 int steward_tell_image(struct steward *steward, const char *path);
 
-/* `path` as it was given to mount(2); a device of 0 is unknown. */
-int steward_tell_mount(struct steward *steward, const char *path, dev_t device);
+/*
+ * `path` as it was given to mount(2); a device of 0 is unknown. With `unmounts` the mount does not
+ * outlive the server, whatever ends that.
+ */
+int steward_tell_mount(struct steward *steward, const char *path, dev_t device, bool unmounts);
 
 /* As in struct own_disk, with the mount's device, which comes before. */
 int steward_tell_disk(struct steward *steward, const char *path, ino_t inode);

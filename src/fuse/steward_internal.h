@@ -34,7 +34,8 @@ enum steward_work {
     STEWARD_UNMOUNT,
     STEWARD_REMOVE_PID_FILE,
     STEWARD_REMOVE_REGISTRY,
-    STEWARD_LOG, /* not answered */
+    STEWARD_LOG, /* not answered; nor is ... */
+    STEWARD_END, /* ... this: the server ends by itself, after which nothing is left to be done */
 };
 
 /* Answered with an int32_t: 0, or a negative errno, where nothing else is said. */
@@ -44,6 +45,7 @@ struct steward_message {
     pid_t server;
     bool filters, opens;    /* whether a program is wanted, and as in box_filter_end() */
     struct box_needs needs; /* `read` apart */
+    bool unmounts;          /* of a mount: also where the server is killed */
     dev_t device;
     ino_t inode;
     struct timespec times[2];

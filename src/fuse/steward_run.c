@@ -31,7 +31,7 @@
 /* On what it works. What threads read is set before they start. */
 struct work {
     int sockets[STEWARD_SOCKETS];
-    bool is_sealed, is_asked_for_filter;
+    bool is_sealed, is_asked_for_filter, unmounts, has_ended;
     struct box_filter *filter; /* begun; or NULL */
     char *image;
     char *mount_point;
@@ -175,6 +175,7 @@ static int take_image(struct work *work, const struct steward_message *message)
 static int take_mount(struct work *work, const struct steward_message *message)
 {
     work->disk.device = message->device;
+    work->unmounts = message->unmounts;
     return keep(&work->mount_point, message->text);
 }
 
@@ -339,6 +340,14 @@ static void send_filter(struct work *work, const struct steward_message *message
     free(program);
 }
 
+/* The server was killed; one that ends by itself has unmounted, or somebody else has. */
+static void unmount_behind(const struct work *work)
+{
+    if (work->unmounts && !work->has_ended && work->disk.device != 0) {
+        (void)unmount(work);
+    }
+}
+
 static void serve(struct work *work)
 {
     struct steward_message message;
@@ -347,6 +356,8 @@ static void serve(struct work *work)
     while (hear(work->sockets[STEWARD_MAIN], &message, &descriptor)) {
         if (message.work == STEWARD_LOG) {
             write_line(work, &message);
+        } else if (message.work == STEWARD_END) {
+            work->has_ended = true;
         } else {
             answer(work->sockets[STEWARD_MAIN], do_work(work, &message, &descriptor));
         }
@@ -414,6 +425,7 @@ void steward_run(const int sockets[STEWARD_SOCKETS], bool filters)
             work.filter = box_filter_begin();
         }
         serve(&work);
+        unmount_behind(&work);
     }
     _exit(EXIT_SUCCESS);
 }

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 """A mount from its beginning to its end: the background, signals, names, permissions."""
 
+import contextlib
 import os
 import signal
 import stat
@@ -42,7 +43,7 @@ def _(directory):
 @suite.test("the daemon is a leader of its own session, at home in /, without the caller's files")
 def _(directory):
     path, at = bad.sample("plain", directory), bad.mount_point(directory)
-    with mount.mount(path, at=at, foreground=False, cwd=directory) as mounted:
+    with mount.mount(path, *mount.seen(), at=at, foreground=False, cwd=directory) as mounted:
         pid = mounted.pids[0]
         check_equal(os.getsid(pid), pid, "its session")
         check_equal(os.readlink("/proc/%d/cwd" % pid), "/", "its working directory")
@@ -50,7 +51,7 @@ def _(directory):
             target = os.readlink("/proc/%d/fd/%s" % (pid, name))
             check(target in ("/dev/null", "/dev/fuse", path) or
                   target.startswith(("anon_inode:", "socket:", "pipe:", "/run/qcow2fs",
-                                     "/sys/devices/virtual/bdi/")),
+                                     "/run/user/", "/tmp/qcow2fs-", "/sys/devices/virtual/bdi/")),
                   "it has %s open", target)
 
 
@@ -328,22 +329,56 @@ def _(directory):
             check_equal(mount.page_cache_limits(device), (4096, 5), "with a file open")
 
 
-# By fusermount3, which looks at the mounts in a namespace of its own before. It is held until the
-# daemon has ended: where its own look at the mount is cut off by that end, it gives up.
-@suite.test("auto_unmount takes the mount away when the daemon is killed",
-            needs=[tools.tool("fusermount3"), tools.root_is_mounted])
+@contextlib.contextmanager
+def killed(directory, at_directory, foreground):
+    """A mount with auto_unmount whose daemon has been killed: where it was."""
+    path = bad.sample("plain", directory)
+    at, _name = list(bad.points(directory))[at_directory]
+    with mount.mount_that_ends_badly(path, "auto_unmount", at=at, directory=at_directory,
+                                     foreground=foreground) as mounted:
+        check_equal(os.path.getsize(mounted.disk), bad.SIZE, "the size")
+        os.kill(mounted.pids[0], signal.SIGKILL)
+        bad.wait_for(mounted.has_ended, "the daemon's end")
+        yield at
+
+
+@suite.test("auto_unmount takes the mount away when the daemon is killed, and nothing else stays")
+def _(directory):
+    for at_directory in (False, True):
+        for foreground in (True, False):
+            with killed(directory, at_directory, foreground) as at:
+                bad.wait_gone(at)
+
+
+@suite.test("with a file open in it, too; without auto_unmount the dead mount stays")
 def _(directory):
     path, at = bad.sample("plain", directory), bad.mount_point(directory)
-    with mount.mount_that_ends_badly(path, "auto_unmount", at=at) as mounted:
-        check_equal(os.path.getsize(at), bad.SIZE, "the size")
-        helper, = set(run.daemons(run.directory)) - set(mounted.pids)
-        os.kill(helper, signal.SIGSTOP)
+    for options in (("auto_unmount",), ()):
+        with mount.mount_that_ends_badly(path, *options, at=at) as mounted:
+            with open(at, "rb", buffering=0) as file:
+                check_equal(len(file.read(4096)), 4096, "the bytes read")
+                os.kill(mounted.pids[0], signal.SIGKILL)
+                bad.wait_for(mounted.has_ended, "the daemon's end")
+                bad.wait_for(lambda: not run.processes(run.directory), "the steward's end")
+                check_equal(mount.is_mounted(at), not options, "whether it is mounted")
+            check_equal(run.unmount(at), not options, "whether it can be unmounted")
+
+
+@suite.test("what has come to lie on top of a mount meanwhile stays when its daemon is killed",
+            needs=[tools.root])
+def _(directory):
+    path, at = bad.sample("plain", directory), os.path.join(directory, "dir")
+    os.mkdir(at)
+    with mount.mount_that_ends_badly(path, "auto_unmount", at=at, directory=True) as mounted:
+        tools.run("mount", "-t", "tmpfs", "on-top", at)
         try:
             os.kill(mounted.pids[0], signal.SIGKILL)
             bad.wait_for(mounted.has_ended, "the daemon's end")
+            bad.wait_for(lambda: not run.processes(run.directory), "the steward's end")
+            check_equal(bad.mount_table(at)[0], "on-top", "what is mounted there")
         finally:
-            os.kill(helper, signal.SIGCONT)
-        bad.wait_for(lambda: not mount.is_mounted(at), "unmounted")
+            tools.run("umount", at)
+            check(run.unmount(at), "what lies below it cannot be unmounted")
 
 
 if __name__ == "__main__":
