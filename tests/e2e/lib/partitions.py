@@ -55,16 +55,6 @@ def part(found, number):
     return os.path.join(found.parts, "%d.raw" % number)
 
 
-def fails(code, call, *arguments):
-    try:
-        call(*arguments)
-    except OSError as error:
-        check_equal(errno.errorcode[error.errno], errno.errorcode[code],
-                    "the error of %s%r" % (call.__name__, arguments[1:]))
-    else:
-        raise AssertionError("%s%r worked" % (call.__name__, arguments))
-
-
 def read(path):
     with open(path, "rb") as file:
         return file.read()

@@ -12,9 +12,10 @@ import zlib
 
 from lib import image, tap, tools
 from lib.image import MiB
-from lib.partitions import (KEYS, LINUX, SIZE, fails, mounted, opened, part, partitioned, read,
+from lib.partitions import (KEYS, LINUX, SIZE, mounted, opened, part, partitioned, read,
                             read_at, shown, stamped, write_at)
 from lib.tap import check, check_equal
+from lib.write import refuses
 
 suite = tap.Suite(needs=[tools.fuse, tools.QEMU, tools.tool("sfdisk")])
 
@@ -260,13 +261,13 @@ def _(directory):
         check(read(os.path.join(place, "1.raw")) == expected, "its first partition has changed")
         check_equal(os.path.realpath(os.path.join(place, "by-partlabel", "two")),
                     os.path.join(os.path.realpath(place), "2.raw"), "a link")
-        fails(errno.EROFS, os.open, os.path.join(place, "1.raw"), os.O_RDWR)
-        fails(errno.EPERM, os.truncate, os.path.join(place, "1.raw"), 0xfff)
+        refuses(errno.EROFS, os.open, os.path.join(place, "1.raw"), os.O_RDWR)
+        refuses(errno.EPERM, os.truncate, os.path.join(place, "1.raw"), 0xfff)
         check_equal(os.stat(os.path.join(place, "1.raw")).st_mode & 0o222, 0, "writers' bits")
         check_equal(os.path.realpath(os.path.join(place, "..")), os.path.realpath(old), "its ..")
     with mounted(path, writable=False) as found:
         check_equal(shown(found), [(1, 4 * MiB)], "the partitions of a disk that is only read")
-        fails(errno.EROFS, os.open, part(found, 1), os.O_RDWR)
+        refuses(errno.EROFS, os.open, part(found, 1), os.O_RDWR)
 
 
 # --- labels and UUIDs of file systems -------------------------------------------------------------

@@ -238,7 +238,7 @@ def _(directory):
 @suite.test("in the background the mount is there when the program returns, and ends by umount")
 def _(directory):
     path = simple_image(directory)
-    with mount.mount(path, foreground=False) as mounted:
+    with mount.mount(path, *mount.seen(), foreground=False) as mounted:
         check_disk(mounted.disk)
         check_equal(len(mounted.pids), 1, "the number of daemons")
         for name in ("0", "1", "2"):

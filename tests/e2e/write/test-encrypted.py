@@ -332,7 +332,7 @@ def _(directory):
     generator = random.Random(17)
     data, secret = generator.randbytes(64 * KiB), generator.randbytes(16).hex()[:16].encode()
     path, key = make("AES", directory, data=secret)  # its key is the passphrase as it is
-    with mount.mount(path, "key-file=" + key, writable=True) as mounted:
+    with mount.mount(path, "key-file=" + key, *mount.seen(), writable=True) as mounted:
         with write.Direct(mounted.disk) as direct:
             direct.write(MiB, data)
             direct.sync()
