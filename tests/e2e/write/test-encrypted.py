@@ -343,7 +343,7 @@ def _(directory):
     check(not holds(path, data[:64]), "the image has the plaintext")
     check(not holds(path, secret), "the image has the key")
     before = os.stat(path).st_mtime_ns
-    with mount.mount(path, "overlay,overlay-dir=" + directory, "key-file=" + key,
+    with mount.mount(path, "overlay,overlay-dir=" + directory, "key-file=" + key, *mount.seen(),
                      writable=True) as mounted:
         with write.Direct(mounted.disk) as direct:
             direct.write(2 * MiB, data)

@@ -135,6 +135,7 @@ static void remove_all(void)
     DIR *stream = opendir("/tmp");
     struct dirent *item;
 
+    (void)umount2(plain, MNT_DETACH | UMOUNT_NOFOLLOW);
     ck_assert_ptr_nonnull(stream);
     while ((item = readdir(stream)) != NULL) {
         if (strncmp(item->d_name, plain + strlen("/tmp/"), strlen(plain + strlen("/tmp/"))) == 0 &&
