@@ -141,7 +141,7 @@ def _(directory):
 def _(directory):
     path = files.whole(directory)
     at = directory_in(directory)
-    raw = directory_in(directory, "raw")
+    raw = bad.mount_point(directory, "raw")  # a file: of a directory umount(8) may not ask whose it is
     upper, work = directory_in(directory, "upper"), directory_in(directory, "work")
     for name in ("mount.qcow2", "umount.fuse.qcow2fs"):
         os.symlink(ctl.program(), os.path.join(upper, name))
