@@ -214,6 +214,7 @@ E2E_TESTS = \
 	tests/e2e/project/test-terminal.py \
 	tests/e2e/read/test-tree.py \
 	tests/e2e/remote/test-model-nbd.py \
+	tests/e2e/remote/test-nbd-asked.py \
 	tests/e2e/remote/test-nbd-engines.py \
 	tests/e2e/remote/test-nbd-read.py \
 	tests/e2e/remote/test-nbd.py \

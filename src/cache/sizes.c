@@ -219,6 +219,22 @@ static bool resolve_budgets(const struct cache_options *options,
     return sizes->l2_budget == bounds.l2_full;
 }
 
+/*
+ * Of entries that are never dropped: a power of two up to the cluster size. Where a server is
+ * asked, many small ones would each wait for it.
+ */
+static uint64_t best_entry_size(const struct cache_geometry *images, size_t count,
+                                const struct cache_sizes *sizes)
+{
+    uint64_t size =
+        sizes->l2_budget > CACHE_L2_DEFAULT_MIN ? CACHE_L2_ENTRY_LARGE : sizes->l2_entry_size;
+
+    for (size_t i = 0; i < count; i++) {
+        size = max_u64(size, images[i].preferred);
+    }
+    return min_u64(size, images[0].cluster_size);
+}
+
 int cache_sizes_resolve(const struct cache_options *options, const struct cache_geometry *images,
                         size_t count, struct cache_sizes *sizes, struct error *error)
 {
@@ -239,8 +255,8 @@ int cache_sizes_resolve(const struct cache_options *options, const struct cache_
         return result;
     }
     is_covered = resolve_budgets(options, images, count, &resolved);
-    if (!options->l2_entry_size.set && is_covered && resolved.l2_budget > CACHE_L2_DEFAULT_MIN) {
-        resolved.l2_entry_size = min_u64(CACHE_L2_ENTRY_LARGE, images[0].cluster_size);
+    if (!options->l2_entry_size.set && is_covered) {
+        resolved.l2_entry_size = best_entry_size(images, count, &resolved);
         resolve_budgets(options, images, count, &resolved);
     }
     resolved.data_budget =

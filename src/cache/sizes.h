@@ -48,6 +48,7 @@ struct cache_geometry {
     uint64_t cluster_size;   /* bytes */
     uint32_t l2_entry_bytes; /* 8, or 16 with extended L2 entries */
     uint32_t refcount_bits;
+    uint64_t preferred; /* bytes, as in struct store_info: of which size entries do best; or 0 */
 };
 
 struct cache_sizes {

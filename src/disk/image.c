@@ -307,6 +307,7 @@ static int fill_image(struct image *image, const struct image_request *request,
     }
     image->is = image->data_is = (struct image_file){info.device, info.inode};
     image->file_size = info.size;
+    image->preferred = info.preferred;
     image->is_device = S_ISBLK(info.mode);
     image->virtual_size = info.size;
     return image->format == IMAGE_QCOW2 ? open_qcow2(image, request, options, error) : 0;
@@ -525,7 +526,8 @@ int image_attach_cache(struct image *image, const struct cache_options *options,
     count = 0;
     for (each = image; each != NULL; each = each->backing) {
         if (each->header != NULL) {
-            image_cache_geometry(each->header, each->file_size, &geometry[count++]);
+            image_cache_geometry(each->header, each->file_size, &geometry[count]);
+            geometry[count++].preferred = each->preferred;
         }
     }
     result = cache_sizes_resolve(options, geometry, count, &sizes, error);

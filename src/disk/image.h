@@ -113,6 +113,7 @@ struct image {
     _Atomic uint64_t virtual_size; /* bytes; a writer may change it */
     bool is_device;                /* the file is a block device */
     uint64_t file_size;            /* bytes, when it was opened */
+    uint64_t preferred;            /* bytes, of requests to `file`: as in struct store_info */
     struct image *backing;         /* NULL at the end of the chain */
 
     /* qcow2 only */

@@ -48,6 +48,7 @@ struct resolved {
      * images do not push those of the active image out of the shared cache.
      */
     struct cache_pool *l2;
+    uint64_t l2_entry_size; /* bytes */
 };
 
 /* What a block is made of; for fill_block(). */
@@ -61,8 +62,6 @@ struct block_source {
 /* Takes the images in, and gives them their own pool. */
 static void take_images(struct resolved *resolved, const struct image *first)
 {
-    const struct cache_sizes *sizes = &first->cache->sizes;
-
     resolved->unit_bits = UINT32_MAX;
     for (const struct image *image = first; image != NULL; image = image->backing) {
         resolved->images[resolved->count++] = (struct source){
@@ -73,7 +72,7 @@ static void take_images(struct resolved *resolved, const struct image *first)
         if (image->active != NULL) {
             resolved->unit_bits =
                 (uint32_t)min_u64(resolved->unit_bits, image->header->subcluster_bits);
-            mapping_set_cache(image->active, resolved->l2, sizes->l2_entry_size);
+            mapping_set_cache(image->active, resolved->l2, resolved->l2_entry_size);
         }
     }
 }
@@ -97,9 +96,10 @@ int resolved_create(const struct image *first, struct resolved **resolved)
         return -ENOMEM;
     }
     made->pool = first->cache->data;
+    made->l2_entry_size = min_u64(first->cache->sizes.l2_entry_size, RESOLVED_L2_ENTRY_MAX);
     made->images = calloc(count, sizeof(struct source));
     if (made->images == NULL ||
-        cache_pool_create(L2_BUDGET, in_memory(first->cache->sizes.l2_entry_size), &made->l2) < 0) {
+        cache_pool_create(L2_BUDGET, in_memory(made->l2_entry_size), &made->l2) < 0) {
         resolved_destroy(made);
         return -ENOMEM;
     }

@@ -22,6 +22,9 @@
 /* Looking further ahead is quicker through the images themselves: bytes. */
 #define RESOLVED_LENGTH_MAX (UINT64_C(4) << 20)
 
+/* Bytes of an L2 slice of these images, at most: each is read for little more than these. */
+#define RESOLVED_L2_ENTRY_MAX UINT64_C(4096)
+
 struct resolved;
 
 /*

@@ -333,7 +333,9 @@ const struct option_spec mount_option_table[] = {
      .value_name = "SIZE",
      .help = "How much of an L2 table is read and dropped at once: a power of two, from 512 to "
              "the cluster size.",
-     .default_text = "4K; 64K where more than 32M of L2 cache map all of the disk"},
+     .default_text =
+         "4K; where the L2 cache maps all of the disk 64K if that takes more than 32M, or an "
+         "image is on a server, or more if that prefers it"},
     {.name = "refcount-cache-size",
      .type = OPTION_SIZE,
      .field = FIELD(cache.refcount_size),

@@ -20,6 +20,7 @@
 
 #define SECOND     UINT64_C(1000000000) /* nanoseconds */
 #define PIECE_MAX  (UINT64_C(1) << 20)  /* of one request, bytes: several are under way */
+#define SMALL      (UINT64_C(64) << 10) /* fewer bytes than these take a server no less time */
 #define ZEROES_MAX (UINT64_C(32) << 20) /* any server takes so many bytes of zeros at once */
 #define PIECES     8
 #define ZEROS_SIZE 65536
@@ -34,9 +35,10 @@ struct nbd_store {
     char *server;                      /* that of its server */
     struct nbd_connection *connection; /* the main one */
     struct nbd_readers *readers;
-    uint64_t size;    /* bytes, of the export when it was opened */
-    uint64_t minimum; /* a request begins and ends at multiples of so many bytes */
-    uint64_t maximum; /* and has at most so many */
+    uint64_t size;      /* bytes, of the export when it was opened */
+    uint64_t minimum;   /* a request begins and ends at multiples of so many bytes */
+    uint64_t preferred; /* and does best so at multiples of so many */
+    uint64_t maximum;   /* and has at most so many */
     time_t opened;
 
     /* Where it is written, else NULL or not used. */
@@ -98,6 +100,13 @@ static int transfer(struct nbd_store *nbd, struct nbd_request *requests, size_t 
     return nbd_is_broken(result) ? -EIO : result;
 }
 
+/* Of a request that is too long for one: up to where one of the server's best size begins. */
+static uint64_t first_piece(const struct nbd_store *nbd, uint64_t offset, uint64_t length,
+                            uint64_t most)
+{
+    return length <= most ? length : round_down(offset + most, nbd->preferred) - offset;
+}
+
 /* Whole blocks of the server, in pieces; `buffer` is NULL for zeros. */
 static int transfer_blocks(struct nbd_store *nbd, enum nbd_kind kind, uint64_t offset,
                            uint8_t *buffer, uint64_t length)
@@ -110,7 +119,7 @@ static int transfer_blocks(struct nbd_store *nbd, enum nbd_kind kind, uint64_t o
         size_t count = 0;
 
         while (count < PIECES && length > 0) {
-            uint64_t part = min_u64(piece, length);
+            uint64_t part = first_piece(nbd, offset, length, piece);
 
             requests[count++] = (struct nbd_request){
                 .kind = kind, .offset = offset, .length = part, .buffer = buffer};
@@ -208,6 +217,7 @@ static int nbd_store_info(struct store *store, struct store_info *info)
         .inode = (ino_t)hash,
         .uid = geteuid(),
         .gid = getegid(),
+        .preferred = max_u64(nbd->preferred, SMALL),
         .mode = S_IFBLK | (nbd->unflushed != NULL ? 0600 : 0400), /* its size is fixed as theirs */
         .atime.tv_sec = nbd->opened,
         .mtime.tv_sec = nbd->opened,
@@ -378,6 +388,7 @@ static int learn_sizes(struct nbd_store *nbd)
     struct nbd_handle *handle = nbd_connection_handle(nbd->connection);
     int64_t size = library->get_size(handle);
     int64_t minimum = library->get_block_size(handle, LIBNBD_SIZE_MINIMUM);
+    int64_t preferred = library->get_block_size(handle, LIBNBD_SIZE_PREFERRED);
     int64_t maximum = library->get_block_size(handle, LIBNBD_SIZE_MAXIMUM);
 
     if (size < 0) {
@@ -387,6 +398,11 @@ static int learn_sizes(struct nbd_store *nbd)
     nbd->minimum = minimum > 0 ? (uint64_t)minimum : 1;
     nbd->maximum = maximum > 0 ? (uint64_t)maximum : PIECE_MAX;
     nbd->maximum = max_u64(nbd->maximum / nbd->minimum, 1) * nbd->minimum;
+    nbd->preferred = preferred > 0 ? (uint64_t)preferred : nbd->minimum;
+    if (!is_power_of_two(nbd->preferred) || nbd->preferred < nbd->minimum ||
+        nbd->preferred > min_u64(nbd->maximum, PIECE_MAX)) {
+        nbd->preferred = nbd->minimum;
+    }
     nbd->export.size = nbd->size;
     nbd_readers_allow(nbd->readers, nbd->size, library->can_multi_conn(handle) > 0);
     return (nbd->minimum & (nbd->minimum - 1)) == 0 && nbd->minimum <= PIECE_MAX ? 0 : -EPROTO;

@@ -33,6 +33,11 @@ struct store_info {
     mode_t mode;
     struct timespec atime, mtime, ctime;
     bool changes_atime; /* reading may change the access time: the host allows no other way */
+    /*
+     * Bytes: a request of fewer takes as long, since a server is asked. A power of two; 0 of a
+     * host file.
+     */
+    uint64_t preferred;
 };
 
 struct store_ops {

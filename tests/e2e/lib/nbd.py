@@ -25,6 +25,7 @@ READ_ONLY, HAS_FLUSH, HAS_FUA, HAS_TRIM, HAS_ZEROES, MULTI_CONN = 2, 4, 8, 32, 6
 EVERYTHING = 1 | HAS_FLUSH | HAS_FUA | HAS_TRIM | HAS_ZEROES | MULTI_CONN
 OPT_ABORT, OPT_GO = 2, 7
 REP_ACK, REP_INFO, REP_UNSUPPORTED = 1, 3, 0x80000001
+INFO_EXPORT, INFO_BLOCK_SIZE = 0, 3
 EIO, EINVAL = 5, 22
 
 
@@ -112,15 +113,17 @@ class Server:
     `before(kind, offset, length)` is called with the lock held before each request is done; what it
     returns is a word: None (do it), "hang" (never answer), "cut" (lose the power, before it is
     done), "short" (do it, send a part of the answer, and hang up), or a number, which is the error that
-    is answered. `size`: what it says that it has.
+    is answered. `size`: what it says that it has. `blocks`: the least, the best and the largest size of a
+    request, as it says; None: it says nothing.
     """
 
-    def __init__(self, directory, contents, flags=EVERYTHING, name="own", size=None):
+    def __init__(self, directory, contents, flags=EVERYTHING, name="own", size=None, blocks=None):
         self.place = os.path.join(run.short(directory), name)
         self.address = "nbd+unix:///?socket=" + self.place
         self.current, self.stable = bytearray(contents), bytearray(contents)
         self.flags = flags
         self.size = len(contents) if size is None else size
+        self.blocks = blocks
         self.unflushed = []  # (offset, bytes)
         self.counts = {}
         self.zeroed = []  # (offset, length)
@@ -218,7 +221,9 @@ class Server:
                 end.sendall(struct.pack(">QIII", 0x3e889045565a9, option, kind, len(data)) + data)
 
             if option == OPT_GO:
-                reply(REP_INFO, struct.pack(">HQH", 0, self.size, self.flags))
+                reply(REP_INFO, struct.pack(">HQH", INFO_EXPORT, self.size, self.flags))
+                if self.blocks is not None:
+                    reply(REP_INFO, struct.pack(">HIII", INFO_BLOCK_SIZE, *self.blocks))
                 reply(REP_ACK)
                 return True
             if option == OPT_ABORT:

@@ -275,6 +275,29 @@ START_TEST(entries_are_larger_where_many_map_all_of_the_disk_unless_told_otherwi
 }
 END_TEST
 
+START_TEST(entries_have_the_size_that_a_server_prefers_where_all_of_the_disk_is_mapped)
+{
+    struct cache_options options = options_of(NONE, NONE, NONE);
+    struct cache_geometry images[] = {ordinary(GIB, GIB), ordinary(GIB, GIB)};
+
+    images[1].preferred = 16 * KIB; /* the one behind */
+    ck_assert_uint_eq(resolve_chain(options, images, 2).l2_entry_size, 16 * KIB);
+    images[0].preferred = 32 * KIB;
+    ck_assert_uint_eq(resolve_chain(options, images, 2).l2_entry_size, 32 * KIB);
+    images[1].preferred = MIB;
+    ck_assert_uint_eq(resolve_chain(options, images, 2).l2_entry_size, 64 * KIB); /* a cluster */
+    images[0].cluster_size = 2 * MIB;
+    ck_assert_uint_eq(resolve_chain(options, images, 2).l2_entry_size, MIB);
+    images[0] = ordinary(GIB, GIB);
+    images[0].preferred = 64 * KIB;
+    options.l2_size = given(64 * KIB); /* half of it */
+    ck_assert_uint_eq(resolve(options, images[0]).l2_entry_size, 4 * KIB);
+    options = options_of(NONE, NONE, NONE);
+    options.l2_entry_size = given(4 * KIB);
+    ck_assert_uint_eq(resolve(options, images[0]).l2_entry_size, 4 * KIB);
+}
+END_TEST
+
 START_TEST(an_impossible_entry_size_is_refused)
 {
     static const uint64_t values[] = {0, 1, 256, 511, 513, 4095, 131072, UINT64_C(1) << 63};
@@ -372,6 +395,8 @@ static Suite *sizes_suite(void)
     tcase_add_test(tcase, the_l2_of_the_whole_chain_counts);
     tcase_add_test(tcase, the_entry_size_is_never_larger_than_a_cluster);
     tcase_add_test(tcase, entries_are_larger_where_many_map_all_of_the_disk_unless_told_otherwise);
+    tcase_add_test(tcase,
+                   entries_have_the_size_that_a_server_prefers_where_all_of_the_disk_is_mapped);
     tcase_add_loop_test(tcase, an_impossible_entry_size_is_refused, 0, 8);
     tcase_add_test(tcase, data_cache_and_interval_are_taken_as_given);
     tcase_add_test(tcase, the_l2_cache_takes_a_part_of_the_memory_within_bounds);
