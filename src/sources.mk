@@ -185,6 +185,7 @@ src_libqcow2_a_SOURCES = \
 	src/disk/ticker.c src/disk/ticker.h \
 	src/disk/tracking.c src/disk/tracking.h src/disk/tracking_internal.h \
 	src/disk/view.c src/disk/view.h \
+	src/disk/view_ahead.c src/disk/view_internal.h \
 	src/disk/walk.c src/disk/walk.h \
 	src/disk/write.c \
 	src/disk/writer.c src/disk/writer.h src/disk/writer_internal.h \

@@ -90,6 +90,9 @@ int prefetch_create(const struct prefetch_options *options, struct prefetch **pr
         return -ENOMEM;
     }
     (*prefetch)->options = *options;
+    if (options->long_read == 0) {
+        (*prefetch)->options.long_read = options->step;
+    }
     helpers_init(&(*prefetch)->helpers, &owner, *prefetch, "prefetch", options->threads);
     return 0;
 }
@@ -110,7 +113,7 @@ void prefetch_destroy(struct prefetch *prefetch)
  */
 static struct reading *find_reading(struct prefetch *prefetch, uint64_t offset, uint64_t length)
 {
-    uint64_t slack = length >= prefetch->options.step ? OUT_OF_ORDER_MAX : 0;
+    uint64_t slack = length >= prefetch->options.long_read ? OUT_OF_ORDER_MAX : 0;
     struct reading *near = NULL;
 
     for (unsigned i = 0; i < PREFETCH_READINGS; i++) {
@@ -159,7 +162,7 @@ static bool follow(struct prefetch *prefetch, struct reading *reading, uint64_t 
             reading->window = 0;
         }
     }
-    return reading->matches > (length < options->step);
+    return reading->matches > (length < options->long_read);
 }
 
 bool prefetch_begin(struct prefetch *prefetch, uint64_t offset, uint64_t length)

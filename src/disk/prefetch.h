@@ -26,9 +26,10 @@ typedef void prefetch_fn(void *context, uint64_t offset, uint64_t length);
 struct prefetch_options {
     prefetch_fn *job;
     void *context;
-    uint64_t step;    /* bytes of a job, a power of two */
-    uint64_t window;  /* bytes that may be done ahead of each of PREFETCH_READINGS readings */
-    unsigned threads; /* at most, with the readers */
+    uint64_t step;      /* bytes of a job, a power of two */
+    uint64_t long_read; /* bytes of a read that may overtake others; 0: a step */
+    uint64_t window;    /* bytes that may be done ahead of each of PREFETCH_READINGS readings */
+    unsigned threads;   /* at most, with the readers */
 };
 
 #define PREFETCH_READINGS 4

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "config.h"
 
-#include "disk/view.h"
+#include "disk/view_internal.h"
 
 #include "disk/at_snapshot.h"
 #include "disk/compressed.h"
@@ -13,58 +13,13 @@
 #include "disk/resolved.h"
 #include "meta/format.h"
 #include "util/checked.h"
-#include "util/process.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
-struct view {
-    struct image *image;
-    struct mapping *mapping; /* the active one, borrowed, or a snapshot's, owned */
-    bool owns_mapping;
-    bool has_backing; /* what the mapping leaves unallocated is asked of the backing image */
-    uint64_t base;    /* guest offset of the view's first byte in the mapping */
-    uint64_t size;    /* bytes; of the active disk: image->virtual_size */
-    bool is_active;
-    struct prefetch *prefetch; /* of compressed clusters; NULL where there is nothing to gain */
-};
-
-static void prefetch_range(void *context, uint64_t guest_offset, uint64_t length);
-
 /* --- Opening --------------------------------------------------------------------------- */
-
-#define PREFETCH_STEP_MIN   (UINT64_C(64) << 10) /* less is not worth another thread */
-#define PREFETCH_WINDOW_MAX (UINT64_C(2) << 20)
-#define PREFETCH_SHARE      8 /* the part of the budget for data that one reading may use */
-
-/* 0 or -ENOMEM. view->prefetch stays NULL where there is no processor or no memory for it. */
-static int open_prefetch(struct view *view)
-{
-    const struct image *image = view->image;
-    struct prefetch_options options = {
-        .job = prefetch_range,
-        .context = view,
-        .threads = process_processors(),
-    };
-
-    if (image->cache == NULL || options.threads < 2) {
-        return 0;
-    }
-    options.step = PREFETCH_STEP_MIN;
-    for (; image != NULL; image = image->backing) {
-        if (image->header != NULL) {
-            options.step = max_u64(options.step, image->header->cluster_size);
-        }
-    }
-    options.window = min_u64(view->image->cache->sizes.data_budget / PREFETCH_SHARE,
-                             max_u64(PREFETCH_WINDOW_MAX, 2 * options.step));
-    if (options.window < options.step) {
-        return 0;
-    }
-    return prefetch_create(&options, &view->prefetch);
-}
 
 int view_open_active(struct image *image, struct view **view)
 {
@@ -80,7 +35,7 @@ int view_open_active(struct image *image, struct view **view)
         .has_backing = true,
         .is_active = true,
     };
-    result = open_prefetch(*view);
+    result = view_open_ahead(*view);
     if (result < 0) {
         view_close(*view);
         *view = NULL;
@@ -106,7 +61,7 @@ static int open_snapshot(struct image *image, const struct snapshot *snapshot, s
         return result == -ENOMEM ? -ENOMEM : -EIO;
     }
     mapping_set_cache((*view)->mapping, image->cache->l2, image->cache->sizes.l2_entry_size);
-    if (open_prefetch(*view) < 0) {
+    if (view_open_ahead(*view) < 0) {
         view_close(*view);
         *view = NULL;
         return error_set(error, ENOMEM, "%s: out of memory", image->path);
@@ -148,12 +103,6 @@ int view_open_vmstate(struct image *image, size_t index, struct view **view, str
     return view_open_saved(image, &image->snapshots->snapshots[index], true, view, error);
 }
 
-void view_end_prefetch(struct view *view)
-{
-    prefetch_destroy(view->prefetch);
-    view->prefetch = NULL;
-}
-
 void view_close(struct view *view)
 {
     if (view != NULL) {
@@ -179,10 +128,9 @@ static void log_fault(const struct image *image, const struct mapping_fault *fau
                 image->path, fault->guest_offset, fault->host_offset, fault->text);
 }
 
-/* `behind` may be NULL: then the images are asked one by one. */
-static int lookup_in_chain(struct view *view, lookup_fn *lookup, struct resolved *behind,
-                           uint64_t guest_offset, uint64_t length, struct view_extent *found,
-                           struct mapping_fault *fault)
+int view_lookup_in_chain(struct view *view, lookup_fn *lookup, struct resolved *behind,
+                         uint64_t guest_offset, uint64_t length, struct view_extent *found,
+                         struct mapping_fault *fault)
 {
     const struct image *image = view->image;
     struct mapping *mapping = view->mapping;
@@ -220,8 +168,8 @@ int view_lookup(struct view *view, uint64_t guest_offset, uint64_t length,
                 struct view_extent *found)
 {
     struct mapping_fault fault;
-    int result = lookup_in_chain(view, mapping_lookup, view->image->behind, guest_offset, length,
-                                 found, &fault);
+    int result = view_lookup_in_chain(view, mapping_lookup, view->image->behind, guest_offset,
+                                      length, found, &fault);
 
     if (result < 0) {
         log_fault(found->image, &fault);
@@ -232,7 +180,8 @@ int view_lookup(struct view *view, uint64_t guest_offset, uint64_t length,
 int view_lookup_exact(struct view *view, uint64_t guest_offset, uint64_t length,
                       struct view_extent *found, struct mapping_fault *fault)
 {
-    return lookup_in_chain(view, mapping_lookup_exact, NULL, guest_offset, length, found, fault);
+    return view_lookup_in_chain(view, mapping_lookup_exact, NULL, guest_offset, length, found,
+                                fault);
 }
 
 /* --- Reading -------------------------------------------------------------------------------- */
@@ -353,8 +302,16 @@ static int read_extents(struct reading *reading, uint8_t *to)
 static int read_inside(struct view *view, uint64_t guest_offset, uint8_t *to, size_t length)
 {
     struct reading reading = {.view = view, .guest_offset = guest_offset, .length = length};
-    int result = read_extents(&reading, to);
+    struct prefetch *slices = view->image->may_start_threads ? view->slices : NULL;
+    int result;
 
+    if (slices != NULL) {
+        (void)prefetch_begin(slices, view->base + guest_offset, length);
+    }
+    result = read_extents(&reading, to);
+    if (slices != NULL) {
+        prefetch_end(slices);
+    }
     if (reading.noted) {
         prefetch_end(view->prefetch);
     }
@@ -398,33 +355,6 @@ int view_read(struct view *view, uint64_t guest_offset, void *buffer, size_t len
         hide_lost(view, guest_offset, buffer, length);
     }
     return result;
-}
-
-/* prefetch_fn: has the compressed clusters of the range decompressed. What fails is not kept. */
-static void prefetch_range(void *context, uint64_t guest_offset, uint64_t length)
-{
-    struct view *view = context;
-    struct inflight *inflight = view->image->inflight;
-    uint64_t size = view_size(view);
-    uint64_t end = min_u64(size, guest_offset + length);
-    unsigned generation = inflight != NULL ? inflight_enter(inflight) : 0; /* R4 */
-
-    while (guest_offset < end) {
-        struct mapping_fault fault;
-        struct view_extent found;
-
-        if (lookup_in_chain(view, mapping_lookup, view->image->behind, guest_offset,
-                            end - guest_offset, &found, &fault) < 0) {
-            break;
-        }
-        if (found.extent.kind == EXTENT_COMPRESSED && compressed_fetch(&found) < 0) {
-            break;
-        }
-        guest_offset += found.extent.length;
-    }
-    if (inflight != NULL) {
-        inflight_leave(inflight, generation);
-    }
 }
 
 /* --- Data and holes --------------------------------------------------------------------------- */
@@ -571,10 +501,10 @@ uint64_t view_shared(struct view *a, struct view *b, uint64_t guest_offset, uint
     struct view_extent of_a, of_b;
     struct mapping_fault fault;
 
-    if (lookup_in_chain(a, mapping_lookup, a->image->behind, guest_offset, length, &of_a, &fault) <
-            0 ||
-        lookup_in_chain(b, mapping_lookup, b->image->behind, guest_offset, length, &of_b, &fault) <
-            0) {
+    if (view_lookup_in_chain(a, mapping_lookup, a->image->behind, guest_offset, length, &of_a,
+                             &fault) < 0 ||
+        view_lookup_in_chain(b, mapping_lookup, b->image->behind, guest_offset, length, &of_b,
+                             &fault) < 0) {
         return 0; /* who reads it is told */
     }
     return is_same_place(&of_a, &of_b) ? min_u64(of_a.extent.length, of_b.extent.length) : 0;

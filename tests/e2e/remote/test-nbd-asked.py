@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""What a server is asked for: requests of the size that it prefers, and no more than is needed."""
+"""What a server is asked for: requests of the size that it prefers, and L2 slices before a reader waits for them."""
 
 import contextlib
 import mmap
@@ -36,6 +36,14 @@ class Asked:
     def within(self, begin, end):
         with self._came:
             return [each for each in self._reads if begin <= each[0] < end]
+
+    def wait_for(self, offset, length):
+        """Until so much has been asked for at once. Whether it was."""
+        def is_there():
+            return any(at <= offset and offset + length <= at + many for at, many in self._reads)
+
+        with self._came:
+            return self._came.wait_for(is_there, timeout=60)
 
 
 @contextlib.contextmanager
@@ -92,6 +100,17 @@ def _(directory):
         read_direct(disk, 4 * MiB + 4 * KiB, 128 * KiB)
         check_equal(sorted(asked.within(at, at + 2 * MiB)),
                     [(at + 4 * KiB, 60 * KiB), (at + 64 * KiB, 64 * KiB), (at + 128 * KiB, 4 * KiB)], "the requests")
+
+
+@suite.test("a reader in order: each L2 slice is asked for before the data in front of what it maps was read")
+def _(directory):
+    covered = 64 * 64 * KiB  # by 512 bytes of the table
+    with served(directory, None, "l2-cache-entry-size=512") as (asked, disk, _host, table):
+        for at in range(0, SIZE - covered, 128 * KiB):
+            read_direct(disk, at, 128 * KiB)
+            if at % covered == covered // 2:
+                check(asked.wait_for(table + (at // covered + 1) * 512, 512),
+                      "at %d nobody has asked for the slice behind it", at)
 
 
 @suite.test("who reads here and there has no L2 slice asked for but those that are needed")

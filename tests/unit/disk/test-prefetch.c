@@ -43,12 +43,13 @@ static void job(void *context, uint64_t offset, uint64_t length)
     pthread_mutex_unlock(&work->mutex);
 }
 
-static void work_begin(struct work *work)
+static void work_begin_with(struct work *work, uint64_t long_read)
 {
     const struct prefetch_options options = {
         .job = job,
         .context = work,
         .step = STEP,
+        .long_read = long_read,
         .window = WINDOW,
         .threads = THREADS,
     };
@@ -57,6 +58,11 @@ static void work_begin(struct work *work)
     pthread_mutex_init(&work->mutex, NULL);
     pthread_cond_init(&work->changed, NULL);
     ck_assert_int_eq(prefetch_create(&options, &work->prefetch), 0);
+}
+
+static void work_begin(struct work *work)
+{
+    work_begin_with(work, 0);
 }
 
 static void work_end(struct work *work)
@@ -139,6 +145,21 @@ START_TEST(long_reads_may_overtake_each_other)
     ck_assert(read_all(&work, 3 * STEP, STEP));
     ck_assert(read_all(&work, 2 * STEP, STEP));
     ck_assert(read_all(&work, 4 * STEP, STEP));
+    work_end(&work);
+}
+END_TEST
+
+START_TEST(what_is_long_may_be_less_than_a_step)
+{
+    struct work work;
+
+    work_begin_with(&work, STEP / 4);
+    read_all(&work, 0, STEP / 4);
+    ck_assert(read_all(&work, STEP / 4, STEP / 4));
+    ck_assert(read_all(&work, 3 * STEP / 4, STEP / 4));
+    ck_assert(read_all(&work, STEP / 2, STEP / 4));
+    ck_assert(!read_all(&work, 10000 * STEP, STEP / 8)); /* a short one */
+    ck_assert(!read_all(&work, 10000 * STEP + STEP / 4, STEP / 8));
     work_end(&work);
 }
 END_TEST
@@ -275,6 +296,7 @@ int main(void)
 
     tcase_add_test(tcase, reads_that_begin_where_the_last_one_ended_are_sequential);
     tcase_add_test(tcase, long_reads_may_overtake_each_other);
+    tcase_add_test(tcase, what_is_long_may_be_less_than_a_step);
     tcase_add_test(tcase, short_reads_anywhere_make_no_jobs);
     tcase_add_test(tcase, each_step_ahead_is_done_once_and_no_further_than_the_window);
     tcase_add_test(tcase, a_long_read_shares_its_steps_and_none_is_done_that_was_claimed);
