@@ -107,6 +107,7 @@ UNIT_TESTS += \
 endif
 
 E2E_TESTS = \
+	tests/e2e/project/test-as-user.py \
 	tests/e2e/bad/test-bad-behind.py \
 	tests/e2e/bad/test-bad-counts.py \
 	tests/e2e/bad/test-bad-cut.py \
@@ -248,6 +249,7 @@ E2E_HELPERS = \
 	tests/e2e/README.md \
 	tests/e2e/run \
 	tests/e2e/lib/__init__.py \
+	tests/e2e/lib/as_user.py \
 	tests/e2e/lib/backups.py \
 	tests/e2e/lib/bad.py \
 	tests/e2e/lib/bitmaps.py \
@@ -571,5 +573,7 @@ list-asan-tests:
 	@for name in $(TESTS); do case $$name in $(ASAN_NOT)) ;; $(ASAN_PATTERN)) echo "$$name" ;; esac; done
 list-minimal-tests:
 	@for name in $(TESTS); do case $$name in $(MINIMAL_PATTERN)) echo "$$name" ;; esac; done
+list-user-tests:
+	@for name in $(TESTS); do case $$name in *test-as-user*) echo "$$name" ;; esac; done
 list-tsan-tests:
 	@for name in $(TESTS); do case $$name in $(TSAN_PATTERN)) echo "$$name" ;; esac; done
