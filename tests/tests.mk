@@ -297,6 +297,7 @@ BENCH_FILES = \
 	tests/bench/snapshots \
 	tests/bench/unmount \
 	tests/bench/speed/__init__.py \
+	tests/bench/speed/backups.py \
 	tests/bench/speed/chart.py \
 	tests/bench/speed/fio.py \
 	tests/bench/speed/growth.py \

@@ -6,6 +6,8 @@ images      the images of a run, made when first needed
 targets     what is measured: qcow2fs, its peers, and what bounds them
 fio         the jobs that measure
 workloads   the rows of the table, and what each must reach
+jobs        the rows of --jobs
+backups     that of an incremental backup
 growth      the curves of --growth: time and memory against a size or a number
 slopes      how steep they are, their table and JSON file
 loglog      their pictures

@@ -15,6 +15,7 @@ import time
 
 from lib import run, tools
 
+from . import backups
 from .targets import CannotServe
 from .trees import copy_size
 from .workloads import Line, Versus, Workload, beside
@@ -29,7 +30,7 @@ CONVERTED = Line("qemu-img", "raw")
 READERS = tuple(Line(kind, kind) for kind in ("raw", "qsd", "nbdfuse", "qcowmount", "guestmount",
                                               "qcow2fs"))
 WRITERS = tuple(line for line in READERS if line.kind != "qcowmount")
-PEERS = ("qsd", "nbdfuse", "qcowmount", "guestmount", "qemu-img")
+PEERS = ("qsd", "nbdfuse", "qcowmount", "guestmount", "qemu-img", "rsync")
 # 1.15 times as long as the plain file, and half as long as the best of the others
 GOALS = (Versus(("raw",), 0.87), Versus(PEERS, 2))
 
@@ -318,6 +319,8 @@ def all_jobs():
         _job("commits", "pgbench, %d clients, on disk" % CLIENTS,
              tuple(line for line in WRITERS if line.kind != "guestmount"), commits, unit="tps",
              where="disk"),
+        _job("backup", "incremental backup, %d %% changed" % backups.PERCENT, backups.LINES,
+             backups.incremental, "plain"),
         _job("grow", "make a disk, its partition and file system larger",
              tuple(line for line in WRITERS if line.kind != "guestmount"), grow),
     )

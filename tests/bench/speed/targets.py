@@ -88,11 +88,12 @@ def _end(process, mount_point, by_signal):
 
 
 @contextlib.contextmanager
-def _daemon(argv, path, mount_point, size, by_signal=False):
+def _daemon(argv, path, mount_point, size, by_signal=False, pass_fds=()):
     """Runs a daemon in the foreground until the body ends; gives a Served."""
     with open(os.path.join(run.directory, "daemon.log"), "w+b") as log:
         began = time.perf_counter()
-        process = run.start(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        process = run.start(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                            pass_fds=pass_fds)
         try:
             _wait_until_shown(process, path, size, log)
             yield Served(path, process, time.perf_counter() - began)
@@ -220,9 +221,13 @@ class StorageDaemon(Target):
             image += ",read-only=on"
         return argv + ["--blockdev", file, "--blockdev", image, "--export", export]
 
-    def serve(self, disk, tuning=""):
+    def serve(self, disk, tuning="", monitor=None):
         at = self.places.mount_point(size=0)
-        return _daemon(self._argv(disk, tuning, at), at, at, disk.size, by_signal=True)
+        argv = self._argv(disk, tuning, at)
+        if monitor is None:
+            return _daemon(argv, at, at, disk.size, by_signal=True)
+        return _daemon(argv + monitor.options, at, at, disk.size, by_signal=True,
+                       pass_fds=[monitor.other.fileno()])
 
     def knows_iothreads(self, images):
         """Whether it can be given several threads for one export: by trying."""

@@ -11,7 +11,7 @@ from lib import encrypted, image, nbd, qcow2, run, tap, tools
 FAST = "sandbox,sandbox-info,read-qd1,allocate-4k,allocate-sync,seq-cold,zstd,fill-zlib," \
        "memory-idle,memory-reads,chain-8,mount-1g"
 BENCH = os.path.join(run.SOURCE, "tests", "bench", "run")
-JOBS = "job-list,job-copy-chain5,job-copy-luks,job-fill,job-sha256-zlib,job-grow"
+JOBS = "job-list,job-copy-chain5,job-copy-luks,job-fill,job-sha256-zlib,job-backup,job-grow"
 TAILS = "tail-read-alone-50,tail-read-fill-99.9,tail-write-discard-max,tail-write-commit-99," \
         "tail-write-snapshot-99.9,tail-read-clean-50"
 FAMILIES = ("size", "chain", "snapshots", "mounts")
@@ -56,7 +56,7 @@ def _(directory):
 
 
 @suite.test("the benchmark measures whole jobs, each by its own way to the files",
-            needs=[tools.root, tools.loop, encrypted.library])
+            needs=[tools.root, tools.loop, tools.tool("rsync"), encrypted.library])
 def _(directory):
     found, _svg = measure(directory, "--jobs", "--targets", "raw,qsd,qcow2fs", "--only", JOBS)
     check_measured(found, JOBS, "raw", "qsd", "qcow2fs")
