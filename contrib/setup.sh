@@ -58,6 +58,8 @@ tests   tmux            command tmux
 tests   strace          command strace
 tests   nbdkit          command nbdkit
 tests   libnbd-bin      command nbdcopy
+tests   dropbear-bin    command dropbear
+tests   openssh-sftp-server file /usr/lib/sftp-server
 tests   openssl         command openssl
 tests   rsync           command rsync
 tests   systemd         command systemd-analyze

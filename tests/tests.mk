@@ -220,6 +220,7 @@ E2E_TESTS = \
 	tests/e2e/remote/test-nbd-read.py \
 	tests/e2e/remote/test-nbd.py \
 	tests/e2e/remote/test-nbdkit.py \
+	tests/e2e/remote/test-nbdkit-ssh.py \
 	tests/e2e/remote/test-read-cache.py \
 	tests/e2e/remote/test-nbd-write.py \
 	tests/e2e/write/test-compress.py \
