@@ -310,6 +310,7 @@ BENCH_FILES = \
 	tests/bench/speed/remote.py \
 	tests/bench/speed/results.py \
 	tests/bench/speed/slopes.py \
+	tests/bench/speed/start.py \
 	tests/bench/speed/targets.py \
 	tests/bench/speed/trees.py \
 	tests/bench/speed/workloads.py

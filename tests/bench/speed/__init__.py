@@ -6,6 +6,7 @@ images      the images of a run, made when first needed
 targets     what is measured: qcow2fs, its peers, and what bounds them
 fio         the jobs that measure
 workloads   the rows of the table, and what each must reach
+start       rows of how much code there is, and what an idle mount takes
 jobs        the rows of --jobs
 backups     that of an incremental backup
 growth      the curves of --growth: time and memory against a size or a number

@@ -9,7 +9,7 @@ import xml.etree.ElementTree
 from lib import encrypted, image, nbd, qcow2, run, tap, tools
 
 FAST = "sandbox,sandbox-info,read-qd1,allocate-4k,allocate-sync,seq-cold,zstd,fill-zlib," \
-       "memory-idle,memory-reads,chain-8,mount-1g"
+       "memory-idle,memory-reads,chain-8,mount-1g,text-mount,text-tool,libraries,memory-mount"
 BENCH = os.path.join(run.SOURCE, "tests", "bench", "run")
 JOBS = "job-list,job-copy-chain5,job-copy-luks,job-fill,job-sha256-zlib,job-backup,job-grow"
 TAILS = "tail-read-alone-50,tail-read-fill-99.9,tail-write-discard-max,tail-write-commit-99," \
