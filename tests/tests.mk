@@ -251,6 +251,7 @@ E2E_HELPERS = \
 	tests/e2e/run \
 	tests/e2e/lib/__init__.py \
 	tests/e2e/lib/as_user.py \
+	tests/e2e/lib/at_unmount.c \
 	tests/e2e/lib/backups.py \
 	tests/e2e/lib/bad.py \
 	tests/e2e/lib/bitmaps.py \
@@ -330,8 +331,12 @@ check_PROGRAMS = $(UNIT_TESTS) tests/bench/decompress tests/crash/explore tests/
 	tests/crash/faults tests/model/model $(RACES)
 # What lib/encrypted.py has qemu-img run with, since otherwise tests take longer; what mount/test-sandbox.py
 # has qcow2fs run with.
-check_DATA = tests/e2e/lib/busy_clock.so tests/e2e/lib/inside.so
-CLEANFILES += tests/e2e/lib/busy_clock.so tests/e2e/lib/inside.so
+# And what mount/test-unmount.py has qcow2ctl run with.
+check_DATA = tests/e2e/lib/at_unmount.so tests/e2e/lib/busy_clock.so tests/e2e/lib/inside.so
+CLEANFILES += tests/e2e/lib/at_unmount.so tests/e2e/lib/busy_clock.so tests/e2e/lib/inside.so
+tests/e2e/lib/at_unmount.so: $(srcdir)/tests/e2e/lib/at_unmount.c
+	@$(MKDIR_P) tests/e2e/lib
+	$(AM_V_CC)$(CC) -O -shared -fPIC -o $@ $(srcdir)/tests/e2e/lib/at_unmount.c
 tests/e2e/lib/inside.so: $(srcdir)/tests/e2e/lib/inside.c
 	@$(MKDIR_P) tests/e2e/lib
 	$(AM_V_CC)$(CC) -O -shared -fPIC -o $@ $(srcdir)/tests/e2e/lib/inside.c

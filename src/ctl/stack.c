@@ -183,6 +183,10 @@ static int match_mount(void *context, const struct mount_entry *entry)
     for (size_t i = 0; i < stacks->count; i++) {
         struct stack *stack = &stacks->list[i];
 
+        if (device_of(stack) != 0 && entry->device == device_of(stack) && stack->source == NULL) {
+            stack->source = strdup(entry->source);
+            return stack->source == NULL ? -ENOMEM : 0;
+        }
         for (size_t k = 0; k < stack->loop_count; k++) {
             if (is_of_loop(&stack->loops[k], device)) {
                 return add_mount(stack, STACK_MOUNT, entry->path, 0);
@@ -329,6 +333,7 @@ void stacks_release(struct stacks *stacks)
         }
         free(stack->mounts);
         free(stack->loops);
+        free(stack->source);
         if (stack->descriptor >= 0) {
             close(stack->descriptor);
         }

@@ -27,6 +27,7 @@ struct stack_mount {
 struct stack {
     struct registry_record daemon;
     int descriptor; /* its file, for registry_wait() */
+    char *source;   /* what the mount table calls its disk, or NULL: it is not in there */
     struct loop_status *loops;
     size_t loop_count;
     struct stack_mount *mounts; /* in the order of mounting */

@@ -14,6 +14,8 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#define KEPT_MILLISECONDS 1000 /* in which a daemon ends that nobody keeps from it */
+
 static int refuse_busy(const char *path, struct error *error)
 {
     char users[256];
@@ -85,19 +87,24 @@ static int detach_loops(const struct stack *stack, struct error *error)
     return 0;
 }
 
-static int count_device(void *context, const struct mount_entry *entry)
+static int is_of_stack(void *context, const struct mount_entry *entry)
 {
-    dev_t *device = context;
+    const struct stack *stack = context;
 
-    return *device != 0 && entry->device == *device;
+    return major(entry->device) == stack->daemon.major &&
+           minor(entry->device) == stack->daemon.minor && strcmp(entry->source, stack->source) == 0;
 }
 
-/* Whether the disk is still mounted somewhere, as by a bind mount. */
+/*
+ * Whether the disk is still mounted somewhere, as by a bind mount. The number of its device alone
+ * does not tell: the next mount of whatever has it as soon as this one is gone.
+ */
 static bool is_still_mounted(const struct stack *stack)
 {
-    dev_t device = makedev((unsigned)stack->daemon.major, (unsigned)stack->daemon.minor);
+    bool is_known = stack->source != NULL && stack->daemon.minor != 0;
+    struct stack searched = *stack;
 
-    return mounts_visit(count_device, &device) == 1;
+    return is_known && mounts_visit(is_of_stack, &searched) == 1;
 }
 
 static int report_end(const struct stack *stack, const struct registry_record *end,
@@ -144,16 +151,35 @@ static int wait_for_end(const struct stack *stack, const struct teardown *how, s
     return result;
 }
 
-/*
- * Whether the kernel has still the file system of which the last mount that we see is gone: mounted
- * in another mount namespace, say. Where that cannot be told, it has not.
+/* Whether the kernel has a FUSE connection of that number. Where that cannot be told, it has not.
  */
-static bool is_kept_elsewhere(const struct stack *stack)
+static bool has_connection(uint64_t minor_number)
 {
     char path[64];
 
-    snprintf(path, sizeof(path), "/sys/fs/fuse/connections/%u", (unsigned)stack->daemon.minor);
-    return is_still_mounted(stack) || (stack->daemon.minor != 0 && access(path, F_OK) == 0);
+    snprintf(path, sizeof(path), "/sys/fs/fuse/connections/%u", (unsigned)minor_number);
+    return minor_number != 0 && access(path, F_OK) == 0;
+}
+
+/*
+ * Whether the kernel has still the file system of which the last mount that we see is gone: mounted
+ * in another mount namespace, say. Where the number is another's by now, the daemon soon ends.
+ */
+static bool is_kept_elsewhere(const struct stack *stack)
+{
+    struct registry_record end;
+
+    if (is_still_mounted(stack)) {
+        return true;
+    }
+    if (!has_connection(stack->daemon.minor)) {
+        return false;
+    }
+    if (registry_wait(stack->descriptor, KEPT_MILLISECONDS, &end) == 0) {
+        registry_release(&end);
+        return false;
+    }
+    return has_connection(stack->daemon.minor);
 }
 
 /* As umount(8) does it, but that it returns when the image is final. */

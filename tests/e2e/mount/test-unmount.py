@@ -6,6 +6,8 @@ import contextlib
 import errno
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import threading
@@ -15,6 +17,7 @@ from lib.image import MiB
 from lib.tap import check, check_equal
 
 suite = tap.Suite(needs=[tools.fuse, tools.QEMU])
+AT_UNMOUNT = os.path.join(os.path.dirname(run.program()), "..", "tests", "e2e", "lib", "at_unmount.so")
 LINE = "the qcow2fs that served a mount there was killed; the dead mount is unmounted"
 
 
@@ -130,6 +133,31 @@ def refused(path, at):
 
 def program_line(at, program="qcow2fs"):
     return "%s: %s: %s\n" % (program, os.path.realpath(at), LINE)
+
+
+# The kernel gives the number of a device that is gone to the next one.
+@suite.test("what is mounted as soon as something is unmounted is not taken for that, whatever its number",
+            needs=[tools.root])
+def _(directory):
+    path, at = bad.sample("plain", directory), os.path.join(directory, "dir")
+    next_path, next_at = shutil.copy(path, os.path.join(directory, "next.qcow2")), bad.mount_point(directory)
+    os.mkdir(at)
+    helper = os.path.join(directory, "umount.fuse.qcow2fs")
+    os.symlink(ctl.program(), helper)
+    env = {"LD_PRELOAD": AT_UNMOUNT, run.MARK: run.directory,
+           "AT_UNMOUNT": shlex.join([run.program(), "-o", "ro", next_path, next_at])}
+    for command in ([ctl.program(), "umount"], [helper]):
+        for attempt in range(20):
+            with mount.mount(path, at=at, directory=True, foreground=False) as mounted:
+                number = os.stat(at).st_dev
+                done = tools.run(*command, at, env=env, status=None)
+                check_equal(mounted.has_ended(), True, "whether the daemon has ended")
+            with bad.unmounted_at_the_end(next_at):
+                is_same = os.stat(next_at).st_dev == number
+                check(attempt < 19 or is_same, "the number is never used again")
+                check_equal((done.returncode, done.stdout, done.stderr), (0, "", ""), "what was said")
+            if is_same:
+                break
 
 
 @suite.test("qcow2fs cleans up dead mounts of its own, in a line for each, and mounts there",
