@@ -372,7 +372,7 @@ def _(directory):
             needs=[tools.tool("strace")])
 def _(directory):
     path = simple_image(directory)
-    with mount.mount(path) as mounted:
+    with mount.mount(path, *mount.seen()) as mounted:
         # What the kernel answers then, by chance. The threads that wait are made to ask again.
         with tracing.injected(mounted.pids[0], "read", "error=ECONNABORTED", "-P", "/dev/fuse"):
             mounted.wait()

@@ -43,7 +43,7 @@ def filled_on(kind, *options, lazy=False, killed=False):
             path = image.create(os.path.join(place, "image.qcow2"), COUNT * CLUSTER,
                                 lazy_refcounts="on" if lazy else "off")
             model = write.model_of(path, directory)
-            with mount.mount_that_ends_badly(path, *options, writable=True) as mounted:
+            with mount.mount_that_ends_badly(path, *options, *mount.seen(), writable=True) as mounted:
                 trace = os.path.join(directory, "trace")
                 with tracing.noted(mounted.pids[0], "pwritev", trace):
                     write_and_flush(mounted.disk, model, 1)

@@ -207,7 +207,7 @@ def abort_connection(minor):
             needs=[tools.tool("strace")])
 def _(directory):
     path = image.create(os.path.join(directory, "image.qcow2"), 16 * MiB)
-    with write.to_be_killed(path, "metadata-interval=0") as mounted:
+    with write.to_be_killed(path, "metadata-interval=0", *mount.seen()) as mounted:
         pid = mounted.pids[0]
         minor = os.minor(os.stat(mounted.disk).st_dev)
         with write.opened(mounted.disk) as handle:

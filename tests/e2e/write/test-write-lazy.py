@@ -200,7 +200,7 @@ class Trace:
 
 def traced(directory, path, body, *options):
     """The events of the image's file while the body runs on the mounted disk."""
-    with mount.mount(path, *options, "metadata-interval=0", writable=True) as mounted:
+    with mount.mount(path, *options, "metadata-interval=0", *mount.seen(), writable=True) as mounted:
         trace = Trace(mounted.pids[0], os.path.join(directory, "trace"))
         try:
             body(mounted.disk)
