@@ -80,7 +80,7 @@ static bool has_bits(struct run *run, const struct question *question, const str
 {
     uint64_t end = min_u64(event->to, question->end);
 
-    if (event->result < 0 || event->returned >= question->began ||
+    if (event->result < 0 || event->had_size || event->returned >= question->began ||
         may_be_cleared(run, question, event)) {
         return true;
     }

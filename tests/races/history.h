@@ -53,6 +53,7 @@ struct event {
     int result;
     uint64_t value; /* of a write: which number, see history_writer() */
     bool is_size;   /* the disk gets another: that of `from` */
+    bool had_size;  /* it was of that size when this began */
     uint64_t *seen; /* of a read: the value of each grain */
 };
 

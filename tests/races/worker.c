@@ -251,6 +251,7 @@ static void do_resize(struct worker *worker)
     range.to = run->plan.grains;
     call = begin(worker, EVENT_ZERO, "resize (cuts off at most)", range);
     call.event->is_size = true;
+    call.event->had_size = view_size(run->view) == range.from * GRAIN;
     end(worker, &call, writer_resize(run->writer, range.from * GRAIN, NULL), false);
 }
 
