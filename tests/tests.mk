@@ -287,6 +287,7 @@ E2E_HELPERS = \
 	tests/e2e/lib/stamps.py \
 	tests/e2e/lib/tap.py \
 	tests/e2e/lib/terminal.py \
+	tests/e2e/lib/told.py \
 	tests/e2e/lib/tools.py \
 	tests/e2e/lib/tracing.py \
 	tests/e2e/lib/tree.py \

@@ -74,6 +74,7 @@ struct salvage_work {
     size_t orphan_count;
     uint64_t asked;    /* entries of snapshots that were looked at for lost ones */
     uint64_t compared; /* bytes of tables that were read to compare them */
+    uint64_t searched; /* clusters that were looked at for left ones */
     bool lost_tables;  /* some L1 entry leads nowhere, or to a table of which nothing is left */
 };
 

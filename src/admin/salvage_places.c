@@ -77,7 +77,10 @@ static int take_alike(struct salvage_l1 *search)
         if (compared > PAIRS_MAX) {
             break;
         }
-        size_t found = work->bad[i] ? find_alike(work, work->l1[i]) : work->orphan_count;
+        /* Of one that names the header nothing is left that tells anything. */
+        size_t found = work->bad[i] && l1_entry_table(work->l1[i]) != 0
+                           ? find_alike(work, work->l1[i])
+                           : work->orphan_count;
 
         if (found < work->orphan_count) {
             result = take(search, i, found);
@@ -269,8 +272,18 @@ static int fill_gap(struct salvage_l1 *search, const struct gap *gap)
     return result;
 }
 
-/* `all`: also where nothing says that the entry was not empty. */
-static int take_between(struct salvage_l1 *search, bool all)
+/* Whether each entry has its table, and the neighbours are known. */
+static bool is_exact(const struct gap *gap)
+{
+    return gap->count == gap->end - gap->begin && (gap->begin == 0 || gap->has_before) &&
+           gap->has_behind;
+}
+
+/*
+ * `all`: also where nothing says that the entry was not empty; `exact`: only where as many tables
+ * lie between those of the neighbours as there are entries.
+ */
+static int take_between(struct salvage_l1 *search, bool all, bool exact)
 {
     struct salvage_work *work = search->work;
     struct gap gap;
@@ -283,7 +296,8 @@ static int take_between(struct salvage_l1 *search, bool all)
         if (!next_gap(work, from, all, &gap)) {
             break;
         }
-        if (gap.before < gap.behind && gap.count > 0 && gap.count <= gap.end - gap.begin) {
+        if (gap.before < gap.behind && gap.count > 0 && gap.count <= gap.end - gap.begin &&
+            (!exact || is_exact(&gap))) {
             result = fill_gap(search, &gap);
         }
     }
@@ -320,7 +334,7 @@ static int take_shared(struct salvage_l1 *search)
         result = take_alike(search);
     }
     if (result == 0) {
-        result = take_between(search, false);
+        result = take_between(search, false, false);
     }
     return result;
 }
@@ -330,15 +344,30 @@ static bool has_lost(const struct salvage_work *work)
     return memchr(work->bad, 1, work->header.l1_entries) != NULL;
 }
 
+/* Whether a snapshot has the table there, too. */
+static bool is_shared(const struct salvage_work *work, uint64_t index)
+{
+    uint64_t entry, table = l1_entry_table(work->l1[index]);
+
+    for (size_t i = work->snapshots != NULL ? work->snapshots->count : 0; i > 0; i--) {
+        if (salvage_snapshot_entry(work, &work->snapshots->snapshots[i - 1], index, &entry) &&
+            l1_entry_table(entry) == table) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Whether the entry may well be right, though of the table that it names hardly anything is left.
  */
-static bool names_ruin(struct salvage_work *work, uint64_t entry)
+static bool names_ruin(struct salvage_work *work, uint64_t index)
 {
+    uint64_t entry = work->l1[index];
     uint64_t table = l1_entry_table(entry), cluster = table >> work->header.cluster_bits;
 
-    return (entry & ENTRY_COPIED) != 0 && (entry & L1_ENTRY_RESERVED) == 0 &&
-           table % work->header.cluster_size == 0 && table < work->file_size &&
-           check_counts_get(work->uses, cluster) == SALVAGE_FREE &&
+    return ((entry & ENTRY_COPIED) != 0 || is_shared(work, index)) &&
+           (entry & L1_ENTRY_RESERVED) == 0 && table % work->header.cluster_size == 0 &&
+           table < work->file_size && check_counts_get(work->uses, cluster) == SALVAGE_FREE &&
            salvage_is_counted(work, cluster);
 }
 
@@ -351,7 +380,7 @@ static int give_up(struct salvage_l1 *search)
     for (uint64_t i = 0; i < work->header.l1_entries && result == 0; i++) {
         if (work->bad[i] == BAD_OR_EMPTY) {
             work->bad[i] = 0;
-        } else if (work->bad[i] && names_ruin(work, work->l1[i])) {
+        } else if (work->bad[i] && names_ruin(work, i)) {
             work->bad[i] = 0;
             work->lost_tables = true;
             search->ruins++;
@@ -381,6 +410,9 @@ int salvage_complete_l1(struct salvage_l1 *search)
         memset(work->bad, BAD_OR_EMPTY, work->header.l1_entries);
     }
     if (result == 0) {
+        result = take_between(search, true, true);
+    }
+    if (result == 0) {
         result = take_alike(search);
     }
     if (result == 0) {
@@ -388,10 +420,10 @@ int salvage_complete_l1(struct salvage_l1 *search)
     }
     if (result == 0) {
         take_from_snapshots(search);
-        result = take_between(search, false);
+        result = take_between(search, false, false);
     }
     if (result == 0) {
-        result = take_between(search, true);
+        result = take_between(search, true, false);
     }
     if (result == 0) {
         result = take_in_order(search);

@@ -17,6 +17,8 @@
 #define SECTOR         512
 #define ASKED_MAX      (UINT64_C(1) << 22) /* entries of snapshots that are looked at */
 #define TABLES_BETWEEN 3                   /* an L2 table, a refcount block */
+#define SEARCHED_MAX   (UINT64_C(1) << 26) /* clusters that are looked at for left ones */
+#define BLOCK_COST     64 /* bytes of a refcount block that take as long as one of these */
 
 struct repair {
     struct salvage_work *work;
@@ -34,6 +36,7 @@ struct run {
     uint64_t begin, end;     /* entries */
     uint64_t before, behind; /* host offsets of those around it, or 0 */
     bool fits;               /* it was lost as a whole, and what is left there is its */
+    bool scattered;          /* but not in one piece: whatever is left between, in that order */
 };
 
 /* --- One entry ------------------------------------------------------------------------- */
@@ -56,19 +59,31 @@ static bool is_doubtful(const struct salvage_work *work, uint64_t entry)
                SALVAGE_USED;
 }
 
+static uint64_t host_at(const struct repair *repair, uint64_t index)
+{
+    return l2_entry_host_offset(load_be64(salvage_entry_at(repair->work, index)));
+}
+
+/* Whether the entry goes on where one beside it ends: of two that name a cluster it is the right
+ * one. */
+static bool is_in_line(const struct repair *repair, uint64_t index)
+{
+    uint64_t size = repair->work->header.cluster_size, host = host_at(repair, index);
+
+    return (index > 0 && host_at(repair, index - 1) + size == host) ||
+           (index + 1 < repair->inside && host_at(repair, index + 1) == host + size);
+}
+
 static enum salvage_entry kind_at(const struct repair *repair, uint64_t index)
 {
     uint64_t entry = load_be64(salvage_entry_at(repair->work, index));
     enum salvage_entry kind =
         index < repair->inside ? salvage_judge(repair->work, entry) : SALVAGE_ENTRY_BAD;
 
-    return kind == SALVAGE_ENTRY_DATA && is_doubtful(repair->work, entry) ? SALVAGE_ENTRY_BAD
-                                                                          : kind;
-}
-
-static uint64_t host_at(const struct repair *repair, uint64_t index)
-{
-    return l2_entry_host_offset(load_be64(salvage_entry_at(repair->work, index)));
+    return kind == SALVAGE_ENTRY_DATA && is_doubtful(repair->work, entry) &&
+                   !is_in_line(repair, index)
+               ? SALVAGE_ENTRY_BAD
+               : kind;
 }
 
 static int set_entry(struct repair *repair, uint64_t index, uint64_t host)
@@ -202,12 +217,52 @@ static bool are_left(const struct repair *repair, uint64_t host, uint64_t count)
     return true;
 }
 
+/* The next cluster behind `host` that is left, and before `end`; 0: none. */
+static uint64_t next_left(struct salvage_work *work, uint64_t host, uint64_t end)
+{
+    do {
+        host += work->header.cluster_size;
+        work->searched++;
+    } while (host < end && !is_left(work, host) && work->searched <= SEARCHED_MAX);
+    return host < end && work->searched <= SEARCHED_MAX ? host : 0;
+}
+
+static bool are_all_bad(const struct repair *repair, const struct run *run)
+{
+    uint64_t index = run->begin;
+
+    while (index < run->end && kind_at(repair, index) == SALVAGE_ENTRY_BAD) {
+        index++;
+    }
+    return index == run->end;
+}
+
+/* Whether exactly as many clusters are left between those of its neighbours, among those of others.
+ */
+static bool is_scattered(const struct repair *repair, const struct run *run)
+{
+    struct salvage_work *work = repair->work;
+    uint64_t count = run->end - run->begin, host = run->before;
+
+    work->searched += work->header.cluster_size / BLOCK_COST;
+    if (salvage_count(work, run->before >> work->header.cluster_bits) == SALVAGE_COUNT_UNKNOWN) {
+        return false;
+    }
+    for (uint64_t i = 0; i < count; i++) {
+        host = next_left(work, host, run->behind);
+        if (host == 0) {
+            return false;
+        }
+    }
+    return next_left(work, host, run->behind) == 0 && work->searched <= SEARCHED_MAX;
+}
+
 /*
  * Whether entries that may be empty were lost: as many clusters are left between those of their
  * neighbours; or, where there is one neighbour alone, beside it, and whole sectors of the table are
  * empty. Not where a whole table was lost: what is left may be its.
  */
-static bool is_lost_run(const struct repair *repair, const struct run *run)
+static bool is_lost_run(const struct repair *repair, struct run *run)
 {
     uint64_t size = repair->work->header.cluster_size, count = run->end - run->begin;
     uint64_t in_sector = SECTOR / repair->work->header.l2_entry_bytes;
@@ -217,7 +272,12 @@ static bool is_lost_run(const struct repair *repair, const struct run *run)
     if (run->before != 0 && run->behind != 0) {
         uint64_t first = run->before + size;
 
-        return run->behind == first + count * size && are_left(repair, first, count);
+        if (run->behind == first + count * size) {
+            return are_left(repair, first, count);
+        }
+        run->scattered = run->before < run->behind && (sectors || are_all_bad(repair, run)) &&
+                         is_scattered(repair, run);
+        return run->scattered;
     }
     if (run->before != 0 && sectors) {
         return are_left(repair, run->before + size, count);
@@ -260,7 +320,7 @@ static void give_up(struct repair *repair, uint64_t index)
     }
 }
 
-static int repair_entry(struct repair *repair, const struct run *run, uint64_t index)
+static int repair_entry(struct repair *repair, struct run *run, uint64_t index)
 {
     struct salvage_work *work = repair->work;
     uint64_t size = work->header.cluster_size, back = (run->end - index) * size;
@@ -269,6 +329,10 @@ static int repair_entry(struct repair *repair, const struct run *run, uint64_t i
 
     if (!run->fits && kind_at(repair, index) != SALVAGE_ENTRY_BAD) {
         return 0; /* it may well be empty */
+    }
+    if (run->scattered) {
+        run->before = next_left(work, run->before, run->behind);
+        return run->before != 0 ? set_entry(repair, index, run->before) : 0;
     }
     if (!run->fits && index < repair->inside && is_left(work, host_at(repair, index))) {
         return set_entry(repair, index, host_at(repair, index)); /* but for its reserved bits */
@@ -285,6 +349,52 @@ static int repair_entry(struct repair *repair, const struct run *run, uint64_t i
     return 0;
 }
 
+/* --- Single entries ------------------------------------------------------------------------ */
+
+/* Whether the entry names what lies behind the file, and exactly one cluster is left where it
+ * should. */
+static bool is_far_out(const struct repair *repair, uint64_t index)
+{
+    uint64_t size = repair->work->header.cluster_size;
+
+    return salvage_judge(repair->work, load_be64(salvage_entry_at(repair->work, index))) ==
+               SALVAGE_ENTRY_OUTSIDE &&
+           kind_at(repair, index - 1) == SALVAGE_ENTRY_DATA &&
+           kind_at(repair, index + 1) == SALVAGE_ENTRY_DATA &&
+           host_at(repair, index + 1) == host_at(repair, index - 1) + 2 * size &&
+           is_left(repair->work, host_at(repair, index - 1) + size);
+}
+
+/* A subcluster cannot have data and be zeros: then all have data, since the cluster is there. */
+static void mend_bitmap(struct repair *repair, uint64_t index)
+{
+    uint8_t *raw = salvage_entry_at(repair->work, index);
+    uint64_t bitmap = load_be64(raw + L2_ENTRY_BYTES);
+
+    if ((bitmap_allocated(bitmap) & bitmap_zero(bitmap)) != 0 &&
+        kind_at(repair, index) == SALVAGE_ENTRY_DATA) {
+        store_be64(raw + L2_ENTRY_BYTES, UINT32_MAX);
+        repair->changed = true;
+        repair->deduced++;
+    }
+}
+
+static int mend_single(struct repair *repair)
+{
+    struct salvage_work *work = repair->work;
+    int result = 0;
+
+    for (uint64_t i = 1; i + 1 < repair->inside && result == 0; i++) {
+        if (is_far_out(repair, i)) {
+            result = set_entry(repair, i, host_at(repair, i - 1) + work->header.cluster_size);
+        }
+    }
+    for (uint64_t i = 0; work->header.extended_l2 && i < repair->inside; i++) {
+        mend_bitmap(repair, i);
+    }
+    return result;
+}
+
 /* The table in work->table. */
 static int repair_table(struct repair *repair)
 {
@@ -294,6 +404,7 @@ static int repair_table(struct repair *repair)
 
     repair->inside = min_u64(size, work->file_size - repair->offset) / work->header.l2_entry_bytes;
     take_exact(repair);
+    result = mend_single(repair);
     while (i < entries && result == 0) {
         uint64_t begin = i;
         struct run run;

@@ -15,6 +15,8 @@
 #define ENTRIES_MAX (HEADER_L1_SIZE_MAX / L1_ENTRY_BYTES)
 #define LOST_MAX    4096 /* bytes within a table that are looked past for more of it */
 
+#define QEMU_L1_CLUSTER 3 /* of a new image */
+
 /* --- Reading one --------------------------------------------------------------------------- */
 
 /* 1: names an L2 table, which is used from here on; 0: empty; -1: leads nowhere; or -ENOMEM. */
@@ -71,14 +73,18 @@ static bool is_cut_off(const struct salvage_work *work, uint64_t entry)
            table >= work->file_size && table / 64 < work->file_size;
 }
 
-/* The clusters of the table itself are no L2 tables. */
-static int use_clusters(struct salvage_work *work, uint64_t offset, uint64_t entries)
+/* The clusters of an L1 table, or of that of snapshots, are neither L2 tables nor data. */
+static int use_clusters(struct salvage_work *work, uint64_t offset, uint64_t bytes)
 {
-    uint64_t end = min_u64(offset + entries * L1_ENTRY_BYTES, work->file_size);
+    uint64_t end = offset < work->file_size ? offset + min_u64(bytes, work->file_size - offset) : 0;
     int result = 0;
 
     for (uint64_t at = offset; at < end && result != -ENOMEM; at += work->header.cluster_size) {
-        result = check_counts_set(work->uses, at >> work->header.cluster_bits, SALVAGE_USED);
+        uint64_t cluster = at >> work->header.cluster_bits;
+
+        if (check_counts_get(work->uses, cluster) == SALVAGE_FREE) {
+            result = check_counts_set(work->uses, cluster, SALVAGE_USED);
+        }
     }
     return result == -ENOMEM ? salvage_no_memory(work) : 0;
 }
@@ -96,7 +102,7 @@ static int load(struct salvage_l1 *search, uint64_t offset, uint64_t entries)
         search->bad = work->header.l1_entries;
         return 0;
     }
-    result = result == 0 ? use_clusters(work, offset, entries) : result;
+    result = result == 0 ? use_clusters(work, offset, entries * L1_ENTRY_BYTES) : result;
     for (uint64_t i = 0; i < entries && result == 0; i++) {
         int judged = work->bad[i] ? -1 : judge_entry(work, work->l1[i]);
 
@@ -326,6 +332,28 @@ static uint64_t find_ends(struct salvage_work *work, uint64_t offset, uint64_t *
     return begin;
 }
 
+/*
+ * Where the table begins whose first clusters were lost: QEMU makes it behind the header, the
+ * refcount table and one refcount block, and what lies between there and `begin` nobody has.
+ */
+static uint64_t find_lost_begin(struct salvage_work *work, uint64_t begin)
+{
+    uint64_t size = work->header.cluster_size, first = QEMU_L1_CLUSTER * size;
+
+    if (begin <= first || begin - first > LOST_MAX) {
+        return begin;
+    }
+    for (uint64_t at = first; at < begin; at += size) {
+        bool whole;
+
+        if (check_counts_get(work->uses, at >> work->header.cluster_bits) != SALVAGE_FREE ||
+            (salvage_is_table(work, at, &whole) && whole)) {
+            return begin;
+        }
+    }
+    return first;
+}
+
 /* Whether nothing tells how many entries there are. */
 static bool is_size_unknown(const struct salvage_work *work)
 {
@@ -356,7 +384,10 @@ static int look_for_table(struct salvage_l1 *search, uint64_t entries, bool owne
     }
     if (best.offset != 0) {
         if (entries * L1_ENTRY_BYTES >= size) {
-            best.offset = find_ends(work, best.offset, &count);
+            uint64_t begin = find_ends(work, best.offset, &count);
+
+            best.offset = find_lost_begin(work, begin);
+            count += (begin - best.offset) / size;
         }
         if (is_size_unknown(work)) {
             entries = count * size / L1_ENTRY_BYTES;
@@ -416,20 +447,27 @@ bool salvage_snapshot_entry(const struct salvage_work *work, const struct snapsh
     return *entry != 0;
 }
 
-/* What their tables name is used. */
+/* Their tables are used, and what these name. */
 static int use_snapshots(struct salvage_l1 *search)
 {
     struct salvage_work *work = search->work;
     uint64_t looked = 0;
 
+    if (work->snapshot_count > 0 &&
+        use_clusters(work, load_be64(work->first + HEADER_SNAPSHOTS_OFFSET),
+                     work->snapshots->size) < 0) {
+        return -ENOMEM;
+    }
     for (size_t i = 0; work->snapshots != NULL && i < work->snapshots->count; i++) {
         const struct snapshot *snapshot = &work->snapshots->snapshots[i];
         uint64_t entry;
 
         search->has_vm_state |= snapshot->vm_state_size > 0;
         for (uint64_t k = 0; k < snapshot->l1_entries && looked < ENTRIES_MAX; k++, looked++) {
-            if (salvage_snapshot_entry(work, snapshot, k, &entry) &&
-                judge_entry(work, entry) == -ENOMEM) {
+            if ((k * L1_ENTRY_BYTES % work->header.cluster_size == 0 &&
+                 use_clusters(work, snapshot->l1_offset + k * L1_ENTRY_BYTES, 1) < 0) ||
+                (salvage_snapshot_entry(work, snapshot, k, &entry) &&
+                 judge_entry(work, entry) == -ENOMEM)) {
                 return -ENOMEM;
             }
         }

@@ -3,13 +3,21 @@
 
     sample = salvaging.Sample(path)                # an image in order, and what its disk has
     salvaging.DAMAGES["header"](copy, generator)   # a copy of it is damaged
-    sample.recovered(copy, raw)                    # (bytes that are right in raw, bytes that could be)
+    sample.recovered(copy, raw)                    # a Counter of bytes:
+
+    all           of clusters with data that the damaged file still has
+    right         of these, what raw has in its place
+    told          of all, whose place something in the damaged file tells (lib/told)
+    missed        of told, what is not right
+    older         what raw shows of a snapshot where the disk had, or has, something else
+    wrong         what raw shows where it never was
 """
 
+import collections
 import os
 import shutil
 
-from . import bad, ctl, image, qcow2, tools
+from . import bad, ctl, image, qcow2, told, tools
 from .image import KiB, MiB
 
 
@@ -61,6 +69,7 @@ class Sample:
     def __init__(self, path):
         self.path = path
         self.disk = bad.contents(path)
+        self.tables = told.Tables(path)
         self.places = []  # (guest offset, length, where its bytes end in the file)
         with qcow2.Qcow2(path) as opened:
             cluster = opened.cluster_size
@@ -81,19 +90,33 @@ class Sample:
             self.end = opened.end()
 
     def recovered(self, damaged, raw):
-        """(right, all): bytes of the clusters that the damaged file still has."""
-        right = whole = 0
-        size = os.path.getsize(damaged)
+        """What came back, in bytes."""
+        bytes_of = collections.Counter()
+        with open(damaged, "rb") as file:
+            known = told.Told(self.tables, file.read())
+        size = len(known.damaged)
         found = b""
         if os.path.exists(raw):
             with open(raw, "rb") as file:
                 found = file.read()
         for guest, length, end in self.places:
             if end <= size or (size == self.end and end > size):  # the last one may be in part
-                whole += length
-                if found[guest:guest + length] == self.disk[guest:guest + length]:
-                    right += length
-        return right, whole
+                right = found[guest:guest + length] == self.disk[guest:guest + length]
+                tells = known.tells(guest // self.tables.cluster)
+                bytes_of.update({"all": length, "right": length * right, "told": length * tells,
+                                 "missed": length * (tells and not right)})
+        self._misplaced(found, bytes_of)
+        return bytes_of
+
+    def _misplaced(self, found, bytes_of):
+        """Counts what is not the disk's; the first bytes of what was cut off are."""
+        for guest in range(0, min(len(found), len(self.disk)), self.tables.cluster):
+            shown = found[guest:guest + self.tables.cluster]
+            whole = self.disk[guest:guest + self.tables.cluster]
+            if shown != whole and not whole.startswith(shown.rstrip(b"\0")):
+                older = any(each.startswith(shown.rstrip(b"\0"))
+                            for each in self.tables.older(guest // self.tables.cluster))
+                bytes_of["older" if older else "wrong"] += len(shown)
 
 
 # --- damage ------------------------------------------------------------------------------
