@@ -319,14 +319,16 @@ BENCH_FILES = \
 
 # Which of them the sanitizer builds of tests/run repeat. A pattern of the shell, matched
 # against the whole name: what hostile images reach, and what many threads reach.
-ASAN_PATTERN = tests/unit/* | tests/fuzz/* | *bad* | *test-model* | *ctl-info* | *ctl-check-mutated*
+ASAN_PATTERN = tests/unit/* | tests/fuzz/* | *bad* | *test-model* | *ctl-info* | *ctl-check-mutated* | \
+	*/test-nbd.py | */test-nbd-asked.py | */test-nbd-read.py
 # Of one thread, and long.
 ASAN_NOT = */test-check-qemu
 # What needs none of the optional libraries: no JSON, and no image with compression type zstd.
 MINIMAL_PATTERN = tests/unit/* | *bad-behind* | *completion* | *locks* | *test-mount.py | *read-access* | *write-blkdiscard* | \
 	*write-fill* | *write-kill* | *write-lazy* | *write-limits* | *write-space*
 TSAN_PATTERN = */test-allocator-fill | */test-barrier | */test-cache | */test-change* | */test-codec | */test-commit | */test-inflight | */test-pool* | */test-range-lock | */test-slab | */test-store* | \
-	*/test-bits | */test-tracking | */test-view* | */test-team | */test-workers | *test-crash-states* | *test-model* | */test-races.py | */test-resize | */test-writer* | *readers*
+	*/test-bits | */test-tracking | */test-view* | */test-team | */test-workers | *test-crash-states* | *test-model* | */test-races.py | */test-resize | */test-writer* | *readers* | \
+	*/test-ahead | */test-nbd-unflushed | */test-nbd-waiters | */test-prefetch | */test-nbd.py | */test-nbd-asked.py | */test-nbd-read.py
 
 check_PROGRAMS = $(UNIT_TESTS) tests/bench/decompress tests/crash/explore tests/crash/explore-r4 \
 	tests/crash/faults tests/model/model $(RACES)
