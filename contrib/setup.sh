@@ -144,6 +144,11 @@ setup_named() {
     echo "$setup_names"
 }
 
+# setup_apt WORD...: apt-get that asks nothing.
+setup_apt() {
+    DEBIAN_FRONTEND=noninteractive apt-get -q -y -o Dpkg::Use-Pty=0 "$@"
+}
+
 # setup_require GROUP...: returns 0 when everything is there; root on Debian gets it installed.
 setup_require() {
     setup_wanted=$(setup_missing "$@")
@@ -156,8 +161,8 @@ setup_require() {
     echo "Installing $setup_wanted" >&2
     # The list is to be split into words.
     # shellcheck disable=SC2046
-    setup_log=$({ apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q -y \
-        install --no-install-recommends $(setup_named "$setup_wanted"); } </dev/null 2>&1) || {
+    setup_log=$({ setup_apt update &&
+        setup_apt install --no-install-recommends $(setup_named "$setup_wanted"); } </dev/null 2>&1) || {
         echo "$setup_log" >&2
         return 1
     }
@@ -215,3 +220,16 @@ setup_configure() (
     mkdir -p "$directory" && cd "$directory" && "$top/configure" "$@" &&
         echo "$*" >setup-options
 )
+
+# setup_step SENTENCE COMMAND...: what it says is only of interest when it fails, and is in the file
+# `log` of the caller's directory $place; the caller has a function fail.
+setup_step() {
+    echo "-- $1"
+    shift
+    # shellcheck disable=SC2154
+    "$@" >"$place/log" 2>&1 || {
+        status=$?
+        tail -n 60 "$place/log"
+        fail "$1 ended with status $status"
+    }
+}

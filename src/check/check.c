@@ -125,7 +125,8 @@ int check_open(struct check *check)
     if (check->buffer == NULL) {
         return check_failed(check, -ENOMEM, "reading tables");
     }
-    memory_map(check->buffer, header->cluster_size); /* for one table, which there always is */
+    memory_map(check->buffer,
+               in_memory(header->cluster_size)); /* for one table, which there always is */
     /* A table may run past the end of the file by less than a cluster. */
     result = check_counts_create(check->limit + 1, &check->counts);
     if (result < 0) {

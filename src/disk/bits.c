@@ -56,7 +56,7 @@ static struct bits *create_large(uint64_t words)
         return NULL;
     }
     (void)madvise(bits, length, MADV_NOHUGEPAGE);
-    bits->touched = calloc(map_words(words), sizeof(uint64_t));
+    bits->touched = calloc(in_memory(map_words(words)), sizeof(uint64_t));
     if (bits->touched == NULL) {
         munmap(bits, length);
         return NULL;
@@ -179,7 +179,7 @@ int bits_read_cluster(struct store *file, size_t size, uint64_t entry, void *clu
 int bits_load(const struct image *image, const struct tracked *tracked, struct bits *bits,
               _Atomic int64_t *memory)
 {
-    size_t size = image->header->cluster_size;
+    size_t size = in_memory(image->header->cluster_size);
     uint64_t words = size / sizeof(uint64_t), *cluster = malloc(size);
     int result = cluster == NULL ? -ENOMEM : 0;
 

@@ -36,7 +36,7 @@ static int put(const struct plan *plan, uint64_t from, const uint8_t *bytes, uin
 
     return image_is_encrypted(writer->image)
                ? writer_write_sectors(writer, &place, bytes, length)
-               : store_write(place.store, place.host_offset, bytes, length);
+               : store_write(place.store, place.host_offset, bytes, in_memory(length));
 }
 
 /*
@@ -55,20 +55,20 @@ static int copy(const struct plan *plan, uint64_t from, uint64_t to)
     if (from >= to) {
         return 0;
     }
-    buffer = malloc(to - from);
+    buffer = malloc(in_memory(to - from));
     if (buffer == NULL) {
         return -ENOMEM;
     }
-    result = view_read(writer->view, from, buffer, to - from);
+    result = view_read(writer->view, from, buffer, in_memory(to - from));
     if (result == 0) {
         if (plan->data != NULL && data_from < data_to) {
             memcpy(buffer + (data_from - from), plan->data + (data_from - plan->from),
-                   data_to - data_from);
+                   in_memory(data_to - data_from));
         }
         result = put(plan, from, buffer, to - from);
     }
     if (image_is_encrypted(writer->image)) {
-        explicit_bzero(buffer, to - from);
+        explicit_bzero(buffer, in_memory(to - from));
     }
     free(buffer);
     return result;
@@ -101,7 +101,7 @@ static int name_places(struct plan *plan, struct mapping_fault *fault)
     result = mapping_set(writer->image->active, plan->begin, plan->new, plan->clusters,
                          plan_epoch(plan), fault);
     if (result < 0) {
-        set = (fault->guest_offset - plan->begin) / writer_cluster_size(writer);
+        set = in_memory((fault->guest_offset - plan->begin) / writer_cluster_size(writer));
         plan_give_back(plan, set);
     }
     for (size_t i = 0; plan->moves && i < set; i++) {
@@ -145,7 +145,7 @@ int writer_place(struct writer *writer, uint64_t guest_offset, const uint8_t *da
     struct plan plan = {
         .writer = writer,
         .begin = first << bits,
-        .clusters = last - first + 1,
+        .clusters = in_memory(last - first + 1),
         .from = guest_offset,
         .to = guest_offset + length,
         .data = data,

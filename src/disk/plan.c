@@ -120,7 +120,7 @@ static int find_place(struct plan *plan, struct mapping_fault *fault)
     if (result < 0) {
         return result;
     }
-    plan->clusters = plan->host.clusters;
+    plan->clusters = in_memory(plan->host.clusters);
     length = plan->clusters << writer->header->cluster_bits;
     plan->to = min_u64(plan->to, plan->begin + length);
     /* R8: a hit is not given back, which would destroy what is there. */

@@ -354,7 +354,7 @@ static int store_cluster(struct storing *storing, struct tracked *tracked, uint6
                          uint64_t *entry)
 {
     struct image *image = storing->change.writer->image;
-    size_t size = image->header->cluster_size;
+    size_t size = in_memory(image->header->cluster_size);
     uint64_t words = size / sizeof(uint64_t), any, all;
     uint64_t old = index < tracked->bitmap->table_entries ? tracked->table[index] : 0;
 
@@ -391,7 +391,7 @@ static int store_one(struct storing *storing, struct tracked *tracked)
     if (tracked->lost || entries == 0 || entries > BITMAP_SIZE_MAX / header->cluster_size) {
         return 0; /* no program could load it */
     }
-    table = calloc(entries, sizeof(*table));
+    table = calloc(in_memory(entries), sizeof(*table));
     *stored = *tracked->bitmap;
     stored->table_entries = (uint32_t)entries;
     storing->edits[storing->count] = (struct bitmap_edit){tracked->bitmap, stored};
@@ -446,8 +446,8 @@ static int store(struct writer *writer, bool *applied, struct error *error)
         .stored = calloc(most, sizeof(*storing.stored)),
         .tracked = calloc(most, sizeof(*storing.tracked)),
         .tables = calloc(most, sizeof(*storing.tables)),
-        .cluster = malloc(writer_cluster_size(writer)),
-        .before = malloc(writer_cluster_size(writer)),
+        .cluster = malloc(in_memory(writer_cluster_size(writer))),
+        .before = malloc(in_memory(writer_cluster_size(writer))),
     };
     bool enough = storing.edits != NULL && storing.stored != NULL && storing.tracked != NULL &&
                   storing.tables != NULL && storing.cluster != NULL && storing.before != NULL;

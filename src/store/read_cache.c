@@ -114,9 +114,10 @@ static int fetch_blocks(struct read_cache *cache, struct fetch *fetch, uint64_t 
     uint64_t begin = fetch->number * CACHE_BLOCK;
     uint64_t end = min_u64(begin + fetch->count * CACHE_BLOCK, cache->size);
     bool is_whole = offset == begin && length == end - begin;
-    uint8_t *bytes = is_whole ? buffer : malloc(end - begin);
-    int result =
-        bytes == NULL ? -ENOMEM : store_read(cache->through.inner, begin, bytes, end - begin);
+    uint8_t *bytes = is_whole ? buffer : malloc(in_memory(end - begin));
+    int result = bytes == NULL
+                     ? -ENOMEM
+                     : store_read(cache->through.inner, begin, bytes, in_memory(end - begin));
 
     if (result == 0) {
         keep_blocks(cache, fetch, bytes);

@@ -119,7 +119,7 @@ bool cache_make_places(struct read_cache *cache)
     }
     cache->mask = (uint32_t)(heads - 1);
     cache->places = calloc(cache->file.places, sizeof(*cache->places));
-    cache->heads = calloc(heads, sizeof(*cache->heads));
+    cache->heads = calloc(in_memory(heads), sizeof(*cache->heads));
     if (cache->places == NULL || cache->heads == NULL) {
         return false;
     }

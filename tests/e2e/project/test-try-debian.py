@@ -93,11 +93,12 @@ def _(directory):
     check("no chroot of nothing could be made" in done.stderr, "it said %s", done.stderr)
 
 
-@suite.test("--package tries the package in the chroot")
-def _(directory):
-    tried = Tried(directory)
-    done = tried.run("--package", "trixie", status=1)  # which has no apt
-    check("FAIL: trixie: contrib/try-package ended with" in done.stdout, "it said %s", done.stdout)
+for option, command in (("--package", "try-package"), ("--cross=s390x", "try-cross s390x")):
+    @suite.test("%s runs contrib/%s in the chroot" % (option, command))
+    def _(directory, option=option, command=command):
+        tried = Tried(directory)
+        done = tried.run(option, "trixie", status=1)  # which has no apt
+        check("FAIL: trixie: contrib/%s ended with" % command in done.stdout, "it said %s", done.stdout)
 
 
 def killed(directory, meanwhile=lambda: None):
