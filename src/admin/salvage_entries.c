@@ -7,6 +7,7 @@
 #include "meta/format.h"
 #include "meta/refcount_block.h"
 #include "util/checked.h"
+#include "util/zeros.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -21,6 +22,27 @@ static int use_refcount_cluster(struct salvage_work *work, uint64_t offset)
                    salvage_count(work, cluster) == 1
                ? check_counts_set(work->uses, cluster, SALVAGE_TABLE)
                : 0;
+}
+
+/* Bytes of the refcount table that the clusters of the file need. */
+static uint64_t needed_refcounts(const struct salvage_work *work)
+{
+    uint64_t size = work->header.cluster_size;
+    uint64_t blocks = div_round_up(work->clusters, size * 8 >> work->header.refcount_order);
+
+    return div_round_up(blocks * REFCOUNT_TABLE_ENTRY_BYTES, size) * size;
+}
+
+/* Of the `told` bytes that were read those that can be it: what is needed, and zeros behind that.
+ */
+static uint64_t believed_refcounts(const struct salvage_work *work, uint64_t told)
+{
+    uint64_t size = work->header.cluster_size, bytes = min_u64(needed_refcounts(work), told);
+
+    while (bytes < told && is_all_zeros(work->refcount_table + bytes, in_memory(size))) {
+        bytes += size;
+    }
+    return bytes;
 }
 
 /* The refcount table, and what it names, are none of what L2 tables name. */
@@ -40,12 +62,45 @@ static int use_refcounts(struct salvage_work *work)
     return result == -ENOMEM ? -ENOMEM : 0;
 }
 
-int salvage_open_entries(struct salvage_work *work)
+/* Reads it, where it can be one. 0 or -ENOMEM. */
+static int read_refcount_table(struct salvage_work *work)
 {
-    const struct header *header = &work->header;
+    struct header *header = &work->header;
     uint64_t offset = load_be64(work->first + HEADER_REFCOUNT_TABLE_OFFSET);
     uint64_t size = (uint64_t)load_be32(work->first + HEADER_REFCOUNT_TABLE_CLUSTERS)
                     << header->cluster_bits;
+
+    if (header->refcount_order > REFCOUNT_ORDER_MAX || offset == 0 ||
+        offset % header->cluster_size != 0) {
+        return 0;
+    }
+    if (size == 0 || size > HEADER_REFCOUNT_TABLE_SIZE_MAX ||
+        !range_within(offset, size, work->file_size)) {
+        size = needed_refcounts(work);
+    }
+    if (size > HEADER_REFCOUNT_TABLE_SIZE_MAX || !range_within(offset, size, work->file_size)) {
+        return 0;
+    }
+    work->refcount_table = malloc(in_memory(size));
+    if (work->refcount_table == NULL) {
+        return -ENOMEM;
+    }
+    header->refcount_table_clusters = (uint32_t)(size >> header->cluster_bits);
+    /* The first cluster is in use in every image. */
+    if (store_read(work->file, offset, work->refcount_table, in_memory(size)) < 0 ||
+        !salvage_is_counted(work, 0)) {
+        free(work->refcount_table);
+        work->refcount_table = NULL;
+        return 0;
+    }
+    header->refcount_table_clusters =
+        (uint32_t)(believed_refcounts(work, size) >> header->cluster_bits);
+    return use_refcounts(work);
+}
+
+int salvage_open_entries(struct salvage_work *work)
+{
+    const struct header *header = &work->header;
 
     salvage_close_entries(work);
     work->clusters = div_round_up(work->file_size, header->cluster_size);
@@ -54,25 +109,8 @@ int salvage_open_entries(struct salvage_work *work)
     work->block_index = UINT64_MAX;
     if (work->table == NULL || work->refcount_block == NULL ||
         check_counts_create(work->clusters + 1, &work->uses) < 0 ||
-        check_counts_create(work->clusters + 1, &work->looks) < 0) {
-        return salvage_no_memory(work);
-    }
-    if (size > 0 && size <= HEADER_REFCOUNT_TABLE_SIZE_MAX && offset % header->cluster_size == 0 &&
-        header->refcount_order <= REFCOUNT_ORDER_MAX &&
-        range_within(offset, size, work->file_size)) {
-        work->refcount_table = malloc(in_memory(size));
-        if (work->refcount_table == NULL) {
-            return salvage_no_memory(work);
-        }
-        work->header.refcount_table_clusters = (uint32_t)(size >> header->cluster_bits);
-        /* The first cluster is in use in every image. */
-        if (store_read(work->file, offset, work->refcount_table, in_memory(size)) < 0 ||
-            !salvage_is_counted(work, 0)) {
-            free(work->refcount_table);
-            work->refcount_table = NULL;
-        }
-    }
-    if (work->refcount_table != NULL && use_refcounts(work) < 0) {
+        check_counts_create(work->clusters + 1, &work->looks) < 0 ||
+        read_refcount_table(work) < 0) {
         return salvage_no_memory(work);
     }
     return check_counts_set(work->uses, 0, SALVAGE_USED) == -ENOMEM ? salvage_no_memory(work) : 0;
@@ -369,9 +407,11 @@ static bool is_orphan(const struct salvage_work *work, uint64_t offset)
 static bool is_refcount_table(const struct salvage_work *work, uint64_t offset)
 {
     uint64_t begin = load_be64(work->first + HEADER_REFCOUNT_TABLE_OFFSET);
+    uint32_t count = work->refcount_table != NULL
+                         ? work->header.refcount_table_clusters
+                         : load_be32(work->first + HEADER_REFCOUNT_TABLE_CLUSTERS);
 
-    return offset >= begin && (offset - begin) >> work->header.cluster_bits <
-                                  load_be32(work->first + HEADER_REFCOUNT_TABLE_CLUSTERS);
+    return offset >= begin && (offset - begin) >> work->header.cluster_bits < count;
 }
 
 /* Whether the cluster is an L2 table, also one that only snapshots have; work->table is another. */

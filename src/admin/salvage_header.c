@@ -204,8 +204,9 @@ static bool names_data_file(const struct salvage_work *work)
 }
 
 /*
- * The incompatible features that can be believed. Where the field has bits that nobody knows it is
- * damaged, as a whole, and extended L2 entries are left to what the tables look like: *damaged.
+ * The incompatible features that can be believed. Where the field has bits that nobody knows, or
+ * says that there is a data file though none is named, it is damaged, as a whole, and extended L2
+ * entries are left to what the tables look like: *damaged.
  */
 static uint64_t believed_features(struct salvage_work *work, bool *damaged)
 {
@@ -221,7 +222,8 @@ static uint64_t believed_features(struct salvage_work *work, bool *damaged)
                      "those that are known; the field has others, too");
     }
     if ((features & INCOMPATIBLE_EXTERNAL_DATA_FILE) != 0 && !names_data_file(work)) {
-        features &= ~INCOMPATIBLE_EXTERNAL_DATA_FILE;
+        *damaged = true;
+        features &= ~(INCOMPATIBLE_EXTERNAL_DATA_FILE | INCOMPATIBLE_EXTENDED_L2);
         salvage_tell(work, SALVAGE_DEDUCED, "data-file", 0, "there is none, since none is named");
     }
     return features;
