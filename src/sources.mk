@@ -140,7 +140,7 @@ src_libqcow2_a_SOURCES = \
 	src/admin/evidence.c src/admin/evidence.h src/admin/pieces.c src/admin/pieces.h \
 	src/admin/salvage.c src/admin/salvage.h src/admin/salvage_internal.h \
 	src/admin/salvage_entries.c src/admin/salvage_header.c src/admin/salvage_places.c \
-	src/admin/salvage_repair.c src/admin/salvage_size.c src/admin/salvage_tables.c \
+	src/admin/salvage_copies.c src/admin/salvage_repair.c src/admin/salvage_size.c src/admin/salvage_tables.c \
 	src/admin/slack.c src/admin/slack.h src/admin/uses.c src/admin/uses.h \
 	src/admin/create.c src/admin/create.h src/admin/create_write.c \
 	src/admin/create_files.c src/admin/create_files.h \

@@ -14,6 +14,7 @@
  *     salvage.c          the order of it all, and what is told
  *     salvage_header.c   header fields, the cluster size
  *     salvage_tables.c   L1 tables
+ *     salvage_copies.c   L1 tables of snapshots that the snapshot table does not tell
  *     salvage_size.c     the size of the disk, also by its table of partitions
  *     salvage_places.c   where L2 tables that nothing names belong
  *     salvage_entries.c  L2 tables: recognising them

@@ -110,12 +110,22 @@ struct salvage_l1 {
 /* Whether no entry of [begin, end) names anything, and none is bad. */
 bool salvage_is_empty(const struct salvage_work *work, uint64_t begin, uint64_t end);
 
+/* Whether the entries there, and zeros behind them, are an L1 table: each that is none names an L2
+ * table, or what was cut off. */
+bool salvage_names_tables_alone(struct salvage_work *work, uint64_t offset, uint64_t entries);
+
 /* The entry of a snapshot's L1 table; false: there is none, or it is 0. */
 bool salvage_snapshot_entry(const struct salvage_work *work, const struct snapshot *snapshot,
                             uint64_t index, uint64_t *entry);
 
 /* What the header says, or was given, of the disk's size in bytes, whatever that is. */
 uint64_t salvage_recorded_size(const struct salvage_work *work);
+
+/* --- salvage_copies.c */
+
+/* Adds to work->snapshots the L1 tables of those that the snapshot table does not tell. 0 or
+ * -ENOMEM. */
+int salvage_find_copies(struct salvage_work *work);
 
 /* --- salvage_size.c */
 

@@ -283,6 +283,28 @@ static struct candidate judge_cluster(struct salvage_work *work, uint64_t offset
     return found;
 }
 
+bool salvage_names_tables_alone(struct salvage_work *work, uint64_t offset, uint64_t entries)
+{
+    uint64_t size = work->header.cluster_size, tables = 0;
+    size_t length = in_memory(div_round_up(entries * L1_ENTRY_BYTES, size) * size);
+    uint8_t *raw = malloc(length);
+    bool alone = raw != NULL && store_read(work->file, offset, raw, length) == 0;
+
+    for (size_t at = 0; at < length && alone; at += L1_ENTRY_BYTES) {
+        uint64_t entry = load_be64(raw + at);
+        enum salvage_look look = (entry & L1_ENTRY_RESERVED) == 0
+                                     ? look_at(work, l1_entry_table(entry))
+                                     : SALVAGE_LOOK_NOTHING;
+        bool is_table = look == SALVAGE_LOOK_TABLE || look == SALVAGE_LOOK_SHARED;
+
+        tables += is_table;
+        alone =
+            entry == 0 || (at < entries * L1_ENTRY_BYTES && (is_table || is_cut_off(work, entry)));
+    }
+    free(raw);
+    return alone && tables > 0;
+}
+
 static bool is_snapshots(const struct salvage_work *work, uint64_t offset)
 {
     for (size_t i = 0; work->snapshots != NULL && i < work->snapshots->count; i++) {
@@ -475,6 +497,20 @@ static int use_snapshots(struct salvage_l1 *search)
     return 0;
 }
 
+/* Of what the snapshot table no longer tells. */
+static int use_lost_snapshots(struct salvage_l1 *search)
+{
+    struct salvage_work *work = search->work;
+    uint32_t told = load_be32(work->first + HEADER_NB_SNAPSHOTS);
+    int result;
+
+    if (told <= work->snapshot_count || told > SNAPSHOTS_MAX) {
+        return 0;
+    }
+    result = salvage_find_copies(work);
+    return result == 0 ? use_snapshots(search) : result;
+}
+
 /* --- All of it -------------------------------------------------------------------------------- */
 
 int salvage_find_l1(struct salvage_work *work)
@@ -486,6 +522,9 @@ int salvage_find_l1(struct salvage_work *work)
     if (result == 0) {
         settle_entries(work);
         result = use_snapshots(&search);
+    }
+    if (result == 0) {
+        result = use_lost_snapshots(&search);
     }
     if (result == 0) {
         result = salvage_complete_l1(&search);

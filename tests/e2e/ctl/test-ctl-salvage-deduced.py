@@ -44,6 +44,20 @@ def _(directory):
                  lambda opened, _size: opened.file.truncate(table_of(opened, 0)))
 
 
+@suite.test("the L1 tables of snapshots are found where the table of snapshots was cut off, or is junk")
+def _(directory):
+    def cut(opened, _size):
+        opened.file.truncate(table_of(opened, 1) & ~0xFFF)
+    def junk(opened, size):
+        opened.write(opened["snapshots_offset"], random.Random(9).randbytes(size))
+        opened.write(table_of(opened, 1), random.Random(9).randbytes(size))
+    for damage in (cut, junk):
+        counted = recovered(directory, "snapshots-4k", damage)
+        check_equal(counted["missed"], 0, "bytes whose place is told and that are not right")
+        check(counted["told"] > 8 * MiB, "only %d bytes are told", counted["told"])
+        os.unlink(os.path.join(directory, "snapshots-4k"))
+
+
 @suite.test("incompatible features that cannot be say nothing of extended L2 entries")
 def _(directory):
     for kind in ("compressed", "plain-64k", "subclusters"):
