@@ -76,6 +76,10 @@ package debhelper       command dh
 package dpkg-dev        command dpkg-buildpackage
 package lintian         command lintian
 browser chromium        command chromium
+ceph    ceph-mon        command ceph-mon
+ceph    ceph-osd        command ceph-osd
+ceph    ceph-common     command rbd
+ceph    qemu-block-extra any    /usr/lib/*/qemu/block-rbd.so
 fuzz    clang           command clang
 fuzz    libclang-rt-dev fuzzer clang
 lint    clang-format    format  14
@@ -91,6 +95,11 @@ setup_has() {
     command) command -v "$2" >/dev/null 2>&1 ;;
     module) pkg-config --exists "$2" 2>/dev/null ;;
     file) [ -e "$2" ] ;;
+    any)
+        # shellcheck disable=SC2086
+        set -- $2
+        [ -e "$1" ]
+        ;;
     # Another Debian has another version, which is of no use.
     format) setup_formatter >/dev/null 2>&1 || ! setup_has_formatter ;;
     fuzzer) "$2" -fsanitize=fuzzer -x c -o /dev/null - >/dev/null 2>&1 <<END ;;

@@ -258,6 +258,7 @@ E2E_HELPERS = \
 	tests/e2e/lib/busy_clock.c \
 	tests/e2e/lib/inside.c \
 	tests/e2e/lib/casefile.py \
+	tests/e2e/lib/ceph.py \
 	tests/e2e/lib/chains.py \
 	tests/e2e/lib/changed.py \
 	tests/e2e/lib/checks.py \

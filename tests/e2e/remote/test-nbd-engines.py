@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""What nbdkit brings along: web servers, TLS, servers that end; and nbdkit that serves the disk of a mount."""
+"""What nbdkit brings along: web servers, TLS, servers that end; and nbdkit that serves the disk of a mount.
+
+Ceph, which is large, behind qemu-nbd: QCOW2FS_LONG=1 wants it, otherwise it is asked where it is there.
+"""
 
 import contextlib
 import os
 import socket
 
-from lib import compare, ctl, image, mount, nbd, tap, tools
+from lib import ceph, compare, ctl, image, mount, nbd, tap, tools
 from lib.image import MiB
 from lib.nbd import NBDKIT, nbdkit, some_image
 from lib.tap import check, check_equal
@@ -16,6 +19,7 @@ suite = tap.Suite(needs=[tools.fuse, tools.QEMU])
 
 
 CURL = [*NBDKIT, nbd.plugin("curl")]
+LONG = os.environ.get("QCOW2FS_LONG") == "1"
 
 
 # --- a web server -------------------------------------------------------------------------------
@@ -143,6 +147,35 @@ def _(directory):
         with mount.mount("nbds://localhost:%d/?tls-certificates=%s" % (port, place), "ro") as mounted:
             compare.check_files(mounted.disk, raw)
         ctl.refused("info", "nbd://127.0.0.1:%d/" % port, words=["NBD server", "TLS"])
+
+
+# --- Ceph ---------------------------------------------------------------------------------------
+
+
+if LONG or all(need() is None for need in ceph.NEEDS):
+
+    @suite.test("an image in an RBD volume is read, and written: what fsync has acknowledged is there",
+                needs=[nbd.built, tools.tool("qemu-nbd"), *ceph.NEEDS])
+    def _(directory):
+        path, raw = some_image(directory)
+        new, copy = os.urandom(MiB), os.path.join(directory, "copy.qcow2")
+        with ceph.cluster(directory) as cluster:
+            cluster.make_volume(path)
+            with nbd.qemu_nbd(directory, cluster.volume, "-e", "4") as (address, _process):
+                with mount.mount(address, "ro") as mounted:
+                    compare.check_files(mounted.disk, raw)
+                    compare.check_random_preads(mounted.disk, raw, count=60)
+            with nbd.qemu_nbd(directory, cluster.volume, writable=True) as (address, _process):
+                with mount.mount(address, "locking=off", writable=True) as mounted:
+                    for disk in (mounted.disk, raw):
+                        with open(disk, "r+b", buffering=0) as file:
+                            file.seek(3 * MiB)
+                            file.write(new)
+                            os.fsync(file.fileno())
+                    mounted.kill()
+            cluster.ask("rbd", "export", ceph.POOL + "/" + ceph.VOLUME, copy)
+        ctl.ctl("check", "-q", copy)
+        ctl.ctl("compare", "-q", "-f", "qcow2", "-F", "raw", copy, raw)
 
 
 # --- the other way round ------------------------------------------------------------------------
