@@ -65,7 +65,8 @@ def _grid(family, places, unit, x, y, bounds):
     while value <= high * 1.001:
         at = y.place(value)
         parts.append(_line("grid", x.at, at, x.at + x.length, at))
-        parts.append(_text(x.at - 6, at + 4, amount(value, unit), "soft", "end"))
+        tick = "%g %s" % (value, unit) if unit != "ms" else amount(value, unit)
+        parts.append(_text(x.at - 6, at + 4, tick, "soft", "end"))
         value *= 10
     for place in places:
         at = x.place(place)
@@ -105,8 +106,13 @@ def _curve(one, x, y):
 
 
 def _slopes(found):
-    told = ["%s %.2f" % (one.label, one.end()) for one in found if one.end() is not None]
-    return "slope at the end: " + "; ".join(told) if told else ""
+    told = {}
+    for one in found:
+        if one.end() is not None:
+            name, _comma, kind = one.label.partition(", ")
+            told.setdefault(name, []).append((kind + " %.2f" % one.end()).strip())
+    return "slope at the end: " + "; ".join(
+        "%s %s" % (name, ", ".join(slopes)) for name, slopes in told.items()) if told else ""
 
 
 def _panel(family, curve, found, left, top):
