@@ -38,7 +38,7 @@
 
 static int says = -1;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
-static ssize_t (*read_at)(int fd, void *buffer, size_t size, off_t offset);
+static ssize_t (*read_at)(int fd, void *buffer, size_t size, off64_t offset);
 static int (*reply_buf)(void *request, const char *buffer, size_t size);
 static void *(*open_library)(const char *name, int flags);
 static long (*system_call)(long number, ...);
@@ -49,7 +49,7 @@ __attribute__((constructor)) static void begin(void)
 
     *(void **)&reply_buf = dlsym(RTLD_NEXT, "fuse_reply_buf");
     *(void **)&open_library = dlsym(RTLD_NEXT, "dlopen");
-    *(void **)&read_at = dlsym(RTLD_NEXT, "pread");
+    *(void **)&read_at = dlsym(RTLD_NEXT, "pread64");
     *(void **)&system_call = dlsym(RTLD_NEXT, "syscall");
     if (path != NULL) {
         says = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
@@ -215,7 +215,7 @@ int fuse_reply_buf(void *request, const char *buffer, size_t size)
     return reply_buf(request, buffer, size);
 }
 
-static ssize_t read_image(int fd, void *buffer, size_t size, off_t offset)
+static ssize_t read_image(int fd, void *buffer, size_t size, off64_t offset)
 {
     ssize_t count = read_at(fd, buffer, size, offset);
 
@@ -231,7 +231,7 @@ ssize_t pread(int fd, void *buffer, size_t size, off_t offset)
     return read_image(fd, buffer, size, offset);
 }
 
-ssize_t pread64(int fd, void *buffer, size_t size, off_t offset)
+ssize_t pread64(int fd, void *buffer, size_t size, off64_t offset)
 {
     return read_image(fd, buffer, size, offset);
 }
@@ -242,7 +242,7 @@ ssize_t __pread_chk(int fd, void *buffer, size_t size, off_t offset, size_t room
     return read_image(fd, buffer, size, offset);
 }
 
-ssize_t __pread64_chk(int fd, void *buffer, size_t size, off_t offset, size_t room)
+ssize_t __pread64_chk(int fd, void *buffer, size_t size, off64_t offset, size_t room)
 {
     (void)room;
     return read_image(fd, buffer, size, offset);

@@ -29,8 +29,13 @@ END_TEST
 
 START_TEST(a_store_can_be_larger_than_memory_and_grow)
 {
-    struct store *store = memory_store_create(UINT64_C(1) << 38);
+    struct store *store;
     char byte;
+
+    if (sizeof(size_t) < sizeof(uint64_t)) {
+        return; /* one is a range of addresses */
+    }
+    store = memory_store_create(UINT64_C(1) << 38);
 
     ck_assert_int_eq(store_write(store, UINT64_C(1) << 39, "z", 1), 0);
     ck_assert_uint_eq(memory_store_size(store), (UINT64_C(1) << 39) + 1);
