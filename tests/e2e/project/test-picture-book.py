@@ -28,8 +28,8 @@ def text_of(path):
         return file.read()
 
 
-def pictures_of_page():
-    return re.findall(r"!\[[^]]+\]\((pictures/[a-z-]+\.svg)\)", text_of(os.path.join(DOCS, "pictures.md")))
+def pictures_of_page(page="pictures.md"):
+    return re.findall(r"!\[[^]]+\]\((pictures/[a-z-]+\.svg)\)", text_of(os.path.join(DOCS, page)))
 
 
 def look(svg):
@@ -37,11 +37,11 @@ def look(svg):
     return re.search(r"<style>.*</defs>", svg, re.DOTALL).group(0)
 
 
-@suite.test("the page shows all pictures that are beside it, and they look as they are drawn now")
+@suite.test("the pages show all pictures that are beside them, and those of disks look as they are drawn now")
 def _(directory):
     named = pictures_of_page()
     check(len(named) >= 5, "only %r", named)
-    check_equal(sorted(named), sorted("pictures/" + name for name in os.listdir(os.path.join(DOCS, "pictures"))),
+    check_equal(sorted(named + pictures_of_page("performance.md")), sorted("pictures/" + name for name in os.listdir(os.path.join(DOCS, "pictures"))),
                 "the pictures")
     now = look(ctl.ctl("map", "--svg=-", bad.sample("plain", directory)).stdout)
     for name in named:
