@@ -23,8 +23,8 @@ SEED = int(os.environ.get("QCOW2FS_SALVAGE_SEED", 1))
 IMAGES = int(os.environ.get("QCOW2FS_SALVAGE_IMAGES", 500 if LONG else 44))
 OWN = "qcow2ctl salvage"
 GOALS = {"4 KiB and more": 0.99, "all": 0.98}
-MISSED_MOST = 0.01  # of what is told
-WRONG_MOST = 0.02   # of all, shown where it never was
+MISSED_MOST = 0.005  # of what is told; the goal is 0.01
+WRONG_MOST = 0.02    # of all, shown where it never was
 
 suite = tap.Suite(needs=[tools.QEMU])
 
