@@ -249,18 +249,20 @@ def _as_postgres(*argv, **keywords):
 
 @contextlib.contextmanager
 def _served(programs, data):
-    """A server that can be reached by a socket in `data` alone."""
+    """A server that can be reached by a socket alone; the socket's directory."""
+    sockets = run.short(data)
+    shutil.chown(sockets, "postgres")
     with subprocess.Popen(["runuser", "-u", "postgres", "--", os.path.join(programs, "postgres"),
-                           "-D", data, "-k", data, "-c", "listen_addresses="],
+                           "-D", data, "-k", sockets, "-c", "listen_addresses="],
                           stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                           stderr=subprocess.DEVNULL, env=tools.environment()) as process:
         try:
-            while tools.run(os.path.join(programs, "pg_isready"), "-q", "-h", data,
+            while tools.run(os.path.join(programs, "pg_isready"), "-q", "-h", sockets,
                             status=None).returncode != 0:
                 if process.poll() is not None:
                     raise CannotServe("PostgreSQL does not start")
                 time.sleep(0.02)
-            yield
+            yield sockets
         finally:
             _as_postgres(os.path.join(programs, "pg_ctl"), "stop", "-w", "-m", "fast", "-D", data)
 
@@ -279,8 +281,8 @@ def commits(context, line, workload):
             os.chmod(at, 0o777)
             data = os.path.join(at, "data")
             _as_postgres(os.path.join(programs, "initdb"), "-D", data, "-A", "trust", cwd="/")
-            with _served(programs, data):
-                bench = [os.path.join(programs, "pgbench"), "-h", data]
+            with _served(programs, data) as sockets:
+                bench = [os.path.join(programs, "pgbench"), "-h", sockets]
                 _as_postgres(*bench, "-q", "-i", "-s", "5", "postgres", cwd="/")
                 said = _as_postgres(*bench, "-n", "-c", str(CLIENTS), "-T",
                                     str(max(1, round(context.seconds))), "postgres", cwd="/")
