@@ -7,11 +7,10 @@ Nothing of it is where a Ceph of this machine would be, and nobody has to prove 
 import contextlib
 import glob
 import os
-import socket
 import subprocess
 import uuid
 
-from . import run, tools
+from . import nbd, run, tools
 from .image import MiB
 
 
@@ -24,12 +23,6 @@ POOL, VOLUME = "pool", "volume"
 SECONDS = 300  # for one command: it waits until the OSD is there
 
 
-def _free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 class Ceph:
     """In a directory, whose daemons end with stop()."""
 
@@ -38,7 +31,7 @@ class Ceph:
         os.makedirs(os.path.join(self._place, "osd"))
         self.conf = os.path.join(self._place, "ceph.conf")
         self._daemons = []
-        self._monitor, self._id = "[v2:127.0.0.1:%d]" % _free_port(), str(uuid.uuid4())
+        self._monitor, self._id = "[v2:127.0.0.1:%d]" % nbd.free_port(), str(uuid.uuid4())
         with open(self.conf, "w", encoding="ascii") as file:
             file.write("""[global]
 fsid = {fsid}

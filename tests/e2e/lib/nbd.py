@@ -54,6 +54,13 @@ def plugin(name):
     return missing
 
 
+def free_port():
+    """Of TCP; nobody else takes it in a moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 # --- real ones ----------------------------------------------------------------------------------
 
 

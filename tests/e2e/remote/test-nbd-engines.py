@@ -7,7 +7,6 @@ Ceph, which is large, behind qemu-nbd: QCOW2FS_LONG=1 wants it, otherwise it is 
 
 import contextlib
 import os
-import socket
 
 from lib import ceph, compare, ctl, image, mount, nbd, tap, tools
 from lib.image import MiB
@@ -129,17 +128,11 @@ def certificates(directory):
     return place
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @suite.test("nbds:// with certificates of a directory that the address names",
             needs=[*NBDKIT, tools.tool("openssl")])
 def _(directory):
     path, raw = some_image(directory)
-    place, port = certificates(directory), free_port()
+    place, port = certificates(directory), nbd.free_port()
     served = nbd.server(os.path.join(directory, "tls"), "nbdkit", "-f", "-r", "-i", "127.0.0.1", "-p",
                         str(port), "-P", os.path.join(directory, "tls.pid"), "--tls=require",
                         "--tls-certificates=" + place, "file", path)

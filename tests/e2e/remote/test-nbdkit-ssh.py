@@ -30,12 +30,6 @@ def private_file(path, text):
         file.write(text)
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 class Server:
     """What root has as a home is a directory of the test's, in mounts of the server's own."""
 
@@ -44,7 +38,7 @@ class Server:
         os.makedirs(os.path.join(self.home, ".ssh"), mode=0o700)
         self.identity = os.path.join(directory, "identity")
         self.known = os.path.join(directory, "known")
-        self.port = free_port()
+        self.port = nbd.free_port()
         key, passwd = os.path.join(directory, "key"), os.path.join(directory, "passwd")
         private_file(os.path.join(self.home, ".ssh", "authorized_keys"), new_key(key) + "\n")
         tools.run("dropbearconvert", "dropbear", "openssh", key, self.identity)
