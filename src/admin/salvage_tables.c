@@ -148,12 +148,14 @@ static bool has_bad(const struct salvage_work *work, uint64_t begin, uint64_t en
     return begin < end && memchr(work->bad + begin, 1, in_memory(end - begin)) != NULL;
 }
 
-/* Whether the header says how many entries there are, and that can be. */
+/* Whether the header says how many entries there are, and that can be: more than the file has room
+ * for only where the size of the disk says as much. */
 static bool is_told(const struct salvage_work *work)
 {
     uint64_t told = load_be32(work->first + HEADER_L1_SIZE);
 
-    return told != 0 && told <= ENTRIES_MAX;
+    return told != 0 && told <= ENTRIES_MAX &&
+           (told * L1_ENTRY_BYTES < work->file_size || needed_entries(work) > 0);
 }
 
 /* Where the size of the disk, and that of the table, say different things. */

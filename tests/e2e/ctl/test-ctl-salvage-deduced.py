@@ -80,6 +80,16 @@ def _(directory):
     all_is_right(directory, "snapshots-4k", damage)
 
 
+@suite.test("an L1 table has not more entries than the file has room for, where no size says so")
+def _(directory):
+    def damage(opened, _size):
+        opened["l1_size"] = 4 << 20
+        opened["virtual_size"] = 0
+        opened["l1_table_offset"] = 0
+        opened["nb_snapshots"] = 0
+    all_is_right(directory, "snapshots-64k", damage)
+
+
 @suite.test("a refcount table is not longer than the file needs, whatever the header says")
 def _(directory):
     for kind, clusters in (("version-2", 190), ("plain-64k", 100), ("plain-4k", 1 << 20),
