@@ -144,6 +144,8 @@ int amend_open_behind(const struct image *image, const struct amend_change *chan
         .log = log,
         .file = image->file,
         .data_file = image->data_file,
+        .is = image->is,
+        .data_is = image->data_is,
         .header = &behind->header,
     };
     result = check_there(&behind->overlay, change->backing_file, error);
