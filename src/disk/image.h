@@ -111,6 +111,7 @@ struct image {
     char *data_file_path;    /* NULL without an external data file */
     struct image_file is, data_is; /* `file` and `data_file`, as long as they are open */
     _Atomic uint64_t virtual_size; /* bytes; a writer may change it */
+    _Atomic uint64_t cuts;         /* how often it became smaller, before anything was dropped */
     bool is_device;                /* the file is a block device */
     uint64_t file_size;            /* bytes, when it was opened */
     uint64_t preferred;            /* bytes, of requests to `file`: as in struct store_info */

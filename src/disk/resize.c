@@ -345,6 +345,7 @@ static int shrink(struct writer *writer, uint64_t size, const struct stop *stop)
     }
     if (result == 0) {
         atomic_store(&writer->image->virtual_size, size);
+        atomic_fetch_add(&writer->image->cuts, 1);
         tracking_mark(writer, size, rounded); /* whole sectors: the rest of the last one is zeros */
         writer->late_writes = writer->options.growable;
         result = drop_rest(writer, rounded, stop);

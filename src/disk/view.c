@@ -318,22 +318,8 @@ static int read_inside(struct view *view, uint64_t guest_offset, uint8_t *to, si
     return result;
 }
 
-/*
- * A disk that gets smaller has its new size before its clusters are dropped:
- * what was looked up behind it may be what the backing image had there.
- */
-static void hide_lost(const struct view *view, uint64_t guest_offset, uint8_t *buffer,
-                      size_t length)
-{
-    uint64_t size = view_size(view);
-    uint64_t inside = guest_offset < size ? size - guest_offset : 0;
-
-    if (length > inside) {
-        memset(buffer + inside, 0, in_memory(length - inside));
-    }
-}
-
-int view_read(struct view *view, uint64_t guest_offset, void *buffer, size_t length)
+/* Reads what the disk has as this begins, and zeros behind its end. */
+static int read_once(struct view *view, uint64_t guest_offset, uint8_t *buffer, size_t length)
 {
     struct inflight *inflight = view->image->inflight;
     uint64_t size = view_size(view);
@@ -342,7 +328,7 @@ int view_read(struct view *view, uint64_t guest_offset, void *buffer, size_t len
     int result;
 
     if (length > inside) {
-        memset((uint8_t *)buffer + inside, 0, in_memory(length - inside));
+        memset(buffer + inside, 0, in_memory(length - inside));
         length = in_memory(inside);
     }
     /* R4: between the look-up and the read, the clusters found stay what they are. */
@@ -352,8 +338,24 @@ int view_read(struct view *view, uint64_t guest_offset, void *buffer, size_t len
     result = read_inside(view, guest_offset, buffer, length);
     if (inflight != NULL) {
         inflight_leave(inflight, generation);
-        hide_lost(view, guest_offset, buffer, length);
     }
+    return result;
+}
+
+/*
+ * A disk that gets smaller loses clusters: what was looked up there meanwhile may be what the
+ * backing image has. Its size does not tell: it may be larger again.
+ */
+int view_read(struct view *view, uint64_t guest_offset, void *buffer, size_t length)
+{
+    const struct image *image = view->image;
+    uint64_t cuts;
+    int result;
+
+    do {
+        cuts = image->cuts;
+        result = read_once(view, guest_offset, buffer, length);
+    } while (image->cuts != cuts);
     return result;
 }
 

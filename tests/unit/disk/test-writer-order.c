@@ -219,6 +219,53 @@ START_TEST(a_disk_that_fails_to_grow_is_as_it_was_and_keeps_what_was_written)
 }
 END_TEST
 
+/* --- A disk that gets smaller --------------------------------------------------------------- */
+
+struct looking {
+    struct view *view;
+    uint8_t bytes[2 * 64 * 1024]; /* the first two clusters */
+    int result;
+};
+
+static void *look(void *context)
+{
+    struct looking *looking = context;
+
+    looking->result = view_read(looking->view, 0, looking->bytes, sizeof(looking->bytes));
+    return NULL;
+}
+
+/* The read looks up the second cluster when it has gone, and ends when the disk has its old size.
+ */
+START_TEST(a_read_beside_a_disk_that_is_smaller_for_a_while_sees_nothing_of_the_base)
+{
+    struct looking *looking = calloc(1, sizeof(*looking));
+    struct writer_case subject;
+    struct store *base = open_on_base(&subject, 2 * CLUSTER, false, NULL);
+    pthread_t thread;
+
+    ck_assert_ptr_nonnull(looking);
+    looking->view = subject.view;
+    write_now(&subject, CLUSTER, CLUSTER, 'w');
+    memory_store_block_reads(base, 0, 512);
+    ck_assert_int_eq(pthread_create(&thread, NULL, look, looking), 0);
+    memory_store_wait_blocked(base, 1);
+    ck_assert_int_eq(writer_resize(subject.writer, CLUSTER, NULL), 0);
+    memory_store_block_reads(base, CLUSTER, 512);
+    memory_store_wait_blocked(base, 1);
+    ck_assert_int_eq(writer_resize(subject.writer, 2 * CLUSTER, NULL), 0);
+    memory_store_release_reads(base);
+    pthread_join(thread, NULL);
+    ck_assert_int_eq(looking->result, 0);
+    ck_assert_uint_eq(looking->bytes[0], 'z');
+    ck_assert_uint_eq(looking->bytes[CLUSTER], 0);
+    ck_assert_mem_eq(looking->bytes + CLUSTER, looking->bytes + CLUSTER + 1, CLUSTER - 1);
+    expect_fill(&subject, CLUSTER, CLUSTER, 0);
+    free(looking);
+    end_sound(&subject);
+}
+END_TEST
+
 /* --- Preallocation ------------------------------------------------------------------------- */
 
 START_TEST(a_preallocation_does_not_bring_back_what_was_before_a_write)
@@ -423,14 +470,19 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("writer-order");
-    TCase *grow = tcase_create("a disk that grows"), *place = tcase_create("preallocation"),
-          *in_place = tcase_create("in place"), *last = tcase_create("the end");
+    TCase *grow = tcase_create("a disk that grows"),
+          *shrink = tcase_create("a disk that gets smaller"),
+          *place = tcase_create("preallocation"), *in_place = tcase_create("in place"),
+          *last = tcase_create("the end");
 
     tcase_add_test(grow, a_disk_that_grows_has_its_new_size_when_all_that_it_gains_is_zeros);
     tcase_add_loop_test(grow, a_write_to_the_last_cluster_while_the_disk_grows_is_kept, 0, 2);
     tcase_add_loop_test(grow, a_disk_that_fails_to_grow_is_as_it_was_and_keeps_what_was_written, 0,
                         12);
     suite_add_tcase(suite, grow);
+    tcase_add_test(shrink,
+                   a_read_beside_a_disk_that_is_smaller_for_a_while_sees_nothing_of_the_base);
+    suite_add_tcase(suite, shrink);
     tcase_add_test(place, a_preallocation_does_not_bring_back_what_was_before_a_write);
     suite_add_tcase(suite, place);
     tcase_add_loop_test(in_place,

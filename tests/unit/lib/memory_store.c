@@ -38,8 +38,10 @@ struct memory_store {
     struct range failing;
     int failing_error;
     struct range blocked;
-    uint64_t tear; /* 0: no read is torn */
-    bool torn;     /* one waits in its midst */
+    unsigned blocking;      /* counts changes of that */
+    unsigned blocked_reads; /* that wait since the last one */
+    uint64_t tear;          /* 0: no read is torn */
+    bool torn;              /* one waits in its midst */
     enum {
         HOLD_NONE,
         HOLD_NEXT,
@@ -117,15 +119,16 @@ static void set_size(struct memory_store *memory, uint64_t size)
 
 static void wait_while_blocked(struct memory_store *memory, uint64_t offset, size_t length)
 {
-    if (!touches(memory->blocked, offset, length)) {
-        return;
-    }
-    memory->waiting++;
-    pthread_cond_broadcast(&memory->changed);
     while (touches(memory->blocked, offset, length)) {
-        pthread_cond_wait(&memory->changed, &memory->mutex);
+        unsigned blocking = memory->blocking;
+
+        memory->waiting++;
+        memory->blocked_reads++;
+        pthread_cond_broadcast(&memory->changed);
+        while (memory->blocking == blocking) {
+            pthread_cond_wait(&memory->changed, &memory->mutex);
+        }
     }
-    memory->waiting--;
 }
 
 /* Where a read waits in its midst: the bytes before that are in the buffer then. */
@@ -491,6 +494,9 @@ void memory_store_block_reads(struct store *store, uint64_t offset, uint64_t len
     struct memory_store *memory = lock_memory(store);
 
     memory->blocked = (struct range){offset, length};
+    memory->waiting -= memory->blocked_reads; /* who still has to, waits anew */
+    memory->blocked_reads = 0;
+    memory->blocking++;
     pthread_cond_broadcast(&memory->changed);
     pthread_mutex_unlock(&memory->mutex);
 }
