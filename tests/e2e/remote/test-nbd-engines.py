@@ -8,7 +8,7 @@ Ceph, which is large, behind qemu-nbd: QCOW2FS_LONG=1 wants it, otherwise it is 
 import contextlib
 import os
 
-from lib import ceph, compare, ctl, image, mount, nbd, tap, tools
+from lib import ceph, compare, ctl, image, mount, nbd, tap, tools, twin
 from lib.image import MiB
 from lib.nbd import NBDKIT, nbdkit, some_image
 from lib.tap import check, check_equal
@@ -160,11 +160,9 @@ if LONG or all(need() is None for need in ceph.NEEDS):
                     compare.check_random_preads(mounted.disk, raw, count=60)
             with nbd.qemu_nbd(directory, cluster.volume, writable=True) as (address, _process):
                 with mount.mount(address, "locking=off", writable=True) as mounted:
-                    for disk in (mounted.disk, raw):
-                        with open(disk, "r+b", buffering=0) as file:
-                            file.seek(3 * MiB)
-                            file.write(new)
-                            os.fsync(file.fileno())
+                    with twin.Twin(mounted.disk, raw) as both:
+                        both.write(3 * MiB, new)
+                        both.sync()
                     mounted.kill()
             cluster.ask("rbd", "export", ceph.POOL + "/" + ceph.VOLUME, copy)
         ctl.ctl("check", "-q", copy)

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 
-from lib import compare, ctl, image, mount, nbd, private, run, tap, tools
+from lib import compare, ctl, image, mount, nbd, private, run, tap, tools, twin
 from lib.image import MiB
 from lib.nbd import NBDKIT, some_image
 from lib.tap import check
@@ -98,11 +98,9 @@ def _(directory):
     new = os.urandom(MiB)
     with ssh_server(directory) as server:
         with mount.mount("nbdkit:%s %s" % (server.words, path), "locking=off", writable=True) as mounted:
-            for disk in (mounted.disk, raw):
-                with open(disk, "r+b", buffering=0) as file:
-                    file.seek(3 * MiB)
-                    file.write(new)
-                    os.fsync(file.fileno())
+            with twin.Twin(mounted.disk, raw) as both:
+                both.write(3 * MiB, new)
+                both.sync()
             mounted.kill()
     ctl.ctl("check", "-q", path)
     image.to_raw(path, os.path.join(directory, "now"))
