@@ -7,12 +7,14 @@ who holds an image, a user without rights.
 
 import contextlib
 import errno
-import mmap
+import glob
 import json
+import mmap
 import os
 import random
 import selectors
 import shutil
+import signal
 import stat
 import subprocess
 import tempfile
@@ -331,6 +333,19 @@ def wait_for(condition, what, seconds=20):
     while not condition():
         check(time.monotonic() < deadline, "still not after %d seconds: %s", seconds, what)
         time.sleep(0.01)
+
+
+def stop(pid):
+    """Stops a process. kill() returns before its threads have stopped, and they may go on with their work till then."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: all(_is_stopped(path) for path in glob.glob("/proc/%d/task/*/stat" % pid)),
+             "each thread of process %d has stopped" % pid)
+
+
+def _is_stopped(path):
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(path, "rb") as file:
+        return file.read().rpartition(b") ")[2][:1] in b"TtZX"
+    return True
 
 
 # --- mounts that a test makes in its own way ----------------------------------------------------

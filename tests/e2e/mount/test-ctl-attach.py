@@ -125,7 +125,7 @@ def _(directory):
     shutil.copyfile(first, second)
     with files.attached(first) as device, files.attached(second) as other:
         pid = files.listed(first)[0]["pid"]
-        os.kill(pid, signal.SIGSTOP)
+        bad.stop(pid)
         try:
             # Its last answer is valid for a moment.
             bad.wait_for(lambda: device + ": whoever serves its file does not answer" in
@@ -152,7 +152,7 @@ def _(directory):
         with contextlib.ExitStack() as stack:
             gone = stack.enter_context(mount.mount(first, at=places[0], writable=True))
             device = os.stat(places[0]).st_dev
-            os.kill(gone.pids[0], signal.SIGSTOP)
+            bad.stop(gone.pids[0])
             stack.callback(os.kill, gone.pids[0], signal.SIGCONT)
             tools.run("umount", "-i", "-l", places[0])
             stack.enter_context(mount.mount(second, at=places[1], writable=True))

@@ -204,7 +204,7 @@ def _(directory):
     process = start(path, at)
     try:
         minor = os.minor(os.stat(at).st_dev)
-        process.send_signal(signal.SIGSTOP)
+        bad.stop(process.pid)
         abort_connection(minor)
         check(is_dead(at), "the connection is not aborted")
         refused(path, at)

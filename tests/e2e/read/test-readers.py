@@ -198,7 +198,7 @@ readers("a chain of four, cleaned every second", chain, "cache-clean-interval=1"
 @contextlib.contextmanager
 def stopped(mounted):
     """The daemon answers nothing for a while."""
-    os.kill(mounted.pids[0], signal.SIGSTOP)
+    bad.stop(mounted.pids[0])
     try:
         yield
     finally:

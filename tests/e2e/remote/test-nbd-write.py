@@ -471,8 +471,7 @@ def _(directory):
         with mount.mount(address, "ro", "nbd-timeout=1") as mounted:
             with opened(mounted.disk, os.O_RDONLY) as disk:
                 os.posix_fadvise(disk, 0, 0, os.POSIX_FADV_RANDOM)
-                process.send_signal(signal.SIGSTOP)
-                os.waitpid(process.pid, os.WUNTRACED)  # each of its threads has stopped
+                bad.stop(process.pid)
                 check_equal(errno_of(os.pread, disk, 4096, 4 * MiB), nbd.EIO, "a read")
                 process.send_signal(signal.SIGCONT)
             compare.check_files(mounted.disk, raw)
