@@ -596,13 +596,13 @@ def _(directory):
                            "-q", path], stdout=subprocess.DEVNULL, stderr=slave) as process:
         os.close(slave)
         told = b""
-        while select.select([master], [], [], 20)[0]:
+        while select.select([master], [], [], tools.TIMEOUT)[0]:
             try:
                 data = os.read(master, 4096)
             except OSError:  # nobody holds the other end
                 break
             told += data
-        check_equal(process.wait(20), CLEAN, "the status")
+        check_equal(process.wait(tools.TIMEOUT), CLEAN, "the status")
     os.close(master)
     for word in (b"checking: ", b" %, ", b" L2 tables/s, ", b" left"):
         check(word in told, "no %r in %r", word, told)

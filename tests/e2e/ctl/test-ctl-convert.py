@@ -461,7 +461,7 @@ def interrupted(directory, number, target):
 
     bad.wait_for(has_written, "something written")
     process.send_signal(number)
-    check_equal(process.wait(20), -number, "how it ended")
+    check_equal(process.wait(tools.TIMEOUT), -number, "how it ended")
     os.unlink(source)
 
 

@@ -201,7 +201,7 @@ def end_each_way(directory, *arguments):
             check(command.poll() is None, "it ended")
             time.sleep(0.02)
         command.send_signal(number)
-        said = command.communicate(timeout=20)
+        said = command.communicate(timeout=tools.TIMEOUT)
         check_equal((command.returncode, *said), (-number, "", ""), "status, and what it said")
         check_equal(files(), before, "the files")
 

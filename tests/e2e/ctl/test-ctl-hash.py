@@ -169,12 +169,12 @@ def _(directory):
                           stderr=slave) as process:
         os.close(slave)
         told = b""
-        while select.select([master], [], [], 20)[0]:
+        while select.select([master], [], [], tools.TIMEOUT)[0]:
             try:
                 told += os.read(master, 4096)
             except OSError:  # nobody holds the other end
                 break
-        check_equal(process.wait(20), 0, "the status")
+        check_equal(process.wait(tools.TIMEOUT), 0, "the status")
     os.close(master)
     for word in (b"making digests: ", b" %, ", b" left"):
         check(word in told, "no %r in %r", word, told)

@@ -25,7 +25,7 @@ from .image import KiB, MiB
 from .mount import REPORTS
 from .tap import check, check_equal
 
-REFUSAL_SECONDS = 20
+REFUSAL_SECONDS = tools.TIMEOUT  # for what takes no time: a hang is to be seen, not a machine that is busy
 NOBODY = "65534"
 
 # --- images to be spoilt -------------------------------------------------------------
@@ -299,7 +299,7 @@ def held(path, *arguments, image_format="qcow2"):
     finally:
         process.stdin.close()
         try:
-            process.wait(20)
+            process.wait(tools.TIMEOUT)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -314,7 +314,7 @@ def tell(process, command):
     check(told.endswith(b"qemu-io> ") and b"rror" not in told, "%s: %r", command, told)
 
 
-def _read_until(stream, ending, seconds=20):
+def _read_until(stream, ending, seconds=tools.TIMEOUT):
     told = b""
     deadline = time.monotonic() + seconds
     with selectors.DefaultSelector() as selector:
@@ -327,7 +327,7 @@ def _read_until(stream, ending, seconds=20):
     return told
 
 
-def wait_for(condition, what, seconds=20):
+def wait_for(condition, what, seconds=tools.TIMEOUT):
     """Waits until the condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -12,8 +12,8 @@ import time
 
 from . import run, tools
 
-START_SECONDS = 60
-END_SECONDS = 60
+START_SECONDS = tools.TIMEOUT
+END_SECONDS = tools.TIMEOUT
 REPORTS = ("ERROR: AddressSanitizer", "ERROR: LeakSanitizer", "WARNING: ThreadSanitizer",
            "runtime error:", "UndefinedBehaviorSanitizer")
 
@@ -269,7 +269,7 @@ def loop_device(path, *arguments, writable=False):
 def _detach(device):
     tools.run("losetup", "-d", device)
     backing = "/sys/block/%s/loop/backing_file" % os.path.basename(device)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + END_SECONDS
     while os.path.exists(backing):  # udev or blkid may hold it for a moment
         if time.monotonic() > deadline:
             raise AssertionError("%s is still attached: something has it open" % device)

@@ -76,7 +76,7 @@ def _inside(path, top):
 
 def _try(*argv):
     try:
-        return tools.run(*argv, timeout=20, status=None).returncode == 0
+        return tools.run(*argv, timeout=60, status=None).returncode == 0
     except tools.CommandFailed:
         return False
 

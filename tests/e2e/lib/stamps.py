@@ -11,7 +11,7 @@ import random
 import struct
 import threading
 
-from . import write
+from . import bad, tools, write
 from .tap import check
 
 BLOCK = 4096
@@ -174,9 +174,16 @@ def start(disk, ledger, seed, writers=4, pause=0):
     return started
 
 
+def wait(writers, syncs=3):
+    """Until each of them has something to lose."""
+    bad.wait_for(lambda: all(each.acknowledged >= syncs or each.error for each in writers), "something to lose")
+    for writer in writers:
+        check(writer.error is None, "a writer failed: %s", writer.error)
+
+
 def join(writers):
     """Waits for their end; returns the number of syncs that were acknowledged."""
     for writer in writers:
-        writer.join(60)
+        writer.join(tools.TIMEOUT)
         check(not writer.is_alive(), "a writer hangs")
     return sum(writer.acknowledged for writer in writers)

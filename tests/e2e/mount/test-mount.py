@@ -25,7 +25,7 @@ def _(directory):
     for at, name in bad.points(directory):
         with bad.unmounted_at_the_end(at):
             done = tools.run("sh", "-c", 'out=$("$0" -o ro "$1" "$2" 2>&1); echo "[$?$out]"',
-                             run.program(), path, at, env={run.MARK: run.directory}, timeout=30)
+                             run.program(), path, at, env={run.MARK: run.directory})
             check_equal(done.stdout, "[0]\n", "status and output")
             bad.check_disk(at, name, expected)
 

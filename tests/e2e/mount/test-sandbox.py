@@ -141,7 +141,7 @@ def _(directory):
     for word in intruder.DEADLY:
         with taken_over(directory, [word, "nothing"]) as (daemon, at, says):
             read_some(at)
-            check_equal((word, daemon.wait(20)), (word, -signal.SIGSYS), "its end")
+            check_equal((word, daemon.wait(tools.TIMEOUT)), (word, -signal.SIGSYS), "its end")
             check_equal(intruder.answers(says), {word: None}, "what came of it")
             tools.run("umount", "-l", at, status=None)
 
@@ -166,10 +166,10 @@ def _(directory):
         read_some(at)
         check_equal(set(intruder.answers(says).values()), {errno.EACCES}, "what came of it")
         tools.run("umount", at)
-        check_equal(daemon.wait(20), 0, "its end")
+        check_equal(daemon.wait(tools.TIMEOUT), 0, "its end")
         bad.check_sentence(daemon.stderr.read(), "the sandbox is not whole", "libseccomp")
     with taken_over(directory, [], "sandbox=strict", hides=library) as (daemon, at, _says):
-        check_equal(daemon.wait(20), 1, "its status")
+        check_equal(daemon.wait(tools.TIMEOUT), 1, "its status")
         bad.check_sentence(daemon.stderr.read(), "sandbox=strict", "libseccomp")
         check(not mount.is_mounted(at), "it is mounted")
 
@@ -183,7 +183,7 @@ def _(directory):
             found = intruder.answers(says)
             check_equal((found.pop("nothing"), set(found.values())), (0, {errno.ENOSYS}), "what came of it")
             tools.run("umount", at)
-            check_equal((daemon.wait(20), daemon.stderr.read()), (0, ""), "its end, and what it said")
+            check_equal((daemon.wait(tools.TIMEOUT), daemon.stderr.read()), (0, ""), "its end, and what it said")
 
 
 @suite.test("stats.json says what is in force on a kernel without Landlock, and without libseccomp",
@@ -234,7 +234,7 @@ def _(directory):
                 check_equal(ready.read(), b"\n", "what it says when it is ready")
             daemon.send_signal(number)
             check_equal(daemon.stdout.read(), b"", "what it said")
-            daemon.wait(20)
+            daemon.wait(tools.TIMEOUT)
             bad.wait_for(lambda: not run.processes(run.directory), "the end of all processes")
             tools.run("umount", "-l", at, status=None)
 

@@ -32,7 +32,7 @@ def started(*arguments, at, **keywords):
         if mount.is_mounted(at):
             run.unmount(at)
         try:
-            check_equal(process.wait(20), 0, "the status")
+            check_equal(process.wait(tools.TIMEOUT), 0, "the status")
         finally:
             process.kill()
             process.wait()
@@ -41,7 +41,7 @@ def started(*arguments, at, **keywords):
 def manager(directory, name):
     """The socket of a service manager, and how $NOTIFY_SOCKET names it."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    listener.settimeout(20)
+    listener.settimeout(tools.TIMEOUT)
     path = name if name.startswith("@") else os.path.join(run.short(directory), name)
     listener.bind(path.replace("@", "\0") if name.startswith("@") else path)
     return listener, path
@@ -101,7 +101,7 @@ for where in ("foreground", "background"):
             bad.check_disk(at, "disk.raw", bad.contents(path))
             check_equal(end.read(100), b"", "what came after it")
             run.unmount(at)
-            check_equal(process.wait(20), 0, "the status")
+            check_equal(process.wait(tools.TIMEOUT), 0, "the status")
 
 
 @suite.test("a mount that fails closes the descriptor of --ready-fd without a newline")
@@ -114,7 +114,7 @@ def _(directory):
                             stderr=subprocess.DEVNULL, pass_fds=[writing])
         os.close(writing)
         check_equal(end.read(), b"", "what was told")
-        check_equal(process.wait(20), 1, "the status")
+        check_equal(process.wait(tools.TIMEOUT), 1, "the status")
 
 
 @suite.test("--ready-fd takes a descriptor that is open, and nothing else")
@@ -209,12 +209,12 @@ def _(directory):
             check(listener.recv(4096).startswith(b"READY=1\n"), "not ready")
             tools.run(*expanded(stop))
             check(not mount.is_mounted(at), "still mounted")
-            check_equal(process.wait(0.5), 0, "the status, at once")
+            check_equal(process.wait(tools.TIMEOUT), 0, "the status")
             process = run.start(expanded(start), env={"NOTIFY_SOCKET": address})
             check_equal([listener.recv(4096)[:8] for _ in range(2)], [b"STOPPING", b"READY=1\n"],
                         "what was told")
             process.send_signal(signal.SIGTERM)  # what follows where ExecStop has failed
-            check_equal(process.wait(20), 0, "the status")
+            check_equal(process.wait(tools.TIMEOUT), 0, "the status")
             check(not mount.is_mounted(at), "still mounted")
         finally:
             process.kill()

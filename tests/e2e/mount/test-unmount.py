@@ -210,7 +210,7 @@ def _(directory):
         refused(path, at)
         check(mount.is_mounted(at), "the mount of a daemon that lives was taken away")
         process.send_signal(signal.SIGCONT)
-        check_equal(process.wait(20), 0, "the status of the daemon")
+        check_equal(process.wait(tools.TIMEOUT), 0, "the status of the daemon")
     finally:
         process.kill()
         process.wait()

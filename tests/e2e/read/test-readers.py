@@ -205,6 +205,25 @@ def stopped(mounted):
         os.kill(mounted.pids[0], signal.SIGCONT)
 
 
+@contextlib.contextmanager
+def reader(disk, *operands):
+    """dd, which waits for what it reads of the disk first; killed in the end, if there is one."""
+    process = run.start(["dd", "if=" + disk, "of=/dev/null", "bs=64K", "iflag=direct", *operands],
+                        stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def waits():
+        with open("/proc/%d/stat" % process.pid, "rb") as file:
+            state = file.read().rpartition(b") ")[2][:1]
+        return state in b"SD" and os.readlink("/proc/%d/fd/0" % process.pid) == os.path.realpath(disk)
+
+    try:
+        bad.wait_for(waits, "dd waits for the disk")
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
 @suite.test("reads that wait for a stuck device delay no read of anything else")
 def _(directory):
     stuck = image.create(os.path.join(directory, "stuck.qcow2"), SIZE)
@@ -216,28 +235,25 @@ def _(directory):
         with mount.mount(path, "threads=16", directory=True) as mounted:
             with open(below.disk, "rb") as disk:  # what the kernel has of it needs nobody's answer
                 os.posix_fadvise(disk.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            with stopped(below):
-                waiting = [threading.Thread(target=read_at, args=(mounted.disk, (10 + n) * MiB, n))
-                           for n in range(6)]
-                for thread in waiting:
-                    thread.start()
-                for start in range(0, 8 * MiB, 128 * KiB):
-                    check_equal(read_at(mounted.disk, start, None),
-                                image.pattern(8 * MiB, 2)[start:start + 64 * KiB],
-                                "what is beside the stuck device")
-                os.stat(mounted.disk)
-                with open(os.path.join(mounted.path, "stats.json"), "rb") as file:
-                    json.load(file)
-                check(all(thread.is_alive() for thread in waiting), "nothing had to wait")
-            for thread in waiting:
-                thread.join(60)
-            check(not any(thread.is_alive() for thread in waiting), "a read is stuck forever")
-            check_equal(read_at(mounted.disk, 12 * MiB, None),
+            with contextlib.ExitStack() as ends:
+                with stopped(below):
+                    waiting = [ends.enter_context(reader(mounted.disk, "skip=%d" % (16 * place), "count=1"))
+                               for place in range(10, 16)]
+                    for start in range(0, 8 * MiB, 128 * KiB):
+                        check_equal(read_at(mounted.disk, start), image.pattern(8 * MiB, 2)[start:start + 64 * KiB],
+                                    "what is beside the stuck device")
+                    os.stat(mounted.disk)
+                    with open(os.path.join(mounted.path, "stats.json"), "rb") as file:
+                        json.load(file)
+                    check(all(process.poll() is None for process in waiting), "not all had to wait")
+                for process in waiting:
+                    check_equal(process.wait(tools.TIMEOUT), 0, "how a reader ended")
+            check_equal(read_at(mounted.disk, 12 * MiB),
                         image.pattern(SIZE, 1)[12 * MiB:12 * MiB + 64 * KiB],
                         "what the device holds")
 
 
-def read_at(path, offset, _number):
+def read_at(path, offset):
     with bad.Blocks(path) as blocks:
         return blocks.read(offset, 64 * KiB)
 
@@ -250,17 +266,11 @@ def _(directory):
         path = image.create(os.path.join(directory, "top.qcow2"), SIZE, backing=below.disk,
                             backing_format="raw")
         with mount.mount(path) as mounted:
-            with stopped(below):
-                reader = run.start(["dd", "if=" + mounted.disk, "of=/dev/null", "bs=64K",
-                                    "iflag=direct"], stderr=subprocess.DEVNULL)
-                try:
-                    reader.wait(0.3)
-                except subprocess.TimeoutExpired:
-                    pass
-                else:
-                    raise AssertionError("the reader did not have to wait")
-                reader.kill()
-            check_equal(reader.wait(60), -9, "how the reader ended")
+            with contextlib.ExitStack() as ends:
+                with stopped(below):
+                    process = ends.enter_context(reader(mounted.disk))
+                    process.kill()
+                check_equal(process.wait(tools.TIMEOUT), -9, "how the reader ended")
 
 
 if __name__ == "__main__":

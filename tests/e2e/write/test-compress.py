@@ -242,8 +242,7 @@ def _(directory):
     for seed in range(10 if write.long_run() else 2):
         with write.to_be_killed(path, "compress") as mounted:
             writers = stamps.start(mounted.disk, ledger, seed)
-            bad.wait_for(lambda found=writers: all(each.acknowledged > 2 for each in found),
-                         "something to lose")
+            stamps.wait(writers)
             mounted.kill()
             stamps.join(writers)
         if mount.is_mounted(mounted.path):

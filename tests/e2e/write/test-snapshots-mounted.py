@@ -12,7 +12,7 @@ import signal
 import subprocess
 import threading
 
-from lib import changed, ctl, image, mount, stamps, tap, tools, write
+from lib import bad, changed, ctl, image, mount, stamps, tap, tools, write
 from lib.image import KiB, MiB
 from lib.tap import check, check_equal
 
@@ -467,8 +467,9 @@ def _(directory):
         with mount.mount(path, directory=True, writable=True) as mounted:
             made = subprocess.Popen(["sh", "-c", "while mkdir snapshots/$((i += 1)); do :; done"],
                                     cwd=mounted.path, stderr=subprocess.DEVNULL)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                made.wait(0.1 * number + 0.05)
+            last = os.path.join(mounted.path, "snapshots", str(1 + 4 * number))
+            bad.wait_for(lambda name=last: os.path.isdir(name), "some are made")
+            check(made.poll() is None, "no more are made")
             mounted.signal(signal.SIGTERM)
             made.wait()
         write.check_clean(path)

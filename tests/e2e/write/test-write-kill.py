@@ -34,9 +34,8 @@ def kill_while_writing(path, ledger, seed, *options):
     generator = random.Random(seed)
     with write.to_be_killed(path, *options) as mounted:
         writers = stamps.start(mounted.disk, ledger, seed)
-        time.sleep(generator.uniform(0.2, 0.9))
-        for writer in writers:
-            check(writer.error is None, "a writer failed: %s", writer.error)
+        stamps.wait(writers)
+        time.sleep(generator.uniform(0, 0.7))
         mounted.kill()
         acknowledged = stamps.join(writers)
     if mount.is_mounted(mounted.path):
@@ -184,13 +183,18 @@ def _(directory):
     path = write.make("clusters of 64 KiB", directory, raw)
     with mount.mount(path, writable=True) as mounted:
         writers = stamps.start(mounted.disk, ledger, 5)
-        time.sleep(0.5)
+        stamps.wait(writers)
         os.kill(mounted.pids[0], signal.SIGTERM)
         stamps.join(writers)
         bad.wait_for(lambda: not mount.is_mounted(mounted.path), "it is unmounted")
         mounted.wait()
     write.check_clean(path)
     check_disk(path, ledger)
+
+
+def read_text(path):
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
 
 
 def abort_connection(minor):
@@ -210,11 +214,12 @@ def _(directory):
     with write.to_be_killed(path, "metadata-interval=0", *mount.seen()) as mounted:
         pid = mounted.pids[0]
         minor = os.minor(os.stat(mounted.disk).st_dev)
+        log = os.path.join(directory, "calls")
         with write.opened(mounted.disk) as handle:
-            with tracing.injected(pid, "pwrite64", "delay_enter=20000000"):
+            with tracing.injected(pid, "pwrite64", "delay_enter=20000000", log=log):
                 write.write_all(handle, image.pattern(64 * KiB, 1), 0)
                 os.kill(pid, signal.SIGTERM)  # asks for what was written; nothing comes of it
-                time.sleep(0.5)
+                bad.wait_for(lambda: "pwrite64(" in read_text(log), "a write that waits")
                 os.kill(pid, signal.SIGKILL)
             try:
                 bad.wait_for(mounted.has_ended, "no thread of it is left")

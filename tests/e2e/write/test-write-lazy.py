@@ -171,7 +171,7 @@ class Trace:
 
     def end(self):
         self.process.send_signal(signal.SIGINT)
-        self.process.communicate(timeout=20)
+        self.process.communicate(timeout=tools.TIMEOUT)
 
     def events(self, name):
         """("write", offset, length) when one begins and ("sync",) when one has ended, of a file."""
