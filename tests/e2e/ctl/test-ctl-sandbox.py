@@ -189,6 +189,7 @@ def _(directory):
                           env=env, stdout=writing, stderr=writing,
                           stdin=subprocess.DEVNULL) as process:
         os.close(writing)
+        bad.wait_for(lambda: len(run.processes(run.directory)) > 1 or process.poll() is not None, "its other process")
         process.send_signal(signal.SIGKILL)
         with os.fdopen(reading, "rb") as file:
             file.read()  # ends when nobody has the pipe any more

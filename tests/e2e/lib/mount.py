@@ -266,11 +266,21 @@ def loop_device(path, *arguments, writable=False):
         _detach(device)
 
 
+def behind_loop(device):
+    """The file behind a loop device; None where it has none."""
+    with contextlib.suppress(OSError), \
+            open("/sys/block/%s/loop/backing_file" % os.path.basename(device), encoding="utf-8",
+                 errors="surrogateescape") as file:
+        return file.read()
+    return None
+
+
 def _detach(device):
+    behind = behind_loop(device)
     tools.run("losetup", "-d", device)
-    backing = "/sys/block/%s/loop/backing_file" % os.path.basename(device)
     deadline = time.monotonic() + END_SECONDS
-    while os.path.exists(backing):  # udev or blkid may hold it for a moment
+    # udev or blkid may hold it for a moment, and afterwards it may be another's.
+    while behind is not None and behind_loop(device) == behind:
         if time.monotonic() > deadline:
             raise AssertionError("%s is still attached: something has it open" % device)
         time.sleep(0.01)

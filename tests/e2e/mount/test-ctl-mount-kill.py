@@ -84,12 +84,12 @@ def _(directory):
     os.mkdir(at)
     files.qcow2ctl("mount", path, at)
     found = files.listed(path)[0]
+    device, = found["loop-devices"]
+    behind = mount.behind_loop(device)
     os.kill(found["pid"], 9)
     bad.wait_for(lambda: not files.listed(path), "the list is empty")
     check(run.unmount(at) or run.unmount(at, lazy=True), "it cannot be unmounted")
-    device = os.path.basename(found["loop-devices"][0])
-    bad.wait_for(lambda: not os.path.exists("/sys/block/%s/loop/backing_file" % device),
-                 "the loop device is free")
+    bad.wait_for(lambda: mount.behind_loop(device) != behind, "the loop device is free")
     tools.run("qemu-img", "check", "-r", "all", path, status=None)
     files.check_in_order(path)
 

@@ -76,16 +76,19 @@ def _(directory):
 def nbd(path, directory, *options):
     """qemu-nbd with an export."""
     place = os.path.join(run.short(directory), "nbd")
-    process = run.start(["qemu-nbd", "-f", "qcow2", "-t", "-k", place, *options, path])
+    process = run.start(["qemu-nbd", "-f", "qcow2", "-t", "-k", place, "--pid-file", place + ".pid", *options,
+                         path])
     try:
-        bad.wait_for(lambda: os.path.exists(place) or process.poll() is not None, "qemu-nbd")
+        # It has its socket before it opens the image, and this file behind that.
+        bad.wait_for(lambda: os.path.exists(place + ".pid") or process.poll() is not None, "qemu-nbd")
         check(process.poll() is None, "qemu-nbd ended with status %s", process.poll())
         yield process
     finally:
         process.terminate()
         process.wait()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(place)
+        for name in (place, place + ".pid"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
 
 
 @suite.test("a backing file that QEMU has open for writing is refused, unless force-share is given")
