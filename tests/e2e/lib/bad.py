@@ -26,6 +26,7 @@ from .mount import REPORTS
 from .tap import check, check_equal
 
 REFUSAL_SECONDS = tools.TIMEOUT  # for what takes no time: a hang is to be seen, not a machine that is busy
+SOON = 60  # seconds, on a busy machine; what is not to be done would last for hours
 NOBODY = "65534"
 
 # --- images to be spoilt -------------------------------------------------------------

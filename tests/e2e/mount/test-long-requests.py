@@ -22,7 +22,6 @@ CLUSTER = 2 * MiB
 OVERLAY_SIZE = 8 << 40
 SIZE = 2048 * PiB
 ZERO = 1
-SOON = 30  # seconds, on a busy machine; what is stopped would last for hours
 
 
 def endless(directory, data):
@@ -77,7 +76,7 @@ libc.fallocate64(handle, 3, ctypes.c_int64(0), ctypes.c_int64(int(sys.argv[2])))
 
 
 def gone(process):
-    bad.wait_for(lambda: process.poll() is not None, "the end of a process that was killed", SOON)
+    bad.wait_for(lambda: process.poll() is not None, "the end of a process that was killed", bad.SOON)
 
 
 @suite.test("a search without end has an answer in time that is not wrong: data where it came to, "
@@ -92,7 +91,7 @@ def _(directory):
                 check_equal(file.seek(found, os.SEEK_HOLE), found, "the hole there")
                 check_equal(os.pread(file.fileno(), 4096, found), bytes(4096), "what is there")
                 at = found
-            check(time.monotonic() - began < SOON, "it took long")
+            check(time.monotonic() - began < bad.SOON, "it took long")
     with mount.mount(endless(directory, data=True)) as mounted:
         with open(mounted.disk, "rb", buffering=0) as file:
             check_equal(file.seek(0, os.SEEK_HOLE), SIZE, "the first hole")
@@ -112,7 +111,7 @@ def _(directory):
                 gone(seekers[0])
                 began = time.monotonic()
                 mounted.signal(signal.SIGTERM)
-                check(time.monotonic() - began < SOON, "the daemon took long to end")
+                check(time.monotonic() - began < bad.SOON, "the daemon took long to end")
                 run.unmount(mounted.path, lazy=True)
 
 
@@ -153,14 +152,14 @@ def _(directory):
             with open(mounted.disk, "rb", buffering=0) as file:
                 compare.check_bytes(os.pread(file.fileno(), 4096, OVERLAY_SIZE - 4096), b"kept" * 1024, 0)
                 bad.wait_for(lambda: read_directly(mounted.disk, 0) == bytes(4096),
-                             "zeros in the first cluster", SOON)
+                             "zeros in the first cluster", bad.SOON)
                 puncher.kill()
                 gone(puncher)
                 compare.check_bytes(os.pread(file.fileno(), 4096, 0), bytes(4096), 0)
         with doing(PUNCH, mounted.disk, OVERLAY_SIZE - MiB):
             began = time.monotonic()
             mounted.signal(signal.SIGTERM)
-            check(time.monotonic() - began < SOON, "the daemon took long to end")
+            check(time.monotonic() - began < bad.SOON, "the daemon took long to end")
             run.unmount(mounted.path, lazy=True)
     tools.run("qemu-img", "check", "-q", path)
     image.io(path, "read -q -P %d %d 1" % (ord("k"), OVERLAY_SIZE - 4096))

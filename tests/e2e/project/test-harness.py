@@ -199,7 +199,7 @@ def run_file(directory, text, words=(), wait=True, **environment):
                                stderr=subprocess.STDOUT, env=values, encoding="utf-8")
     if not wait:
         return process
-    output = process.communicate(timeout=60)[0]
+    output = process.communicate(timeout=tools.TIMEOUT)[0]
     return process.returncode, output
 
 
@@ -297,14 +297,16 @@ def killed_by(number, directory):
         raise AssertionError("the test did not start")
     top, device, child, inner = line.split()[2:]
     check(mount.is_mounted(top), "no mount to be undone")
+    behind = mount.behind_loop(device)
+    check(behind is not None, "no loop device to be undone")
     process.send_signal(number)
-    process.communicate(timeout=60)
-    deadline = time.monotonic() + 30
+    process.communicate(timeout=tools.TIMEOUT)
+    deadline = time.monotonic() + tools.TIMEOUT
     left = ["everything"]
     while left and time.monotonic() < deadline:
         left = [what for what, there in (
             ("mount", mount.is_mounted(top)),
-            ("loop device", os.path.exists("/sys/block/%s/loop/backing_file" % device[5:])),
+            ("loop device", mount.behind_loop(device) == behind),
             ("directory", os.path.exists(inner)),
             ("process", os.path.exists("/proc/%s/fd" % child)
              and int(child) in run.daemons(inner))) if there]
