@@ -124,7 +124,11 @@ def sample(kind, directory):
     kept = os.path.join(run.directory, "sample-" + kind)
     if not os.path.isdir(kept):
         os.mkdir(kept)
-        MAKERS[kind](kept)
+        try:
+            MAKERS[kind](kept)
+        except BaseException:
+            shutil.rmtree(kept)  # nobody is to take a half of it for all
+            raise
     for name in os.listdir(kept):
         shutil.copyfile(os.path.join(kept, name), os.path.join(directory, name))
     path = os.path.join(directory, "image.qcow2")
