@@ -56,22 +56,6 @@ static struct nbd_store *to_nbd(struct store *store)
 
 /* --- Requests -------------------------------------------------------------------------------- */
 
-static bool changes(enum nbd_kind kind)
-{
-    return kind == NBD_WRITE || kind == NBD_ZEROES || kind == NBD_FLUSH;
-}
-
-/* Whether the request may be asked at all (R7). */
-static int check_unflushed(const struct nbd_store *nbd, const struct nbd_request *request)
-{
-    bool refused =
-        changes(request->kind)
-            ? nbd_unflushed_is_broken(nbd->unflushed)
-            : nbd_unflushed_is_doubtful(nbd->unflushed, request->offset, request->length);
-
-    return refused ? -EIO : 0;
-}
-
 /*
  * All at once. What fails with the connection is asked again on another: a write only where none
  * that was sent could have been lost with it.
@@ -84,16 +68,10 @@ static int transfer(struct nbd_store *nbd, struct nbd_request *requests, size_t 
     int result;
 
     do {
-        result = 0;
-        for (size_t i = 0; i < count && result == 0; i++) {
-            result = check_unflushed(nbd, &requests[i]);
-        }
-        if (result == 0) {
-            connection = broken ? nbd->connection : nbd_readers_take(nbd->readers, requests, count);
-            result = nbd_connection_ask(connection, requests, count, until);
-            if (!broken) {
-                nbd_readers_give_back(nbd->readers, connection, count, nbd_is_broken(result));
-            }
+        connection = broken ? nbd->connection : nbd_readers_take(nbd->readers, requests, count);
+        result = nbd_connection_ask(connection, requests, count, until);
+        if (!broken) {
+            nbd_readers_give_back(nbd->readers, connection, count, nbd_is_broken(result));
         }
         broken = nbd_is_broken(result);
     } while (broken && stop_clock() < until);

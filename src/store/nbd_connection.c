@@ -291,10 +291,35 @@ static int64_t issue(struct nbd_connection *connection, struct nbd_request *requ
     }
 }
 
+static bool changes(enum nbd_kind kind)
+{
+    return kind == NBD_WRITE || kind == NBD_ZEROES || kind == NBD_FLUSH;
+}
+
+/*
+ * Whether the request may be asked at all (R7): on the connection that is there now, with the mutex
+ * held until it is. It may be a new one, since nobody had heard yet that the last one was gone.
+ */
+static int check_unflushed(const struct nbd_connection *connection,
+                           const struct nbd_request *request)
+{
+    struct nbd_unflushed *unflushed = connection->export->unflushed;
+    bool refused = changes(request->kind)
+                       ? nbd_unflushed_is_broken(unflushed)
+                       : nbd_unflushed_is_doubtful(unflushed, request->offset, request->length);
+
+    return refused ? -EIO : 0;
+}
+
 /* Asks, with the mutex held. Not asked at all where it fails. */
 static int ask(struct nbd_connection *connection, struct nbd_request *request,
                struct nbd_waiter *waiter, uint64_t until)
 {
+    int result = check_unflushed(connection, request);
+
+    if (result < 0) {
+        return result;
+    }
     request->connection = connection;
     request->waiter = waiter;
     waiter->pending++;

@@ -5,6 +5,7 @@
 import contextlib
 import errno
 import json
+import mmap
 import os
 import random
 import signal
@@ -302,6 +303,35 @@ def _(directory):
                 check_equal(errno_of(os.pread, disk, 4096, MiB), nbd.EIO,
                             "reading what was not flushed")
         check_crashed(directory, server, {0: {0x11}, BLOCK: {0x11}, MiB: {0x11, 0x22}})
+
+
+def lost_in_between(directory, what):
+    """The server loses its power while nothing is under way: nobody hears of it before `what` is asked."""
+    with nbd.Server(directory, new_contents(directory)) as server:
+        with mount.mount_that_ends_badly(server.address, "locking=off", "metadata-interval=0",
+                                         writable=True) as mounted:
+            with opened(mounted.disk) as disk:
+                os.pwrite(disk, b"\x11" * (2 * MiB), 0)
+                os.fsync(disk)
+            with opened(mounted.disk, os.O_RDWR | os.O_DIRECT) as disk, mmap.mmap(-1, 65536) as page:
+                page[:] = b"\x22" * 65536
+                check_equal(os.pwrite(disk, page, MiB), 65536, "bytes written")
+                server.cut_power()
+                if what == "read":
+                    check_equal(errno_of(os.preadv, disk, [page], MiB), nbd.EIO, "reading what is lost")
+                elif what == "write":
+                    check_equal(errno_of(os.pwrite, disk, page, 0), nbd.EIO, "another write")
+                check_equal(errno_of(os.fsync, disk), nbd.EIO, "fsync")
+                check_equal(errno_of(os.fsync, disk), nbd.EIO, "another fsync")
+                check_equal(os.preadv(disk, [page], 0), 65536, "bytes read of what was flushed")
+                check_equal(bytes(page), b"\x11" * 65536, "what was flushed")
+        check_crashed(directory, server, {0: {0x11}, BLOCK: {0x11}, MiB: {0x11, 0x22}})
+
+
+for word in ("fsync", "read", "write"):
+    @suite.test("lost while nothing is asked, between a write and its flush: EIO, first to a %s" % word)
+    def _(directory, word=word):
+        lost_in_between(directory, word)
 
 
 def check_crashed(directory, server, expected, lazy=False):
