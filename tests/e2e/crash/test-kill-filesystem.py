@@ -207,9 +207,8 @@ class Disk:
             for writer in writers:
                 writer.start()
             try:
-                time.sleep(generator.uniform(0.2, 1.2))
-                for writer in writers:
-                    check(writer.error is None, "a writer failed: %s", writer.error)
+                stamps.wait(writers)
+                time.sleep(generator.uniform(0, 1))
             finally:
                 for writer in writers:
                     writer.over = True
