@@ -64,6 +64,16 @@ def _runs(pid):
         return False
 
 
+def _without_children(pids):
+    """A steward that has begun just now has the name of its daemon still."""
+    found = []
+    for pid in sorted(pids):
+        with contextlib.suppress(OSError), open("/proc/%d/stat" % pid, "rb") as file:
+            if int(file.read().rpartition(b") ")[2].split()[1]) not in pids:
+                found.append(pid)
+    return found
+
+
 def _check_reports(text):
     for report in REPORTS:
         if report in text:
@@ -129,8 +139,8 @@ class Mount:
         if not is_mounted(self.path):
             raise MountFailed("0 before the mount was there", self.stderr())
         os.stat(self.disk)
-        self.pids = ([self._process.pid] if self.foreground
-                     else sorted(set(run.daemons(run.directory)) - known))
+        self.pids = [self._process.pid] if self.foreground else _without_children(
+            set(run.daemons(run.directory)) - known)
 
     # --- ending ---------------------------------------------------------------
 
