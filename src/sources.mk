@@ -45,6 +45,7 @@ src_libqcow2_a_SOURCES = \
 	src/store/limited.c src/store/limited.h \
 	src/store/lock.c src/store/lock.h \
 	src/store/nbd.c src/store/nbd.h \
+	src/store/nbd_connecting.c src/store/nbd_connection_internal.h \
 	src/store/nbd_connection.c src/store/nbd_connection.h \
 	src/store/nbd_internal.h src/store/nbd_open.c \
 	src/store/nbd_library.c src/store/nbd_library.h \

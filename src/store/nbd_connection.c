@@ -3,9 +3,8 @@
 
 #ifdef HAVE_LIBNBD
 
-#include "store/nbd_connection.h"
+#include "store/nbd_connection_internal.h"
 
-#include "store/nbd_waiters.h"
 #include "util/checked.h"
 #include "util/stop.h"
 
@@ -18,39 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define TRIES 3 /* connections are tried at least so often within a request's time */
 #define GRACE 8 /* this part of its time a request has at least, even of a server long away */
-
-struct nbd_connection {
-    const struct nbd_export *export;
-    int wake; /* an eventfd: who polls is to look again */
-
-    /*
-     * Guards all below, and every call of libnbd but the wait for the socket, which is outside: so
-     * a callback runs under it.
-     */
-    pthread_mutex_t mutex;
-    pthread_cond_t changed;      /* nobody makes a connection any more */
-    struct nbd_handle *handle;   /* NULL: it broke */
-    struct nbd_handle *opening;  /* of nbd_connection_step(): not connected yet */
-    bool is_for_once;            /* it is made by that alone */
-    bool connecting;             /* somebody makes another connection */
-    bool polled;                 /* somebody waits for the socket */
-    struct nbd_waiters waiters;  /* all others who have asked */
-    _Atomic uint64_t generation; /* counts connections */
-    _Atomic uint64_t away;     /* stop_clock() of the first failure since an answer came; 0: none */
-    struct nbd_request *first; /* asked, and not answered */
-};
-
-static const struct nbd_library *library_of(const struct nbd_connection *connection)
-{
-    return connection->export->library;
-}
-
-static int failure(const struct nbd_connection *connection)
-{
-    return nbd_library_failure(library_of(connection));
-}
 
 bool nbd_is_broken(int result)
 {
@@ -58,8 +25,7 @@ bool nbd_is_broken(int result)
            result == -ETIMEDOUT || result == -ESHUTDOWN || result == -ECONNABORTED;
 }
 
-/* Gives up the mutex, and wakes who has waited for what happened under it. */
-static void unlock(struct nbd_connection *connection)
+void nbd_unlock(struct nbd_connection *connection)
 {
     struct nbd_waiter *ended = nbd_waiters_take(&connection->waiters);
 
@@ -69,10 +35,9 @@ static void unlock(struct nbd_connection *connection)
 
 /* --- The socket ------------------------------------------------------------------------------ */
 
-/* What the server has sent is taken, and what it takes is sent. */
-static int serve(struct nbd_connection *connection, struct nbd_handle *handle, int events)
+int nbd_serve(struct nbd_connection *connection, struct nbd_handle *handle, int events)
 {
-    const struct nbd_library *library = library_of(connection);
+    const struct nbd_library *library = nbd_library_of(connection);
     unsigned direction = library->aio_get_direction(handle);
     int result = 0;
 
@@ -82,11 +47,10 @@ static int serve(struct nbd_connection *connection, struct nbd_handle *handle, i
     } else if ((direction & LIBNBD_AIO_DIRECTION_WRITE) != 0) {
         result = library->aio_notify_write(handle);
     }
-    return result < 0 ? failure(connection) : 0;
+    return result < 0 ? nbd_failure(connection) : 0;
 }
 
-/* What libnbd waits for. */
-static short events_of(const struct nbd_library *library, struct nbd_handle *handle)
+short nbd_events_of(const struct nbd_library *library, struct nbd_handle *handle)
 {
     unsigned direction = library->aio_get_direction(handle);
 
@@ -94,14 +58,12 @@ static short events_of(const struct nbd_library *library, struct nbd_handle *han
                    ((direction & LIBNBD_AIO_DIRECTION_WRITE) != 0 ? POLLOUT : 0));
 }
 
-/* Waits for the socket once. The mutex is held, and given up meanwhile. */
-static int wait_once(struct nbd_connection *connection, struct nbd_handle *handle,
-                     uint64_t deadline)
+int nbd_wait_once(struct nbd_connection *connection, struct nbd_handle *handle, uint64_t deadline)
 {
-    const struct nbd_library *library = library_of(connection);
+    const struct nbd_library *library = nbd_library_of(connection);
     uint64_t now = stop_clock();
     struct pollfd sockets[] = {
-        {.fd = library->aio_get_fd(handle), .events = events_of(library, handle)},
+        {.fd = library->aio_get_fd(handle), .events = nbd_events_of(library, handle)},
         {.fd = connection->wake, .events = POLLIN},
     };
     uint64_t count;
@@ -110,7 +72,7 @@ static int wait_once(struct nbd_connection *connection, struct nbd_handle *handl
     if (now >= deadline) {
         return -ETIMEDOUT;
     }
-    unlock(connection);
+    nbd_unlock(connection);
     result = poll(sockets, 2, (int)min_u64((deadline - now) / 1000000 + 1, 1000000));
     pthread_mutex_lock(&connection->mutex);
     if (result < 0 && errno != EINTR) {
@@ -119,74 +81,17 @@ static int wait_once(struct nbd_connection *connection, struct nbd_handle *handl
     if (result > 0 && sockets[1].revents != 0) {
         (void)!read(connection->wake, &count, sizeof(count));
     }
-    return result > 0 && sockets[0].revents != 0 ? serve(connection, handle, sockets[0].revents)
+    return result > 0 && sockets[0].revents != 0 ? nbd_serve(connection, handle, sockets[0].revents)
                                                  : 0;
 }
 
-static bool is_lost(const struct nbd_connection *connection)
+bool nbd_is_lost(const struct nbd_connection *connection)
 {
-    return library_of(connection)->aio_is_dead(connection->handle) > 0 ||
-           library_of(connection)->aio_is_closed(connection->handle) > 0;
+    return nbd_library_of(connection)->aio_is_dead(connection->handle) > 0 ||
+           nbd_library_of(connection)->aio_is_closed(connection->handle) > 0;
 }
 
-/* --- Making and giving up --------------------------------------------------------------------- */
-
-static struct nbd_handle *make_handle(const struct nbd_library *library)
-{
-    struct nbd_handle *handle = library->create();
-
-    /* The address is the user's: an image's word alone leads to none, so to no files by one. */
-    if (handle != NULL && library->set_uri_allow_local_file(handle, true) == 0 &&
-        library->add_meta_context(handle, NBD_CONTEXT) == 0 &&
-        library->set_request_structured_replies(handle, true) == 0) {
-        return handle;
-    }
-    library->close(handle);
-    return NULL;
-}
-
-/* *handle is NULL where memory ran out. */
-static int begin_to_connect(struct nbd_connection *connection, struct nbd_handle **handle)
-{
-    const struct nbd_library *library = library_of(connection);
-
-    *handle = make_handle(library);
-    if (*handle == NULL) {
-        return -ENOMEM;
-    }
-    return library->aio_connect_uri(*handle, connection->export->address) == 0
-               ? 0
-               : failure(connection);
-}
-
-/* What came of it: the handle is the connection's, or closed. */
-static int has_connected(struct nbd_connection *connection, struct nbd_handle *handle, int result)
-{
-    const struct nbd_library *library = library_of(connection);
-
-    if (result == 0 && library->aio_is_ready(handle) <= 0) {
-        result = -ECONNRESET;
-    }
-    if (result < 0) {
-        library->close(handle);
-    } else {
-        connection->handle = handle;
-        connection->generation++;
-    }
-    return result;
-}
-
-/* With the mutex held: a connection, or a negative errno. */
-static int connect_to(struct nbd_connection *connection, uint64_t deadline)
-{
-    struct nbd_handle *handle;
-    int result = begin_to_connect(connection, &handle);
-
-    while (result == 0 && library_of(connection)->aio_is_connecting(handle) > 0) {
-        result = wait_once(connection, handle, deadline);
-    }
-    return has_connected(connection, handle, result);
-}
+/* --- Answers, and giving up ------------------------------------------------------------------- */
 
 static bool is_write(const struct nbd_request *request)
 {
@@ -212,30 +117,14 @@ static void answered(struct nbd_request *request, int result)
     }
 }
 
-/* It broke, or does not answer: all that was asked has failed. */
-static void give_up(struct nbd_connection *connection, int result)
+void nbd_give_up(struct nbd_connection *connection, int result)
 {
     nbd_unflushed_lost(connection->export->unflushed); /* R7 */
-    library_of(connection)->close(connection->handle);
+    nbd_library_of(connection)->close(connection->handle);
     connection->handle = NULL;
     while (connection->first != NULL) { /* whose buffers may be gone then */
         answered(connection->first, result);
     }
-}
-
-/*
- * Whether the connection is gone without anybody having looked: where nothing is under way the
- * server has nothing to say but that it hangs up. So a write is not sent where nobody hears it.
- */
-static bool has_hung_up(struct nbd_connection *connection)
-{
-    struct pollfd socket = {.fd = library_of(connection)->aio_get_fd(connection->handle),
-                            .events = POLLIN};
-
-    if (connection->first == NULL && !connection->polled && poll(&socket, 1, 0) > 0) {
-        (void)serve(connection, connection->handle, socket.revents);
-    }
-    return is_lost(connection);
 }
 
 /* --- Requests -------------------------------------------------------------------------------- */
@@ -269,7 +158,7 @@ static int on_extent(void *context, const char *name, uint64_t offset, uint32_t 
 
 static int64_t issue(struct nbd_connection *connection, struct nbd_request *request)
 {
-    const struct nbd_library *library = library_of(connection);
+    const struct nbd_library *library = nbd_library_of(connection);
     struct nbd_handle *handle = connection->handle;
     nbd_completion_callback done = {.callback = on_answer, .user_data = request};
     nbd_extent_callback extent = {.callback = on_extent, .user_data = request};
@@ -337,10 +226,10 @@ static int ask(struct nbd_connection *connection, struct nbd_request *request,
         nbd_unflushed_write_begins(connection->export->unflushed);
     }
     if (issue(connection, request) < 0) {
-        answered(request, is_lost(connection) ? -ECONNRESET : failure(connection));
+        answered(request, nbd_is_lost(connection) ? -ECONNRESET : nbd_failure(connection));
         return request->result;
     }
-    if (connection->polled && (library_of(connection)->aio_get_direction(connection->handle) &
+    if (connection->polled && (nbd_library_of(connection)->aio_get_direction(connection->handle) &
                                LIBNBD_AIO_DIRECTION_WRITE) != 0) {
         const uint64_t one = 1;
 
@@ -358,7 +247,7 @@ static uint64_t earliest_end(const struct nbd_connection *connection)
     const struct nbd_export *export = connection->export;
     uint64_t earliest = UINT64_MAX;
     uint64_t patience =
-        nbd_unflushed_at_stake(export->unflushed) ? export->timeout : export->timeout / TRIES;
+        nbd_unflushed_at_stake(export->unflushed) ? export->timeout : export->timeout / NBD_TRIES;
 
     for (const struct nbd_request *each = connection->first; each != NULL; each = each->next) {
         earliest = min_u64(earliest, min_u64(each->until, each->asked + patience));
@@ -375,7 +264,7 @@ static void await(struct nbd_connection *connection, struct nbd_waiter *waiter)
 
         if (connection->polled) {
             nbd_waiters_add(&connection->waiters, waiter);
-            unlock(connection);
+            nbd_unlock(connection);
             if (nbd_waiter_wait(waiter)) {
                 return; /* who has polled meanwhile sees to the others */
             }
@@ -383,114 +272,16 @@ static void await(struct nbd_connection *connection, struct nbd_waiter *waiter)
             continue;
         }
         connection->polled = true;
-        result = wait_once(connection, handle, earliest_end(connection));
+        result = nbd_wait_once(connection, handle, earliest_end(connection));
         connection->polled = false;
-        if (connection->handle == handle && (result < 0 || is_lost(connection))) {
-            give_up(connection, result == -ETIMEDOUT ? -ETIMEDOUT : -ECONNRESET);
+        if (connection->handle == handle && (result < 0 || nbd_is_lost(connection))) {
+            nbd_give_up(connection, result == -ETIMEDOUT ? -ETIMEDOUT : -ECONNRESET);
         }
     }
     if (!connection->polled) {
         nbd_waiters_choose(&connection->waiters);
     }
-    unlock(connection);
-}
-
-/* Another size is another export. */
-static int check_size(struct nbd_connection *connection)
-{
-    int64_t size = library_of(connection)->get_size(connection->handle);
-
-    if (size != (int64_t)connection->export->size) {
-        give_up(connection, -EIO);
-        return -EIO;
-    }
-    return 0;
-}
-
-/* Waits, but not for ever, until nobody else makes the connection. */
-static void wait_for_others(struct nbd_connection *connection, uint64_t until)
-{
-    const struct timespec end = {.tv_sec = (time_t)(until / 1000000000),
-                                 .tv_nsec = (long)(until % 1000000000)};
-
-    while (connection->connecting && stop_clock() < until) {
-        pthread_cond_timedwait(&connection->changed, &connection->mutex, &end);
-    }
-}
-
-/*
- * Another connection, where there is none any more: to the same export. Whatever keeps it from
- * being made may pass, as the server did once serve it: a tunnel whose other end is away hangs up,
- * a server that starts refuses, or does not know the export yet.
- */
-static int connect_again(struct nbd_connection *connection, uint64_t until)
-{
-    const struct nbd_export *export = connection->export;
-    int result = 0;
-
-    wait_for_others(connection, until);
-    if (connection->connecting) {
-        return -ETIMEDOUT;
-    }
-    if (connection->handle != NULL && has_hung_up(connection)) {
-        if (connection->polled) { /* who polls sees it, too, and has the handle */
-            return -ECONNRESET;
-        }
-        give_up(connection, -ECONNRESET);
-    }
-    if (connection->handle == NULL && connection->is_for_once) {
-        return -ECONNRESET;
-    }
-    if (connection->handle == NULL) {
-        connection->connecting = true;
-        result = connect_to(connection, min_u64(until, stop_clock() + export->timeout / TRIES));
-        connection->connecting = false;
-        pthread_cond_broadcast(&connection->changed);
-        if (result < 0 && result != -ENOMEM) {
-            return -ECONNRESET;
-        }
-    }
-    return result == 0 ? check_size(connection) : result;
-}
-
-/* Takes and sends what can be without waiting. */
-static int serve_at_once(struct nbd_connection *connection, struct nbd_handle *handle)
-{
-    const struct nbd_library *library = library_of(connection);
-    int result = 0;
-
-    while (result == 0 && library->aio_is_connecting(handle) > 0) {
-        struct pollfd socket = {.fd = library->aio_get_fd(handle),
-                                .events = events_of(library, handle)};
-
-        if (poll(&socket, 1, 0) <= 0) {
-            break;
-        }
-        result = serve(connection, handle, socket.revents);
-    }
-    return result;
-}
-
-int nbd_connection_step(struct nbd_connection *connection)
-{
-    int result = 0;
-
-    pthread_mutex_lock(&connection->mutex);
-    connection->is_for_once = true;
-    if (connection->opening == NULL) {
-        result = begin_to_connect(connection, &connection->opening);
-    }
-    if (result == 0) {
-        result = serve_at_once(connection, connection->opening);
-    }
-    if (result < 0 || library_of(connection)->aio_is_connecting(connection->opening) <= 0) {
-        result = has_connected(connection, connection->opening, result);
-        connection->opening = NULL;
-        result = result == 0 ? check_size(connection) : result;
-        result = result == 0 ? 1 : result;
-    }
-    unlock(connection);
-    return result;
+    nbd_unlock(connection);
 }
 
 /* It has failed: a moment before it is tried again. */
@@ -500,7 +291,7 @@ static void pause_shortly(struct nbd_connection *connection, uint64_t until)
 
     pthread_mutex_lock(&connection->mutex);
     connection->away = connection->away == 0 ? stop_clock() : connection->away;
-    unlock(connection);
+    nbd_unlock(connection);
     if (stop_clock() < until) {
         nanosleep(&moment, NULL);
     }
@@ -515,9 +306,9 @@ int nbd_connection_ask(struct nbd_connection *connection, struct nbd_request *re
 
     nbd_waiter_init(&waiter);
     pthread_mutex_lock(&connection->mutex);
-    result = connect_again(connection, until);
+    result = nbd_come_back(connection, until);
     if (result == 0 && requests[0].kind == NBD_EXTENT &&
-        library_of(connection)->can_meta_context(connection->handle, NBD_CONTEXT) <= 0) {
+        nbd_library_of(connection)->can_meta_context(connection->handle, NBD_CONTEXT) <= 0) {
         result = -ENOTSUP;
     }
     while (result == 0 && asked < count) {
@@ -549,16 +340,6 @@ uint64_t nbd_connection_deadline(const struct nbd_connection *connection)
 
 /* --- From beginning to end ---------------------------------------------------------------------
  */
-
-int nbd_connection_begin(struct nbd_connection *connection, uint64_t until)
-{
-    int result;
-
-    pthread_mutex_lock(&connection->mutex);
-    result = connect_to(connection, until);
-    unlock(connection);
-    return result;
-}
 
 struct nbd_handle *nbd_connection_handle(struct nbd_connection *connection)
 {
@@ -592,8 +373,8 @@ void nbd_connection_destroy(struct nbd_connection *connection)
     if (connection == NULL) {
         return;
     }
-    library_of(connection)->close(connection->handle);
-    library_of(connection)->close(connection->opening);
+    nbd_library_of(connection)->close(connection->handle);
+    nbd_library_of(connection)->close(connection->opening);
     if (connection->wake >= 0) {
         close(connection->wake);
     }
