@@ -10,9 +10,9 @@ import os
 import signal
 import subprocess
 
-from lib import bad, ctl, image, mount, run, tap, tools, write
+from lib import bad, ctl, image, mount, run, tap, tools, tracing, write
 from lib.bitmaps import bitmaps
-from lib.frozen import (FIFREEZE, check_clean_system, contents, is_frozen, marked, names, point, put,
+from lib.frozen import (FIFREEZE, check_clean_system, is_frozen, marked, names, point, put,
                         snapshot_of, standing, thaw)
 from lib.tap import check, check_equal
 
@@ -32,7 +32,7 @@ class Stopped:
              "--freeze=" + at, path],
             stdin=subprocess.DEVNULL, stdout=self._said, stderr=self._said, env=tools.environment())
         bad.wait_for(lambda: self._tracer.poll() is not None or "stopped by SIGSTOP" in self._text(),
-                     "it has frozen the file system", 60)
+                     "it has frozen the file system")
         check(self._tracer.poll() is None, "it has ended: %s", self._text())
         self.pid = children(self._tracer.pid)[0]
 
@@ -44,7 +44,7 @@ class Stopped:
     def go_on(self):
         """Its exit status, and what it said."""
         os.kill(self.pid, signal.SIGCONT)
-        status = self._tracer.wait(60)
+        status = self._tracer.wait(tools.TIMEOUT)
         self._said.seek(0)
         return status, self._said.read()
 
@@ -102,23 +102,14 @@ def goes_on(at):
 
 
 @contextlib.contextmanager
-def killed_at(directory, pid, sync):
+def killed_at(pid, sync):
     """The daemon is killed where it syncs for that time; 0: now."""
     if sync == 0:
         os.kill(pid, signal.SIGKILL)
         yield
         return
-    said = os.path.join(directory, "attached")
-    with open(said, "wb") as errors:
-        tracer = run.start(["strace", "-f", "-o", "/dev/null", "-e", "trace=fdatasync,fsync", "-e",
-                            "inject=fdatasync,fsync:signal=KILL:when=%d" % sync, "-p", str(pid)],
-                           stdin=subprocess.DEVNULL, stdout=errors, stderr=errors)
-    try:
-        bad.wait_for(lambda: b"attached" in contents(said), "strace is attached", 60)
+    with tracing.injected(pid, "fdatasync,fsync", "signal=KILL:when=%d" % sync):
         yield
-    finally:
-        tracer.terminate()
-        tracer.wait()
 
 
 def mounted_to_be_killed(path, **keywords):
@@ -133,7 +124,7 @@ def test_daemon_killed(sync):
             path = mounted.image
             put(at, "synced", "x" * 5000, sync=True)
             put(at, "new", "y" * 5000)  # the freeze writes it
-            with stopped(directory, mounted, at) as begins, killed_at(directory, mounted.pids[0], sync):
+            with stopped(directory, mounted, at) as begins, killed_at(mounted.pids[0], sync):
                 status, said = begins.go_on()
             check(status == 1 and said.count("\n") == 1, "status %d, it said %r", status, said)
             check("nothing is lost" in said, "it said %r", said)
