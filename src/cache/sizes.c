@@ -235,6 +235,17 @@ static uint64_t best_entry_size(const struct cache_geometry *images, size_t coun
     return min_u64(size, images[0].cluster_size);
 }
 
+/*
+ * Half, so that clean slices find a place as well. Where all of them have one, none waits for it:
+ * up to a size that a flush, which copies what is changed meanwhile, may take a second time.
+ */
+static uint64_t l2_dirty_max(const struct cache_sizes *sizes, bool is_covered)
+{
+    uint64_t half = sizes->l2_budget / 2;
+
+    return is_covered ? max_u64(half, min_u64(sizes->l2_budget, CACHE_L2_DEFAULT_MIN)) : half;
+}
+
 int cache_sizes_resolve(const struct cache_options *options, const struct cache_geometry *images,
                         size_t count, struct cache_sizes *sizes, struct error *error)
 {
@@ -259,6 +270,7 @@ int cache_sizes_resolve(const struct cache_options *options, const struct cache_
         resolved.l2_entry_size = best_entry_size(images, count, &resolved);
         resolve_budgets(options, images, count, &resolved);
     }
+    resolved.l2_dirty_max = l2_dirty_max(&resolved, is_covered);
     resolved.data_budget =
         options->data_size.set ? options->data_size.value : cache_data_default(memory_size());
     *sizes = resolved;

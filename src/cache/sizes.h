@@ -53,6 +53,7 @@ struct cache_geometry {
 
 struct cache_sizes {
     uint64_t l2_budget;       /* bytes, for the whole chain */
+    uint64_t l2_dirty_max;    /* bytes of dirty slices: with more, who has written flushes */
     uint64_t l2_entry_size;   /* bytes; an image of smaller clusters uses its cluster size */
     uint64_t refcount_budget; /* bytes */
     uint64_t data_budget;     /* bytes */

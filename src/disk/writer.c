@@ -51,7 +51,7 @@ int writer_begin(struct writer *writer, unsigned *generation)
 static bool cache_is_full(const struct writer *writer)
 {
     return cache_pool_dirty_bytes(writer->image->cache->l2) >
-           writer->image->cache->sizes.l2_budget / 2;
+           writer->image->cache->sizes.l2_dirty_max;
 }
 
 int writer_relieve(struct writer *writer)
