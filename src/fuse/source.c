@@ -7,6 +7,8 @@
 #include "admin/overlay.h"
 #include "admin/salvage.h"
 #include "disk/keys.h"
+#include "util/checked.h"
+#include "util/memory.h"
 #include "util/process.h"
 #include "util/progress.h"
 
@@ -14,6 +16,8 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define CHECK_CLUSTERS 2 /* that the check has in memory at a time, at the least */
 
 /* What is being opened, for the functions that have a part in it. */
 struct opening {
@@ -163,7 +167,10 @@ static int open_writer(const struct opening *opening, struct source *source, str
     if (r != 0) {
         source->options_do_not_fit = r == -EINVAL;
         close_image(source);
+        return r;
     }
+    /* Of the check, which has whole clusters in memory, and is not done again. */
+    memory_trim(CHECK_CLUSTERS * in_memory(source->image->header->cluster_size));
     return r;
 }
 

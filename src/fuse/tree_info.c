@@ -4,12 +4,11 @@
 
 #include "admin/info.h"
 #include "fuse/tree_internal.h"
+#include "util/checked.h"
+#include "util/memory.h"
 
-#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define INFO_LARGE (1U << 20) /* bytes */
 
 uint64_t info_inode(const struct tree *tree)
 {
@@ -21,6 +20,7 @@ uint64_t info_inode(const struct tree *tree)
 static struct tree_text *make_text(const struct image *image)
 {
     struct tree_text *made = calloc(1, sizeof(*made));
+    uint64_t cluster = image->header != NULL ? image->header->cluster_size : 0;
 
     if (made != NULL) {
         atomic_init(&made->users, 1);
@@ -30,10 +30,11 @@ static struct tree_text *make_text(const struct image *image)
         free(made);
         return NULL;
     }
-    /* What it was made of took several times as much; of 65536 snapshots more than 100 MiB. */
-    if (strlen(made->text) > INFO_LARGE) {
-        malloc_trim(0);
-    }
+    /*
+     * What it was made of took several times as much; of 65536 snapshots more than 100 MiB. The
+     * first cluster was read for it, too.
+     */
+    memory_trim(strlen(made->text) + in_memory(cluster));
     return made;
 }
 

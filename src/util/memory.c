@@ -8,6 +8,9 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <link.h>
+#ifdef HAVE_MALLOC_TRIM
+#include <malloc.h>
+#endif
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -185,4 +188,13 @@ void memory_map_heap(void)
         map((uintptr_t)low, end, MADV_POPULATE_WRITE);
     }
     free(low);
+}
+
+void memory_trim(size_t bytes)
+{
+    if (bytes > HEAP_MAX) {
+#ifdef HAVE_MALLOC_TRIM
+        malloc_trim(0);
+#endif
+    }
 }

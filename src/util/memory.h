@@ -31,4 +31,10 @@ void memory_map_code(void);
 /* The same for the heap while it is small. Before a fork() it only makes more to be copied. */
 void memory_map_heap(void);
 
+/*
+ * After work that took so many bytes of the heap: where that is much, the kernel gets back what of
+ * it was freed, which the C library would keep for the next time.
+ */
+void memory_trim(size_t bytes);
+
 #endif

@@ -116,6 +116,15 @@ large(1024 * PiB, 192 * MiB, cluster_size="2M", extended_l2="on")
 large(128 * GiB, 192 * MiB, cluster_size=512)
 
 
+@suite.test("clusters of 2 MiB cost an idle mount two of them")
+def _(directory):
+    path = image.create(os.path.join(directory, "image.qcow2"), GiB, cluster_size="2M",
+                        preallocation="metadata")
+    with mount.mount(path, writable=True) as mounted:
+        check_equal(os.stat(mounted.disk).st_size, GiB, "the disk's size")
+        check_memory(mounted, 6 * MiB)  # the refcount table, and the block of the file's end
+
+
 @suite.test("a disk that needs a longer L1 table than 32 MiB is refused, and the limit named")
 def _(directory):
     path = image.create(os.path.join(directory, "image.qcow2"), 128 * GiB, cluster_size=512)
