@@ -39,7 +39,7 @@ def taken_over(directory, argv, words, hides=None, old=False):
     """Runs qcow2ctl, which tries the words when it has the first bytes of an image."""
     env, says = intruder.environment(directory, words, hides, reads=True, old=old)
     done = subprocess.run([ctl.program()] + argv, env=env, stdin=subprocess.DEVNULL,
-                          capture_output=True, text=True, timeout=60, check=False)
+                          capture_output=True, text=True, timeout=tools.TIMEOUT, check=False)
     return done, intruder.answers(says)
 
 

@@ -69,7 +69,7 @@ def server(place, *command):
     """One that runs in the foreground, and makes the socket `place`; (address, process)."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + tools.TIMEOUT
         while not os.path.exists(place + ".pid"):
             check(process.poll() is None and time.monotonic() < deadline, "%s did not begin",
                   command[0])

@@ -89,7 +89,7 @@ def test_killed(step):
             before = marked(mounted, "nightly")
             done = subprocess.run(
                 with_strace("inject=sendto:signal=KILL:when=%d" % step, "--freeze=" + at, mounted.image),
-                check=False, timeout=60, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                check=False, timeout=tools.TIMEOUT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 env=tools.environment())
             check(done.returncode != 0, "it was not killed")
             bad.wait_for(lambda: not is_frozen(at), "it goes on")

@@ -18,7 +18,7 @@ def killed_at(number, *arguments, program=None, user="root"):
     done = subprocess.run(["strace", "-u", user, "-o", "/dev/null", "-e",
                            "inject=all:signal=KILL:when=%d" % number, program or ctl.program(),
                            *arguments],
-                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60,
+                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=tools.TIMEOUT,
                           check=False, env=tools.environment(**files.environment()))
     return done.returncode
 

@@ -104,7 +104,7 @@ def _(directory):
 
 def asked(path, text):
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connected:
-        connected.settimeout(30)
+        connected.settimeout(tools.TIMEOUT)
         connected.connect(path)
         if text:
             connected.send(text)
@@ -164,7 +164,7 @@ def _(directory):
     with files.mounted(path, at):
         done = subprocess.run(
             ["strace", "-o", "/dev/null", "-e", "inject=sendto:signal=KILL:when=1", ctl.program(),
-             "snapshot", "-c", "x", "--freeze=" + at, path], check=False, timeout=60,
+             "snapshot", "-c", "x", "--freeze=" + at, path], check=False, timeout=tools.TIMEOUT,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=tools.environment())
         check(done.returncode != 0, "it was not killed")
         bad.wait_for(lambda: not is_frozen(at), "it goes on")

@@ -31,7 +31,7 @@ def damaged(directory, name="image.qcow2"):
 
 def listener(directory, name):
     made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    made.settimeout(60)
+    made.settimeout(tools.TIMEOUT)
     made.bind(os.path.join(run.short(directory), name))
     return made
 
@@ -80,7 +80,7 @@ def alone(directory, script, path, at, **keywords):
                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, **keywords) as process:
         try:
             yield process
-            check_equal(process.wait(60), 0, "the status of the script")
+            check_equal(process.wait(tools.TIMEOUT), 0, "the status of the script")
         finally:
             process.kill()
 
@@ -102,7 +102,7 @@ def _(directory):
             listener(directory, "log") as syslog, \
             alone(directory, JOURNAL + MOUNT + READ + UNMOUNT, path, at) as process:
         check_fields(fields(journal.recv(1 << 20)), path, at)
-        check_equal(process.wait(60), 0, "the status of the script")
+        check_equal(process.wait(tools.TIMEOUT), 0, "the status of the script")
         syslog.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             raise AssertionError("syslog was told %r as well" % syslog.recv(1 << 20))
@@ -146,7 +146,7 @@ def served(directory, stream):
             named = "%d:%d" % (status.st_dev, status.st_ino + (0 if stream == "its own" else 1))
             with alone(directory, script % (writing, reading), path, at, stderr=its,
                        pass_fds=[reading, writing], env={"JOURNAL_STREAM": named}) as process:
-                check_equal(process.wait(60), 0, "the status of the script")
+                check_equal(process.wait(tools.TIMEOUT), 0, "the status of the script")
         finally:
             os.close(reading)
             os.close(writing)

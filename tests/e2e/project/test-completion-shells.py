@@ -70,7 +70,7 @@ class Zsh:
     def _wait_for(self, text):
         seen = b""
         while text not in seen:
-            check(select.select([self._terminal], [], [], 60)[0], "zsh says only %r", seen)
+            check(select.select([self._terminal], [], [], tools.TIMEOUT)[0], "zsh says only %r", seen)
             seen += os.read(self._terminal, 65536)
 
     def offered(self, line):
@@ -119,7 +119,7 @@ class Fish:
     def close(self):
         self._process.stdin.close()
         self._process.stdout.close()
-        self._process.wait(timeout=60)
+        self._process.wait(tools.TIMEOUT)
 
 
 def names(*arguments):

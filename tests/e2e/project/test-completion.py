@@ -50,7 +50,7 @@ def offered(line, cwd="/", load=None, breaks=BREAKS):
     script = ASK.format(load=load or "source " + shlex.quote(SCRIPT), path=shlex.quote(program))
     done = subprocess.run(["bash", "--norc", "-c", script, "bash", line, breaks], cwd=cwd,
                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          env=tools.environment(), encoding="utf-8", timeout=60, check=False)
+                          env=tools.environment(), encoding="utf-8", timeout=tools.TIMEOUT, check=False)
     check_equal((done.returncode, done.stderr), (0, ""), "what bash said to %r" % line)
     return [word for word in done.stdout.split("\n") if word]
 

@@ -120,7 +120,7 @@ def killed(directory, meanwhile=lambda: None):
         process.send_signal(signal.SIGTERM)
         while os.read(reading.fileno(), 4096):
             pass
-    check_equal(process.wait(timeout=60), 130, "the status")
+    check_equal(process.wait(tools.TIMEOUT), 130, "the status")
     check_equal(os.listdir(tried.place), [], "what is left")
 
 

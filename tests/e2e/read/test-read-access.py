@@ -257,7 +257,7 @@ def _(directory):
     with contextlib.ExitStack() as undo:
         undo.callback(os.close, reading)
         undo.callback(run.unmount, at)
-        check_equal(started.wait(60), 0, "the exit status")
+        check_equal(started.wait(tools.TIMEOUT), 0, "the exit status")
         os.set_blocking(reading, False)
         check_equal(os.read(reading, 1), b"", "what it said")  # EAGAIN if somebody had it open
         check_disk(at)

@@ -43,7 +43,7 @@ class Asked:
             return any(at <= offset and offset + length <= at + many for at, many in self._reads)
 
         with self._came:
-            return self._came.wait_for(is_there, timeout=60)
+            return self._came.wait_for(is_there, timeout=tools.TIMEOUT)
 
 
 @contextlib.contextmanager

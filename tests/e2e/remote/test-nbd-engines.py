@@ -104,7 +104,7 @@ def _(directory):
         with mount.mount(address, "ro") as mounted:
             compare.check_files(mounted.disk, raw)
             check(process.poll() is None, "it has ended")
-        check_equal(process.wait(60), 0, "its status")
+        check_equal(process.wait(tools.TIMEOUT), 0, "its status")
 
 
 # --- TLS ----------------------------------------------------------------------------------------

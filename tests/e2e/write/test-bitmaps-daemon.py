@@ -43,7 +43,7 @@ class Daemon:
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         bad.wait_for(lambda: os.path.exists(place) or self.process.poll() is not None, "its socket")
         self.connection = socket.socket(socket.AF_UNIX)
-        self.connection.settimeout(60)
+        self.connection.settimeout(tools.TIMEOUT)
         bad.wait_for(self._connected, "its connection")
         self.lines = self.connection.makefile("r", encoding="utf-8")
         self.lines.readline()  # its greeting
@@ -83,7 +83,7 @@ class Daemon:
             with contextlib.suppress(OSError, AssertionError, ValueError):
                 self.ask("quit")
             try:
-                self.process.wait(60)
+                self.process.wait(tools.TIMEOUT)
             finally:
                 self.process.kill()
                 self.process.wait()

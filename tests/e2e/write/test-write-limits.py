@@ -144,7 +144,7 @@ def _(directory):
         with mount.mount_that_ends_badly(path, writable=True) as mounted:
             writers = stamps.start(mounted.disk, ledger, 3)
             for writer in writers:
-                writer.join(60)
+                writer.join(tools.TIMEOUT)
                 writer.stop()
             stamps.join(writers)
             check(any(writer.error is not None for writer in writers), "it never was full")

@@ -78,7 +78,7 @@ def _(directory):
             with contextlib.suppress(OSError):
                 os.close(file)
             check(run.unmount(at), "it cannot be unmounted")
-            check_equal(daemon.wait(60), 1, "the exit status")
+            check_equal(daemon.wait(tools.TIMEOUT), 1, "the exit status")
             last = said(daemon).splitlines()[-1]
             check("bytes that programs had written are not in the image" in last, "it said %s",
                   last)
@@ -101,7 +101,7 @@ def _(directory):
         with contextlib.suppress(OSError):
             os.close(file)
         check(run.unmount(at), "it cannot be unmounted")
-        check_equal(daemon.wait(60), 0, "the exit status (%s)" % said(daemon))
+        check_equal(daemon.wait(tools.TIMEOUT), 0, "the exit status (%s)" % said(daemon))
 
 
 @suite.test("what a file system on a loop device lost on a full host makes the status 1",
@@ -119,7 +119,7 @@ def _(directory):
                         open(os.path.join(files, "file"), "wb") as file:
                     file.write(os.urandom(30 * MiB))
             bad.wait_for(lambda: run.unmount(at), "it is unmounted")
-            check_equal(daemon.wait(60), 1, "the exit status")
+            check_equal(daemon.wait(tools.TIMEOUT), 1, "the exit status")
 
 
 @suite.test("an aborted connection is no unmount: the status is 1")
@@ -130,7 +130,7 @@ def _(directory):
         file = os.open(os.path.join(at, "disk.raw"), os.O_RDWR)
         os.pwrite(file, b"\5" * MiB, 0)
         tools.run("umount", "-i", "-f", at, status=None)
-        check_equal(daemon.wait(60), 1, "the exit status")
+        check_equal(daemon.wait(tools.TIMEOUT), 1, "the exit status")
         check("was aborted" in said(daemon), "it said %s", said(daemon))
         with contextlib.suppress(OSError):
             os.close(file)
@@ -145,7 +145,7 @@ def unsynced_then_terminated(directory, hide):
         os.pwrite(file, b"\x55" * 3 * MiB, 12345)
         undo = hide(at)
         daemon.send_signal(signal.SIGTERM)
-        check_equal(daemon.wait(60), 0, "the exit status (%s)" % said(daemon))
+        check_equal(daemon.wait(tools.TIMEOUT), 0, "the exit status (%s)" % said(daemon))
         with contextlib.suppress(OSError):
             os.close(file)
         undo()
@@ -195,7 +195,7 @@ def _(directory):
             try_fsync(file)
         os.pwrite(file, b"\x66" * MiB, 0)
         daemon.send_signal(signal.SIGTERM)
-        check_equal(daemon.wait(60), 0, "the exit status (%s)" % said(daemon))
+        check_equal(daemon.wait(tools.TIMEOUT), 0, "the exit status (%s)" % said(daemon))
         with contextlib.suppress(OSError):
             os.close(file)
         os.unlink(at)
