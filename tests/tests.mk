@@ -216,6 +216,7 @@ E2E_TESTS = \
 	tests/e2e/read/test-tree.py \
 	tests/e2e/remote/test-model-nbd.py \
 	tests/e2e/remote/test-nbd-asked.py \
+	tests/e2e/remote/test-nbd-bursts.py \
 	tests/e2e/remote/test-nbd-engines.py \
 	tests/e2e/remote/test-nbd-read.py \
 	tests/e2e/remote/test-nbd.py \
@@ -321,7 +322,7 @@ BENCH_FILES = \
 # Which of them the sanitizer builds of tests/run repeat. A pattern of the shell, matched
 # against the whole name: what hostile images reach, and what many threads reach.
 ASAN_PATTERN = tests/unit/* | tests/fuzz/* | *bad* | *test-model* | *ctl-info* | *ctl-check-mutated* | \
-	*/test-nbd.py | */test-nbd-asked.py | */test-nbd-read.py
+	*/test-nbd.py | */test-nbd-asked.py | */test-nbd-bursts.py | */test-nbd-read.py
 # Of one thread, and long.
 ASAN_NOT = */test-check-qemu
 # What needs none of the optional libraries: no JSON, and no image with compression type zstd.
@@ -329,7 +330,7 @@ MINIMAL_PATTERN = tests/unit/* | *bad-behind* | *completion* | *locks* | *test-m
 	*write-fill* | *write-kill* | *write-lazy* | *write-limits* | *write-space*
 TSAN_PATTERN = */test-allocator-fill | */test-barrier | */test-cache | */test-change* | */test-codec | */test-commit | */test-inflight | */test-pool* | */test-range-lock | */test-slab | */test-store* | \
 	*/test-bits | */test-tracking | */test-view* | */test-team | */test-workers | *test-crash-states* | *test-model* | */test-races.py | */test-resize | */test-writer* | *readers* | \
-	*/test-ahead | */test-nbd-unflushed | */test-nbd-waiters | */test-prefetch | */test-nbd.py | */test-nbd-asked.py | */test-nbd-read.py
+	*/test-ahead | */test-nbd-unflushed | */test-nbd-waiters | */test-prefetch | */test-nbd.py | */test-nbd-asked.py | */test-nbd-bursts.py | */test-nbd-read.py
 
 check_PROGRAMS = $(UNIT_TESTS) tests/bench/decompress tests/crash/explore tests/crash/explore-r4 \
 	tests/crash/faults tests/model/model $(RACES)

@@ -227,15 +227,17 @@ static int ask(struct nbd_connection *connection, struct nbd_request *request,
     }
     if (issue(connection, request) < 0) {
         answered(request, nbd_is_lost(connection) ? -ECONNRESET : nbd_failure(connection));
-        return request->result;
     }
-    if (connection->polled && (nbd_library_of(connection)->aio_get_direction(connection->handle) &
-                               LIBNBD_AIO_DIRECTION_WRITE) != 0) {
+    /* With the connection all has failed that was asked before; and who polls does not wait for
+       what is still to be sent. */
+    if (connection->polled &&
+        (request->done || (nbd_library_of(connection)->aio_get_direction(connection->handle) &
+                           LIBNBD_AIO_DIRECTION_WRITE) != 0)) {
         const uint64_t one = 1;
 
-        (void)!write(connection->wake, &one, sizeof(one)); /* who polls does not wait for that */
+        (void)!write(connection->wake, &one, sizeof(one));
     }
-    return 0;
+    return request->done ? request->result : 0;
 }
 
 /*

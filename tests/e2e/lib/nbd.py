@@ -69,7 +69,7 @@ def server(place, *command):
     """One that runs in the foreground, and makes the socket `place`; (address, process)."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + tools.TIMEOUT
+        deadline = time.monotonic() + 60
         while not os.path.exists(place + ".pid"):
             check(process.poll() is None and time.monotonic() < deadline, "%s did not begin",
                   command[0])
@@ -119,9 +119,9 @@ class Server:
 
     `before(kind, offset, length)` is called with the lock held before each request is done; what it
     returns is a word: None (do it), "hang" (never answer), "cut" (lose the power, before it is
-    done), "short" (do it, send a part of the answer, and hang up), or a number, which is the error that
-    is answered. `size`: what it says that it has. `blocks`: the least, the best and the largest size of a
-    request, as it says; None: it says nothing.
+    done), "short" (do it, send a part of the answer, and hang up), "hold" (do it, and answer when
+    release() is called), or a number, which is the error that is answered. `size`: what it says that
+    it has. `blocks`: the least, the best and the largest size of a request, as it says; None: it says nothing.
     """
 
     def __init__(self, directory, contents, flags=EVERYTHING, name="own", size=None, blocks=None):
@@ -137,8 +137,10 @@ class Server:
         self.before = lambda kind, offset, length: None
         self.lock = threading.RLock()
         self.ends = set()
+        self.sending = {}  # a lock for each connection
         self.accepted = 0  # connections, so far
         self.most = 1 << 30  # connections that it takes; others are hung up
+        self.held = []  # (connection, answer) of those that are held
         self.hung = None  # a list: they hang in place of that, and are here
         self.generation = 0
         self.generator = random.Random(1)
@@ -167,6 +169,18 @@ class Server:
                 with contextlib.suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
             self.ends = set()
+
+    def release(self):
+        """Answers all that is held."""
+        with self.lock:
+            held, self.held = self.held, []
+        for end, answer in held:
+            with contextlib.suppress(OSError):  # who had asked may be gone
+                self._send(end, answer)
+
+    def _send(self, end, answer):
+        with self.sending.setdefault(end, threading.Lock()):
+            end.sendall(answer)
 
     def cut_power(self):
         """Of what was not flushed some is there afterwards, in any order, the rest is lost."""
@@ -255,7 +269,8 @@ class Server:
                 self.cut_power()
                 return False
             answer = b""
-            short, word = word == "short", None if word == "short" else word
+            short, held = word == "short", word == "hold"
+            word = None if short or held else word
             if word is None and offset + length > len(self.current):
                 word = EINVAL
             if word is None and kind == READ:
@@ -269,6 +284,9 @@ class Server:
                 for at, written in self.unflushed:
                     self.stable[at:at + len(written)] = written
                 self.unflushed = []
-        answer = struct.pack(">IIQ", 0x67446698, word or 0, cookie) + answer
-        end.sendall(answer[:len(answer) // 2] if short else answer)
+            answer = struct.pack(">IIQ", 0x67446698, word or 0, cookie) + answer
+            if held:
+                self.held.append((end, answer))
+                return True
+        self._send(end, answer[:len(answer) // 2] if short else answer)
         return not short
