@@ -18,6 +18,7 @@ struct question {
     const char *name, *when;
     uint64_t granularity; /* bytes */
     uint64_t began, returned;
+    uint64_t read; /* when it had been read: the disk may have got another size till then */
     size_t points; /* of these the clearing counts */
     uint64_t end;  /* of the disk, in grains */
     const bool *bits;
@@ -133,7 +134,7 @@ static void explain(const struct question *question, const struct event *event, 
 static void check_explained(struct run *run, const struct question *question, bool disabled)
 {
     uint64_t sectors = bitmaps_sectors(run);
-    struct event gained = {.from = smallest(run, question->returned), .to = run->history.grains};
+    struct event gained = {.from = smallest(run, question->read), .to = run->history.grains};
     bool *explained = grab(sectors * sizeof(bool));
 
     explain(question, &gained, explained, sectors);
@@ -179,6 +180,7 @@ static struct question ask_of(const struct run *run, size_t bitmap, const bool *
         .granularity = strtoull(kind->granularity, NULL, 10),
         .began = NEVER - 1,
         .returned = NEVER - 1,
+        .read = NEVER - 1,
         .points = strcmp(kind->name, POINTS_NAME) == 0 ? run->bitmaps.point_count : 0,
         .end = run->history.grains,
         .bits = bits,
@@ -227,6 +229,7 @@ static void check_point(struct run *run, size_t number)
         .granularity = SECTOR,
         .began = point->clear_began,
         .returned = point->complete,
+        .read = point->look.returned,
         .points = number,
         .end = end_of(run, &point->look),
         .bits = point->look.bits,
@@ -253,6 +256,7 @@ void bitmaps_check_looks(struct run *run)
 
         question.began = look->began;
         question.returned = look->returned;
+        question.read = look->returned;
         question.end = end_of(run, look);
         check_bits(run, &question, races_bitmaps[look->bitmap].disabled);
     }
