@@ -236,14 +236,17 @@ static uint64_t best_entry_size(const struct cache_geometry *images, size_t coun
 }
 
 /*
- * Half, so that clean slices find a place as well. Where all of them have one, none waits for it:
- * up to a size that a flush, which copies what is changed meanwhile, may take a second time.
+ * Half, so that clean slices find a place as well. On a server a flush is dear, and slices are few
+ * and large: where all of them have a place all may be dirty, up to a size that a flush, which
+ * copies what is changed meanwhile, may take a second time.
  */
-static uint64_t l2_dirty_max(const struct cache_sizes *sizes, bool is_covered)
+static uint64_t l2_dirty_max(const struct cache_sizes *sizes, const struct cache_geometry *written,
+                             bool is_covered)
 {
     uint64_t half = sizes->l2_budget / 2;
+    uint64_t all = min_u64(sizes->l2_budget, CACHE_L2_DEFAULT_MIN);
 
-    return is_covered ? max_u64(half, min_u64(sizes->l2_budget, CACHE_L2_DEFAULT_MIN)) : half;
+    return is_covered && written->preferred > 0 ? max_u64(half, all) : half;
 }
 
 int cache_sizes_resolve(const struct cache_options *options, const struct cache_geometry *images,
@@ -270,7 +273,7 @@ int cache_sizes_resolve(const struct cache_options *options, const struct cache_
         resolved.l2_entry_size = best_entry_size(images, count, &resolved);
         resolve_budgets(options, images, count, &resolved);
     }
-    resolved.l2_dirty_max = l2_dirty_max(&resolved, is_covered);
+    resolved.l2_dirty_max = l2_dirty_max(&resolved, &images[0], is_covered);
     resolved.data_budget =
         options->data_size.set ? options->data_size.value : cache_data_default(memory_size());
     *sizes = resolved;

@@ -298,20 +298,27 @@ START_TEST(entries_have_the_size_that_a_server_prefers_where_all_of_the_disk_is_
 }
 END_TEST
 
-START_TEST(all_of_a_small_cache_may_be_dirty_where_it_maps_the_whole_disk)
+static struct cache_geometry served(uint64_t virtual_size)
+{
+    struct cache_geometry image = ordinary(virtual_size, TIB);
+
+    image.preferred = 64 * KIB;
+    return image;
+}
+
+START_TEST(all_of_a_small_cache_may_be_dirty_where_it_maps_the_whole_disk_of_a_server)
 {
     struct cache_options options = options_of(NONE, NONE, NONE);
-    struct cache_geometry image = ordinary(GIB, GIB);
 
-    image.preferred = 64 * KIB; /* two entries */
-    ck_assert_uint_eq(resolve(options, image).l2_dirty_max, 128 * KIB);
-    ck_assert_uint_eq(resolve(options, ordinary(256 * GIB, TIB)).l2_dirty_max, 32 * MIB);
+    ck_assert_uint_eq(resolve(options, served(GIB)).l2_dirty_max, 128 * KIB); /* two entries */
+    ck_assert_uint_eq(resolve(options, served(256 * GIB)).l2_dirty_max, 32 * MIB);
+    ck_assert_uint_eq(resolve(options, ordinary(GIB, GIB)).l2_dirty_max, 64 * KIB); /* of none */
     options.l2_size = given(128 * MIB);
-    ck_assert_uint_eq(resolve(options, ordinary(TIB, TIB)).l2_dirty_max, 64 * MIB);
-    ck_assert_uint_eq(resolve(options, ordinary(300 * GIB, TIB)).l2_dirty_max, 32 * MIB);
-    ck_assert_uint_eq(resolve(options, ordinary(2 * TIB, TIB)).l2_dirty_max, 64 * MIB);
+    ck_assert_uint_eq(resolve(options, served(TIB)).l2_dirty_max, 64 * MIB);
+    ck_assert_uint_eq(resolve(options, served(300 * GIB)).l2_dirty_max, 32 * MIB);
+    ck_assert_uint_eq(resolve(options, served(2 * TIB)).l2_dirty_max, 64 * MIB);
     options.l2_size = given(64 * KIB); /* half of what maps it */
-    ck_assert_uint_eq(resolve(options, ordinary(GIB, GIB)).l2_dirty_max, 32 * KIB);
+    ck_assert_uint_eq(resolve(options, served(GIB)).l2_dirty_max, 32 * KIB);
 }
 END_TEST
 
@@ -414,7 +421,8 @@ static Suite *sizes_suite(void)
     tcase_add_test(tcase, entries_are_larger_where_many_map_all_of_the_disk_unless_told_otherwise);
     tcase_add_test(tcase,
                    entries_have_the_size_that_a_server_prefers_where_all_of_the_disk_is_mapped);
-    tcase_add_test(tcase, all_of_a_small_cache_may_be_dirty_where_it_maps_the_whole_disk);
+    tcase_add_test(tcase,
+                   all_of_a_small_cache_may_be_dirty_where_it_maps_the_whole_disk_of_a_server);
     tcase_add_loop_test(tcase, an_impossible_entry_size_is_refused, 0, 8);
     tcase_add_test(tcase, data_cache_and_interval_are_taken_as_given);
     tcase_add_test(tcase, the_l2_cache_takes_a_part_of_the_memory_within_bounds);
