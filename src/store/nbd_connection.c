@@ -185,10 +185,7 @@ static bool changes(enum nbd_kind kind)
     return kind == NBD_WRITE || kind == NBD_ZEROES || kind == NBD_FLUSH;
 }
 
-/*
- * Whether the request may be asked at all (R7): on the connection that is there now, with the mutex
- * held until it is. It may be a new one, since nobody had heard yet that the last one was gone.
- */
+/* Whether the request may be asked at all (R7). */
 static int check_unflushed(const struct nbd_connection *connection,
                            const struct nbd_request *request)
 {
@@ -200,10 +197,22 @@ static int check_unflushed(const struct nbd_connection *connection,
     return refused ? -EIO : 0;
 }
 
+static int check_all(const struct nbd_connection *connection, const struct nbd_request *requests,
+                     size_t count)
+{
+    int result = 0;
+
+    for (size_t i = 0; i < count && result == 0; i++) {
+        result = check_unflushed(connection, &requests[i]);
+    }
+    return result;
+}
+
 /* Asks, with the mutex held. Not asked at all where it fails. */
 static int ask(struct nbd_connection *connection, struct nbd_request *request,
                struct nbd_waiter *waiter, uint64_t until)
 {
+    /* The connection may be a new one, since nobody had heard yet that the last one was gone. */
     int result = check_unflushed(connection, request);
 
     if (result < 0) {
@@ -308,7 +317,10 @@ int nbd_connection_ask(struct nbd_connection *connection, struct nbd_request *re
 
     nbd_waiter_init(&waiter);
     pthread_mutex_lock(&connection->mutex);
-    result = nbd_come_back(connection, until);
+    result = check_all(connection, requests, count); /* so that it does not wait for a server */
+    if (result == 0) {
+        result = nbd_come_back(connection, until);
+    }
     if (result == 0 && requests[0].kind == NBD_EXTENT &&
         nbd_library_of(connection)->can_meta_context(connection->handle, NBD_CONTEXT) <= 0) {
         result = -ENOTSUP;

@@ -97,7 +97,7 @@ def _(directory):
         hold(server)
         reader = run.start(["dd", "if=" + mounted.disk, "of=/dev/null", "bs=4k", "count=1", "skip=700",
                             "iflag=direct"], stderr=subprocess.DEVNULL)
-        bad.wait_for(lambda: server.held, "it is asked for", 60)
+        bad.wait_for(lambda: server.held, "it is asked for")
         found = {}
 
         def read(offset):
@@ -109,7 +109,7 @@ def _(directory):
             thread.start()
         reader.kill()
         answer(server)
-        reader.wait(60)
+        reader.wait(tools.TIMEOUT)
         for thread in threads:
             thread.join()
         check_equal(found, {offset: contents[offset:offset + PAGE] for offset in found}, "what was read")

@@ -325,6 +325,12 @@ def lost_in_between(directory, what):
                 check_equal(errno_of(os.fsync, disk), nbd.EIO, "another fsync")
                 check_equal(os.preadv(disk, [page], 0), 65536, "bytes read of what was flushed")
                 check_equal(bytes(page), b"\x11" * 65536, "what was flushed")
+                server.most = before = server.accepted  # it is away: what is refused does not wait for it
+                server.hang_up()
+                check_equal(errno_of(os.preadv, disk, [page], MiB), nbd.EIO, "reading what is lost")
+                check_equal(errno_of(os.fsync, disk), nbd.EIO, "fsync, of a server that is away")
+                check_equal(server.accepted, before, "connections, with those that were tried meanwhile")
+                server.most = 1 << 30
         check_crashed(directory, server, {0: {0x11}, BLOCK: {0x11}, MiB: {0x11, 0x22}})
 
 
