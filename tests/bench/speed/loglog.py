@@ -5,47 +5,13 @@ Thin lines in the background rise as what is linear does: a curve that is as ste
 """
 
 import math
-from xml.sax.saxutils import escape
 
+from .drawing import COLOURS, Axis, dot, line, page, text
 from .slopes import amount, place_name
 
 WIDE, HIGH = 500, 300          # of a panel
 LEFT, RIGHT, TOP, BOTTOM = 64, 14, 40, 44
 COLUMNS, HEAD, EDGE = 2, 84, 12
-
-STYLE = """
-svg{font-family:system-ui,'DejaVu Sans',Helvetica,Arial,sans-serif;font-size:12px}
-.page{fill:#fff}.text{fill:#1b2026}.soft{fill:#5b6570;font-size:11px}.grid{stroke:#dfe4e9}
-.linear{stroke:#dfe4e9;stroke-dasharray:2 4}.name{font-size:19px;font-weight:600}
-.head{font-size:14px;font-weight:600}.curve{fill:none;stroke-width:2.2}
-.k0{stroke:#0072b2;fill:#0072b2}.k1{stroke:#d55e00;fill:#d55e00}.k2{stroke:#009e73;fill:#009e73}
-.curve{fill:none}.dashed{stroke-dasharray:6 4}.hollow{fill:#fff}
-@media (prefers-color-scheme:dark){
-.page{fill:#15191e}.text{fill:#e8ebee}.soft{fill:#9aa5b1}.grid{stroke:#2b333b}.linear{stroke:#333d47}
-.k0{stroke:#3f9fdc;fill:#3f9fdc}.k1{stroke:#ea6a1c;fill:#ea6a1c}.k2{stroke:#12b78a;fill:#12b78a}
-.curve{fill:none}.hollow{fill:#15191e}
-}"""
-COLOURS = {"qcow2fs": "k0", "qemu-img": "k1", "qsd": "k2"}
-
-
-class Axis:
-    """From numbers to places of a picture; upwards the length is negative."""
-
-    def __init__(self, least, most, at, length):
-        self.least, self.most = math.log(least), math.log(max(most, least * 1.0001))
-        self.at, self.length = at, length
-
-    def place(self, value):
-        return self.at + (math.log(value) - self.least) / (self.most - self.least) * self.length
-
-
-def _text(x, y, text, kind, anchor="start"):
-    return '<text class="%s" x="%.1f" y="%.1f" text-anchor="%s">%s</text>' % (
-        kind, x, y, anchor, escape(text))
-
-
-def _line(kind, x, y, to_x, to_y):
-    return '<path class="%s" d="M%.1f %.1fL%.1f %.1f"/>' % (kind, x, y, to_x, to_y)
 
 
 def _kinds(label):
@@ -64,14 +30,14 @@ def _grid(family, places, unit, x, y, bounds):
     parts, value = [], low
     while value <= high * 1.001:
         at = y.place(value)
-        parts.append(_line("grid", x.at, at, x.at + x.length, at))
+        parts.append(line("grid", x.at, at, x.at + x.length, at))
         tick = "%g %s" % (value, unit) if unit != "ms" else amount(value, unit)
-        parts.append(_text(x.at - 6, at + 4, tick, "soft", "end"))
+        parts.append(text(x.at - 6, at + 4, tick, "soft", "end"))
         value *= 10
     for place in places:
         at = x.place(place)
-        parts.append(_line("grid", at, y.at, at, y.at + y.length))
-        parts.append(_text(at, y.at + 16, place_name(family, place), "soft", "middle"))
+        parts.append(line("grid", at, y.at, at, y.at + y.length))
+        parts.append(text(at, y.at + 16, place_name(family, place), "soft", "middle"))
     return parts
 
 
@@ -86,8 +52,8 @@ def _linear(places, x, y, bounds):
         points = [(place, start * place / first) for place in
                   (max(first, low / start * first), min(last, high / start * first))]
         if points[0][0] < points[1][0]:
-            parts.append(_line("linear", x.place(points[0][0]), y.place(points[0][1]),
-                               x.place(points[1][0]), y.place(points[1][1])))
+            parts.append(line("linear", x.place(points[0][0]), y.place(points[0][1]),
+                              x.place(points[1][0]), y.place(points[1][1])))
         start *= 10
     return parts
 
@@ -98,10 +64,8 @@ def _curve(one, x, y):
     parts = ['<path class="curve %s%s" d="M%s"/>' % (colour, " dashed" if dashed else "", "L".join(
         "%.1f %.1f" % place for place in places))]
     for (at_x, at_y), (place, value) in zip(places, one.points):
-        parts.append('<circle class="%s%s" cx="%.1f" cy="%.1f" r="3.5"><title>%s, %s: %s</title>'
-                     '</circle>' % (colour, " hollow" if dashed else "", at_x, at_y,
-                                    escape(one.label), place_name(one.family, place),
-                                    amount(value, one.curve.unit)))
+        parts.append(dot(colour + (" hollow" if dashed else ""), at_x, at_y, 3.5, "%s, %s: %s" % (
+            one.label, place_name(one.family, place), amount(value, one.curve.unit))))
     return parts
 
 
@@ -117,8 +81,8 @@ def _slopes(found):
 
 def _panel(family, curve, found, left, top):
     shown = [one for one in found if one.curve is curve and one.points]
-    parts = [_text(left + LEFT, top + 16, curve.title, "text head"),
-             _text(left + LEFT, top + 32, _slopes(shown), "soft")]
+    parts = [text(left + LEFT, top + 16, curve.title, "text head"),
+             text(left + LEFT, top + 32, _slopes(shown), "soft")]
     values = [max(value, 1e-3) for one in shown for _place, value in one.points]
     if not values:
         return parts
@@ -139,7 +103,7 @@ def _legend(labels, top):
         colour, dashed = _kinds(label)
         parts.append('<path class="curve %s%s" d="M%d %dh26"/>' % (
             colour, " dashed" if dashed else "", at, top - 4))
-        parts.append(_text(at + 34, top, label, "text"))
+        parts.append(text(at + 34, top, label, "text"))
         at += 60 + 7 * len(label)
     return parts
 
@@ -151,14 +115,9 @@ def write(path, heading, family, found):
     labels = list(dict.fromkeys(one.label for one in found if one.points))
     width = 2 * EDGE + COLUMNS * WIDE
     height = HEAD + -(-len(curves) // COLUMNS) * HIGH + EDGE
-    parts = ['<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %d %d">'
-             % (width, height, width, height), "<style>%s\n</style>" % STYLE,
-             '<rect class="page" width="%d" height="%d" rx="6"/>' % (width, height),
-             "<title>%s</title>" % escape(family.title),
-             _text(EDGE + LEFT, 30, family.title, "text name"),
-             _text(EDGE + LEFT, 48, heading, "soft"), *_legend(labels, 72)]
+    parts = [text(EDGE + LEFT, 30, family.title, "text name"),
+             text(EDGE + LEFT, 48, heading, "soft"), *_legend(labels, 72)]
     for index, curve in enumerate(curves):
         parts += _panel(family, curve, found, EDGE + index % COLUMNS * WIDE,
                         HEAD + index // COLUMNS * HIGH)
-    with open(path, "w", encoding="utf-8") as file:
-        file.write("\n".join(parts) + "\n</svg>\n")
+    page(path, family.title, (width, height), parts)

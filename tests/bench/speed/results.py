@@ -180,23 +180,21 @@ def summary(rows):
         sum(enough is None for *_, enough in verdicts))
 
 
-def write_json(path, facts, versions, settings, rows):
-    document = {
-        "machine": facts,
-        "versions": versions,
-        "settings": settings,
-        "workloads": [{
-            "name": row.workload.name,
-            "title": row.workload.title,
-            "unit": row.workload.unit,
-            "less-is-better": row.workload.less_is_better,
-            "rounds": row.values,
-            "medians": {label: row.median(label) for label in row.values},
-            "failed": row.failed,
-            "goals": [{"goal": text, "reached": value, "pass": enough}
-                      for text, value, enough in row.verdicts()],
-        } for row in rows],
-    }
+def document(rows):
+    return [{
+        "name": row.workload.name,
+        "title": row.workload.title,
+        "unit": row.workload.unit,
+        "less-is-better": row.workload.less_is_better,
+        "rounds": row.values,
+        "medians": {label: row.median(label) for label in row.values},
+        "failed": row.failed,
+        "goals": [{"goal": text, "reached": value, "pass": enough}
+                  for text, value, enough in row.verdicts()],
+    } for row in rows]
+
+
+def write_json(path, told):
     with open(path, "w", encoding="utf-8") as file:
-        json.dump(document, file, indent=2)
+        json.dump(told, file, indent=2)
         file.write("\n")

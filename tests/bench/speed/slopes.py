@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""What --growth has found: points of a curve, how steep they are, the table and the JSON file."""
+"""What --growth has found: points of a curve, how steep they are, the table and the JSON document."""
 
-import json
 import math
 import statistics
 
@@ -108,12 +107,9 @@ def summary(found):
     return "%d curves of qcow2fs are at most linear, %d are not" % (told.count(True), told.count(False))
 
 
-def write_json(path, facts, versions, found):
-    document = {"machine": facts, "versions": versions, "growth": [{
+def document(found):
+    return [{
         "name": one.curve.name, "title": one.curve.title, "axis": one.family.axis,
         "unit": one.curve.unit, "line": one.label, "points": one.points, "failed": one.failed,
         "slope": one.slope(), "end": one.end(), "each": one.each(), "pass": one.enough(),
-    } for one in found]}
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(document, file, indent=2)
-        file.write("\n")
+    } for one in found]

@@ -25,6 +25,8 @@ WRITERS = tuple(Line(kind, kind) for kind in ("raw", "floor", "qsd", "qcow2fs"))
 DISCARDERS = tuple(line for line in WRITERS if line.kind != "floor")
 ALONE = Line("alone", "qcow2fs")
 OWN = (ALONE, Line("qcow2fs", "qcow2fs"))
+# passthrough_ll has no snapshots either: the commands work on a mounted image beside it.
+SNAPSHOTTERS = (Line("floor", "floor"), *OWN)
 
 
 # --- what goes on meanwhile: each works on the second half of the disk until it is told to stop ------
@@ -99,7 +101,7 @@ LOADS = {
     "fill": ("another job fills the disk", _fill, WRITERS, ""),
     "discard": ("another job discards", _discard, DISCARDERS, ""),
     "commit": ("commits of a full cache", _commit, WRITERS, ""),
-    "snapshot": ("snapshots are made and removed", _snapshots, OWN, ""),
+    "snapshot": ("snapshots are made and removed", _snapshots, SNAPSHOTTERS, ""),
     "clean": ("the cache is cleaned each second", _nothing, OWN, "clean"),
 }
 
@@ -128,15 +130,28 @@ def _meanwhile(load, served, disk):
         raise fio.CannotMeasure("what goes on meanwhile failed: %s" % failed[0])
 
 
+@contextlib.contextmanager
+def _loaded(context, line, load, disk):
+    """The disk that a load works on: `disk`, or one beside it, filled alike, for who has no snapshots."""
+    if load is not _snapshots or line.kind == "qcow2fs":
+        yield disk
+        return
+    own = Line("beside", "qcow2fs")
+    with context.fresh(own, "memory", context.size) as beside, context.serve(own, beside) as served:
+        fio.once(served.path, "write", MiB, beside.size // 2, fsync=True)
+        yield beside
+
+
 def _distribution(context, line, writes, load, tuning):
     """{percentile: us}, of requests one after another to the first half of the disk."""
     if line == ALONE:
         load, tuning = _nothing, ""
     with context.fresh(line, "memory", context.size) as disk, \
-            context.serve(line._replace(tuning=tuning), disk) as served:
+            context.serve(line._replace(tuning=tuning), disk) as served, \
+            _loaded(context, line, load, disk) as meant:
         half = disk.size // 2
         fio.once(served.path, "write", MiB, half, fsync=True)
-        with _meanwhile(load, served, disk):
+        with _meanwhile(load, served, meant):
             time.sleep(min(0.2, context.seconds / 10))
             return fio.latencies(served.path, writes, half, context.seconds)
 

@@ -35,6 +35,18 @@ def measure(directory, *arguments):
         return json.load(file), svg
 
 
+def dots(path):
+    """In a picture."""
+    return xml.etree.ElementTree.parse(path).getroot().findall(".//{http://www.w3.org/2000/svg}circle")
+
+
+def check_drawn(directory, found, name, legend):
+    """A dot for each number, and one for each target."""
+    numbers = sum(len(row["medians"]) for row in found["workloads"])
+    tap.check_equal(len(dots(os.path.join(directory, name + ".svg"))), numbers + legend,
+                    "the dots of %s" % name)
+
+
 def check_measured(found, names, *labels):
     """These rows, no other, and in each a number of each of these targets."""
     tap.check_equal(sorted(row["name"] for row in found["workloads"]), sorted(names.split(",")),
@@ -59,8 +71,10 @@ def _(directory):
 @suite.test("the benchmark measures whole jobs, each by its own way to the files",
             needs=[tools.root, tools.loop, tools.tool("rsync"), encrypted.library])
 def _(directory):
-    found, _svg = measure(directory, "--jobs", "--targets", "raw,qsd,qcow2fs", "--only", JOBS)
+    found, _svg = measure(directory, "--jobs", "--targets", "raw,qsd,qcow2fs", "--only", JOBS,
+                         "--pictures", directory)
     check_measured(found, JOBS, "raw", "qsd", "qcow2fs")
+    check_drawn(directory, found, "jobs", len({label for row in found["workloads"] for label in row["medians"]}))
 
 
 @suite.test("the benchmark measures another qcow2fs beside the one that is built")
@@ -87,13 +101,18 @@ def _(directory):
 
 @suite.test("the benchmark measures how long the slowest requests take, whatever else goes on")
 def _(directory):
-    found, _svg = measure(directory, "--tails", "--targets", "raw,qcow2fs", "--only", TAILS)
+    found, _svg = measure(directory, "--tails", "--targets", "raw,floor,qcow2fs", "--only", TAILS,
+                          "--pictures", directory)
     check_measured(found, TAILS, "qcow2fs")
+    check_drawn(directory, found, "tails", len({label for row in found["workloads"] for label in row["medians"]}))
 
 
-@suite.test("the benchmark draws how time and memory grow, and says how steep that is")
+@suite.test("the benchmark draws how time and memory grow, and says how steep that is, beside other rows")
 def _(directory):
-    found, _svg = measure(directory, "--growth", "--pictures", directory, "--targets", "qsd,qcow2fs")
+    found, _svg = measure(directory, "--growth", "--tails", "--only",
+                          ",".join((*FAMILIES, "tail-read-alone-50")), "--pictures", directory,
+                          "--targets", "qsd,qcow2fs")
+    check_measured(found, "tail-read-alone-50", "qsd", "qcow2fs")
     tap.check_equal({one["name"].split("-")[0] for one in found["growth"]}, set(FAMILIES),
                     "what was measured")
     for one in found["growth"]:
@@ -102,8 +121,7 @@ def _(directory):
         tap.check(all(value > 0 for _place, value in one["points"]) and one["slope"] is not None,
                   "%s: %s", what, one)
     for family in FAMILIES:
-        picture = xml.etree.ElementTree.parse(os.path.join(directory, "growth-%s.svg" % family))
-        curves = picture.getroot().findall(".//{http://www.w3.org/2000/svg}circle")
+        curves = dots(os.path.join(directory, "growth-%s.svg" % family))
         mine = [one for one in found["growth"] if one["name"].startswith(family + "-")]
         tap.check_equal(len(curves), 2 * len(mine), "the points in the picture of %s" % family)
 
