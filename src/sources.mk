@@ -110,6 +110,7 @@ src_libqcow2_a_SOURCES = \
 	src/meta/header_replace.c src/meta/header_replace.h \
 	src/meta/header_tables.c \
 	src/meta/header_write.c src/meta/header_write.h \
+	src/meta/hollow.c src/meta/hollow.h \
 	src/meta/luks.c src/meta/luks.h \
 	src/meta/luks_faults.c \
 	src/meta/luks_unlock.c \

@@ -33,6 +33,7 @@ UNIT_TESTS += \
 	tests/unit/util/test-error \
 	tests/unit/meta/test-extension \
 	tests/unit/meta/test-gate \
+	tests/unit/meta/test-hollow \
 	tests/unit/disk/test-filename \
 	tests/unit/guest/test-label \
 	tests/unit/guest/test-partitions \

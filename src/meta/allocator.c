@@ -51,6 +51,7 @@ void allocator_destroy(struct allocator *allocator)
         pthread_cond_destroy(&allocator->filled);
         pthread_mutex_destroy(&allocator->mutex);
         free(allocator->pending);
+        hollow_destroy(&allocator->hollow);
         free(allocator);
     }
 }
@@ -65,6 +66,7 @@ static int find_run(struct allocator *allocator, uint64_t want, struct run *run)
     int result;
 
     run->length = 0;
+    run->fresh = false;
     if (allocator->cursor < end) {
         result =
             refcounts_find_free(refcounts, allocator->cursor, end, want, &run->first, &run->length);
@@ -73,8 +75,11 @@ static int find_run(struct allocator *allocator, uint64_t want, struct run *run)
         }
         allocator->cursor = run->length > 0 ? run->first : end;
     }
+    if (run->length > 0) {
+        run->fresh = hollow_look(&allocator->hollow, run->first, &run->length);
+    }
     run->at_end = run->length == 0;
-    run->fresh = run->at_end && !allocator->source.device;
+    run->fresh = run->fresh || (run->at_end && !allocator->source.device);
     return 0;
 }
 
@@ -194,6 +199,7 @@ static int count_run(struct allocator *allocator, uint64_t want, struct run *run
         result = count_at_end(allocator, want, run);
     }
     run->epoch = barrier_epoch(allocator->source.barrier);
+    hollow_remove(&allocator->hollow, run->first, run->length);
     return result;
 }
 
@@ -261,13 +267,16 @@ static int reserve_next(struct allocator *allocator, struct run *run, bool to_fi
 {
     uint64_t longest = max_u64(RUN_MAX >> allocator_bits(allocator), 1);
     uint64_t length = allocator->run_length;
+    /* Then a block that the host has not recorded yet costs more than the zeros around it. */
+    bool for_little = fill_pays(allocator);
     int result;
 
     if (to_fill) {
         length = fill_length(allocator);
     }
     result = reserve(allocator, length, run);
-    run->to_fill = result == 0 && to_fill && run->fresh;
+    run->to_fill = result == 0 && to_fill && run->fresh && run->at_end;
+    run->fresh = run->fresh && (run->at_end || !for_little);
     if (result == 0 && run->at_end && !to_fill) {
         allocator->run_length = min_u64(allocator->run_length * 2, longest);
     }

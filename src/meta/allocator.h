@@ -63,7 +63,7 @@ struct allocation {
     uint64_t host_offset; /* bytes */
     uint64_t clusters;
     uint64_t epoch; /* of the barrier: stable counts */
-    bool fresh;     /* never written: reads as zeros */
+    bool fresh;     /* never written, or punched since: reads as zeros, when it is stably counted */
 };
 
 /* 0, -ENOMEM, or the errno of a host that cannot tell the size of the file. */

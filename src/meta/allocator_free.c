@@ -53,25 +53,33 @@ static int look_at_counts(struct allocator *allocator, const struct pending *ran
 }
 
 /*
- * Gives the host space of clusters back that will be free. With the mutex held, but not meanwhile:
- * it may take long. As long as they are counted nobody can be given them (R4).
+ * Gives the host space of clusters back that will be free; whether they read as zeros then. With
+ * the mutex held, but not meanwhile: it may take long. As long as they are counted nobody can be
+ * given them (R4).
  */
-static void punch(struct allocator *allocator, uint64_t first, uint64_t length)
+static bool punch(struct allocator *allocator, uint64_t first, uint64_t length)
 {
-    if (allocator->source.discard) {
-        pthread_mutex_unlock(&allocator->mutex);
-        /* The host may be unable to; they are free all the same. */
-        (void)store_punch(allocator->source.file, first << allocator_bits(allocator),
-                          length << allocator_bits(allocator));
-        pthread_mutex_lock(&allocator->mutex);
+    int result;
+
+    if (!allocator->source.discard) {
+        return false;
     }
+    pthread_mutex_unlock(&allocator->mutex);
+    /* The host may be unable to; they are free all the same. */
+    result = store_punch(allocator->source.file, first << allocator_bits(allocator),
+                         length << allocator_bits(allocator));
+    pthread_mutex_lock(&allocator->mutex);
+    return result == 0;
 }
 
-/* Nothing refers to the clusters any more: they can be found again. With the mutex held. */
-static void make_free(struct allocator *allocator, uint64_t first, uint64_t length)
+void allocator_make_free(struct allocator *allocator, uint64_t first, uint64_t length, bool hollow)
 {
     uint64_t cluster;
 
+    hollow_remove(&allocator->hollow, first, length);
+    if (hollow) {
+        hollow_add(&allocator->hollow, first, length);
+    }
     allocator->cursor = min_u64(allocator->cursor, first);
     for (cluster = first; cluster < first + length && allocator->source.freed != NULL; cluster++) {
         allocator->source.freed(allocator->source.freed_context,
@@ -86,7 +94,7 @@ static void make_free(struct allocator *allocator, uint64_t first, uint64_t leng
  */
 static int unreference(struct allocator *allocator, struct pending *range)
 {
-    bool damaged = false;
+    bool damaged = false, hollow = false;
 
     allocator->used = allocator->used || range->length > 0;
     while (range->length > 0) {
@@ -94,7 +102,7 @@ static int unreference(struct allocator *allocator, struct pending *range)
         int result = look_at_counts(allocator, range, &count, &length);
 
         if (result == 0 && count == 1) {
-            punch(allocator, range->first, length);
+            hollow = punch(allocator, range->first, length);
             result = atomic_load(&allocator->stopped) ? -EIO : 0;
         }
         if (result == 0 && count > 0) {
@@ -104,7 +112,7 @@ static int unreference(struct allocator *allocator, struct pending *range)
             return result;
         }
         if (count == 1) {
-            make_free(allocator, range->first, length);
+            allocator_make_free(allocator, range->first, length, hollow);
         }
         damaged = damaged || count == 0; /* it never had one: trying again would not help */
         range->first += length;

@@ -4,6 +4,7 @@
 #define META_ALLOCATOR_INTERNAL_H
 
 #include "meta/allocator.h"
+#include "meta/hollow.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -51,8 +52,9 @@ struct allocator {
     uint64_t syncs;        /* of the barrier, then */
     uint64_t run_length;   /* clusters to reserve next at the end of the file */
     uint64_t cursor;       /* no cluster before this one is free */
-    bool used;             /* something was reserved, or freed */
-    uint64_t found_size;   /* of the file, bytes, when it was opened */
+    struct hollow hollow;
+    bool used;           /* something was reserved, or freed */
+    uint64_t found_size; /* of the file, bytes, when it was opened */
     struct pending *pending;
     size_t pending_count, pending_capacity;
     atomic_bool stopped; /* read without the mutex */
@@ -65,6 +67,9 @@ static inline uint32_t allocator_bits(const struct allocator *allocator)
 
 /* Takes 1 to `want` clusters out of the current run, as a run. With the mutex held. */
 int allocator_take_run(struct allocator *allocator, uint64_t want, struct run *run);
+
+/* Nothing refers to the clusters any more: they can be found again. Likewise. */
+void allocator_make_free(struct allocator *allocator, uint64_t first, uint64_t length, bool hollow);
 
 /* Something to be freed with the next commit, whichever that is. Likewise. */
 int allocator_add_pending(struct allocator *allocator, const struct pending *range);

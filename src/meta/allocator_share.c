@@ -79,15 +79,10 @@ static int free_run(struct allocator *allocator, uint64_t first, uint64_t length
     if (result < 0) {
         return result;
     }
-    allocator->cursor = min_u64(allocator->cursor, first);
-    for (uint64_t i = 0; i < length && allocator->source.freed != NULL; i++) {
-        allocator->source.freed(allocator->source.freed_context, (first + i)
-                                                                     << allocator_bits(allocator));
-    }
-    if (allocator->source.discard) {
-        /* The host may be unable to; the clusters are free all the same. */
-        (void)store_punch(allocator->source.file, offset, size);
-    }
+    /* The host may be unable to; the clusters are free all the same. */
+    allocator_make_free(allocator, first, length,
+                        allocator->source.discard &&
+                            store_punch(allocator->source.file, offset, size) == 0);
     return 0;
 }
 

@@ -90,6 +90,31 @@ def _(directory):
         check(punched(directory, option) >= SIZE, "%s: too little is occupied", option)
 
 
+def scattered(directory, *options):
+    """Bytes that an image occupies of which all was punched out, and 4 KiB of each cluster written then."""
+    path = image.create(os.path.join(directory, "image.qcow2"), SIZE)
+    image.io(path, image.write(0, SIZE, 1))
+    raw = with_raw(path, directory)
+    with mount.mount(path, *options, writable=True) as mounted:
+        with Twin(mounted.disk, raw) as twin:
+            for turn in range(2):
+                twin.fallocate(PUNCH_HOLE | KEEP_SIZE, 0, SIZE)
+                twin.sync()
+                for offset in range(turn * 4 * KiB, SIZE, 64 * KiB):
+                    twin.write(offset, image.pattern(4 * KiB, 2 + turn))
+                twin.sync()
+        compare.check_files(mounted.disk, raw)
+    check_image(path, raw)
+    return occupied(path)
+
+
+@suite.test("what is written to space that was given back takes no more than it needs, unless discard=ignore")
+def _(directory):
+    # 64 KiB of each cluster, or 4 of them
+    check(scattered(directory) < SIZE // 4, "it occupies %d bytes", scattered(directory))
+    check(scattered(directory, "discard=ignore") >= SIZE, "discard=ignore: too little is occupied")
+
+
 @suite.test("stat() of the raw disk follows what the image occupies")
 def _(directory):
     path = image.create(os.path.join(directory, "image.qcow2"), SIZE)

@@ -251,23 +251,96 @@ START_TEST(neighbours_are_punched_at_once_and_nobody_waits_for_that)
 }
 END_TEST
 
+/* Takes until what has been reserved behind the end is used up, and something before it comes. */
+static struct allocation take_again(struct owner *owner)
+{
+    uint64_t end = owner_taken(owner, 1).host_offset, clusters = 0;
+    struct allocation next;
+
+    do {
+        next = owner_taken(owner, 100);
+        clusters += next.clusters;
+        ck_assert_uint_lt(clusters, 100000);
+    } while (next.host_offset > end);
+    return next;
+}
+
 START_TEST(what_was_given_back_is_handed_out_again_before_the_file_grows)
 {
     struct owner owner;
     struct allocation back, next;
-    uint64_t clusters = 0;
 
     owner_open(&owner, false);
     back = owner_taken(&owner, 50);
     owner.count = 0;
     allocator_return(owner_allocator(&owner), back.host_offset, back.clusters);
-    do {
-        next = owner_taken(&owner, 100);
-        clusters += next.clusters;
-        ck_assert_uint_lt(clusters, 3 * 2048); /* what was reserved comes first */
-    } while (next.fresh);
+    next = take_again(&owner); /* what was reserved comes first */
     ck_assert_uint_eq(next.host_offset, back.host_offset);
     ck_assert_uint_eq(next.clusters, back.clusters);
+    owner_close(&owner);
+}
+END_TEST
+
+enum {
+    PUNCHED,
+    NOT_PUNCHED,
+    PUNCH_FAILS,
+    ZEROS_CASES
+};
+
+/* That a hole is there is known of who got it once: who has the cluster may write to it. */
+START_TEST(what_was_punched_reads_as_zeros_for_whom_it_is_given_to_next)
+{
+    struct owner owner;
+    struct allocation back, next;
+    uint8_t data[CLUSTER], zeros[CLUSTER] = {0};
+
+    memset(data, 0x5a, sizeof(data));
+    owner_open(&owner, _i != NOT_PUNCHED);
+    back = owner_taken(&owner, 50);
+    ck_assert(back.fresh);
+    for (unsigned turn = 0; turn < 3; turn++) {
+        for (uint64_t i = 0; i < back.clusters; i++) {
+            ck_assert_int_eq(
+                store_write(owner.write_case.file, back.host_offset + i * CLUSTER, data, CLUSTER),
+                0);
+        }
+        if (_i == PUNCH_FAILS) {
+            memory_store_fail(owner.write_case.file, MEMORY_STORE_PUNCH, 1, EIO);
+        }
+        owner.count = 0;
+        allocator_return(owner_allocator(&owner), back.host_offset, back.clusters);
+        next = take_again(&owner);
+        ck_assert_uint_eq(next.host_offset, back.host_offset);
+        ck_assert_int_eq(next.fresh, _i == PUNCHED);
+        ck_assert_int_eq(store_read(owner.write_case.file, next.host_offset, data, CLUSTER), 0);
+        ck_assert(!next.fresh || memcmp(data, zeros, CLUSTER) == 0);
+        memset(data, 0x5a, sizeof(data));
+        back = next;
+    }
+    owner_close(&owner);
+}
+END_TEST
+
+START_TEST(what_is_given_out_at_once_reads_as_zeros_as_a_whole_or_may_not)
+{
+    struct owner owner;
+    struct allocation back, next;
+    const uint64_t begins[] = {0, 20, 30, 50};
+
+    owner_open(&owner, true);
+    back = owner_taken(&owner, 50);
+    owner.count = 0;
+    allocator_return(owner_allocator(&owner), back.host_offset, 20);
+    memory_store_fail(owner.write_case.file, MEMORY_STORE_PUNCH, 1, EIO);
+    allocator_return(owner_allocator(&owner), back.host_offset + 20 * CLUSTER, 10);
+    allocator_return(owner_allocator(&owner), back.host_offset + 30 * CLUSTER, 20);
+    for (unsigned part = 0; part < 3; part++) {
+        next = part == 0 ? take_again(&owner) : owner_taken(&owner, 100);
+        ck_assert_uint_eq(next.host_offset, back.host_offset + begins[part] * CLUSTER);
+        ck_assert_uint_eq(next.clusters, begins[part + 1] - begins[part]);
+        ck_assert_int_eq(next.fresh, part != 1);
+    }
     owner_close(&owner);
 }
 END_TEST
@@ -382,6 +455,9 @@ int main(void)
     tcase_add_test(tcase, only_the_last_reference_frees_a_cluster_and_its_host_space);
     tcase_add_test(tcase, neighbours_are_punched_at_once_and_nobody_waits_for_that);
     tcase_add_test(tcase, what_was_given_back_is_handed_out_again_before_the_file_grows);
+    tcase_add_loop_test(tcase, what_was_punched_reads_as_zeros_for_whom_it_is_given_to_next, 0,
+                        ZEROS_CASES);
+    tcase_add_test(tcase, what_is_given_out_at_once_reads_as_zeros_as_a_whole_or_may_not);
     tcase_add_test(tcase, closing_gives_all_of_the_reserve_back_and_cuts_the_file);
     tcase_add_loop_test(tcase, closing_cuts_nothing_that_the_file_had_when_it_was_opened, 0, 2);
     tcase_add_test(tcase, what_is_stopped_frees_and_cuts_nothing);
