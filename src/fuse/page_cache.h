@@ -11,17 +11,23 @@
 
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 /* What is read ahead of a sequential reader, KiB, where that was less. */
 #define PAGE_CACHE_READ_AHEAD 1024
 
-/* Percent of the dirty pages that the machine allows which may be those of the mount. */
+/*
+ * Percent of the dirty pages that the machine allows which may be those of the mount, and how many
+ * bytes at the most, where the kernel can be told (Linux 6.2): who reads past the page cache waits
+ * for all that is being written back.
+ */
 #define PAGE_CACHE_DIRTY_SHARE 5
+#define PAGE_CACHE_DIRTY_BYTES (UINT64_C(80) << 20)
 
 struct page_cache {
-    unsigned major, minor;       /* the mount's device */
-    int read_ahead, dirty_share; /* the files of the two, or -1 */
-    atomic_bool is_raised;       /* or there is nothing to raise */
+    unsigned major, minor;                    /* the mount's device */
+    int read_ahead, dirty_share, dirty_bytes; /* the files of these, or -1 */
+    atomic_bool is_raised;                    /* or there is nothing to raise */
 };
 
 /* Nothing is mounted yet; `mount_point` is where it will be. */

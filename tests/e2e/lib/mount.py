@@ -41,14 +41,26 @@ def seen():
     return () if os.geteuid() == 0 else ("sandbox=off",)
 
 
+DIRTY_BYTES = 80 << 20  # the most, where the kernel can be told
+
+
+def _limit(device, name):
+    with open("/sys/class/bdi/%d:%d/%s" % (os.major(device), os.minor(device), name), encoding="ascii") as file:
+        return int(file.read())
+
+
 def page_cache_limits(device):
     """What the kernel may read ahead of a device's files (KiB), and its share of what is dirty."""
-    found = []
-    for name in ("read_ahead_kb", "max_ratio"):
-        with open("/sys/class/bdi/%d:%d/%s" % (os.major(device), os.minor(device), name),
-                  encoding="ascii") as file:
-            found.append(int(file.read()))
-    return tuple(found)
+    return _limit(device, "read_ahead_kb"), _limit(device, "max_ratio")
+
+
+def dirty_shares_raised(device):
+    """What the share may be once it has been raised: bounded in bytes, too, by how much memory there is then."""
+    try:
+        of_one = _limit(device, "max_bytes") / _limit(device, "max_ratio")
+    except FileNotFoundError:
+        return {5}
+    return {min(5, max(1, int(DIRTY_BYTES / of_one * around))) for around in (0.8, 0.9, 1, 1.1, 1.2)}
 
 
 def _runs(pid):
