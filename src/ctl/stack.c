@@ -52,30 +52,69 @@ static struct timespec beginning_of(const struct stack *stack)
                                                                             : (struct timespec){0};
 }
 
+static int compare_devices(const void *one, const void *other)
+{
+    dev_t a = device_of(*(struct stack *const *)one), b = device_of(*(struct stack *const *)other);
+
+    return a < b ? -1 : a > b;
+}
+
 /*
  * A mount's device has a number that the next one gets when it is gone, while its daemon may still
  * be at work, writing the last of it: of two that have the same number it is the younger one's.
  */
-static void keep_devices_apart(struct stacks *stacks)
+static struct stack *younger(struct stack *one, struct stack *other)
 {
-    struct stack *last = &stacks->list[stacks->count - 1];
+    struct timespec a = beginning_of(one), b = beginning_of(other);
+    bool first = a.tv_sec > b.tv_sec || (a.tv_sec == b.tv_sec && a.tv_nsec >= b.tv_nsec);
+    struct stack *older = first ? other : one;
 
-    for (size_t i = 0; i + 1 < stacks->count; i++) {
-        struct stack *other = &stacks->list[i], *older;
-        struct timespec mine, its;
+    older->daemon.major = 0;
+    older->daemon.minor = 0;
+    return first ? one : other;
+}
 
-        if (device_of(other) == 0 || device_of(other) != device_of(last)) {
-            continue;
-        }
-        mine = beginning_of(last);
-        its = beginning_of(other);
-        older =
-            mine.tv_sec > its.tv_sec || (mine.tv_sec == its.tv_sec && mine.tv_nsec >= its.tv_nsec)
-                ? other
-                : last;
-        older->daemon.major = 0;
-        older->daemon.minor = 0;
+/* All are there: so that whose a device is needs no look at each of them. */
+static int sort_by_device(struct stacks *stacks)
+{
+    size_t kept = 0;
+
+    stacks->by_device = calloc(stacks->count, sizeof(struct stack *));
+    if (stacks->by_device == NULL) {
+        return -ENOMEM;
     }
+    for (size_t i = 0; i < stacks->count; i++) {
+        if (device_of(&stacks->list[i]) != 0) {
+            stacks->by_device[stacks->device_count++] = &stacks->list[i];
+        }
+    }
+    qsort(stacks->by_device, stacks->device_count, sizeof(struct stack *), compare_devices);
+    for (size_t i = 0; i < stacks->device_count; i++) {
+        struct stack *each = stacks->by_device[i],
+                     *last = kept > 0 ? stacks->by_device[kept - 1] : NULL;
+
+        if (last != NULL && device_of(last) == device_of(each)) {
+            stacks->by_device[kept - 1] = younger(each, last);
+        } else {
+            stacks->by_device[kept++] = each;
+        }
+    }
+    stacks->device_count = kept;
+    return 0;
+}
+
+/* Whose disk has that device, or NULL. */
+static struct stack *of_device(const struct stacks *stacks, dev_t device)
+{
+    struct stack wanted = {.daemon = {.major = major(device), .minor = minor(device)}};
+    struct stack *key = &wanted, **found;
+
+    if (device == 0 || stacks->device_count == 0) {
+        return NULL;
+    }
+    found = bsearch(&key, stacks->by_device, stacks->device_count, sizeof(struct stack *),
+                    compare_devices);
+    return found != NULL ? *found : NULL;
 }
 
 static int add_daemon(void *context, const struct registry_record *record, int descriptor)
@@ -95,7 +134,6 @@ static int add_daemon(void *context, const struct registry_record *record, int d
     }
     stack->daemon.mount_point = strdup(mount_point);
     stack->descriptor = fcntl(descriptor, F_DUPFD_CLOEXEC, 3);
-    keep_devices_apart(stacks);
     return stack->daemon.image == NULL || stack->daemon.mount_point == NULL ? -ENOMEM : 0;
 }
 
@@ -104,25 +142,23 @@ static int add_daemon(void *context, const struct registry_record *record, int d
 static int add_loop(void *context, const struct loop_status *status)
 {
     struct stacks *stacks = context;
+    struct stack *stack;
+    struct loop_status *added;
 
     if (!status->answers) {
         stacks->silent_count++;
         memcpy(stacks->silent, status->name, sizeof(stacks->silent));
         return 0;
     }
-    for (size_t i = 0; i < stacks->count; i++) {
-        struct stack *stack = &stacks->list[i];
-
-        if (device_of(stack) != 0 && status->file_device == device_of(stack)) {
-            struct loop_status *added =
-                append((void **)&stack->loops, &stack->loop_count, sizeof(*added));
-
-            if (added == NULL) {
-                return -ENOMEM;
-            }
-            *added = *status;
-        }
+    stack = of_device(stacks, status->file_device);
+    if (stack == NULL) {
+        return 0;
     }
+    added = append((void **)&stack->loops, &stack->loop_count, sizeof(*added));
+    if (added == NULL) {
+        return -ENOMEM;
+    }
+    *added = *status;
     return 0;
 }
 
@@ -178,15 +214,19 @@ static dev_t source_device(const struct mount_entry *entry)
 static int match_mount(void *context, const struct mount_entry *entry)
 {
     struct stacks *stacks = context;
+    struct stack *raw = of_device(stacks, entry->device);
     dev_t device = source_device(entry);
 
-    for (size_t i = 0; i < stacks->count; i++) {
+    if (raw != NULL) {
+        if (raw->source == NULL) {
+            raw->source = strdup(entry->source);
+            return raw->source == NULL ? -ENOMEM : 0;
+        }
+        return 0;
+    }
+    for (size_t i = 0; i < stacks->count && major(device) != 0; i++) {
         struct stack *stack = &stacks->list[i];
 
-        if (device_of(stack) != 0 && entry->device == device_of(stack) && stack->source == NULL) {
-            stack->source = strdup(entry->source);
-            return stack->source == NULL ? -ENOMEM : 0;
-        }
         for (size_t k = 0; k < stack->loop_count; k++) {
             if (is_of_loop(&stack->loops[k], device)) {
                 return add_mount(stack, STACK_MOUNT, entry->path, 0);
@@ -268,13 +308,7 @@ static struct stack *stack_of_process(struct stacks *stacks, pid_t pid)
             statx(dirfd(stream), item->d_name, AT_STATX_DONT_SYNC, 0, &status) != 0) {
             continue;
         }
-        for (size_t i = 0; i < stacks->count; i++) {
-            dev_t device = device_of(&stacks->list[i]);
-
-            if (device != 0 && device == makedev(status.stx_dev_major, status.stx_dev_minor)) {
-                found = &stacks->list[i];
-            }
-        }
+        found = of_device(stacks, makedev(status.stx_dev_major, status.stx_dev_minor));
     }
     if (stream != NULL) {
         closedir(stream);
@@ -309,6 +343,9 @@ int stacks_find(struct stacks *stacks)
     memset(stacks, 0, sizeof(*stacks));
     result = registry_visit(add_daemon, stacks);
     if (result == 0 && stacks->count > 0) {
+        result = sort_by_device(stacks);
+    }
+    if (result == 0 && stacks->count > 0) {
         result = loop_visit(add_loop, stacks);
     }
     if (result == 0 && stacks->count > 0) {
@@ -340,6 +377,7 @@ void stacks_release(struct stacks *stacks)
         registry_release(&stack->daemon);
     }
     free(stacks->list);
+    free(stacks->by_device);
     memset(stacks, 0, sizeof(*stacks));
 }
 

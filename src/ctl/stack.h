@@ -37,6 +37,8 @@ struct stack {
 struct stacks {
     struct stack *list;
     size_t count;
+    struct stack **by_device; /* all whose device is known, in the order of these */
+    size_t device_count;
     size_t silent_count; /* loop devices that may be on one of them, which nobody can tell ... */
     char silent[LOOP_NAME_MAX]; /* ... and one of these */
 };
