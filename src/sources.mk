@@ -253,7 +253,8 @@ CTL_SOURCES = \
 	src/ctl/run.c src/ctl/run.h \
 	src/ctl/daemon.c src/ctl/daemon.h \
 	src/ctl/freeze.c src/ctl/freeze.h \
-	src/ctl/stack.c src/ctl/stack.h \
+	src/ctl/stack.c src/ctl/stack.h src/ctl/stack_internal.h \
+	src/ctl/stack_programs.c \
 	src/ctl/teardown.c src/ctl/teardown.h \
 	src/ctl/umount.c \
 	src/fuse/names.c src/fuse/names.h \

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "config.h"
 
-#include "ctl/stack.h"
+#include "ctl/stack_internal.h"
 
 #include "util/mounts.h"
 
@@ -17,8 +17,7 @@
 
 /* --- daemons ------------------------------------------------------------------------------ */
 
-/* Room for one more of `size` bytes, all zero; NULL when memory ran out. */
-static void *append(void **list, size_t *count, size_t size)
+void *stack_append(void **list, size_t *count, size_t size)
 {
     char *more = realloc(*list, (*count + 1) * size);
 
@@ -103,8 +102,7 @@ static int sort_by_device(struct stacks *stacks)
     return 0;
 }
 
-/* Whose disk has that device, or NULL. */
-static struct stack *of_device(const struct stacks *stacks, dev_t device)
+struct stack *stacks_of_device(const struct stacks *stacks, dev_t device)
 {
     struct stack wanted = {.daemon = {.major = major(device), .minor = minor(device)}};
     struct stack *key = &wanted, **found;
@@ -120,7 +118,7 @@ static struct stack *of_device(const struct stacks *stacks, dev_t device)
 static int add_daemon(void *context, const struct registry_record *record, int descriptor)
 {
     struct stacks *stacks = context;
-    struct stack *stack = append((void **)&stacks->list, &stacks->count, sizeof(*stack));
+    struct stack *stack = stack_append((void **)&stacks->list, &stacks->count, sizeof(*stack));
     const char *mount_point = record->mount_point;
 
     if (stack == NULL) {
@@ -150,11 +148,11 @@ static int add_loop(void *context, const struct loop_status *status)
         memcpy(stacks->silent, status->name, sizeof(stacks->silent));
         return 0;
     }
-    stack = of_device(stacks, status->file_device);
+    stack = stacks_of_device(stacks, status->file_device);
     if (stack == NULL) {
         return 0;
     }
-    added = append((void **)&stack->loops, &stack->loop_count, sizeof(*added));
+    added = stack_append((void **)&stack->loops, &stack->loop_count, sizeof(*added));
     if (added == NULL) {
         return -ENOMEM;
     }
@@ -164,10 +162,10 @@ static int add_loop(void *context, const struct loop_status *status)
 
 /* --- mounts ---------------------------------------------------------------------------------- */
 
-static int add_mount(struct stack *stack, enum stack_kind kind, const char *path, pid_t pid)
+int stack_add_mount(struct stack *stack, enum stack_kind kind, const char *path, pid_t pid)
 {
     struct stack_mount *mount =
-        append((void **)&stack->mounts, &stack->mount_count, sizeof(*mount));
+        stack_append((void **)&stack->mounts, &stack->mount_count, sizeof(*mount));
 
     if (mount == NULL) {
         return -ENOMEM;
@@ -214,7 +212,7 @@ static dev_t source_device(const struct mount_entry *entry)
 static int match_mount(void *context, const struct mount_entry *entry)
 {
     struct stacks *stacks = context;
-    struct stack *raw = of_device(stacks, entry->device);
+    struct stack *raw = stacks_of_device(stacks, entry->device);
     dev_t device = source_device(entry);
 
     if (raw != NULL) {
@@ -229,112 +227,14 @@ static int match_mount(void *context, const struct mount_entry *entry)
 
         for (size_t k = 0; k < stack->loop_count; k++) {
             if (is_of_loop(&stack->loops[k], device)) {
-                return add_mount(stack, STACK_MOUNT, entry->path, 0);
+                return stack_add_mount(stack, STACK_MOUNT, entry->path, 0);
             }
         }
     }
     return 0;
 }
 
-/* --- FUSE programs ---------------------------------------------------------------------------- */
-
-struct argument_search {
-    const char *arguments; /* of a process, one behind the other, each with a NUL */
-    size_t length;
-    char *path; /* the last mount of the kind FUSE at one of them */
-};
-
-static int match_argument(void *context, const struct mount_entry *entry)
-{
-    struct argument_search *search = context;
-
-    if (strncmp(entry->type, "fuse", 4) != 0 || strcmp(entry->type, "fuse.qcow2fs") == 0) {
-        return 0;
-    }
-    for (const char *at = search->arguments; at < search->arguments + search->length;
-         at += strlen(at) + 1) {
-        if (strcmp(at, entry->path) == 0) {
-            free(search->path);
-            search->path = strdup(entry->path);
-            return search->path == NULL ? -ENOMEM : 0;
-        }
-    }
-    return 0;
-}
-
-/* What a process that has the disk open has mounted, as its arguments say. */
-static int add_program(struct stack *stack, pid_t pid)
-{
-    char path[48], arguments[16384];
-    struct argument_search search = {.arguments = arguments};
-    ssize_t length;
-    int file, result;
-
-    snprintf(path, sizeof(path), "/proc/%ld/cmdline", (long)pid);
-    file = open(path, O_RDONLY | O_CLOEXEC);
-    if (file < 0) {
-        return 0;
-    }
-    length = read(file, arguments, sizeof(arguments) - 1);
-    close(file);
-    if (length <= 0) {
-        return 0;
-    }
-    arguments[length] = '\0';
-    search.length = (size_t)length;
-    result = mounts_visit(match_argument, &search);
-    if (result == 0 && search.path != NULL) {
-        result = add_mount(stack, STACK_FUSE, search.path, pid);
-    }
-    free(search.path);
-    return result;
-}
-
-/* Which of the daemons' disks the process has open; NULL: none. */
-static struct stack *stack_of_process(struct stacks *stacks, pid_t pid)
-{
-    char path[48];
-    struct stack *found = NULL;
-    struct dirent *item;
-    DIR *stream;
-
-    snprintf(path, sizeof(path), "/proc/%ld/fd", (long)pid);
-    stream = opendir(path);
-    while (stream != NULL && found == NULL && (item = readdir(stream)) != NULL) {
-        struct statx status;
-
-        /* Without asking the server, which may be busy, or gone. */
-        if (item->d_name[0] == '.' ||
-            statx(dirfd(stream), item->d_name, AT_STATX_DONT_SYNC, 0, &status) != 0) {
-            continue;
-        }
-        found = of_device(stacks, makedev(status.stx_dev_major, status.stx_dev_minor));
-    }
-    if (stream != NULL) {
-        closedir(stream);
-    }
-    return found;
-}
-
-static int add_programs(struct stacks *stacks)
-{
-    DIR *stream = opendir("/proc");
-    struct dirent *item;
-    int result = 0;
-
-    while (stream != NULL && result == 0 && (item = readdir(stream)) != NULL) {
-        pid_t pid = (pid_t)strtol(item->d_name, NULL, 10);
-        struct stack *stack = pid > 0 && pid != getpid() ? stack_of_process(stacks, pid) : NULL;
-
-        if (stack != NULL) {
-            result = add_program(stack, pid);
-        }
-    }
-    if (stream != NULL) {
-        closedir(stream);
-    }
-    return result;
-}
+/* --- all ------------------------------------------------------------------------------------- */
 
 int stacks_find(struct stacks *stacks)
 {
@@ -352,7 +252,7 @@ int stacks_find(struct stacks *stacks)
         result = mounts_visit(match_mount, stacks);
     }
     if (result == 0 && stacks->count > 0) {
-        result = add_programs(stacks);
+        result = stacks_add_programs(stacks);
     }
     if (result < 0) {
         stacks_release(stacks);

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: MIT */
+/* FUSE programs that have a raw disk open, and what they have mounted. */
+#include "config.h"
+
+#include "ctl/stack_internal.h"
+
+#include "util/mounts.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+struct fuse_mount {
+    char *path;
+    size_t number; /* in the order of mounting */
+};
+
+/* Mounts of the kind FUSE that are not our own; sorted by their paths, when all are there. */
+struct fuse_mounts {
+    struct fuse_mount *list;
+    size_t count;
+};
+
+static int collect_fuse_mount(void *context, const struct mount_entry *entry)
+{
+    struct fuse_mounts *mounts = context;
+    struct fuse_mount *mount;
+
+    if (strncmp(entry->type, "fuse", 4) != 0 || strcmp(entry->type, "fuse.qcow2fs") == 0) {
+        return 0;
+    }
+    mount = stack_append((void **)&mounts->list, &mounts->count, sizeof(*mount));
+    if (mount == NULL) {
+        return -ENOMEM;
+    }
+    mount->number = mounts->count;
+    mount->path = strdup(entry->path);
+    return mount->path != NULL ? 0 : -ENOMEM;
+}
+
+static int compare_paths(const void *one, const void *other)
+{
+    const struct fuse_mount *a = one, *b = other;
+
+    return strcmp(a->path, b->path);
+}
+
+static void release_fuse_mounts(struct fuse_mounts *mounts)
+{
+    for (size_t i = 0; i < mounts->count; i++) {
+        free(mounts->list[i].path);
+    }
+    free(mounts->list);
+}
+
+/* The last of the mounts that an argument of the process names; NULL: none does. */
+static const struct fuse_mount *mount_of_process(const struct fuse_mounts *mounts, pid_t pid)
+{
+    char path[48], arguments[16384];
+    const struct fuse_mount *last = NULL;
+    ssize_t length;
+    int file;
+
+    snprintf(path, sizeof(path), "/proc/%ld/cmdline", (long)pid);
+    file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file < 0) {
+        return NULL;
+    }
+    length = read(file, arguments, sizeof(arguments) - 1);
+    close(file);
+    if (length <= 0) {
+        return NULL;
+    }
+    arguments[length] = '\0';
+    for (char *at = arguments; at < arguments + length; at += strlen(at) + 1) {
+        const struct fuse_mount wanted = {.path = at};
+        const struct fuse_mount *found =
+            bsearch(&wanted, mounts->list, mounts->count, sizeof(wanted), compare_paths);
+
+        if (found != NULL && (last == NULL || found->number > last->number)) {
+            last = found;
+        }
+    }
+    return last;
+}
+
+/* Which of the daemons' disks the process has open; NULL: none. */
+static struct stack *stack_of_process(struct stacks *stacks, pid_t pid)
+{
+    char path[48];
+    struct stack *found = NULL;
+    struct dirent *item;
+    DIR *stream;
+
+    snprintf(path, sizeof(path), "/proc/%ld/fd", (long)pid);
+    stream = opendir(path);
+    while (stream != NULL && found == NULL && (item = readdir(stream)) != NULL) {
+        struct statx status;
+
+        /* Without asking the server, which may be busy, or gone. */
+        if (item->d_name[0] == '.' ||
+            statx(dirfd(stream), item->d_name, AT_STATX_DONT_SYNC, 0, &status) != 0) {
+            continue;
+        }
+        found = stacks_of_device(stacks, makedev(status.stx_dev_major, status.stx_dev_minor));
+    }
+    if (stream != NULL) {
+        closedir(stream);
+    }
+    return found;
+}
+
+int stacks_add_programs(struct stacks *stacks)
+{
+    struct fuse_mounts mounts = {0};
+    int result = mounts_visit(collect_fuse_mount, &mounts);
+    DIR *stream = result == 0 && mounts.count > 0 ? opendir("/proc") : NULL;
+    struct dirent *item;
+
+    if (mounts.count > 0) {
+        qsort(mounts.list, mounts.count, sizeof(*mounts.list), compare_paths);
+    }
+    while (stream != NULL && result == 0 && (item = readdir(stream)) != NULL) {
+        pid_t pid = (pid_t)strtol(item->d_name, NULL, 10);
+        const struct fuse_mount *mount =
+            pid > 0 && pid != getpid() ? mount_of_process(&mounts, pid) : NULL;
+        struct stack *stack = mount != NULL ? stack_of_process(stacks, pid) : NULL;
+
+        if (stack != NULL) {
+            result = stack_add_mount(stack, STACK_FUSE, mount->path, pid);
+        }
+    }
+    if (stream != NULL) {
+        closedir(stream);
+    }
+    release_fuse_mounts(&mounts);
+    return result;
+}
