@@ -215,13 +215,13 @@ static int match_mount(void *context, const struct mount_entry *entry)
     struct stack *raw = stacks_of_device(stacks, entry->device);
     dev_t device = source_device(entry);
 
-    if (raw != NULL) {
+    if (raw != NULL && raw->source == NULL) {
+        raw->source = strdup(entry->source);
         if (raw->source == NULL) {
-            raw->source = strdup(entry->source);
-            return raw->source == NULL ? -ENOMEM : 0;
+            return -ENOMEM;
         }
-        return 0;
     }
+    /* It may be both: of an image that lies on another one's disk. */
     for (size_t i = 0; i < stacks->count && major(device) != 0; i++) {
         struct stack *stack = &stacks->list[i];
 

@@ -51,6 +51,31 @@ static int compare_paths(const void *one, const void *other)
     return strcmp(a->path, b->path);
 }
 
+static int compare_mounts(const void *one, const void *other)
+{
+    const struct fuse_mount *a = one, *b = other;
+    int order = compare_paths(one, other);
+
+    return order != 0 ? order : a->number < b->number ? -1 : a->number > b->number;
+}
+
+/* Of those at the same path the last one stays: it is what is seen there. */
+static void sort_fuse_mounts(struct fuse_mounts *mounts)
+{
+    size_t kept = 0;
+
+    if (mounts->count > 0) {
+        qsort(mounts->list, mounts->count, sizeof(*mounts->list), compare_mounts);
+    }
+    for (size_t i = 0; i < mounts->count; i++) {
+        if (kept > 0 && compare_paths(&mounts->list[kept - 1], &mounts->list[i]) == 0) {
+            free(mounts->list[--kept].path);
+        }
+        mounts->list[kept++] = mounts->list[i];
+    }
+    mounts->count = kept;
+}
+
 static void release_fuse_mounts(struct fuse_mounts *mounts)
 {
     for (size_t i = 0; i < mounts->count; i++) {
@@ -120,11 +145,12 @@ int stacks_add_programs(struct stacks *stacks)
 {
     struct fuse_mounts mounts = {0};
     int result = mounts_visit(collect_fuse_mount, &mounts);
-    DIR *stream = result == 0 && mounts.count > 0 ? opendir("/proc") : NULL;
     struct dirent *item;
+    DIR *stream = NULL;
 
-    if (mounts.count > 0) {
-        qsort(mounts.list, mounts.count, sizeof(*mounts.list), compare_paths);
+    if (result == 0 && mounts.count > 0) {
+        sort_fuse_mounts(&mounts);
+        stream = opendir("/proc");
     }
     while (stream != NULL && result == 0 && (item = readdir(stream)) != NULL) {
         pid_t pid = (pid_t)strtol(item->d_name, NULL, 10);
