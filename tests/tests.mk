@@ -309,7 +309,9 @@ BENCH_FILES = \
 	tests/bench/speed/growth.py \
 	tests/bench/speed/images.py \
 	tests/bench/speed/jobs.py \
+	tests/bench/speed/drawing.py \
 	tests/bench/speed/loglog.py \
+	tests/bench/speed/rows.py \
 	tests/bench/speed/tails.py \
 	tests/bench/speed/places.py \
 	tests/bench/speed/remote.py \
