@@ -123,7 +123,7 @@ static int make_zero_cluster(struct writer *writer, uint64_t references, uint64_
         return result;
     }
     *host_offset = place.host_offset;
-    if (place.fresh) {
+    if (place.untouched) {
         return 0;
     }
     zeros = calloc(1, in_memory(size));

@@ -17,9 +17,9 @@
 #define PAGE_CACHE_READ_AHEAD 1024
 
 /*
- * Percent of the dirty pages that the machine allows which may be those of the mount, and how many
- * bytes at the most, where the kernel can be told (Linux 6.2): who reads past the page cache waits
- * for all that is being written back.
+ * Percent of the dirty pages that the machine allows which may be those of the mount, and up to how
+ * many bytes that is raised, where the kernel can be told (Linux 6.2; it keeps a share of what it
+ * allows then): who reads past the page cache waits for all that is being written back.
  */
 #define PAGE_CACHE_DIRTY_SHARE 5
 #define PAGE_CACHE_DIRTY_BYTES (UINT64_C(80) << 20)

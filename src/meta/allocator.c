@@ -14,6 +14,9 @@
 #define RUN_FIRST (UINT64_C(1) << 20)  /* bytes of the first run that is reserved */
 #define RUN_MAX   (UINT64_C(64) << 20) /* each is twice as long as the one before, up to this */
 
+/* A run is cut where clusters that read as zeros begin or end, if this many are alike. */
+#define ALIKE_MIN 16
+
 /*
  * What is filled of a run, and when that pays: syncs that were seen, bytes allocated for each. It
  * begins and ends where no folio of the host's page cache, which are as large at most, has bytes on
@@ -58,15 +61,34 @@ void allocator_destroy(struct allocator *allocator)
 
 /* --- Reserving ---------------------------------------------------------------------- */
 
+/* Whether all of a run in the middle of the file reads as zeros; it may become shorter. */
+static bool is_hollow(struct allocator *allocator, struct run *run)
+{
+    uint64_t lowered = refcounts_lowered_end(allocator->source.refcounts), alike = run->length;
+    bool hollow;
+
+    /* What was behind the end for a while may have been a table. */
+    hollow_remove(&allocator->hollow, lowered, UINT64_MAX - lowered);
+    hollow = hollow_look(&allocator->hollow, run->first, &alike);
+    if (alike < run->length && alike < ALIKE_MIN) {
+        return false;
+    }
+    run->length = alike;
+    return hollow;
+}
+
 /* Free clusters in the middle of the file, or else behind its end. */
 static int find_run(struct allocator *allocator, uint64_t want, struct run *run)
 {
     struct refcounts *refcounts = allocator->source.refcounts;
+    int result = refcounts_settle_end(refcounts);
     uint64_t end = refcounts_end(refcounts);
-    int result;
 
     run->length = 0;
     run->fresh = false;
+    if (result < 0) {
+        return result;
+    }
     if (allocator->cursor < end) {
         result =
             refcounts_find_free(refcounts, allocator->cursor, end, want, &run->first, &run->length);
@@ -76,7 +98,7 @@ static int find_run(struct allocator *allocator, uint64_t want, struct run *run)
         allocator->cursor = run->length > 0 ? run->first : end;
     }
     if (run->length > 0) {
-        run->fresh = hollow_look(&allocator->hollow, run->first, &run->length);
+        run->fresh = is_hollow(allocator, run);
     }
     run->at_end = run->length == 0;
     run->fresh = run->fresh || (run->at_end && !allocator->source.device);
@@ -245,7 +267,8 @@ static bool fill_pays(struct allocator *allocator)
 {
     uint64_t syncs;
 
-    if (allocator->cannot_fill || allocator->source.fill_wanted == NULL) {
+    if (allocator->cannot_fill || allocator->source.fill_wanted == NULL ||
+        allocator->source.device) {
         return false;
     }
     syncs = barrier_syncs(allocator->source.barrier) - allocator->syncs;
@@ -424,6 +447,7 @@ int allocator_take(struct allocator *allocator, uint64_t want, struct allocation
             .clusters = run.length,
             .epoch = run.epoch,
             .fresh = run.fresh,
+            .untouched = run.fresh && run.at_end,
         };
     }
     pthread_mutex_unlock(&allocator->mutex);
@@ -440,13 +464,17 @@ int allocator_take_exactly(struct allocator *allocator, uint64_t clusters,
         return allocator_take(allocator, 1, allocation);
     }
     pthread_mutex_lock(&allocator->mutex);
-    result = count_run(allocator, clusters, &run);
+    result = refcounts_settle_end(allocator->source.refcounts);
+    if (result == 0) {
+        result = count_run(allocator, clusters, &run);
+    }
     pthread_mutex_unlock(&allocator->mutex);
     *allocation = (struct allocation){
         .host_offset = run.first << allocator_bits(allocator),
         .clusters = clusters,
         .epoch = run.epoch,
         .fresh = run.fresh,
+        .untouched = run.fresh,
     };
     return result;
 }

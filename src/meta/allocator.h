@@ -63,7 +63,8 @@ struct allocation {
     uint64_t host_offset; /* bytes */
     uint64_t clusters;
     uint64_t epoch; /* of the barrier: stable counts */
-    bool fresh;     /* never written, or punched since: reads as zeros, when it is stably counted */
+    bool fresh;     /* untouched, or punched since: reads as zeros, when it is stably counted */
+    bool untouched; /* from behind all that was ever in use, whatever the counts say of that */
 };
 
 /* 0, -ENOMEM, or the errno of a host that cannot tell the size of the file. */

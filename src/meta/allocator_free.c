@@ -52,24 +52,32 @@ static int look_at_counts(struct allocator *allocator, const struct pending *ran
     return 0;
 }
 
+bool allocator_punch(const struct allocator *allocator, uint64_t first, uint64_t length)
+{
+    uint64_t offset = first << allocator_bits(allocator),
+             size = length << allocator_bits(allocator);
+    struct store *file = allocator->source.file;
+    struct store_info info;
+
+    /* The host may be unable to; they are free all the same. */
+    return allocator->source.discard && store_punch(file, offset, size) == 0 &&
+           store_info(file, &info) == 0 && info.size >= offset + size;
+}
+
 /*
- * Gives the host space of clusters back that will be free; whether they read as zeros then. With
- * the mutex held, but not meanwhile: it may take long. As long as they are counted nobody can be
- * given them (R4).
+ * Of clusters that will be free. With the mutex held, but not meanwhile: it may take long. As long
+ * as they are counted nobody can be given them (R4).
  */
 static bool punch(struct allocator *allocator, uint64_t first, uint64_t length)
 {
-    int result;
+    bool hollow = false;
 
-    if (!allocator->source.discard) {
-        return false;
+    if (allocator->source.discard) {
+        pthread_mutex_unlock(&allocator->mutex);
+        hollow = allocator_punch(allocator, first, length);
+        pthread_mutex_lock(&allocator->mutex);
     }
-    pthread_mutex_unlock(&allocator->mutex);
-    /* The host may be unable to; they are free all the same. */
-    result = store_punch(allocator->source.file, first << allocator_bits(allocator),
-                         length << allocator_bits(allocator));
-    pthread_mutex_lock(&allocator->mutex);
-    return result == 0;
+    return hollow;
 }
 
 void allocator_make_free(struct allocator *allocator, uint64_t first, uint64_t length, bool hollow)

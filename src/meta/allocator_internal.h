@@ -68,7 +68,13 @@ static inline uint32_t allocator_bits(const struct allocator *allocator)
 /* Takes 1 to `want` clusters out of the current run, as a run. With the mutex held. */
 int allocator_take_run(struct allocator *allocator, uint64_t want, struct run *run);
 
-/* Nothing refers to the clusters any more: they can be found again. Likewise. */
+/*
+ * Gives the host space of clusters back, where that is wanted: whether they read as zeros then, and
+ * lie within the file. Takes no lock.
+ */
+bool allocator_punch(const struct allocator *allocator, uint64_t first, uint64_t length);
+
+/* Nothing refers to the clusters any more: they can be found again. With the mutex held. */
 void allocator_make_free(struct allocator *allocator, uint64_t first, uint64_t length, bool hollow);
 
 /* Something to be freed with the next commit, whichever that is. Likewise. */

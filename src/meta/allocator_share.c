@@ -79,10 +79,7 @@ static int free_run(struct allocator *allocator, uint64_t first, uint64_t length
     if (result < 0) {
         return result;
     }
-    /* The host may be unable to; the clusters are free all the same. */
-    allocator_make_free(allocator, first, length,
-                        allocator->source.discard &&
-                            store_punch(allocator->source.file, offset, size) == 0);
+    allocator_make_free(allocator, first, length, allocator_punch(allocator, first, length));
     return 0;
 }
 

@@ -408,7 +408,8 @@ static int write_table(struct mapping *mapping, uint64_t shared, const struct al
     uint8_t *table;
     int result = 0;
 
-    if (shared == 0 && new->fresh) {
+    /* Of others that are fresh a damaged image may have entries that are still written through. */
+    if (shared == 0 && new->untouched) {
         return 0; /* it reads as zeros */
     }
     table = calloc(1, in_memory(size));

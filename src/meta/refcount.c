@@ -140,6 +140,7 @@ static int find_end(struct refcounts *refcounts, const struct store_info *info)
         }
     }
     refcounts->end = max_u64(end, least);
+    refcounts->lowered = UINT64_MAX;
     return result;
 }
 
@@ -203,7 +204,18 @@ uint64_t refcounts_end(const struct refcounts *refcounts)
 
 void refcounts_set_end(struct refcounts *refcounts, uint64_t cluster)
 {
+    if (cluster < refcounts->end) {
+        refcounts->lowered = min_u64(refcounts->lowered, cluster);
+    }
     refcounts->end = cluster;
+}
+
+uint64_t refcounts_lowered_end(struct refcounts *refcounts)
+{
+    uint64_t lowered = refcounts->lowered;
+
+    refcounts->lowered = UINT64_MAX;
+    return lowered;
 }
 
 void refcounts_set_lazy(struct refcounts *refcounts, bool lazy)
@@ -297,7 +309,7 @@ static int find_free_in_block(struct refcounts *refcounts, uint64_t from, uint64
 int refcounts_find_free(struct refcounts *refcounts, uint64_t from, uint64_t limit, uint64_t want,
                         uint64_t *first, uint64_t *length)
 {
-    int result = refcounts->unsure ? refcounts_settle(refcounts) : 0;
+    int result = refcounts_settle_end(refcounts);
 
     *length = 0;
     while (result == 0 && from < limit && *length == 0) {

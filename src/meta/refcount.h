@@ -71,6 +71,12 @@ int refcounts_add(struct refcounts *refcounts, uint64_t first, uint64_t length, 
 int refcounts_settle(struct refcounts *refcounts);
 
 /*
+ * Finishes of that what may move the end: nobody may take clusters behind it before. 0, or why it
+ * failed again.
+ */
+int refcounts_settle_end(struct refcounts *refcounts);
+
+/*
  * Adds 1 to the counts of `length` clusters that are in use already: *done of them, all or an
  * error. It stays in the cache until refcounts_write_back(). -EOVERFLOW where the width of the
  * counts is in the way, -EUCLEAN where one is 0.
@@ -93,6 +99,9 @@ int refcounts_find_free(struct refcounts *refcounts, uint64_t from, uint64_t lim
  */
 uint64_t refcounts_end(const struct refcounts *refcounts);
 void refcounts_set_end(struct refcounts *refcounts, uint64_t cluster);
+
+/* The lowest that it came back to since this was asked last; UINT64_MAX: it did not. */
+uint64_t refcounts_lowered_end(struct refcounts *refcounts);
 
 /* With true, rising counts stay in the cache as well (R5: the dirty bit is set). */
 void refcounts_set_lazy(struct refcounts *refcounts, bool lazy);

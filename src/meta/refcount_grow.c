@@ -263,7 +263,7 @@ static void lower_end(struct refcounts *refcounts, uint64_t end)
         result = store_resize(file, size);
     }
     if (result == 0) {
-        refcounts->end = end;
+        refcounts_set_end(refcounts, end);
     }
 }
 
@@ -348,6 +348,13 @@ int refcounts_settle(struct refcounts *refcounts)
         result = -EIO;
     }
     return result;
+}
+
+int refcounts_settle_end(struct refcounts *refcounts)
+{
+    int result = refcounts->unsure ? refcounts_settle(refcounts) : 0;
+
+    return refcounts->unsure ? result : 0;
 }
 
 /* The growth failed when its pointers were being written: it is undone when these are as before. */

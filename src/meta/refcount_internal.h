@@ -31,6 +31,7 @@ struct refcounts {
     uint64_t *table;       /* host offsets of the blocks, in host byte order */
     uint64_t capacity;     /* entries of `table` */
     uint64_t end;          /* cluster number: see refcounts_end() */
+    uint64_t lowered;      /* see refcounts_lowered_end() */
     /*
      * The pointers to what `failed` made, in the table or the header, could be written neither as
      * they shall be nor as they were: nobody knows what the file says. Its clusters are nobody's.

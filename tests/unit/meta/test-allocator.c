@@ -324,23 +324,74 @@ END_TEST
 
 START_TEST(what_is_given_out_at_once_reads_as_zeros_as_a_whole_or_may_not)
 {
+    static const struct {
+        uint64_t begin, length;
+        bool punched;
+    } given[] = {{0, 20, true}, {20, 20, false}, {40, 20, true}, {60, 3, false}, {63, 5, true}},
+      taken[] = {{0, 20, true}, {20, 20, false}, {40, 20, true}, {60, 8, false}};
     struct owner owner;
     struct allocation back, next;
-    const uint64_t begins[] = {0, 20, 30, 50};
+
+    owner_open(&owner, true);
+    back = owner_taken(&owner, 68);
+    ck_assert(back.untouched);
+    owner.count = 0;
+    for (unsigned i = 0; i < 5; i++) {
+        if (!given[i].punched) {
+            memory_store_fail(owner.write_case.file, MEMORY_STORE_PUNCH, 1, EIO);
+        }
+        allocator_return(owner_allocator(&owner), back.host_offset + given[i].begin * CLUSTER,
+                         given[i].length);
+    }
+    for (unsigned i = 0; i < 4; i++) {
+        next = i == 0 ? take_again(&owner) : owner_taken(&owner, 100);
+        ck_assert_uint_eq(next.host_offset, back.host_offset + taken[i].begin * CLUSTER);
+        ck_assert_uint_eq(next.clusters, taken[i].length);
+        ck_assert_int_eq(next.fresh, taken[i].punched);
+        ck_assert(!next.untouched);
+    }
+    owner_close(&owner);
+}
+END_TEST
+
+/* R1: until the file is as long a crash leaves an entry that names nothing. */
+START_TEST(what_lies_behind_the_end_of_the_file_is_not_taken_for_a_hole)
+{
+    struct owner owner;
+    struct allocation next;
+    uint64_t end;
+
+    owner_open(&owner, true);
+    end = refcounts_end(owner.write_case.refcounts);
+    refcounts_set_end(owner.write_case.refcounts, end + 50); /* counted, and never written */
+    for (unsigned i = 0; i < 2; i++) {
+        next = owner_taken(&owner, 100);
+        ck_assert_uint_eq(next.host_offset, end * CLUSTER);
+        ck_assert_uint_eq(next.clusters, 50);
+        ck_assert(!next.fresh);
+        owner.count = 0;
+        allocator_return(owner_allocator(&owner), next.host_offset, next.clusters);
+    }
+    owner_close(&owner);
+}
+END_TEST
+
+START_TEST(what_was_behind_the_end_for_a_while_is_not_taken_for_a_hole)
+{
+    struct owner owner;
+    struct allocation back, next;
+    uint64_t end;
 
     owner_open(&owner, true);
     back = owner_taken(&owner, 50);
+    end = refcounts_end(owner.write_case.refcounts);
     owner.count = 0;
-    allocator_return(owner_allocator(&owner), back.host_offset, 20);
-    memory_store_fail(owner.write_case.file, MEMORY_STORE_PUNCH, 1, EIO);
-    allocator_return(owner_allocator(&owner), back.host_offset + 20 * CLUSTER, 10);
-    allocator_return(owner_allocator(&owner), back.host_offset + 30 * CLUSTER, 20);
-    for (unsigned part = 0; part < 3; part++) {
-        next = part == 0 ? take_again(&owner) : owner_taken(&owner, 100);
-        ck_assert_uint_eq(next.host_offset, back.host_offset + begins[part] * CLUSTER);
-        ck_assert_uint_eq(next.clusters, begins[part + 1] - begins[part]);
-        ck_assert_int_eq(next.fresh, part != 1);
-    }
+    allocator_return(owner_allocator(&owner), back.host_offset, back.clusters);
+    refcounts_set_end(owner.write_case.refcounts, back.host_offset / CLUSTER);
+    refcounts_set_end(owner.write_case.refcounts, end);
+    next = take_again(&owner);
+    ck_assert_uint_eq(next.host_offset, back.host_offset);
+    ck_assert(!next.fresh);
     owner_close(&owner);
 }
 END_TEST
@@ -458,6 +509,8 @@ int main(void)
     tcase_add_loop_test(tcase, what_was_punched_reads_as_zeros_for_whom_it_is_given_to_next, 0,
                         ZEROS_CASES);
     tcase_add_test(tcase, what_is_given_out_at_once_reads_as_zeros_as_a_whole_or_may_not);
+    tcase_add_test(tcase, what_lies_behind_the_end_of_the_file_is_not_taken_for_a_hole);
+    tcase_add_test(tcase, what_was_behind_the_end_for_a_while_is_not_taken_for_a_hole);
     tcase_add_test(tcase, closing_gives_all_of_the_reserve_back_and_cuts_the_file);
     tcase_add_loop_test(tcase, closing_cuts_nothing_that_the_file_had_when_it_was_opened, 0, 2);
     tcase_add_test(tcase, what_is_stopped_frees_and_cuts_nothing);
