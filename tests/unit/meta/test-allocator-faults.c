@@ -173,6 +173,50 @@ START_TEST(a_host_that_fails_once_at_any_call_makes_nothing_wrong)
 }
 END_TEST
 
+/* Each write fails from the n-th on, for some steps; whether one did. */
+static bool fail_for_a_while(unsigned n, unsigned steps)
+{
+    struct owner owner;
+    struct gate *gate;
+    unsigned calls;
+
+    owner_open(&owner, false);
+    owner.seed = 7;
+    gate = owner.write_case.gate;
+    calls = memory_store_calls(owner.write_case.file, MEMORY_STORE_WRITE);
+    memory_store_fail_from(owner.write_case.file, MEMORY_STORE_WRITE, n, ENOSPC);
+    for (unsigned i = 0; i < steps; i++) {
+        (void)random_step(&owner);
+    }
+    calls = memory_store_calls(owner.write_case.file, MEMORY_STORE_WRITE) - calls;
+    memory_store_fail(owner.write_case.file, MEMORY_STORE_WRITE, 0, 0);
+    for (unsigned i = 0; i < 60; i++) {
+        struct allocation taken;
+
+        ck_assert_int_eq(owner_take(&owner, i < 3 ? 600 : i % 7 + 1, i % 3 < 2, &taken), 0);
+        ck_assert_ptr_null(
+            gate_check(gate, GATE_OTHER, taken.host_offset, taken.clusters * CLUSTER));
+        ck_assert_uint_ge(owner_file_clusters(&owner),
+                          taken.host_offset / CLUSTER + taken.clusters);
+    }
+    for (unsigned i = 0; i < owner.count; i++) {
+        ck_assert_uint_eq(write_case_counted(&owner.write_case, owner.owned[i].first * CLUSTER), 1);
+    }
+    owner_close(&owner);
+    return calls >= n;
+}
+
+START_TEST(a_host_that_fails_for_a_while_has_nothing_handed_out_twice)
+{
+    unsigned n = 1;
+
+    while (fail_for_a_while(n, 1 + (unsigned)_i * 3)) {
+        n++;
+    }
+    ck_assert_uint_gt(n, 1);
+}
+END_TEST
+
 START_TEST(a_host_that_is_full_for_long_gives_no_clusters_and_moves_no_end)
 {
     struct builder_options options = write_case_options();
@@ -227,6 +271,7 @@ int main(void)
     tcase_add_loop_test(tcase, near_a_limit_of_the_file_what_fits_is_taken, 0, 2);
     tcase_add_test(tcase, a_host_that_is_full_for_long_gives_no_clusters_and_moves_no_end);
     tcase_add_loop_test(tcase, a_host_that_fails_once_at_any_call_makes_nothing_wrong, 0, 4);
+    tcase_add_loop_test(tcase, a_host_that_fails_for_a_while_has_nothing_handed_out_twice, 0, 12);
     suite_add_tcase(suite, tcase);
     return suite_main(suite);
 }
