@@ -220,7 +220,7 @@ static int count_run(struct allocator *allocator, uint64_t want, struct run *run
     } else {
         result = count_at_end(allocator, want, run);
     }
-    run->epoch = barrier_epoch(allocator->source.barrier);
+    run->epoch = barrier_epoch(allocator->source.barrier); /* R1: holes in it are older */
     hollow_remove(&allocator->hollow, run->first, run->length);
     return result;
 }

@@ -59,7 +59,8 @@ bool allocator_punch(const struct allocator *allocator, uint64_t first, uint64_t
     struct store *file = allocator->source.file;
     struct store_info info;
 
-    /* The host may be unable to; they are free all the same. */
+    /* The host may be unable to; they are free all the same. R1: zeros that only lie behind the end
+       of the file are not stable when their counts are. */
     return allocator->source.discard && store_punch(file, offset, size) == 0 &&
            store_info(file, &info) == 0 && info.size >= offset + size;
 }
