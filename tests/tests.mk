@@ -431,6 +431,12 @@ tests_bench_decompress_CPPFLAGS = $(PROJECT_CPPFLAGS)
 tests_bench_decompress_CFLAGS = $(PROJECT_CFLAGS)
 tests_bench_decompress_SOURCES = tests/bench/decompress.c
 tests_bench_decompress_LDADD = $(LIBQCOW2_LIBS)
+if HAVE_LIBNBD
+check_PROGRAMS += tests/bench/far-floor
+endif
+tests_bench_far_floor_CFLAGS = $(PROJECT_CFLAGS) $(FUSE3_CFLAGS) $(LIBNBD_CFLAGS)
+tests_bench_far_floor_SOURCES = tests/bench/far-floor.c
+tests_bench_far_floor_LDADD = $(FUSE3_LIBS) $(LIBNBD_LIBS)
 
 # What tests/e2e/crash/test-crash-*.py run; tests/crash/README.md tells of them.
 CRASH_SOURCES = \

@@ -88,7 +88,7 @@ def _end(process, mount_point, by_signal):
 
 
 @contextlib.contextmanager
-def _daemon(argv, path, mount_point, size, by_signal=False, pass_fds=()):
+def daemon(argv, path, mount_point, size, by_signal=False, pass_fds=()):
     """Runs a daemon in the foreground until the body ends; gives a Served."""
     with open(os.path.join(run.directory, "daemon.log"), "w+b") as log:
         began = time.perf_counter()
@@ -178,7 +178,7 @@ class Floor(Target):
         at = self.places.mount_point()
         argv = [self._compiled(), "-f", "-o", "source=%s,%s" % (disk.directory, self.options), at]
         path = os.path.join(at, os.path.basename(disk.raw))
-        with _daemon(argv, path, at, disk.size) as served:
+        with daemon(argv, path, at, disk.size) as served:
             yield served
 
 
@@ -225,8 +225,8 @@ class StorageDaemon(Target):
         at = self.places.mount_point(size=0)
         argv = self._argv(disk, tuning, at)
         if monitor is None:
-            return _daemon(argv, at, at, disk.size, by_signal=True)
-        return _daemon(argv + monitor.options, at, at, disk.size, by_signal=True,
+            return daemon(argv, at, at, disk.size, by_signal=True)
+        return daemon(argv + monitor.options, at, at, disk.size, by_signal=True,
                        pass_fds=[monitor.other.fileno()])
 
     def knows_iothreads(self, images):
@@ -252,7 +252,7 @@ class NbdFuse(Target):
         # Any number of connections, which lets nbdfuse have several.
         argv = ["nbdfuse", at, "[", "qemu-nbd", "--shared=0", "--cache=writeback",
                 "--format=qcow2", disk.qcow2, "]"]
-        return _daemon(argv, at, at, disk.size)
+        return daemon(argv, at, at, disk.size)
 
 
 class QcowMount(Target):
@@ -269,7 +269,7 @@ class QcowMount(Target):
         at = self.places.mount_point()
         # -v is its only way to stay in the foreground; what it says is little.
         argv = ["qcowmount", "-v", disk.qcow2, at]
-        return _daemon(argv, os.path.join(at, "qcow1"), at, disk.size)
+        return daemon(argv, os.path.join(at, "qcow1"), at, disk.size)
 
 
 class GuestMount(Target):
@@ -313,7 +313,7 @@ class Qcow2fs(Target):
         if disk.key:
             options += ["-o", "key-file=" + disk.key]
         argv = [self.program(), "-f", *options, disk.qcow2, at]
-        return _daemon(argv, os.path.join(at, "disk.raw") if directory else at, at, disk.size)
+        return daemon(argv, os.path.join(at, "disk.raw") if directory else at, at, disk.size)
 
 
 def storage_daemons(programs, places, images):

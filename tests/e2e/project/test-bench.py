@@ -6,7 +6,7 @@ import os
 import shutil
 import xml.etree.ElementTree
 
-from lib import encrypted, image, nbd, qcow2, run, tap, tools
+from lib import bad, encrypted, image, nbd, qcow2, run, tap, tools
 
 FAST = "sandbox,sandbox-info,read-qd1,allocate-4k,allocate-sync,seq-cold,zstd,fill-zlib," \
        "memory-idle,memory-reads,chain-8,mount-1g,text-mount,text-tool,libraries,memory-mount"
@@ -17,12 +17,14 @@ TAILS = "tail-read-alone-50,tail-read-fill-99.9,tail-write-discard-max,tail-writ
 FAMILIES = ("size", "chain", "snapshots", "mounts")
 DECOMPRESS = os.path.join(os.path.dirname(os.path.dirname(run.program())), "tests", "bench",
                           "decompress")
+FAR = "far-seq,far-qd4,far-qd32"
+FAR_FLOOR = os.path.join(os.path.dirname(DECOMPRESS), "far-floor")
 
 suite = tap.Suite(needs=[tools.fuse, tools.QEMU, tools.ZSTD, tools.tool("fio")])
 
 
-def decompress_is_built():
-    return None if os.access(DECOMPRESS, os.X_OK) else "%s is not built" % DECOMPRESS
+def is_built(program):
+    return lambda: None if os.access(program, os.X_OK) else "%s is not built" % program
 
 
 def measure(directory, *arguments):
@@ -93,10 +95,33 @@ def _(directory):
 @suite.test("the benchmark measures servers that are far away, beside clients of theirs",
             needs=nbd.NBDKIT)
 def _(directory):
-    found, _svg = measure(directory, "--targets", "qsd,qcow2fs", "--only", "far-seq,far-qd32")
-    check_measured(found, "far-seq,far-qd32", "qsd", "qcow2fs")
+    found, _svg = measure(directory, "--targets", "qsd,qcow2fs", "--only", FAR)
+    check_measured(found, FAR, "qsd", "qcow2fs")
     for row in found["workloads"]:
         tap.check(len(row["medians"]) > 2, "no client of the server: %s", row["medians"])
+        tap.check(row["name"] == "far-seq" or row["medians"].get("floor", 0) > 0,
+                  "no floor: %s", row["medians"])
+
+
+@suite.test("the floor of far servers shows the bytes that the server has, and no more of them than it is told to",
+            needs=[*nbd.NBDKIT, is_built(FAR_FLOOR)])
+def _(directory):
+    kept, shown = os.path.join(directory, "kept"), os.path.join(directory, "shown")
+    data = os.urandom(1 << 20)
+    with open(kept, "wb") as file:
+        file.write(data)
+    with nbd.only_address(nbd.nbdkit(directory, "file", kept)) as address:
+        with open(shown, "wb"):
+            pass
+        served = run.start([FAR_FLOOR, address, shown, str(len(data) - 100)])
+        bad.wait_for(lambda: os.path.ismount(shown) or served.poll() is not None, "a mount")
+        with open(shown, "rb") as file:
+            tap.check(file.read() == data[:-100], "other bytes")
+        tap.check(run.unmount(shown), "it stays mounted")
+        tap.check_equal(served.wait(tools.TIMEOUT), 0, "its status")
+        done = tools.run(FAR_FLOOR, address, shown, str(len(data) + 1), status=1)
+        tap.check("has no 1048577 bytes" in done.stderr, done.stderr)
+    tools.run(FAR_FLOOR, status=2)
 
 
 @suite.test("the benchmark measures how long the slowest requests take, whatever else goes on")
@@ -127,7 +152,7 @@ def _(directory):
 
 
 @suite.test("the benchmark shows how fast decompression alone is, beside what serves the image",
-            needs=[decompress_is_built])
+            needs=[is_built(DECOMPRESS)])
 def _(directory):
     found, _svg = measure(directory, "--targets", "qcow2fs", "--only", "zlib,zstd")
     check_measured(found, "zlib,zstd", "library", "qcow2fs")
@@ -136,7 +161,7 @@ def _(directory):
 
 
 @suite.test("the program that decompresses says what it cannot measure",
-            needs=[decompress_is_built])
+            needs=[is_built(DECOMPRESS)])
 def _(directory):
     plain = image.create(os.path.join(directory, "plain.qcow2"), 1 << 20)
     for status, arguments, sentence in (
@@ -150,7 +175,7 @@ def _(directory):
 
 
 @suite.test("no speed is shown of an image with a damaged compressed cluster",
-            needs=[decompress_is_built])
+            needs=[is_built(DECOMPRESS)])
 def _(directory):
     raw, path = (os.path.join(directory, name) for name in ("disk.raw", "disk.qcow2"))
     with open(raw, "wb") as file:
