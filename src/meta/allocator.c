@@ -184,10 +184,13 @@ static int check_run(const struct allocator *allocator, const struct run *run)
 static int count_at_end(struct allocator *allocator, uint64_t want, struct run *run)
 {
     struct refcounts *refcounts = allocator->source.refcounts;
-    int result;
+    int result = refcounts_settle_end(refcounts); /* or it would come back below the run */
 
     run->first = refcounts_end(refcounts);
     run->length = want;
+    if (result < 0) {
+        return result;
+    }
     if (want > end_limit(allocator) - min_u64(run->first, end_limit(allocator))) {
         return -EFBIG;
     }
@@ -464,10 +467,7 @@ int allocator_take_exactly(struct allocator *allocator, uint64_t clusters,
         return allocator_take(allocator, 1, allocation);
     }
     pthread_mutex_lock(&allocator->mutex);
-    result = refcounts_settle_end(allocator->source.refcounts);
-    if (result == 0) {
-        result = count_run(allocator, clusters, &run);
-    }
+    result = count_run(allocator, clusters, &run);
     pthread_mutex_unlock(&allocator->mutex);
     *allocation = (struct allocation){
         .host_offset = run.first << allocator_bits(allocator),

@@ -22,7 +22,7 @@ static int check_free(struct allocator *allocator, uint64_t cluster)
 
 /*
  * The count of the first cluster of a range, and in *alike how many there are with it that have a
- * count of 1, too: they will be free. With the mutex held.
+ * count of 1, too: they will be free. R8: what is a table is not. With the mutex held.
  */
 static int look_at_counts(struct allocator *allocator, const struct pending *range, uint64_t *count,
                           uint64_t *alike)
@@ -32,9 +32,9 @@ static int look_at_counts(struct allocator *allocator, const struct pending *ran
     for (*alike = 0; *alike < range->length; (*alike)++) {
         uint64_t each;
 
-        result = check_free(allocator, range->first + *alike);
-        if (result == 0) {
-            result = refcounts_get(allocator->source.refcounts, range->first + *alike, &each);
+        result = refcounts_get(allocator->source.refcounts, range->first + *alike, &each);
+        if (result == 0 && each <= 1) { /* a table that was counted too often keeps its cluster */
+            result = check_free(allocator, range->first + *alike);
         }
         if (result < 0) {
             return *alike > 0 ? 0 : result; /* what is in order comes first */
@@ -110,9 +110,11 @@ static int unreference(struct allocator *allocator, struct pending *range)
         uint64_t count, length;
         int result = look_at_counts(allocator, range, &count, &length);
 
-        if (result == 0 && count == 1) {
+        if (result == 0 && count == 1 && !atomic_load(&allocator->stopped)) {
             hollow = punch(allocator, range->first, length);
-            result = atomic_load(&allocator->stopped) ? -EIO : 0;
+        }
+        if (result == 0 && atomic_load(&allocator->stopped)) {
+            result = -EIO;
         }
         if (result == 0 && count > 0) {
             result = refcounts_add(allocator->source.refcounts, range->first, length, -1);

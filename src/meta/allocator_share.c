@@ -104,10 +104,8 @@ int allocator_unshare(struct allocator *allocator, uint64_t host_offset, uint64_
     uint64_t first = host_offset >> allocator_bits(allocator), done, part;
     int result = 0;
 
-    if (atomic_load(&allocator->stopped)) {
-        return 0;
-    }
-    for (done = 0; done < clusters && result == 0; done += part) {
+    for (done = 0; done < clusters && result == 0 && !atomic_load(&allocator->stopped);
+         done += part) {
         part = min_u64(clusters - done, AT_ONCE);
         pthread_mutex_lock(&allocator->mutex);
         allocator->used = true;

@@ -352,7 +352,8 @@ int refcounts_settle(struct refcounts *refcounts)
 
 int refcounts_settle_end(struct refcounts *refcounts)
 {
-    int result = refcounts->unsure ? refcounts_settle(refcounts) : 0;
+    bool is_due = refcounts->unsure || refcounts->owed_count > 0;
+    int result = is_due ? refcounts_settle(refcounts) : 0;
 
     return refcounts->unsure ? result : 0;
 }

@@ -150,7 +150,7 @@ static void make_stable(struct host *host, uint64_t end)
 
 /* --- Trouble ---------------------------------------------------------------------------------- */
 
-/* 0, or how the call fails. With the mutex held. */
+/* 0, or how a call fails that changes nothing. With the mutex held. */
 static int fails(struct host *host)
 {
     unsigned failing = host->trouble != NULL ? atomic_load(&host->trouble->failing) : 0;
@@ -160,6 +160,14 @@ static int fails(struct host *host)
     }
     atomic_fetch_add(&host->trouble->failed, 1);
     return -EIO;
+}
+
+/* The same of one that does: also by a quota, which what was there already may exceed, too. */
+static int refuses(struct host *host)
+{
+    int result = fails(host);
+
+    return result < 0 && atomic_load(&host->trouble->failed) % 3 == 0 ? -EDQUOT : result;
 }
 
 /* Gives the range a place on the host; -ENOSPC where it is full. With the mutex held. */
@@ -248,7 +256,7 @@ static int host_write(struct store *store, uint64_t offset, const void *buffer, 
     }
     schedule_point();
     lock(host);
-    result = fails(host);
+    result = refuses(host);
     if (host->fixed > 0 && !range_within(offset, length, host->fixed)) {
         result = -ENOSPC;
     }

@@ -6,6 +6,7 @@
 #include "util/checked.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,7 +33,7 @@ struct memory_store {
     unsigned calls[MEMORY_STORE_CALLS];
     struct {
         unsigned countdown; /* the call that takes it to 0 fails; 0: none will */
-        bool lasts;         /* and so do all after it */
+        unsigned times;     /* and so do as many after it, less one */
         int error;
     } failures[MEMORY_STORE_CALLS];
     struct range failing;
@@ -83,7 +84,7 @@ static int count_call(struct memory_store *memory, enum memory_store_call call)
     if (memory->failures[call].countdown == 0 || --memory->failures[call].countdown > 0) {
         return 0;
     }
-    if (memory->failures[call].lasts) {
+    if (--memory->failures[call].times > 0) {
         memory->failures[call].countdown = 1;
     }
     return -memory->failures[call].error;
@@ -438,25 +439,25 @@ unsigned memory_store_calls(struct store *store, enum memory_store_call call)
     return calls;
 }
 
-static void set_failure(struct store *store, enum memory_store_call call, unsigned n, int error,
-                        bool lasts)
+void memory_store_fail_times(struct store *store, enum memory_store_call call, unsigned n,
+                             unsigned times, int error)
 {
     struct memory_store *memory = lock_memory(store);
 
     memory->failures[call].countdown = n;
-    memory->failures[call].lasts = lasts;
+    memory->failures[call].times = times;
     memory->failures[call].error = error;
     pthread_mutex_unlock(&memory->mutex);
 }
 
 void memory_store_fail(struct store *store, enum memory_store_call call, unsigned n, int error)
 {
-    set_failure(store, call, n, error, false);
+    memory_store_fail_times(store, call, n, 1, error);
 }
 
 void memory_store_fail_from(struct store *store, enum memory_store_call call, unsigned n, int error)
 {
-    set_failure(store, call, n, error, true);
+    memory_store_fail_times(store, call, n, UINT_MAX, error);
 }
 
 void memory_store_fail_reads(struct store *store, uint64_t offset, uint64_t length, int error)

@@ -54,6 +54,10 @@ void memory_store_fail(struct store *store, enum memory_store_call call, unsigne
 void memory_store_fail_from(struct store *store, enum memory_store_call call, unsigned n,
                             int error);
 
+/* The same, of `times` calls. */
+void memory_store_fail_times(struct store *store, enum memory_store_call call, unsigned n,
+                             unsigned times, int error);
+
 /* Every read that touches the range returns -error; a length of 0 ends that. */
 void memory_store_fail_reads(struct store *store, uint64_t offset, uint64_t length, int error);
 

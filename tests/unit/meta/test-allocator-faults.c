@@ -6,6 +6,7 @@
 #include "suite.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -173,16 +174,36 @@ START_TEST(a_host_that_fails_once_at_any_call_makes_nothing_wrong)
 }
 END_TEST
 
+/* What is handed out is within the file, and no table; and nobody else has it (owner_take()). */
+static int take_what_is_free(struct owner *owner, uint64_t want, bool exactly)
+{
+    struct allocation taken;
+    int result = owner_take(owner, want, exactly, &taken);
+
+    if (result == 0) {
+        ck_assert_ptr_null(gate_check(owner->write_case.gate, GATE_OTHER, taken.host_offset,
+                                      taken.clusters * CLUSTER));
+        ck_assert_uint_ge(owner_file_clusters(owner), taken.host_offset / CLUSTER + taken.clusters);
+    }
+    return result;
+}
+
+static void expect_counted_once(struct owner *owner)
+{
+    for (unsigned i = 0; i < owner->count; i++) {
+        ck_assert_uint_eq(write_case_counted(&owner->write_case, owner->owned[i].first * CLUSTER),
+                          1);
+    }
+}
+
 /* Each write fails from the n-th on, for some steps; whether one did. */
 static bool fail_for_a_while(unsigned n, unsigned steps)
 {
     struct owner owner;
-    struct gate *gate;
     unsigned calls;
 
     owner_open(&owner, false);
     owner.seed = 7;
-    gate = owner.write_case.gate;
     calls = memory_store_calls(owner.write_case.file, MEMORY_STORE_WRITE);
     memory_store_fail_from(owner.write_case.file, MEMORY_STORE_WRITE, n, ENOSPC);
     for (unsigned i = 0; i < steps; i++) {
@@ -191,17 +212,29 @@ static bool fail_for_a_while(unsigned n, unsigned steps)
     calls = memory_store_calls(owner.write_case.file, MEMORY_STORE_WRITE) - calls;
     memory_store_fail(owner.write_case.file, MEMORY_STORE_WRITE, 0, 0);
     for (unsigned i = 0; i < 60; i++) {
-        struct allocation taken;
+        ck_assert_int_eq(take_what_is_free(&owner, i < 3 ? 600 : i % 7 + 1, i % 3 < 2), 0);
+    }
+    expect_counted_once(&owner);
+    owner_close(&owner);
+    return calls >= n;
+}
 
-        ck_assert_int_eq(owner_take(&owner, i < 3 ? 600 : i % 7 + 1, i % 3 < 2, &taken), 0);
-        ck_assert_ptr_null(
-            gate_check(gate, GATE_OTHER, taken.host_offset, taken.clusters * CLUSTER));
-        ck_assert_uint_ge(owner_file_clusters(&owner),
-                          taken.host_offset / CLUSTER + taken.clusters);
+/* Some writes fail from the n-th on, and the next ones do not: also within one request. */
+static bool fail_some_writes(unsigned n, unsigned times, int error)
+{
+    struct owner owner;
+    unsigned calls;
+
+    owner_open(&owner, false);
+    calls = memory_store_calls(owner.write_case.file, MEMORY_STORE_WRITE);
+    memory_store_fail_times(owner.write_case.file, MEMORY_STORE_WRITE, n, times, error);
+    for (unsigned i = 0; i < 60; i++) {
+        (void)take_what_is_free(&owner, i % 9 == 0 ? 300 : i % 7 + 1, i % 3 == 2);
     }
-    for (unsigned i = 0; i < owner.count; i++) {
-        ck_assert_uint_eq(write_case_counted(&owner.write_case, owner.owned[i].first * CLUSTER), 1);
-    }
+    calls = memory_store_calls(owner.write_case.file, MEMORY_STORE_WRITE) - calls;
+    memory_store_fail(owner.write_case.file, MEMORY_STORE_WRITE, 0, 0);
+    ck_assert_int_eq(allocator_write_back(owner_allocator(&owner)), 0); /* what was owed is paid */
+    expect_counted_once(&owner);
     owner_close(&owner);
     return calls >= n;
 }
@@ -214,6 +247,19 @@ START_TEST(a_host_that_fails_for_a_while_has_nothing_handed_out_twice)
         n++;
     }
     ck_assert_uint_gt(n, 1);
+}
+END_TEST
+
+START_TEST(a_quota_that_is_exceeded_for_a_moment_has_nothing_handed_out_twice)
+{
+    for (unsigned times = 2; times < 9; times++) {
+        unsigned n = 1;
+
+        while (fail_some_writes(n, times, _i == 0 ? EDQUOT : EFBIG)) {
+            n++;
+        }
+        ck_assert_uint_gt(n, 1);
+    }
 }
 END_TEST
 
@@ -261,6 +307,50 @@ START_TEST(near_a_limit_of_the_file_what_fits_is_taken)
 }
 END_TEST
 
+/* --- Damage that is met
+ * --------------------------------------------------------------------------- */
+
+#define DROPPED 6
+
+static void *drop_all(void *context)
+{
+    struct owner *owner = context;
+
+    ck_assert_int_eq(allocator_dropped(owner_allocator(owner), 1), -EIO);
+    return NULL;
+}
+
+START_TEST(nothing_is_punched_any_more_when_damage_is_met_while_something_is)
+{
+    struct allocation dropped[DROPPED];
+    uint8_t data[CLUSTER], found[CLUSTER];
+    struct owner owner;
+    struct store *file;
+    pthread_t thread;
+
+    owner_open(&owner, true);
+    file = owner.write_case.file;
+    memset(data, 0x5a, sizeof(data));
+    for (unsigned i = 0; i < DROPPED; i++) {
+        dropped[i] = owner_taken(&owner, 1);
+        (void)owner_taken(&owner, 1); /* so that they do not follow each other */
+        ck_assert_int_eq(store_write(file, dropped[i].host_offset, data, CLUSTER), 0);
+        ck_assert_int_eq(allocator_drop(owner_allocator(&owner), dropped[i].host_offset, 1, 1), 0);
+    }
+    memory_store_block_punches(file);
+    ck_assert_int_eq(pthread_create(&thread, NULL, drop_all, &owner), 0);
+    memory_store_wait_punch(file);
+    allocator_stop(owner_allocator(&owner));
+    memory_store_release_punches(file);
+    pthread_join(thread, NULL);
+    for (unsigned i = 1; i < DROPPED; i++) {
+        ck_assert_int_eq(store_read(file, dropped[i].host_offset, found, CLUSTER), 0);
+        ck_assert_mem_eq(found, data, CLUSTER);
+    }
+    owner_close(&owner);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("allocator, faults");
@@ -272,6 +362,9 @@ int main(void)
     tcase_add_test(tcase, a_host_that_is_full_for_long_gives_no_clusters_and_moves_no_end);
     tcase_add_loop_test(tcase, a_host_that_fails_once_at_any_call_makes_nothing_wrong, 0, 4);
     tcase_add_loop_test(tcase, a_host_that_fails_for_a_while_has_nothing_handed_out_twice, 0, 12);
+    tcase_add_loop_test(tcase, a_quota_that_is_exceeded_for_a_moment_has_nothing_handed_out_twice,
+                        0, 2);
+    tcase_add_test(tcase, nothing_is_punched_any_more_when_damage_is_met_while_something_is);
     suite_add_tcase(suite, tcase);
     return suite_main(suite);
 }

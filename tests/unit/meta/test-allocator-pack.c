@@ -423,6 +423,38 @@ START_TEST(whatever_happens_each_cluster_is_counted_as_often_as_something_lies_i
 }
 END_TEST
 
+/* Its cluster is counted more often than it is used, until what was raised in vain is taken back.
+ */
+START_TEST(what_becomes_a_table_while_it_is_counted_in_vain_is_no_damage)
+{
+    struct packer *packer = open_packer(4);
+    struct allocator *allocator = allocator_of(packer);
+    struct store *file = packer->write_case.file;
+    size_t sizes[20];
+    struct allocation taken;
+    struct packed packed;
+    uint64_t place;
+
+    for (unsigned i = 0; i < 20; i++) {
+        sizes[i] = 20;
+    }
+    ck_assert_int_eq(allocator_take(allocator, 1, &taken), 0); /* the run is there */
+    memory_store_fail(file, MEMORY_STORE_WRITE, 5, ENOSPC);    /* of the counts: the fifth time */
+    ck_assert_int_eq(allocator_pack(allocator, sizes, 20, &packed), -ENOSPC);
+    place = taken.host_offset + CLUSTER;
+    ck_assert_uint_gt(write_case_counted(&packer->write_case, place), 1);
+    memory_store_fail_from(file, MEMORY_STORE_RESIZE, 1, ENOSPC); /* the host is full */
+    do {
+        ck_assert_int_eq(allocator_take(allocator, 1, &taken), 0);
+    } while (taken.host_offset != place);
+    ck_assert_int_eq(gate_know(packer->write_case.gate, GATE_TABLE_L2, place), 0);
+    ck_assert_int_eq(allocator_dropped(allocator, ALL_COMMITS), 0);
+    ck_assert_uint_eq(write_case_counted(&packer->write_case, place), 1);
+    memory_store_fail(file, MEMORY_STORE_RESIZE, 0, 0);
+    close_packer(packer);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("allocator-pack");
@@ -436,6 +468,7 @@ int main(void)
     tcase_add_test(tcase, a_cluster_in_which_more_may_come_is_not_freed_with_what_it_had);
     tcase_add_test(tcase, closing_gives_back_what_was_kept_for_more);
     tcase_add_test(tcase, what_is_kept_for_more_serves_all_on_a_host_that_is_full);
+    tcase_add_test(tcase, what_becomes_a_table_while_it_is_counted_in_vain_is_no_damage);
     tcase_add_loop_test(
         tcase, whatever_happens_each_cluster_is_counted_as_often_as_something_lies_in_it, 0, 12);
     suite_add_tcase(suite, tcase);
