@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -93,6 +94,38 @@ int announce_begin(struct announce *announce, const char *pid_file, int descript
 
 /* --- the file ---------------------------------------------------------------- */
 
+/* Whether nothing is lost when the file is gone: it has a number, as of a program before, or
+ * nothing. */
+static bool holds_a_number(int descriptor)
+{
+    char text[32];
+    struct stat status;
+    ssize_t length = read(descriptor, text, sizeof(text) - 1), digits = 0;
+
+    if (length < 0 || fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode) ||
+        status.st_size != length) {
+        return false;
+    }
+    while (digits < length && text[digits] >= '0' && text[digits] <= '9') {
+        digits++;
+    }
+    return digits == length || (digits == length - 1 && text[digits] == '\n');
+}
+
+/* 0; -EEXIST for a file that is something else. A link is replaced, whatever it leads to. */
+static int check_place(const char *path)
+{
+    int descriptor = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    int result;
+
+    if (descriptor < 0) {
+        return errno == ENOENT || errno == ELOOP ? 0 : -errno;
+    }
+    result = holds_a_number(descriptor) ? 0 : -EEXIST;
+    close(descriptor);
+    return result;
+}
+
 /* Under another name, so that nobody reads half a number, and no link is followed. */
 static int write_pid(const char *path, const char *temporary)
 {
@@ -128,12 +161,21 @@ int announce_pid(struct announce *announce, struct steward *steward, struct erro
     if (asprintf(&temporary, "%s.%ld.new", announce->pid_file, (long)getpid()) < 0) {
         return error_set(error, ENOMEM, "out of memory for the mount");
     }
-    result = write_pid(announce->pid_file, temporary);
+    result = check_place(announce->pid_file);
+    if (result == 0) {
+        result = write_pid(announce->pid_file, temporary);
+    }
     free(temporary);
     announce->is_written = result == 0;
     if (result == 0) {
         announce->steward = steward;
         result = steward_tell_pid_file(steward, announce->pid_file);
+    }
+    if (result == -EEXIST) {
+        return error_set(error, EEXIST,
+                         "pid-file=%s: there is a file already that is more than a process's "
+                         "number, and would be lost; name another one",
+                         announce->pid_file);
     }
     return result == 0 ? 0
                        : error_set(error, -result, "pid-file=%s cannot be written: %s",

@@ -157,6 +157,34 @@ def _(directory):
     check_equal(open(name, encoding="ascii").read(), "1\n", "the file of another")
 
 
+def contents(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+@suite.test("pid-file= of what is no such file, as the image itself, is refused, and loses nothing")
+def _(directory):
+    path, at = made(directory)
+    text, old = os.path.join(directory, "text"), os.path.join(directory, "old")
+    with open(text, "w", encoding="ascii") as file:
+        file.write("12 monkeys\n")
+    for name in (path, text, "/dev/null"):
+        before = contents(name) if name != "/dev/null" else None
+        for arguments in ((), ("-f",)):
+            done = bad.start_and_end(*arguments, "-o", "pid-file=" + name, path, at)
+            check_equal(done.returncode, 1, "the status")
+            bad.check_sentence(done.stderr, "pid-file=" + name, "name another one")
+            bad.wait_gone(at)
+        if before is not None:
+            check_equal(contents(name), before, name)
+    for told in ("", "4711", "4711\n"):  # of a program before
+        with open(old, "w", encoding="ascii") as file:
+            file.write(told)
+        with mount.mount(path, "pid-file=" + old, at=at, directory=True):
+            bad.wait_for(lambda: open(old, encoding="ascii").read() not in ("", told), "the file")
+        check_equal(os.path.exists(old), False, "it is left")
+
+
 @suite.test("a pid-file that cannot be written is an error, and nothing stays mounted")
 def _(directory):
     path, at = made(directory)
