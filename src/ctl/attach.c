@@ -189,6 +189,7 @@ static int run_attach(struct ctl *ctl)
         .image = ctl->operands[0],
         .options = options->options,
         .read_only = options->read_only.value,
+        .trusts_names = options->common.trust_names.value,
     };
     struct raw_disk disk;
     int result;
@@ -247,6 +248,7 @@ static const struct option_spec attach_flags[] = {
         .value_name = "OPTS",
         .help = "options of qcow2fs(1): NAME=VALUE,...",
     },
+    FLAG_TRUST_NAMES(struct attach_options),
     FLAG_JSON(struct attach_options),
     {.name = NULL},
 };

@@ -107,6 +107,7 @@ static int run_mount(struct ctl *ctl)
                 .image = ctl->operands[0],
                 .options = options->options,
                 .read_only = options->read_only.value || options->list.value,
+                .trusts_names = options->common.trust_names.value,
             },
         .directory = ctl->operands[1],
         .partition = options->partition,
@@ -183,6 +184,7 @@ static const struct option_spec mount_flags[] = {
         .field = offsetof(struct mount_options, list),
         .help = "mount nothing: list the partitions, and what each holds",
     },
+    FLAG_TRUST_NAMES(struct mount_options),
     FLAG_JSON(struct mount_options),
     {.name = NULL},
 };

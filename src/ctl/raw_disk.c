@@ -94,8 +94,10 @@ static char *join_options(const struct raw_disk_settings *settings, dev_t device
     if (device != 0) {
         snprintf(number, sizeof(number), ",mounted-device=%u:%u", major(device), minor(device));
     }
-    if (asprintf(&joined, "%s%s%s%s", settings->options != NULL ? settings->options : "",
-                 settings->read_only ? ",ro" : "", number, "") < 0) {
+    if (asprintf(&joined, "%s%s%s%s,shown-to-others",
+                 settings->options != NULL ? settings->options : "",
+                 settings->read_only ? ",ro" : "", settings->trusts_names ? ",trust-names" : "",
+                 number) < 0) {
         return NULL;
     }
     return joined;

@@ -8,6 +8,9 @@
  * Where the kernel lets us, the mount is never attached anywhere (fsmount(2));
  * an ordinary user's is made by fusermount3 in a directory of mode 0700, and detached
  * when it is let go.
+ *
+ * What is put on top is for others, too: the kernel shows a file system to whom its own modes let
+ * in, whoever may open the raw disk. So what the image names is opened with its owner's rights.
  */
 #ifndef CTL_RAW_DISK_H
 #define CTL_RAW_DISK_H
@@ -24,6 +27,7 @@ struct raw_disk_settings {
     const char *image;
     const char *options; /* of qcow2fs, as behind -o; NULL: none */
     bool read_only;
+    bool trusts_names; /* or so the options say */
 };
 
 struct raw_disk {

@@ -179,9 +179,10 @@ const struct option_spec mount_option_table[] = {
     {.name = "trust-names",
      .type = OPTION_BOOL,
      .field = FIELD(trust_names),
-     .help = "Open the files that an image names although its owner, another user than you, may "
-             "not read them, or not write its data file. Without this option such an image is "
-             "refused with allow_other, and a data file that its owner may not write in any case."},
+     .help =
+         "Open the files that an image names although its owner, another user than you, may "
+         "not read them, or not write its data file. Without this option such an image is "
+         "refused with allow_other, and by qcow2ctl mount and attach; a data file that its owner may not write in any case."},
     {.name = "sandbox",
      .type = OPTION_CHOICE,
      .field = FIELD(sandbox),
@@ -488,6 +489,11 @@ const struct option_spec mount_option_table[] = {
         .type = OPTION_STRING,
         .field = FIELD(mounted_device),
     },
+    {
+        .name = "shown-to-others", /* of qcow2ctl, which puts something on top that is for all */
+        .type = OPTION_BOOL,
+        .field = FIELD(shown_to_others),
+    },
     {.name = "x-*", IGNORED},
     {.name = "X-*", IGNORED},
     {.name = "comment*", IGNORED},
@@ -542,8 +548,9 @@ enum store_cache mount_cache_mode(const struct mount_options *options)
 
 struct image_names mount_names(const struct mount_options *options)
 {
-    enum image_rights rights =
-        options->allow_other.value ? IMAGE_NAMES_OF_OWNER : IMAGE_NAMES_PRIVATE;
+    enum image_rights rights = options->allow_other.value || options->shown_to_others.value
+                                   ? IMAGE_NAMES_OF_OWNER
+                                   : IMAGE_NAMES_PRIVATE;
 
     return (struct image_names){
         .rights = options->trust_names.value ? IMAGE_NAMES_TRUSTED : rights,

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 """qcow2ctl mount and attach where something is missing: one sentence, and nothing is left behind."""
 
+import contextlib
 import os
 import shutil
 
@@ -92,29 +93,88 @@ def _(directory):
         file.truncate(16 * MiB)
     files.make_file_system(raw, "ext4")
     files.put_file(raw, "here", b"from the image\n")
-    path = os.path.join(directory, "image.qcow2")
-    image.create(path, 16 * MiB, data_file=os.path.join(directory, "data.raw"), data_file_raw="on")
-    tools.run("qemu-img", "convert", "-n", "-f", "raw", "-O", "qcow2", raw, path)
-    os.chown(path, int(bad.NOBODY), int(bad.NOBODY))
-    os.chmod(os.path.join(directory, "data.raw"), 0o600)  # root's: the image's owner may not write it
     at = os.path.join(directory, "at")
     os.mkdir(at)
     helper = os.path.join(directory, "mount.qcow2")
     os.symlink(ctl.program(), helper)
-    done = qcow2ctl("mount", path, at)
-    check("mounting read-only" in done.stderr and "trust-names" in done.stderr, "it said %s",
-          done.stderr)
-    qcow2ctl("umount", at)
-    with files.mounted(path, at, "-o", "trust-names"):
+    with bad.public_directory() as public:
+        path, data = (os.path.join(public.path, name) for name in ("image.qcow2", "data.raw"))
+        image.create(path, 16 * MiB, data_file=data, data_file_raw="on")
+        tools.run("qemu-img", "convert", "-n", "-f", "raw", "-O", "qcow2", raw, path)
+        os.chown(path, int(bad.NOBODY), int(bad.NOBODY))
+        os.chmod(data, 0o644)  # root's: the image's owner may read it, but not write
+        done = qcow2ctl("mount", path, at)
+        check("mounting read-only" in done.stderr and "trust-names" in done.stderr, "it said %s",
+              done.stderr)
+        qcow2ctl("umount", at)
+        with files.mounted(path, at, "-o", "trust-names"):
+            check("rw" in bad.mount_table(at)[2], "not to be written")
+            with open(os.path.join(at, "here"), encoding="ascii") as file:
+                check_equal(file.read(), "from the image\n", "a file")
+        with files.attached(path, "-o", "trust-names") as device:
+            check_equal(tools.output("blockdev", "--getro", device).strip(), "0", "read-only")
+        tools.run(helper, path, at, "-o", "trust-names", env=files.environment())
         check("rw" in bad.mount_table(at)[2], "not to be written")
-        with open(os.path.join(at, "here"), encoding="ascii") as file:
-            check_equal(file.read(), "from the image\n", "a file")
-    with files.attached(path, "-o", "trust-names") as device:
-        check_equal(tools.output("blockdev", "--getro", device).strip(), "0", "read-only")
-    tools.run(helper, path, at, "-o", "trust-names", env=files.environment())
-    check("rw" in bad.mount_table(at)[2], "not to be written")
-    qcow2ctl("umount", at)
-    files.check_nothing_left(path)
+        qcow2ctl("umount", at)
+        files.check_nothing_left(path)
+
+
+@contextlib.contextmanager
+def of_user_on_secret():
+    """(the user's image, the file system of root's that it names): nobody but root may read that."""
+    with bad.public_directory() as public:
+        secret = os.path.join(public.path, "secret.raw")
+        with open(secret, "wb") as file:
+            file.truncate(16 * MiB)
+        files.make_file_system(secret, "ext4")
+        files.put_file(secret, "here", b"of root alone\n")
+        os.chmod(secret, 0o600)
+        path = os.path.join(public.path, "image.qcow2")
+        ctl.ctl("create", "-q", "-b", secret, "-F", "raw", path)
+        os.chown(path, int(bad.NOBODY), int(bad.NOBODY))
+        yield path, secret
+
+
+def above(path, at, helper):
+    """Every command that puts something on the disk, or looks at it, as root."""
+    return (["mount", path, at], ["mount", "-r", path, at], ["mount", "-o", "allow_other", path, at],
+            ["mount", "--list", path], ["attach", path], ["attach", "-r", path], [helper, path, at])
+
+
+@suite.test("nothing is put on a disk whose image names what its owner may not read")
+def _(directory):
+    at, helper = os.path.join(directory, "at"), os.path.join(directory, "mount.qcow2")
+    os.mkdir(at)
+    os.symlink(ctl.program(), helper)
+    with of_user_on_secret() as (path, secret):
+        for command in above(path, at, helper):
+            program = [] if command[0] == helper else [ctl.program()]
+            done = tools.run(*program, *command, status=None, env=files.environment())
+            if mount.is_mounted(at):
+                qcow2ctl("umount", at)
+            check(done.returncode in (1, 32), "%s has status %d", command, done.returncode)
+            for word in ("may not read", secret, "user nobody", "--trust-names"):
+                check(word in done.stderr, "no %r of %r in %r", word, command, done.stderr)
+            check_equal(done.stdout, "", "what %r printed" % command)
+        files.check_nothing_left(path)
+
+
+@suite.test("--trust-names of mount, attach and mount --list lets root look at it all the same")
+def _(directory):
+    at = os.path.join(directory, "at")
+    os.mkdir(at)
+    with of_user_on_secret() as (path, secret):
+        for trusting in (["--trust-names"], ["-o", "trust-names"]):
+            with files.mounted(path, at, *trusting):
+                with open(os.path.join(at, "here"), encoding="ascii") as file:
+                    check_equal(file.read(), "of root alone\n", "a file")
+            with files.attached(path, *trusting) as device:
+                tools.run("blkid", "-p", device)
+            check("ext4" in qcow2ctl("mount", "--list", *trusting, path).stdout, "no list")
+        os.chmod(secret, 0o644)
+        with files.mounted(path, at):
+            check(os.path.exists(os.path.join(at, "here")), "no file of what its owner may read")
+        files.check_nothing_left(path)
 
 
 # --- many ----------------------------------------------------------------------------------------
