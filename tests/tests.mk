@@ -139,6 +139,7 @@ E2E_TESTS = \
 	tests/e2e/ctl/test-ctl-convert-bitmaps-killed.py \
 	tests/e2e/ctl/test-ctl-create.py \
 	tests/e2e/ctl/test-ctl-create-bad.py \
+	tests/e2e/ctl/test-ctl-devices.py \
 	tests/e2e/ctl/test-ctl-diff.py \
 	tests/e2e/ctl/test-ctl-evidence-untouched.py \
 	tests/e2e/ctl/test-ctl-examples.py \

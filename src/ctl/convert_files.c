@@ -3,6 +3,7 @@
 
 #include "ctl/convert_internal.h"
 #include "ctl/interrupt.h"
+#include "ctl/loop.h"
 #include "ctl/open.h"
 #include "disk/filename.h"
 #include "store/file.h"
@@ -74,6 +75,34 @@ static bool is_same_device(const struct image *image, const struct stat *status)
            other.st_rdev == status->st_rdev;
 }
 
+struct behind {
+    dev_t device; /* in: the block device */
+    struct stat file;
+};
+
+static int find_behind(void *context, const struct loop_status *loop)
+{
+    struct behind *behind = context;
+    struct stat node;
+
+    if (!loop->answers || stat(loop->name, &node) != 0 || node.st_rdev != behind->device) {
+        return 0;
+    }
+    behind->file.st_dev = loop->file_device;
+    behind->file.st_ino = loop->file_inode;
+    return 1;
+}
+
+/* Whether it is a loop device on a file of what is copied. */
+static bool is_loop_on(const struct image *image, const struct stat *status)
+{
+    struct behind behind = {.device = status->st_rdev};
+
+    return S_ISBLK(status->st_mode) && loop_visit(find_behind, &behind) == 1 &&
+           (is_same_file(image->file, &behind.file) ||
+            is_same_file(image->data_file, &behind.file));
+}
+
 /* No file that is read may be written: neither the image nor what is behind it. */
 static int check_target(struct conversion *conversion, const char *path, const struct image *image)
 {
@@ -84,7 +113,7 @@ static int check_target(struct conversion *conversion, const char *path, const s
     }
     for (; image != NULL; image = image->backing) {
         if (is_same_file(image->file, &status) || is_same_file(image->data_file, &status) ||
-            is_same_device(image, &status)) {
+            is_same_device(image, &status) || is_loop_on(image, &status)) {
             return error_set(&conversion->ctl->error, EINVAL,
                              "%s: is a file of what is copied (%s), and would be overwritten; give "
                              "the copy another name",

@@ -483,6 +483,58 @@ static int lock_file(const struct subject *subject, int fd, const struct stat *s
                      subject->what, strerror(-rc), advice(-rc));
 }
 
+/*
+ * A block device that is written is nobody else's: not mounted, nor a part of another device, and
+ * no other program has claimed it so. The descriptor that has claimed it, in place of `fd`; or
+ * `fd`, and *is_used where that could not be.
+ */
+static int claim_device(const struct subject *subject, int fd, bool *is_used)
+{
+    char self[32];
+    int claimed;
+
+    snprintf(self, sizeof(self), "/proc/self/fd/%d", fd);
+    claimed = open(self, O_RDWR | O_EXCL | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+    *is_used = claimed < 0 && errno == EBUSY;
+    if (claimed < 0) {
+        return fd;
+    }
+    close(fd);
+    if (set_flags(subject, claimed) != 0) {
+        close(claimed);
+        return -EIO;
+    }
+    return claimed;
+}
+
+static int used_by_system(const struct subject *subject)
+{
+    return error_set(subject->error, EBUSY,
+                     "%s: this %s is a block device that is mounted, or that another device or "
+                     "program has for itself, and would be overwritten under it; see "
+                     "lsblk(8), and unmount it first",
+                     subject->path, subject->what);
+}
+
+/* What others do with it. 0, or a negative errno with the sentence made. */
+static int take_for_itself(const struct subject *subject, int *fd, const struct stat *status)
+{
+    bool is_used = false;
+    int rc;
+
+    if (subject->options->no_locks) {
+        return 0;
+    }
+    if (subject->access == STORE_WRITE && S_ISBLK(status->st_mode)) {
+        *fd = claim_device(subject, *fd, &is_used);
+        if (*fd < 0) {
+            return *fd;
+        }
+    }
+    rc = lock_file(subject, *fd, status);
+    return rc == 0 && is_used ? used_by_system(subject) : rc;
+}
+
 int host_file_open_here(const char *path, const char *what,
                         const struct store_file_options *options, struct stat *status,
                         struct error *error)
@@ -500,9 +552,11 @@ int host_file_open_here(const char *path, const char *what,
     if (fd < 0) {
         return fd;
     }
-    rc = options->no_locks ? 0 : lock_file(&subject, fd, status);
+    rc = take_for_itself(&subject, &fd, status);
     if (rc != 0) {
-        close(fd);
+        if (fd >= 0) {
+            close(fd);
+        }
         return rc;
     }
     return fd;
