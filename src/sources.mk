@@ -30,6 +30,7 @@ src_libqcow2_a_SOURCES = \
 	src/util/control.c src/util/control.h \
 	src/util/deadline.h \
 	src/util/registry.c src/util/registry.h \
+	src/util/registry_belief.c src/util/registry_belief.h \
 	src/util/registry_places.c src/util/registry_places.h \
 	src/util/size.c src/util/size.h \
 	src/util/stop.h \

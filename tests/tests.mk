@@ -151,6 +151,7 @@ E2E_TESTS = \
 	tests/e2e/ctl/test-ctl-map-svg.py \
 	tests/e2e/ctl/test-ctl-measure.py \
 	tests/e2e/ctl/test-ctl-rebase.py \
+	tests/e2e/ctl/test-ctl-registry-lies.py \
 	tests/e2e/ctl/test-ctl-resize.py \
 	tests/e2e/ctl/test-ctl-salvage.py \
 	tests/e2e/ctl/test-ctl-salvage-deduced.py \

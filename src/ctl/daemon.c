@@ -31,7 +31,8 @@ int daemon_ask(const struct stack *stack, const struct control_message *request,
     if (socket < 0) {
         return no_answer(stack, socket, error);
     }
-    result = control_send(socket, request);
+    /* A name in another user's directory may lead to anybody's socket. */
+    result = control_is_of(socket, stack->daemon.user) ? control_send(socket, request) : -EPERM;
     if (result == 0) {
         result = control_receive(socket, milliseconds, answer);
     }

@@ -64,6 +64,9 @@ static struct json *stack_json(const struct stack *stack)
     json_put_text(object, "mount-point", stack->daemon.mount_point);
     json_put_number(object, "pid", (uint64_t)stack->daemon.pid);
     json_put_number(object, "uid", stack->daemon.user);
+    if (stack->daemon.is_image_doubted) {
+        json_put_bool(object, "image-doubted", true);
+    }
     json_put_text(object, "since", since);
     if (find_dirty(stack, &dirty)) {
         json_put_number(object, "dirty", dirty);
@@ -101,14 +104,21 @@ static const char *mode_text(const struct registry_record *daemon)
     return daemon->overlay ? "read-only, with an overlay that is written" : "read-write";
 }
 
+/* That of another user's which nothing but his own file says. */
+static const char *doubt_text(const struct registry_record *daemon)
+{
+    return daemon->is_image_doubted ? ", as its user says" : "";
+}
+
 static void print_text(const struct stack *stack)
 {
     uint64_t dirty;
     char since[32];
 
     format_time(stack->daemon.since, since);
-    printable_line(stdout, "%s  (%s, process %ld, since %s)", stack->daemon.image,
-                   mode_text(&stack->daemon), (long)stack->daemon.pid, since);
+    printable_line(stdout, "%s  (%s, process %ld, since %s%s)", stack->daemon.image,
+                   mode_text(&stack->daemon), (long)stack->daemon.pid, since,
+                   doubt_text(&stack->daemon));
     if (stack->daemon.mount_point[0] != '\0') {
         printable_line(stdout, "    raw disk at    %s", stack->daemon.mount_point);
     }

@@ -3,6 +3,7 @@
 
 #include "ctl/stack_internal.h"
 
+#include "store/nbd.h"
 #include "util/mounts.h"
 
 #include <dirent.h>
@@ -127,11 +128,13 @@ static int add_daemon(void *context, const struct registry_record *record, int d
     stack->daemon = *record;
     stack->daemon.image = strdup(record->image);
     stack->daemon.message = NULL;
-    if (is_gone(record->mount_point)) {
+    /* Of another user's only what is mounted just now is told at all. */
+    if (record->user == geteuid() && is_gone(record->mount_point)) {
         mount_point = "";
     }
     stack->daemon.mount_point = strdup(mount_point);
     stack->descriptor = fcntl(descriptor, F_DUPFD_CLOEXEC, 3);
+    stack->process = record->process >= 0 ? fcntl(record->process, F_DUPFD_CLOEXEC, 3) : -1;
     return stack->daemon.image == NULL || stack->daemon.mount_point == NULL ? -ENOMEM : 0;
 }
 
@@ -274,6 +277,9 @@ void stacks_release(struct stacks *stacks)
         if (stack->descriptor >= 0) {
             close(stack->descriptor);
         }
+        if (stack->process >= 0) {
+            close(stack->process);
+        }
         registry_release(&stack->daemon);
     }
     free(stacks->list);
@@ -292,7 +298,7 @@ struct wanted {
 
 static bool belongs(const struct stack *stack, const struct wanted *wanted)
 {
-    if (strcmp(wanted->path, stack->daemon.image) == 0 ||
+    if ((!stack->daemon.is_image_doubted && strcmp(wanted->path, stack->daemon.image) == 0) ||
         strcmp(wanted->path, stack->daemon.mount_point) == 0 ||
         (wanted->device != 0 && wanted->device == device_of(stack))) {
         return true;
@@ -327,6 +333,12 @@ static struct wanted look_at(const char *path, char **absolute)
     return wanted;
 }
 
+/* A file that another user calls his image, and may be anybody's: nothing is done to that. */
+static bool has_doubted_file(const struct registry_record *daemon)
+{
+    return daemon->is_image_doubted && !store_nbd_is_address(daemon->image);
+}
+
 struct stack *stacks_find_writer(struct stacks *stacks, const char *path)
 {
     char *absolute;
@@ -336,7 +348,8 @@ struct stack *stacks_find_writer(struct stacks *stacks, const char *path)
     for (size_t i = 0; i < stacks->count && found == NULL; i++) {
         struct stack *stack = &stacks->list[i];
 
-        if (belongs(stack, &wanted) && stack->daemon.writable && !stack->daemon.overlay) {
+        if (belongs(stack, &wanted) && stack->daemon.writable && !stack->daemon.overlay &&
+            !has_doubted_file(&stack->daemon)) {
             found = stack;
         }
     }

@@ -27,6 +27,7 @@ struct stack_mount {
 struct stack {
     struct registry_record daemon;
     int descriptor; /* its file, for registry_wait() */
+    int process;    /* for signals (pidfd), or -1 */
     char *source;   /* what the mount table calls its disk, or NULL: it is not in there */
     struct loop_status *loops;
     size_t loop_count;

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/pidfd.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -137,7 +138,9 @@ static int wait_for_end(const struct stack *stack, const struct teardown *how, s
         log_line(log, LOG_LEVEL_WARNING, "%s: its qcow2fs (process %ld) has not ended in %d s: %s",
                  stack->daemon.image, (long)stack->daemon.pid, how->kill_after,
                  i == 0 ? "it is asked to" : "it is killed");
-        kill(stack->daemon.pid, signals[i]);
+        if (stack->process >= 0) {
+            (void)pidfd_send_signal(stack->process, signals[i], NULL, 0);
+        }
         result = registry_wait(stack->descriptor, limit, &end);
     }
     if (result != 0) {

@@ -73,11 +73,15 @@ int control_receive(int socket, int milliseconds, struct control_message *messag
     return 0;
 }
 
-bool control_is_allowed(int socket)
+bool control_is_of(int socket, uid_t user)
 {
     struct ucred other;
     socklen_t length = sizeof(other);
 
-    return getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &other, &length) == 0 &&
-           (other.uid == geteuid() || other.uid == 0);
+    return getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &other, &length) == 0 && other.uid == user;
+}
+
+bool control_is_allowed(int socket)
+{
+    return control_is_of(socket, geteuid()) || control_is_of(socket, 0);
 }

@@ -44,6 +44,9 @@ int control_send(int socket, const struct control_message *message);
 /* Waits for one, at most `milliseconds` (negative: for ever): -ETIMEDOUT. -EPIPE at the end. */
 int control_receive(int socket, int milliseconds, struct control_message *message);
 
+/* Whether who listens at the other end is `user`. */
+bool control_is_of(int socket, uid_t user);
+
 /* Whether the other end belongs to this user, or to root. */
 bool control_is_allowed(int socket);
 

@@ -44,11 +44,25 @@ static bool has_word(const char *list, const char *word)
     return false;
 }
 
+/* The number behind `name`, as "user_id=", in a list; -1: there is none. */
+static int64_t number_of(const char *list, const char *name)
+{
+    size_t length = strlen(name);
+
+    for (const char *item = list; item != NULL; item = strchr(item, ',')) {
+        item += *item == ',';
+        if (strncmp(item, name, length) == 0 && item[length] >= '0' && item[length] <= '9') {
+            return strtoll(item + length, NULL, 10);
+        }
+    }
+    return -1;
+}
+
 /* One line: id parent major:minor root path options [tags] - type source options. */
 static bool parse(char *line, struct mount_entry *entry)
 {
     char *fields[6], *state = NULL, *word, *type, *source, *options;
-    unsigned major_number, minor_number;
+    unsigned id, major_number, minor_number;
 
     for (size_t i = 0; i < 6; i++) {
         fields[i] = strtok_r(i == 0 ? line : NULL, " \n", &state);
@@ -62,7 +76,7 @@ static bool parse(char *line, struct mount_entry *entry)
     type = strtok_r(NULL, " \n", &state);
     source = strtok_r(NULL, " \n", &state);
     options = strtok_r(NULL, " \n", &state);
-    if (word == NULL || type == NULL || source == NULL ||
+    if (word == NULL || type == NULL || source == NULL || sscanf(fields[0], "%u", &id) != 1 ||
         sscanf(fields[2], "%u:%u", &major_number, &minor_number) != 2) {
         return false;
     }
@@ -70,11 +84,13 @@ static bool parse(char *line, struct mount_entry *entry)
     unescape(type);
     unescape(source);
     *entry = (struct mount_entry){
+        .id = id,
         .device = makedev(major_number, minor_number),
         .path = fields[4],
         .type = type,
         .source = source,
         .read_only = has_word(fields[5], "ro") || (options != NULL && has_word(options, "ro")),
+        .user = number_of(options, "user_id="),
     };
     return true;
 }

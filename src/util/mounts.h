@@ -4,14 +4,17 @@
 #define UTIL_MOUNTS_H
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 struct mount_entry {
+    unsigned id;      /* of the mount, in this namespace */
     dev_t device;     /* st_dev of its files */
     const char *path; /* where it is mounted */
     const char *type; /* "fuse.qcow2fs" */
     const char *source;
     bool read_only; /* the mount, or its file system */
+    int64_t user;   /* who made it, of FUSE (user_id=); -1: it does not say */
 };
 
 /*

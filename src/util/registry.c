@@ -3,6 +3,7 @@
 
 #include "util/registry.h"
 
+#include "util/registry_belief.h"
 #include "util/registry_places.h"
 
 #include <dirent.h>
@@ -72,6 +73,7 @@ static int load(int descriptor, struct registry_record *record)
     ssize_t length;
 
     memset(record, 0, sizeof(*record));
+    record->process = -1;
     if (text == NULL) {
         return -ENOMEM;
     }
@@ -111,6 +113,7 @@ void registry_release(struct registry_record *record)
     free(record->mount_point);
     free(record->message);
     memset(record, 0, sizeof(*record));
+    record->process = -1;
 }
 
 /* --- the socket beside a file ---------------------------------------------------- */
@@ -303,6 +306,20 @@ static bool has_owner_of(int directory, int descriptor)
            around.st_uid == file.st_uid;
 }
 
+static int visit_record(const struct visit *visit, struct registry_record *record, int descriptor)
+{
+    int process = pidfd_open(record->pid, 0), result = 0;
+
+    record->process = process;
+    if (registry_believes(record)) {
+        result = visit->each(visit->context, record, descriptor);
+    }
+    if (process >= 0) {
+        close(process);
+    }
+    return result;
+}
+
 static int visit_file(const struct visit *visit, int directory, const char *name)
 {
     int descriptor = openat(directory, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
@@ -322,7 +339,7 @@ static int visit_file(const struct visit *visit, int directory, const char *name
             registry_remove(directory, name);
         }
     } else if (has_owner_of(directory, descriptor) && load(descriptor, &record) == 0) {
-        result = visit->each(visit->context, &record, descriptor);
+        result = visit_record(visit, &record, descriptor);
         registry_release(&record);
     }
     close(descriptor);

@@ -8,7 +8,8 @@
  * file open then waits for the lock, and reads that.
  *
  * The file holds name=value pairs, each ended by a NUL. No file is believed that
- * does not belong to the user whose directory it is in. Nothing here is needed for
+ * does not belong to the user whose directory it is in, and of another user's only what the kernel
+ * says as well (util/registry_belief). Nothing here is needed for
  * a mount to work: where the directory cannot be made, a daemon is merely not listed.
  */
 #ifndef UTIL_REGISTRY_H
@@ -21,13 +22,17 @@
 
 struct registry_record {
     pid_t pid;
-    uid_t user;
-    char *image;       /* an absolute path */
-    char *mount_point; /* an absolute path; empty for a mount that has no name */
-    bool writable;     /* the disk is; ... */
-    bool overlay;      /* ... but that is written to an overlay, and the image is not */
-    int64_t since;     /* seconds, CLOCK_REALTIME */
-    uint64_t major;    /* of the file system's device, st_dev of its files; both 0: unknown */
+    uid_t user;            /* the file's owner; of what another one wrote only what the kernel bears
+                              out is told (util/registry_belief) */
+    int process;           /* a descriptor of that process (pidfd) while registry_visit() shows the
+                              record, else -1; -1, too, where this namespace has none of that number */
+    char *image;           /* an absolute path */
+    char *mount_point;     /* an absolute path; empty for a mount that has no name */
+    bool writable;         /* the disk is; ... */
+    bool overlay;          /* ... but that is written to an overlay, and the image is not */
+    bool is_image_doubted; /* another user says so, and nothing bears him out */
+    int64_t since;         /* seconds, CLOCK_REALTIME */
+    uint64_t major;        /* of the file system's device, st_dev of its files; both 0: unknown */
     uint64_t minor;
 
     /* What the daemon added before it ended; a killed one adds nothing. */

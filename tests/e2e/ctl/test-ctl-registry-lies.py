@@ -1,0 +1,210 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Files in the registry that a user makes up: root unmounts, kills, changes and reports nothing upon
+their word, and finds the user's real mounts as ever."""
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+
+from lib import bad, ctl, files, image, mount, run, tap, tools
+from lib.image import MiB
+from lib.tap import check, check_equal
+
+suite = tap.Suite(needs=[tools.fuse, tools.root, tools.QEMU, tools.tool("setpriv")])
+
+USER = int(bad.NOBODY)
+
+# A record of the user's, held as a daemon holds one, by a process that has `held` open, and answers
+# at its socket what a daemon would. {pid} is that process. It ends with its standard input.
+LIAR = r"""
+import fcntl, json, os, socket, sys, threading
+wish = json.loads(sys.argv[1])
+directory = "/tmp/qcow2fs-%d" % os.getuid()
+os.makedirs(directory, 0o700, exist_ok=True)
+name = os.path.join(directory, str(os.getpid()))
+held = [open(path, "r+b") for path in wish["held"]]
+control = name + ".control"
+if wish["socket"] == "own":
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listening.bind(control)
+    listening.listen(8)
+    def answer():
+        while True:
+            other = listening.accept()[0]
+            other.recv(16384)
+            other.send(b"error=0\0id=1\0name=nightly\0dirty=0\0")
+            other.close()
+    threading.Thread(target=answer, daemon=True).start()
+else:
+    os.symlink(wish["socket"], control)
+with open(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    file.write(wish["record"].replace("{pid}", str(os.getpid())).encode())
+    file.flush()
+    print("ready", flush=True)
+    sys.stdin.read()
+    os.unlink(name)
+    os.unlink(control)
+"""
+
+
+def record(path, at="", pid="{pid}", device=0):
+    pairs = ["writable=1", "overlay=0", "since=1", "major=%d" % os.major(device),
+             "minor=%d" % os.minor(device), "image=" + path, "mount-point=" + at, "pid=%s" % pid]
+    return "".join(pair + "\0" for pair in pairs)
+
+
+@contextlib.contextmanager
+def liar(text, held=(), socket="own"):
+    wish = json.dumps({"record": text, "held": list(held), "socket": socket})
+    process = subprocess.Popen([*bad.user_prefix(bad.NOBODY), sys.executable, "-c", LIAR, wish],
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/")
+    try:
+        ready, _, _ = select.select([process.stdout], [], [], tools.TIMEOUT)
+        check(ready and process.stdout.readline() == "ready\n", "the user's process says nothing")
+        yield process
+    finally:
+        process.stdin.close()
+        process.wait(tools.TIMEOUT)
+        process.stdout.close()
+        for name in (str(process.pid), "%d.control" % process.pid):  # it may have been killed
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink("/tmp/qcow2fs-%d/%s" % (USER, name))
+
+
+@contextlib.contextmanager
+def place():
+    """(home, qcow2fs): the user's, who may mount."""
+    with bad.public_directory() as public:
+        home = os.path.join(public.path, "home")
+        os.mkdir(home)
+        os.chown(home, USER, USER)
+        yield home, public.program
+
+
+def image_of(home, name, user=USER, mode=0o600):
+    path = image.create(os.path.join(home, name), MiB)
+    os.chown(path, user, user)
+    os.chmod(path, mode)
+    return path
+
+
+@contextlib.contextmanager
+def something_of_roots(directory):
+    """(where root has mounted something, a process of root's)."""
+    at = os.path.join(directory, "roots")
+    os.mkdir(at)
+    tools.run("mount", "-t", "tmpfs", "none", at)
+    process = subprocess.Popen(["sleep", "1000"])
+    try:
+        yield at, process
+        check(mount.is_mounted(at), "root's mount is gone")
+        check_equal(process.poll(), None, "the end of root's process")
+    finally:
+        process.kill()
+        process.wait()
+        if mount.is_mounted(at):
+            tools.run("umount", at)
+
+
+def snapshots(path):
+    return [line.split()[1] for line in tools.output("qemu-img", "snapshot", "-l", path)
+            .splitlines()[2:]]
+
+
+@suite.test("root's mounts and processes are left alone that a user's record calls a daemon's",
+            needs=[tools.tool("mount", "umount")])
+def _(directory):
+    with place() as (home, _program), something_of_roots(directory) as (at, process):
+        path, device = image_of(home, "x.qcow2"), os.stat(at).st_dev
+        for pid, held in ((process.pid, [path]), ("{pid}", [path]), ("{pid}", [])):
+            with liar(record(path, at, pid, device), held) as lying:
+                listed = ctl.ctl("list").stdout
+                done = ctl.ctl("umount", "--kill-after", "1", path, status=None)
+                check(mount.is_mounted(at) and process.poll() is None, "with %s, %s", pid, held)
+                check(at not in listed, "it was listed")
+                check_equal(done.returncode, 1, "the exit status")
+                check(("no running qcow2fs" in done.stderr) == (not held or pid != "{pid}"),
+                      "it said %s", done.stderr)
+                ctl.refused("umount", at, words=["no running qcow2fs"])
+                check(held or lying.poll() is None, "its own process was ended")
+
+
+@suite.test("no snapshot or bitmap is reported that nobody made, upon a user's word")
+def _(directory):
+    os.chmod(directory, 0o700)
+    path = image.create(os.path.join(directory, "r.qcow2"), MiB)
+    with place() as (home, _program):
+        other = image_of(home, "x.qcow2")
+        for held in ([], [other]):
+            with liar(record(path), held):
+                listed = ctl.ctl("list").stdout + ctl.ctl("list", "--json").stdout
+                ctl.ctl("snapshot", "-c", "nightly", path)
+                check_equal(snapshots(path), ["nightly"], "the snapshots made")
+                check(path not in listed, "it was listed")
+                ctl.ctl("snapshot", "-d", "nightly", path)
+                check_equal(snapshots(path), [], "the snapshots left")
+                ctl.ctl("bitmap", "--add", path, "b")
+                check("bitmaps" in str(image.info(path)["format-specific"]), "no bitmap")
+                ctl.ctl("bitmap", "--remove", path, "b")
+
+
+@suite.test("root unmounts his image, whoever says that he has mounted it, too")
+def _(directory):
+    path = image.create(os.path.join(directory, "r.qcow2"), MiB)
+    with liar(record(path)):
+        with mount.mount(path, directory=True, foreground=False, writable=True) as mounted:
+            with liar(record(path, mounted.path, "{pid}", os.stat(mounted.path).st_dev)):
+                listed = files.listed(path)
+                files.qcow2ctl("snapshot", "-c", "nightly", path)
+                files.qcow2ctl("umount", path)
+                check(not mount.is_mounted(mounted.path), "still mounted")
+                check_equal(len(listed), 1, "the number of daemons listed")
+    check_equal(snapshots(path), ["nightly"], "the snapshots")
+
+
+@suite.test("a name in a user's directory leads no question to a daemon of root's")
+def _(directory):
+    path = image.create(os.path.join(directory, "r.qcow2"), MiB)
+    with place() as (home, _program), mount.mount(path, directory=True, foreground=False, writable=True):
+        other = image_of(home, "x.qcow2")
+        pid = files.listed(path)[0]["pid"]
+        with liar(record(other), [other], "/run/qcow2fs/%d.control" % pid):
+            ctl.refused("snapshot", "-c", "nightly", other, words=["does not answer"])
+    check_equal(snapshots(path), [], "the snapshots of root's image")
+
+
+@suite.test("root lists, changes and unmounts what a user has mounted, whose image it may be",
+            needs=[tools.tool("fusermount3")])
+def _(directory):
+    del directory
+    with place() as (home, program):
+        at = os.path.join(home, "at")
+        os.mkdir(at)
+        os.chown(at, USER, USER)
+        for name, user, mode in (("his.qcow2", USER, 0o600), ("roots.qcow2", 0, 0o666)):
+            path = image_of(home, name, user, mode)
+            for way in (path, at):
+                tools.run(*bad.user_prefix(bad.NOBODY), program, path, at,
+                          env=files.environment())
+                with bad.unmounted_at_the_end(at):
+                    found = files.listed(path)
+                    check_equal([(each["mount-point"], each["uid"]) for each in found], [(at, USER)],
+                                "what is listed")
+                    check("as its user says" not in ctl.ctl("list").stdout, "it is doubted")
+                    ctl.ctl("snapshot", "-c", "s", way)
+                    check_equal(ctl.ctl("snapshot", "-l", way).stdout.split().count("s"), 1, "the list")
+                    ctl.ctl("snapshot", "-d", "s", way)
+                    files.qcow2ctl("umount", way)
+                    check(not mount.is_mounted(at), "still mounted")
+                files.check_nothing_left(path)
+
+
+if __name__ == "__main__":
+    if os.geteuid() == 0:
+        bad.private_mounts()
+    suite.main()
