@@ -18,6 +18,7 @@ src_libqcow2_a_SOURCES = \
 	src/util/json.c src/util/json.h \
 	src/util/log.c src/util/log.h \
 	src/util/dead_mount.c src/util/dead_mount.h \
+	src/util/loop.c src/util/loop.h \
 	src/util/mounts.c src/util/mounts.h \
 	src/util/memory.c src/util/memory.h \
 	src/util/options.c src/util/options_find.c src/util/options_help.c src/util/options.h \
@@ -227,10 +228,10 @@ CTL_SOURCES = \
 	src/ctl/info_text.c src/ctl/info_text.h \
 	src/ctl/key_options.c src/ctl/key_options.h \
 	src/ctl/interrupt.c src/ctl/interrupt.h \
+	src/ctl/dead_files.c src/ctl/dead_files.h \
 	src/ctl/list.c \
 	src/ctl/top.c \
 	src/ctl/top_screen.c src/ctl/top_screen.h \
-	src/ctl/loop.c src/ctl/loop.h \
 	src/ctl/map.c \
 	src/ctl/map_list.c src/ctl/map_list.h \
 	src/ctl/map_output.c src/ctl/map_output.h \
@@ -276,6 +277,7 @@ src_qcow2fs_CFLAGS = $(PROJECT_CFLAGS) $(FUSE3_CFLAGS) $(JANSSON_CFLAGS)
 src_qcow2fs_SOURCES = \
 	src/util/progress.c src/util/progress.h \
 	src/qcow2fs.c \
+	src/fuse/above_disk.c src/fuse/above_disk.h \
 	src/fuse/announce.c src/fuse/announce.h \
 	src/fuse/copies.c src/fuse/copies.h \
 	src/fuse/files.c src/fuse/files.h \

@@ -185,6 +185,7 @@ E2E_TESTS = \
 	tests/e2e/mount/test-ctl-attach.py \
 	tests/e2e/mount/test-ctl-mount.py \
 	tests/e2e/mount/test-ctl-top.py \
+	tests/e2e/mount/test-ctl-mount-ended.py \
 	tests/e2e/mount/test-ctl-mount-kill.py \
 	tests/e2e/mount/test-ctl-mount-kinds.py \
 	tests/e2e/mount/test-ctl-mount-missing.py \

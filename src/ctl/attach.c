@@ -4,10 +4,10 @@
 
 #include "ctl/command.h"
 #include "ctl/contents.h"
-#include "ctl/loop.h"
 #include "ctl/raw_disk.h"
 #include "util/checked.h"
 #include "util/json.h"
+#include "util/loop.h"
 #include "util/printable.h"
 
 #include <dirent.h>

@@ -3,12 +3,12 @@
 
 #include "ctl/convert_internal.h"
 #include "ctl/interrupt.h"
-#include "ctl/loop.h"
 #include "ctl/open.h"
 #include "disk/filename.h"
 #include "store/file.h"
 #include "store/nbd.h"
 #include "util/checked.h"
+#include "util/loop.h"
 
 #include <errno.h>
 #include <inttypes.h>

@@ -3,6 +3,7 @@
 
 #include "ctl/helper.h"
 
+#include "ctl/dead_files.h"
 #include "ctl/mount_image.h"
 #include "ctl/teardown.h"
 #include "util/dead_mount.h"
@@ -210,7 +211,10 @@ static int run_mount(int count, char **arguments, struct log *log, struct error 
         if (!words.fake) {
             (void)dead_mount_clear(words.directory, log); /* what cannot be cleared is met next */
         }
-        status = words.fake || mount_image(&request, log, error) == 0 ? HELPER_OK : HELPER_FAILED;
+        status = words.fake || (dead_files_refuse(words.directory, error) == 0 &&
+                                mount_image(&request, log, error) == 0)
+                     ? HELPER_OK
+                     : HELPER_FAILED;
     }
     free(words.partition);
     free(words.type);

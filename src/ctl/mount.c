@@ -4,6 +4,7 @@
 
 #include "ctl/command.h"
 #include "ctl/contents.h"
+#include "ctl/dead_files.h"
 #include "ctl/mount_image.h"
 #include "ctl/raw_disk.h"
 #include "util/dead_mount.h"
@@ -125,7 +126,8 @@ static int run_mount(struct ctl *ctl)
         return CTL_USAGE;
     }
     (void)dead_mount_clear(request.directory, ctl->log); /* what cannot be cleared is met next */
-    if (check_directory(options, request.directory, &ctl->error) != 0) {
+    if (dead_files_refuse(request.directory, &ctl->error) != 0 ||
+        check_directory(options, request.directory, &ctl->error) != 0) {
         return CTL_FAILED;
     }
     return mount_at(&request, ctl->log, &ctl->error) == 0 ? CTL_OK : CTL_FAILED;

@@ -3,8 +3,8 @@
 
 #include "ctl/mount_filesystem.h"
 
-#include "ctl/loop.h"
 #include "ctl/run.h"
+#include "util/loop.h"
 
 #include <errno.h>
 #include <inttypes.h>

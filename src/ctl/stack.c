@@ -179,44 +179,11 @@ int stack_add_mount(struct stack *stack, enum stack_kind kind, const char *path,
     return mount->path == NULL ? -ENOMEM : 0;
 }
 
-/* Whether `device` is the loop device, or a partition of it. */
-static bool is_of_loop(const struct loop_status *loop, dev_t device)
-{
-    char path[96], target[512];
-    const char *name = loop->name + strlen("/dev/");
-    struct stat node;
-    ssize_t length;
-    char *at;
-
-    if (stat(loop->name, &node) == 0 && node.st_rdev == device) {
-        return true;
-    }
-    snprintf(path, sizeof(path), "/sys/dev/block/%u:%u", major(device), minor(device));
-    length = readlink(path, target, sizeof(target) - 1);
-    if (length <= 0) {
-        return false;
-    }
-    target[length] = '\0'; /* .../block/loop0/loop0p1 */
-    at = strstr(target, name);
-    return at != NULL && at > target && at[-1] == '/' && at[strlen(name)] == '/';
-}
-
-/* btrfs and the like have devices of their own for their files. */
-static dev_t source_device(const struct mount_entry *entry)
-{
-    struct stat node;
-
-    return major(entry->device) == 0 && strncmp(entry->source, "/dev/", 5) == 0 &&
-                   stat(entry->source, &node) == 0 && S_ISBLK(node.st_mode)
-               ? node.st_rdev
-               : entry->device;
-}
-
 static int match_mount(void *context, const struct mount_entry *entry)
 {
     struct stacks *stacks = context;
     struct stack *raw = stacks_of_device(stacks, entry->device);
-    dev_t device = source_device(entry);
+    dev_t device = mounts_source_device(entry);
 
     if (raw != NULL && raw->source == NULL) {
         raw->source = strdup(entry->source);
@@ -229,7 +196,7 @@ static int match_mount(void *context, const struct mount_entry *entry)
         struct stack *stack = &stacks->list[i];
 
         for (size_t k = 0; k < stack->loop_count; k++) {
-            if (is_of_loop(&stack->loops[k], device)) {
+            if (loop_has_device(&stack->loops[k], device)) {
                 return stack_add_mount(stack, STACK_MOUNT, entry->path, 0);
             }
         }
@@ -304,7 +271,7 @@ static bool belongs(const struct stack *stack, const struct wanted *wanted)
         return true;
     }
     for (size_t i = 0; i < stack->loop_count; i++) {
-        if (wanted->node != 0 && is_of_loop(&stack->loops[i], wanted->node)) {
+        if (wanted->node != 0 && loop_has_device(&stack->loops[i], wanted->node)) {
             return true;
         }
     }

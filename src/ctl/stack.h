@@ -7,8 +7,8 @@
 #ifndef CTL_STACK_H
 #define CTL_STACK_H
 
-#include "ctl/loop.h"
 #include "util/error.h"
+#include "util/loop.h"
 #include "util/registry.h"
 
 #include <stddef.h>

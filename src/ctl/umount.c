@@ -3,6 +3,7 @@
 #include "config.h"
 
 #include "ctl/command.h"
+#include "ctl/dead_files.h"
 #include "ctl/teardown.h"
 
 #include <errno.h>
@@ -30,7 +31,12 @@ static int run_on(struct ctl *ctl, bool keep_mounts)
         return CTL_FAILED;
     }
     stack = stacks_choose(&stacks, ctl->operands[0], &ctl->error);
-    result = stack != NULL ? teardown_stack(stack, &how, ctl->log, &ctl->error) : -ENOENT;
+    if (stack != NULL) {
+        result = teardown_stack(stack, &how, ctl->log, &ctl->error);
+    } else {
+        (void)dead_files_refuse(ctl->operands[0], &ctl->error); /* a better sentence */
+        result = -ENOENT;
+    }
     stacks_release(&stacks);
     return result == 0 ? CTL_OK : CTL_FAILED;
 }

@@ -82,6 +82,21 @@ int own_mount_hand_over(struct own_mount *own)
     return r;
 }
 
+/* Nobody is left who could be asked; what holds something above the disk is not known then. */
+static bool is_without_steward(int r)
+{
+    return r == -ECONNRESET || r == -EPIPE || r == -ENOTCONN;
+}
+
+/* All, from the top down: what is above the disk comes to the kernel's copy of it first. */
+static int hand_over_all(struct own_mount *own)
+{
+    int above = steward_sync_above_disk(own->steward);
+    int r = own_mount_hand_over(own);
+
+    return r == 0 && !is_without_steward(above) ? above : r;
+}
+
 static void change_size(struct own_mount *own)
 {
     atomic_store(&own->asking, steward_disk_thread(own->steward));
@@ -117,7 +132,7 @@ static void *run(void *argument)
             int r;
 
             pthread_mutex_unlock(&own->mutex);
-            r = own_mount_hand_over(own);
+            r = hand_over_all(own);
             pthread_mutex_lock(&own->mutex);
             own->sync_result = r;
             own->sync = SYNC_DONE;

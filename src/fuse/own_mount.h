@@ -35,15 +35,15 @@ void own_mount_set_recall(struct own_mount *own, int (*recall)(void *context), v
 int own_mount_start(struct own_mount *own);
 
 /*
- * Returns when what the kernel has cached of the disk is stable, or after so
- * many seconds. 0, -ETIMEDOUT, or the negative errno of what failed; to be
- * called once, while requests are answered.
+ * Returns when what the kernel has cached of the disk is stable, what it holds in file systems and
+ * devices above it included, or after so many seconds. 0, -ETIMEDOUT, or the negative errno of what
+ * failed; to be called once, while requests are answered.
  */
 int own_mount_sync(struct own_mount *own, unsigned seconds);
 
 /*
- * The same without an end, any number of times, by any thread that answers no requests; also where
- * own_mount_start() was not called.
+ * What is cached of the disk alone, without an end, any number of times, by any thread that answers
+ * no requests; also where own_mount_start() was not called.
  */
 int own_mount_hand_over(struct own_mount *own);
 

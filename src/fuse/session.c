@@ -560,7 +560,7 @@ static int check_all_is_saved(struct session *session, struct error *error)
         r = error_set(
             error, -session->unsaved,
             "%s: what was written last may be lost, the kernel could not hand it over: %s",
-            session->mount_point, strerror(-session->unsaved));
+            has_name(session) ? session->mount_point : image, strerror(-session->unsaved));
     }
     if (r == 0 && !session->was_told && steward_sees_abort(session->settings.steward)) {
         r = error_set(error, ECONNABORTED,

@@ -271,6 +271,13 @@ int steward_sync_disk(struct steward *steward)
     return ask_of_disk(steward, STEWARD_SYNCS, &message);
 }
 
+int steward_sync_above_disk(struct steward *steward)
+{
+    struct steward_message message = {.work = STEWARD_SYNC_ABOVE};
+
+    return ask_of_disk(steward, STEWARD_SYNCS, &message);
+}
+
 int steward_restore_size(struct steward *steward)
 {
     struct steward_message message = {.work = STEWARD_SIZE};

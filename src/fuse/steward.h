@@ -7,7 +7,7 @@
  * works; from then on it is only asked to do one of these things, on just that, whoever asks:
  *
  *   - what the kernel does with the raw disk of the mount for nobody but a program
- *     (fuse/own_disk.h);
+ *     (fuse/own_disk.h), and what else of the kernel's stands on it (fuse/above_disk.h);
  *   - look whether the connection was aborted, and unmount;
  *   - take away the names of the daemon: its pid file, its files in the registry;
  *   - write a line to the journal, or to syslog.
@@ -73,6 +73,7 @@ size_t steward_take_filter(void *steward, struct sock_filter *program);
 
 /* 0 or a negative errno, as own_disk.h has them; -ENXIO where there is no disk to write. */
 int steward_sync_disk(struct steward *steward);
+int steward_sync_above_disk(struct steward *steward); /* as above_disk.h has it */
 int steward_restore_size(struct steward *steward);
 int steward_set_times(struct steward *steward, const struct timespec times[2]);
 

@@ -28,6 +28,7 @@ enum steward_work {
     STEWARD_REGISTRY, /* with the directory's descriptor */
     STEWARD_SEAL,     /* its second answer, where one is wanted, is a program for the box */
     STEWARD_SYNC,
+    STEWARD_SYNC_ABOVE,
     STEWARD_SIZE,
     STEWARD_TIMES,
     STEWARD_ABORTED, /* answered with 1 or 0 */

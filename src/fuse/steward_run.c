@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "config.h"
 
+#include "fuse/above_disk.h"
 #include "fuse/announce.h"
 #include "fuse/mount_point.h"
 #include "fuse/own_disk.h"
@@ -100,6 +101,8 @@ static int work_on_disk(const struct own_disk *disk, const struct steward_messag
     switch (message->work) {
     case STEWARD_SYNC:
         return own_disk_sync(disk);
+    case STEWARD_SYNC_ABOVE:
+        return above_disk_sync(disk);
     case STEWARD_SIZE:
         return own_disk_restore_size(disk);
     case STEWARD_TIMES:

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
 
@@ -115,6 +116,16 @@ int mounts_visit(int (*each)(void *context, const struct mount_entry *entry), vo
     free(line);
     fclose(file);
     return result;
+}
+
+dev_t mounts_source_device(const struct mount_entry *entry)
+{
+    struct stat node;
+
+    return major(entry->device) == 0 && strncmp(entry->source, "/dev/", 5) == 0 &&
+                   stat(entry->source, &node) == 0 && S_ISBLK(node.st_mode)
+               ? node.st_rdev
+               : entry->device;
 }
 
 struct search {

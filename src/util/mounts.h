@@ -23,6 +23,9 @@ struct mount_entry {
  */
 int mounts_visit(int (*each)(void *context, const struct mount_entry *entry), void *context);
 
+/* The device from which it is mounted: btrfs and the like have others for their files. */
+dev_t mounts_source_device(const struct mount_entry *entry);
+
 /* The device of what is mounted last at exactly that absolute path; 0: nothing is, or it cannot be
  * told. */
 dev_t mounts_device_at(const char *path);

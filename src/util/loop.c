@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "config.h"
 
-#include "ctl/loop.h"
+#include "util/loop.h"
 
 #include "util/deadline.h"
 #include "util/process.h"
@@ -124,6 +124,27 @@ int loop_detach(const char *name)
     return result;
 }
 
+bool loop_has_device(const struct loop_status *loop, dev_t device)
+{
+    char path[96], target[512];
+    const char *name = loop->name + strlen("/dev/");
+    struct stat node;
+    ssize_t length;
+    char *at;
+
+    if (stat(loop->name, &node) == 0 && node.st_rdev == device) {
+        return true;
+    }
+    snprintf(path, sizeof(path), "/sys/dev/block/%u:%u", major(device), minor(device));
+    length = readlink(path, target, sizeof(target) - 1);
+    if (length <= 0) {
+        return false;
+    }
+    target[length] = '\0'; /* .../block/loop0/loop0p1 */
+    at = strstr(target, name);
+    return at != NULL && at > target && at[-1] == '/' && at[strlen(name)] == '/';
+}
+
 /* --- which there are -------------------------------------------------------------------------- */
 
 /*
@@ -158,13 +179,15 @@ static bool examine(int number, struct loop_status *status)
     struct loop_info64 info;
     struct stat node;
     int device = open_device(number, true, status->name);
-    bool has_file;
+    bool is_loop, has_file;
 
     if (device < 0) {
         return false;
     }
-    has_file = fstat(device, &node) == 0 && S_ISBLK(node.st_mode) &&
-               major(node.st_rdev) == LOOP_MAJOR && ioctl(device, LOOP_GET_STATUS64, &info) == 0;
+    is_loop =
+        fstat(device, &node) == 0 && S_ISBLK(node.st_mode) && major(node.st_rdev) == LOOP_MAJOR;
+    has_file = is_loop && ioctl(device, LOOP_GET_STATUS64, &info) == 0;
+    status->is_dead = is_loop && !has_file && errno == ENOTCONN;
     if (has_file) {
         status->file_device = (dev_t)info.lo_device;
         status->file_inode = (ino_t)info.lo_inode;
@@ -175,7 +198,7 @@ static bool examine(int number, struct loop_status *status)
         status->partitions = (info.lo_flags & LO_FLAGS_PARTSCAN) != 0;
     }
     close(device);
-    return has_file;
+    return has_file || status->is_dead;
 }
 
 static void *ask(void *context)

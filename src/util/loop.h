@@ -4,8 +4,8 @@
  * LO_FLAGS_AUTOCLEAR: it is freed with the last of who uses it, a mount or a
  * descriptor, so nobody has to.
  */
-#ifndef CTL_LOOP_H
-#define CTL_LOOP_H
+#ifndef UTIL_LOOP_H
+#define UTIL_LOOP_H
 
 #include "util/error.h"
 
@@ -39,6 +39,7 @@ int loop_add_partition(int device, unsigned number, uint64_t start, uint64_t siz
 struct loop_status {
     char name[LOOP_NAME_MAX]; /* /dev/loopN */
     bool answers;             /* who serves its file does; else no more is known */
+    bool is_dead;             /* nobody serves its file any more; likewise */
     dev_t file_device;        /* of the file that is attached */
     ino_t file_inode;
     uint64_t offset, size; /* bytes; size 0: to its end */
@@ -51,6 +52,9 @@ struct loop_status {
  * opened are passed over. Takes two seconds at most where some do not answer, and 20 ms for each.
  */
 int loop_visit(int (*each)(void *context, const struct loop_status *status), void *context);
+
+/* Whether `device` is that loop device, or a partition of it. */
+bool loop_has_device(const struct loop_status *loop, dev_t device);
 
 /* Frees the device: at once, or, where it is in use, with the last user. 0 or a negative errno. */
 int loop_detach(const char *name);
