@@ -154,6 +154,7 @@ src_libqcow2_a_SOURCES = \
 	src/disk/image.c src/disk/image.h \
 	src/disk/inflight.h \
 	src/disk/keys.c src/disk/keys.h \
+	src/admin/chain_compare.c src/admin/chain_compare.h \
 	src/admin/chain_work.c src/admin/chain_work.h \
 	src/admin/commit.c src/admin/commit.h \
 	src/admin/info.c src/admin/info.h \

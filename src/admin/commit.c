@@ -3,6 +3,7 @@
 
 #include "admin/commit.h"
 
+#include "admin/chain_compare.h"
 #include "disk/chain.h"
 #include "disk/snapshots.h"
 #include "disk/view.h"
@@ -11,6 +12,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -225,6 +227,100 @@ static int open_all(struct committing *committing, const char *path)
     return result == 0 ? open_base(committing, &request) : result;
 }
 
+/* --- Snapshots ------------------------------------------------------------------------------ */
+
+/* chain_failed_fn */
+static int compare_failed(struct chain_compare *compare, enum chain_side side, int result)
+{
+    const struct committing *committing = compare->context;
+    const struct image *image = side == CHAIN_STATE ? compare->image
+                                : side == CHAIN_OLD ? committing->base
+                                                    : committing->image;
+
+    if (result == -EINTR) {
+        return error_set(committing->error, EINTR, "%s: interrupted; nothing was changed",
+                         committing->image->path);
+    }
+    return error_set(committing->error, -result,
+                     "%s: byte %" PRIu64 " of its disk cannot be read, which snapshot '%s' of %s "
+                     "may show: %s; nothing was changed",
+                     image->path, compare->offset, compare->snapshot->name, compare->image->path,
+                     strerror(-result));
+}
+
+/* `image` is the one that is committed, or one between. */
+static int check_snapshots_of(struct committing *committing, struct chain_compare *compare,
+                              struct image *image)
+{
+    struct snapshot_table *table = NULL;
+    int result;
+
+    if (image == committing->image) {
+        return chain_compare_snapshots(compare, image, image->snapshots);
+    }
+    result = snapshot_table_read(image->file, image->header, image->file_size, image->path, &table,
+                                 committing->error);
+    if (result == 0) {
+        result = chain_compare_snapshots(compare, image, table);
+        snapshot_table_free(table);
+    }
+    return result;
+}
+
+/* How far what the image has not is the base's, and written: one between that ends hides that. */
+static uint64_t shown_until(const struct committing *committing, const struct image *image)
+{
+    uint64_t until = view_size(committing->view);
+
+    for (; image != committing->above; image = image->backing) {
+        until = min_u64(until, image->backing->virtual_size);
+    }
+    return until;
+}
+
+static int check_all_snapshots(struct committing *committing, struct chain_compare *compare)
+{
+    int result = chain_compare_open(compare);
+
+    for (struct image *each = committing->image; each != NULL && result == 0;
+         each = each->backing) {
+        compare->limit = shown_until(committing, each);
+        if (each->header->snapshot_count > 0) {
+            result = check_snapshots_of(committing, compare, each);
+        }
+    }
+    chain_compare_close(compare);
+    return result;
+}
+
+/* That none shows something else once the base says what the image does. */
+static int check_snapshots(struct committing *committing)
+{
+    struct chain_compare compare = {
+        .work = &committing->options->work,
+        .image = committing->image,
+        .new = committing->view,
+        .own_depth = UINT_MAX, /* the base is in none of their chains any more */
+        .is_written = true,
+        .cut = committing->cut,
+        .unit = 1,
+        .failed = compare_failed,
+        .error = committing->error,
+        .context = committing,
+    };
+    struct image *base = committing->base;
+    int result = base->cache == NULL ? chain_work_attach_cache(base, committing->error) : 0;
+
+    if (result == 0 && view_open_active(base, &compare.old) < 0) {
+        result = error_set(committing->error, ENOMEM, "%s: out of memory", base->path);
+    }
+    if (result == 0) {
+        result = check_all_snapshots(committing, &compare);
+    }
+    view_close(compare.old); /* before anything is written there */
+    return result;
+}
+
 /* --- Writing to the base -------------------------------------------------------------------- */
 
 static int base_failed(const struct committing *committing, int result, const char *what)
@@ -429,6 +525,9 @@ int chain_commit(const char *path, const struct chain_commit_options *options, s
     status = open_all(&committing, path);
     if (status == 0) {
         chain_work_begin(&options->work);
+        status = options->change_snapshots ? 0 : check_snapshots(&committing);
+    }
+    if (status == 0) {
         status = grow_base(&committing);
     }
     if (status == 0) {

@@ -10,6 +10,10 @@
  * that is written there, and afterwards the base says what it said. What was begun and not finished
  * is done again by doing all of it again.
  *
+ * Internal snapshots of the image, and of those between, are on the base, too, and what they have
+ * not they show of it. So it is refused where one of them would show something else, unless that is
+ * asked for. The base's own keep what they have, as with any writer.
+ *
  * Image and base are locked meanwhile as by any writer. Images between the two are only read, and
  * what they show is another disk afterwards: so is that of any other image above the base.
  */
@@ -22,8 +26,9 @@
 #include <stdint.h>
 
 struct chain_commit_options {
-    const char *base; /* the user's name of an image behind; NULL: the next one */
-    bool keep;        /* the image is not emptied; so it is where others are between */
+    const char *base;      /* the user's name of an image behind; NULL: the next one */
+    bool keep;             /* the image is not emptied; so it is where others are between */
+    bool change_snapshots; /* they may come to show what is written */
     struct chain_work work;
 };
 
@@ -35,8 +40,8 @@ struct chain_commit_result {
 
 /*
  * Does so with the image at `path`. 0, or a negative errno with a sentence: -EINTR after `stop`,
- * -EBUSY for one that is in use, -EINVAL without a backing file and for a base that is not behind
- * the image, and the errors of opening and writing.
+ * -EBUSY for one that is in use, -EINVAL without a backing file, for a base that is not behind
+ * the image and where a snapshot would show something else, and the errors of opening and writing.
  */
 int chain_commit(const char *path, const struct chain_commit_options *options, struct log *log,
                  struct chain_commit_result *result, struct error *error);

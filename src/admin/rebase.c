@@ -4,8 +4,7 @@
 #include "admin/rebase.h"
 
 #include "admin/amend.h"
-#include "disk/look.h"
-#include "disk/walk.h"
+#include "admin/chain_compare.h"
 #include "util/checked.h"
 #include "util/zeros.h"
 
@@ -13,12 +12,6 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* What the image shows, and what it would show of the new file where it has nothing itself. */
-enum side {
-    OLD,
-    NEW,
-};
 
 struct rebasing {
     const struct chain_rebase_options *options;
@@ -28,27 +21,36 @@ struct rebasing {
     struct image *image;
     struct writer *writer;
     struct amend_behind behind;
-    struct view *new;    /* of what will be behind; NULL: nothing */
-    uint8_t *buffers[2]; /* CHAIN_WORK_STEP bytes each */
-    uint64_t unit;       /* bytes of a subcluster of the image */
+    struct view *new; /* of what will be behind; NULL: nothing */
+    struct chain_compare compare;
     struct chain_rebase_result *result;
 };
 
-/* A state of the image, its disk or a snapshot, on its way along both. */
-struct comparing {
-    struct rebasing *rebasing;
-    struct view *view;
-    const struct snapshot *snapshot; /* NULL: the disk */
-    struct disk_walk walks[2];
-    uint64_t offset; /* bytes of the disk: it is as far as this */
-    struct look look;
-    uint64_t alike_until; /* up to there the disk shows the image's own, or not, as is_own says */
-    bool is_own;
-};
-
-/* Subclusters that the two show otherwise: [from, to), of which `old` are the bytes of the first.
+/* --- What ends it early ------------------------------------------------------------------------
  */
-typedef int differ_fn(struct comparing *comparing, uint64_t from, uint64_t to, const uint8_t *old);
+
+static int stopped(const struct rebasing *rebasing)
+{
+    return error_set(rebasing->error, EINTR,
+                     "%s: interrupted; it has its old backing file, its disk reads as before, and "
+                     "the command can be given again",
+                     rebasing->image->path);
+}
+
+/* chain_failed_fn */
+static int read_failed(struct chain_compare *compare, enum chain_side side, int result)
+{
+    const struct rebasing *rebasing = compare->context;
+
+    if (result == -EINTR) {
+        return stopped(rebasing);
+    }
+    return error_set(rebasing->error, -result,
+                     "%s: byte %" PRIu64 " of its disk cannot be read: %s; %s has its old backing "
+                     "file, and its disk reads as before",
+                     side == CHAIN_NEW ? rebasing->behind.backing->path : rebasing->image->path,
+                     compare->offset, strerror(-result), rebasing->image->path);
+}
 
 /* --- Opening ---------------------------------------------------------------------------------- */
 
@@ -101,211 +103,17 @@ static int open_all(struct rebasing *rebasing, const char *path)
     if (result < 0) {
         return result;
     }
-    rebasing->unit = UINT64_C(1) << rebasing->image->header->subcluster_bits;
-    for (unsigned side = OLD; side <= NEW; side++) {
-        rebasing->buffers[side] = malloc(CHAIN_WORK_STEP);
-        if (rebasing->buffers[side] == NULL) {
-            return error_set(rebasing->error, ENOMEM, "%s: out of memory", path);
-        }
-    }
-    return 0;
-}
-
-/* --- Where the two differ --------------------------------------------------------------------- */
-
-static int stopped(const struct rebasing *rebasing)
-{
-    return error_set(rebasing->error, EINTR,
-                     "%s: interrupted; it has its old backing file, its disk reads as before, and "
-                     "the command can be given again",
-                     rebasing->image->path);
-}
-
-static int read_failed(const struct comparing *comparing, enum side side, int result)
-{
-    const struct rebasing *rebasing = comparing->rebasing;
-
-    return error_set(rebasing->error, -result,
-                     "%s: byte %" PRIu64 " of its disk cannot be read: %s; %s has its old backing "
-                     "file, and its disk reads as before",
-                     side == OLD ? rebasing->image->path : rebasing->behind.backing->path,
-                     comparing->offset, strerror(-result), rebasing->image->path);
-}
-
-/*
- * Whether the image shows what is its own there, and how far that goes, as far as was looked: a
- * long range that it has not is not walked again for each piece that what is behind it has there.
- */
-static int look_whose(struct comparing *comparing)
-{
-    uint64_t offset = comparing->offset;
-    struct view_extent found;
-    int result;
-
-    if (offset < comparing->alike_until) {
-        return 0; /* what has been written since lies before it */
-    }
-    result = view_lookup(comparing->view, offset,
-                         look_begin(&comparing->look, comparing->walks[OLD].size - offset), &found);
-    if (result == 0) {
-        look_end(&comparing->look, found.extent.length);
-        comparing->alike_until = offset + found.extent.length;
-        comparing->is_own = found.image == comparing->rebasing->image;
-    }
-    return result;
-}
-
-/*
- * How many bytes from comparing->offset on are alike without a look at any of them, in *length; or,
- * *look, what is to be looked at.
- */
-static int next_extent(struct comparing *comparing, uint64_t *length, bool *look)
-{
-    uint64_t offset = comparing->offset;
-    struct disk_walk *old = &comparing->walks[OLD], *new = &comparing->walks[NEW];
-    uint64_t shared;
-    int result = look_whose(comparing);
-
-    if (result < 0) {
-        return read_failed(comparing, OLD, result);
-    }
-    *length = comparing->alike_until - offset;
-    *look = false;
-    if (comparing->is_own) {
-        return 0; /* whatever is behind it */
-    }
-    for (unsigned side = OLD; side <= NEW; side++) {
-        result = disk_walk_at(&comparing->walks[side], offset, offset + *length);
-        if (result < 0) {
-            return read_failed(comparing, side, result);
-        }
-        *length = min_u64(*length, comparing->walks[side].until - offset);
-    }
-    if (!old->is_data && !new->is_data) {
-        return 0;
-    }
-    shared = old->is_data && new->is_data ? view_shared(old->view, new->view, offset, *length) : 0;
-    *look = shared == 0;
-    *length = *look ? *length : shared;
-    return 0;
-}
-
-static int read_both(struct comparing *comparing, uint64_t from, uint64_t length)
-{
-    struct rebasing *rebasing = comparing->rebasing;
-    int result = view_read(comparing->view, from, rebasing->buffers[OLD], in_memory(length));
-
-    if (result < 0) {
-        return read_failed(comparing, OLD, result);
-    }
-    if (rebasing->new == NULL) {
-        memset(rebasing->buffers[NEW], 0, in_memory(length));
-        return 0;
-    }
-    result = view_read(rebasing->new, from, rebasing->buffers[NEW], in_memory(length));
-    return result < 0 ? read_failed(comparing, NEW, result) : 0;
-}
-
-/* Whether the subcluster that begins there, in both buffers, is another. */
-static bool differs(const struct rebasing *rebasing, uint64_t at, uint64_t length)
-{
-    return memcmp(rebasing->buffers[OLD] + at, rebasing->buffers[NEW] + at,
-                  min_size(rebasing->unit, length - at)) != 0;
-}
-
-/*
- * Reads the subclusters that [comparing->offset, + *length) lies in, and hands over those that
- * differ, as many at once as there are. As an image has subclusters as a whole or not at all, none
- * of them is its own. *length is then how far that went.
- */
-static int compare_bytes(struct comparing *comparing, uint64_t *length, differ_fn *differ)
-{
-    const struct rebasing *rebasing = comparing->rebasing;
-    uint64_t unit = rebasing->unit, offset = comparing->offset, at = 0;
-    uint64_t from = round_down(offset, unit);
-    uint64_t end = min_u64(round_down(offset, CHAIN_WORK_STEP) + CHAIN_WORK_STEP,
-                           round_down(offset + *length - 1, unit) + unit);
-    uint64_t bytes = min_u64(end, comparing->walks[OLD].size) - from;
-    int result = read_both(comparing, from, bytes);
-
-    *length = from + bytes - offset;
-    while (at < bytes && result == 0) {
-        uint64_t begin = at;
-
-        while (at < bytes && differs(rebasing, at, bytes)) {
-            at += unit;
-        }
-        if (at > begin) {
-            result = differ(comparing, from + begin, from + min_u64(at, bytes),
-                            rebasing->buffers[OLD] + begin);
-        }
-        at += unit;
-    }
-    return result;
-}
-
-static int compare_all(struct comparing *comparing, differ_fn *differ)
-{
-    const struct rebasing *rebasing = comparing->rebasing;
-    uint64_t size = view_size(comparing->view);
-    int result = 0;
-
-    comparing->offset = comparing->alike_until = 0;
-    look_init(&comparing->look);
-    disk_walk_begin(&comparing->walks[OLD], comparing->view);
-    disk_walk_begin(&comparing->walks[NEW], rebasing->new);
-    while (comparing->offset < size && result == 0) {
-        uint64_t length = 0;
-        bool look = false;
-
-        if (stop_requested(rebasing->options->work.stop)) {
-            return stopped(rebasing);
-        }
-        result = next_extent(comparing, &length, &look);
-        if (result == 0 && look) {
-            result = compare_bytes(comparing, &length, differ);
-        }
-        comparing->offset += length;
-        chain_work_progress(&rebasing->options->work, comparing->offset, size);
-    }
-    return result;
-}
-
-/* --- Snapshots -------------------------------------------------------------------------------- */
-
-static int refuse_difference(struct comparing *comparing, uint64_t from, uint64_t to,
-                             const uint8_t *old)
-{
-    const struct rebasing *rebasing = comparing->rebasing;
-
-    (void)to;
-    (void)old;
-    return error_set(rebasing->error, EINVAL,
-                     "%s: its snapshot '%s' would show something else from byte %" PRIu64
-                     " on, since what it has not is shown by the backing file; add "
-                     "--change-snapshots where nobody wants it as it is, or make an image of it "
-                     "first with qcow2ctl convert -l",
-                     rebasing->image->path, comparing->snapshot->name, from);
-}
-
-static int check_snapshots(struct rebasing *rebasing)
-{
-    const struct snapshot_table *snapshots = rebasing->image->snapshots;
-    int result = 0;
-
-    for (size_t i = 0; i < snapshots->count && result == 0; i++) {
-        struct comparing comparing = {
-            .rebasing = rebasing,
-            .snapshot = &snapshots->snapshots[i],
-        };
-
-        result = view_open_snapshot(rebasing->image, i, &comparing.view, rebasing->error);
-        if (result == 0) {
-            result = compare_all(&comparing, refuse_difference);
-        }
-        view_close(comparing.view);
-    }
-    return result;
+    rebasing->compare = (struct chain_compare){
+        .work = &rebasing->options->work,
+        .image = rebasing->image,
+        .new = rebasing->new,
+        .limit = UINT64_MAX,
+        .unit = UINT64_C(1) << rebasing->image->header->subcluster_bits,
+        .failed = read_failed,
+        .error = rebasing->error,
+        .context = rebasing,
+    };
+    return chain_compare_open(&rebasing->compare);
 }
 
 /* --- The disk --------------------------------------------------------------------------------- */
@@ -320,11 +128,14 @@ static int write_failed(const struct rebasing *rebasing, int result)
                            rebasing->image->path, strerror(-result));
 }
 
-/* differ_fn: the image gets what it shows: data, or zeros where a subcluster has nothing else. */
-static int keep_old(struct comparing *comparing, uint64_t from, uint64_t to, const uint8_t *old)
+/*
+ * chain_differ_fn: the image gets what it shows: data, or zeros where a subcluster has nothing
+ * else.
+ */
+static int keep_old(struct chain_compare *compare, uint64_t from, uint64_t to, const uint8_t *old)
 {
-    struct rebasing *rebasing = comparing->rebasing;
-    uint64_t unit = rebasing->unit, done = 0, length = to - from;
+    struct rebasing *rebasing = compare->context;
+    uint64_t unit = compare->unit, done = 0, length = to - from;
     int result = 0;
 
     while (done < length && result == 0) {
@@ -350,14 +161,16 @@ static int keep_old(struct comparing *comparing, uint64_t from, uint64_t to, con
 
 static int keep_disk(struct rebasing *rebasing)
 {
-    struct comparing comparing = {.rebasing = rebasing};
+    struct chain_compare *compare = &rebasing->compare;
     int result = 0;
 
-    if (view_open_active(rebasing->image, &comparing.view) < 0) {
+    if (view_open_active(rebasing->image, &compare->state) < 0) {
         return error_set(rebasing->error, ENOMEM, "%s: out of memory", rebasing->image->path);
     }
-    result = compare_all(&comparing, keep_old);
-    view_close(comparing.view);
+    compare->snapshot = NULL;
+    compare->differ = keep_old;
+    result = chain_compare_state(compare);
+    view_close(compare->state);
     return result;
 }
 
@@ -402,7 +215,8 @@ static int rebase_data(struct rebasing *rebasing, const char *path)
         chain_work_begin(&rebasing->options->work);
     }
     if (result == 0 && !rebasing->options->change_snapshots) {
-        result = check_snapshots(rebasing);
+        result = chain_compare_snapshots(&rebasing->compare, rebasing->image,
+                                         rebasing->image->snapshots);
     }
     if (result == 0) {
         result = keep_disk(rebasing);
@@ -429,7 +243,6 @@ int chain_rebase(const char *path, const struct chain_rebase_options *options, s
     view_close(rebasing.new);
     image_close(rebasing.behind.backing);
     image_close(rebasing.image);
-    free(rebasing.buffers[OLD]);
-    free(rebasing.buffers[NEW]);
+    chain_compare_close(&rebasing.compare);
     return status;
 }

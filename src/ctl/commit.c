@@ -14,7 +14,7 @@
 
 struct commit_flags {
     struct common_flags common;
-    struct option_bool keep;
+    struct option_bool keep, change_snapshots;
     const char *base;
 };
 
@@ -25,6 +25,7 @@ static int commit(struct ctl *ctl, const struct chain_work *work, void *context)
     const struct chain_commit_options options = {
         .base = flags->base,
         .keep = flags->keep.value,
+        .change_snapshots = flags->change_snapshots.value,
         .work = *work,
     };
 
@@ -100,6 +101,12 @@ static const struct option_spec commit_options[] = {
         .field = offsetof(struct commit_flags, keep),
         .help = "do not empty IMAGE afterwards: for one that is removed then",
     },
+    {
+        .name = "change-snapshots",
+        .type = OPTION_BOOL,
+        .field = offsetof(struct commit_flags, change_snapshots),
+        .help = "go on also where an internal snapshot shows something else afterwards",
+    },
     FLAG_PROGRESS(struct commit_flags),
     {
         .name = "json",
@@ -127,7 +134,10 @@ const struct command commit_command = {
     .description = "What IMAGE has of its disk is written to its backing file, or to BASE behind\n"
                    "that, with what the images between have. A smaller base gets the size of\n"
                    "IMAGE; a larger one keeps its own. Then IMAGE is empty, and reads the same.\n"
-                   "Its snapshots stay what they are, but for what they show of the base.\n"
+                   "\n"
+                   "What an internal snapshot of IMAGE, or of an image between, has not itself\n"
+                   "it shows of the base, too; where it would show something else,\n"
+                   "--change-snapshots is asked for.\n"
                    "\n"
                    "Any other image above the base, also one between the two, shows another disk\n"
                    "afterwards: remove those.\n"

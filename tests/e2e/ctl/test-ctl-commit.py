@@ -51,13 +51,17 @@ def between(path, base):
             if name not in (base, os.path.basename(path))}
 
 
+def changing(layers):
+    return ["--change-snapshots"] if any(each.snapshot for each in layers[1:]) else []
+
+
 def same(name, layers):
     @suite.test("committed as qemu-img does it: " + name)
     def _(directory):
         ours, theirs = chains.twins(directory, chain(*layers))
         base = name_of(len(layers) - 2, layers[-2])
         before, untouched = bytes_of(ours), between(ours, base)
-        told = ctl.ctl("commit", ours).stdout
+        told = ctl.ctl("commit", *changing(layers), ours).stdout
         check(told.startswith("Image committed.") and told.count("\n") == 1, "it said %r", told)
         tools.run("qemu-img", "commit", "-q", "-f", "qcow2", theirs)
         check_same(ours, theirs, before, base)
@@ -118,11 +122,107 @@ def _(directory):
     path = chain(R(2 * MiB), Q(2 * MiB, snapshot=True))(directory)
     image.io(path, image.write(0, MiB, 60))
     size, before, snapshot = os.stat(path).st_blocks, bytes_of(path), own_of_snapshot(path)
-    ctl.ctl("commit", "-q", path)
+    ctl.ctl("commit", "-q", "--change-snapshots", path)
     check(bytes_of(path) == before, "the disk shows something else")
     check(own_of_snapshot(path) == snapshot, "the snapshot has something else")
     check(os.stat(path).st_blocks < size - 1000, "no host space was given back")
     write.check_clean(path)
+
+
+def files_of(path, layers):
+    return [os.path.join(os.path.dirname(path), name_of(number, each))
+            for number, each in enumerate(layers)]
+
+
+def shown_by_snapshots(path, layers):
+    """{(number of the image, name): bytes}, of all that are above the base."""
+    return {(number, name): shown
+            for number, each in enumerate(files_of(path, layers)) if number > 0
+            for name, shown in changed.digest(each).items() if name is not None}
+
+
+def committed_as_snapshots_allow(directory, layers, write_more=lambda path: None):
+    """Refused where by QEMU a snapshot shows something else, and done where not; which it was."""
+    ours, theirs = chains.twins(directory, lambda place: prepared(place, layers, write_more))
+    files, before = files_of(ours, layers), shown_by_snapshots(ours, layers)
+    tools.run("qemu-img", "commit", "-q", "-f", "qcow2", "-d",
+              "-b", files_of(theirs, layers)[0], theirs)
+    by_qemu = shown_by_snapshots(theirs, layers)
+    other = [key for key in before if by_qemu[key] != before[key]]
+    if not other:
+        ctl.ctl("commit", "-d", "-b", files[0], ours)
+        check(shown_by_snapshots(ours, layers) == before, "a snapshot shows something else")
+        return False
+    number, name = max(other, key=lambda key: key[0])  # they are looked at from the image down
+    said = ctl.refused("commit", "-d", "-b", files[0], ours,
+                       words=(files[number] + ":", "'%s'" % name, "--change-snapshots"),
+                       unchanged=files)
+    at = next(at for at, pair in enumerate(zip(before[number, name], by_qemu[number, name]))
+              if pair[0] != pair[1])
+    check(" byte %d on" % at in str(said), "it said %r, not %d", said, at)
+    ctl.ctl("commit", "-d", "--change-snapshots", "-b", files[0], ours)
+    check(shown_by_snapshots(ours, layers) == by_qemu, "snapshots show something else than by QEMU")
+    return True
+
+
+def prepared(place, layers, write_more):
+    path = chain(*layers)(place)
+    write_more(path)
+    return path
+
+
+AFFECTED = {
+    "of the image": (Q(2 * MiB), Q(2 * MiB, snapshot=True)),
+    "above a raw base": (R(2 * MiB), Q(2 * MiB, snapshot=True, cluster_size="4k")),
+    "of an image between": (Q(2 * MiB), Q(2 * MiB, snapshot=True), Q(2 * MiB)),
+    "above an image between": (R(2 * MiB), Q(2 * MiB), Q(2 * MiB, snapshot=True)),
+    "past the end of a smaller base": (Q(MiB), Q(2 * MiB, snapshot=True)),
+    "of version 2": (Q(MiB), Q(2 * MiB, compat="0.10", snapshot=True)),
+}
+
+
+def affected(name, layers):
+    @suite.test("a snapshot that would show something else is asked for: " + name)
+    def _(directory):
+        check(committed_as_snapshots_allow(directory, layers), "no snapshot is changed by it")
+
+
+for title, layers in AFFECTED.items():
+    affected(title, layers)
+
+
+def what_it_has_itself(path):
+    image.io(path, image.write(MiB, 64 * KiB, 8), "write -z 3M 64k")
+    tools.run("qemu-img", "snapshot", "-c", "here", path)
+    image.io(path, image.write(MiB, 64 * KiB, 9), image.write(3 * MiB, 64 * KiB, 9))
+
+
+def what_the_base_says(path):
+    tools.run("qemu-img", "snapshot", "-c", "here", path)
+    # as chains.fill() has written there
+    image.io(path, image.write(2 * MiB + 512, 63 * KiB, 20), "write -z 3M 64k")
+
+
+def behind_a_shorter_one(path):
+    tools.run("qemu-img", "snapshot", "-c", "here", path)
+    image.io(path, image.write(2 * MiB, MiB, 11))
+
+
+UNAFFECTED = {
+    "what it has itself": ((R(4 * MiB), Q(4 * MiB)), what_it_has_itself),
+    "where the base says the same": ((Q(4 * MiB), Q(4 * MiB)), what_the_base_says),
+    "behind the end of a shorter image": ((R(4 * MiB), Q(MiB), Q(4 * MiB)), behind_a_shorter_one),
+}
+
+
+def unaffected(name, layers, write_more):
+    @suite.test("no hindrance is a snapshot that shows the same afterwards: " + name)
+    def _(directory):
+        check(not committed_as_snapshots_allow(directory, layers, write_more), "it was refused")
+
+
+for title, (these, more) in UNAFFECTED.items():
+    unaffected(title, these, more)
 
 
 # --- cut off --------------------------------------------------------------------------------------
@@ -145,7 +245,7 @@ def _(directory):
             clean.add(compare.sha256(base))
         check(not done or chains.is_empty(path), "not empty")
 
-    changed.cut_off(directory, make, lambda path: ["commit", "-q", path], judge, power_cuts=3)
+    changed.cut_off(directory, make, lambda path: ["commit", "-q", "--change-snapshots", path], judge, power_cuts=3)
 
 
 def refused_after_warning(path, unchanged, *words):
