@@ -83,6 +83,13 @@ static bool is_on_dead_loop(dev_t device)
     return search.found;
 }
 
+static bool is_dead_device(const char *path)
+{
+    struct stat node;
+
+    return stat(path, &node) == 0 && S_ISBLK(node.st_mode) && is_on_dead_loop(node.st_rdev);
+}
+
 int dead_files_refuse(const char *path, struct error *error)
 {
     char *absolute = realpath(path, NULL); /* a raw disk that nobody serves answers nobody */
@@ -91,6 +98,13 @@ int dead_files_refuse(const char *path, struct error *error)
                    (place.is_own ? is_unanswered(place.path) : is_on_dead_loop(place.device));
 
     free(absolute);
+    if (!is_dead && is_dead_device(path)) {
+        return error_set(error, ENOTCONN,
+                         "%s: the qcow2fs below it is gone, ended by a signal or killed, and the "
+                         "device cannot be used any more; unmount what is mounted from it, and "
+                         "free it with losetup -d; what was not synced before may be lost",
+                         path);
+    }
     return is_dead ? error_set(error, ENOTCONN,
                                "%s: the qcow2fs below it is gone, ended by a signal or killed, and "
                                "what is mounted there cannot be used any more; unmount it with "

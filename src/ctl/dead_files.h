@@ -9,8 +9,9 @@
 #include "util/error.h"
 
 /*
- * -ENOTCONN with a sentence where `path` is the place of such a mount, or of a raw disk that nobody
- * serves any more; else 0. Who may not look at the device below is told nothing.
+ * -ENOTCONN with a sentence where `path` is the place of such a mount, of a raw disk that nobody
+ * serves any more, or the loop device of one; else 0. Who may not look at the device below is told
+ * nothing.
  */
 int dead_files_refuse(const char *path, struct error *error);
 

@@ -5,6 +5,7 @@
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 
@@ -114,6 +115,34 @@ def _(directory):
     check_holds(path, at)
 
 
+@suite.test("what a file system holds and the host has no room for is told: status 1")
+def _(directory):
+    at, host, raw = (os.path.join(directory, name) for name in ("at", "host", "raw"))
+    for name in (at, host, raw):
+        os.mkdir(name)
+    whole = files.whole(directory)
+    tools.run("mount", "-t", "tmpfs", "-o", "size=%d" % (os.path.getsize(whole) + 2 * MiB), "none", host)
+    try:
+        path = shutil.copy(whole, host)
+        with subprocess.Popen([run.program(), "-f", path, raw], stderr=subprocess.PIPE, text=True,
+                              env=tools.environment(**files.environment())) as process:
+            try:
+                bad.wait_for(lambda: mount.is_mounted(raw), "it is mounted")
+                tools.run("mount", "-o", "loop", os.path.join(raw, "disk.raw"), at)
+                put(at, "new")
+                process.send_signal(signal.SIGTERM)
+                said = process.communicate(timeout=tools.TIMEOUT)[1]
+            finally:
+                process.kill()
+                for name in (at, raw):
+                    if mount.is_mounted(name):
+                        run.unmount(name, lazy=True)
+        check_equal(process.returncode, 1, "the exit status (it said %s)" % said)
+        check("are not in the image" in said and path in said, "it said %s", said)
+    finally:
+        bad.wait_for(lambda: run.unmount(host), "the host's end")
+
+
 @suite.test("where the daemon is gone, umount and mount say so, and what to do")
 def _(directory):
     path, at = files.whole(directory), place(directory)
@@ -134,6 +163,19 @@ def _(directory):
             check("is gone" not in qcow2ctl("umount", at, status=1).stderr, "said of what is not there")
     with files.mounted(path, at):
         check(os.path.exists(os.path.join(at, "here")), "no file")
+
+
+@suite.test("where the daemon of a device is gone, detach says so, and what to do")
+def _(directory):
+    path = files.whole(directory)
+    device = qcow2ctl("attach", path).stdout.strip()
+    try:
+        end(path)
+        for command in ("detach", "umount"):
+            bad.check_sentence(qcow2ctl(command, device, status=1).stderr, "is gone", "losetup -d",
+                               device, program="qcow2ctl")
+    finally:
+        tools.run("losetup", "-d", device, status=None)
 
 
 if __name__ == "__main__":
