@@ -55,8 +55,8 @@ static int expand_cluster(struct amend *amend, uint64_t guest_offset)
     int result;
 
     if (guest_offset < size && backing_shows(amend, guest_offset)) {
-        return writer_preallocate(writer, guest_offset,
-                                  min_u64(writer_cluster_size(writer), size - guest_offset), NULL);
+        return writer_preallocate_sparse(
+            writer, guest_offset, min_u64(writer_cluster_size(writer), size - guest_offset), NULL);
     }
     result = writer_begin(writer, &generation);
     if (result == 0) {

@@ -20,7 +20,7 @@
 #include <string.h>
 
 #define SECTOR UINT64_C(512)
-#define STEP   (UINT64_C(4) << 20) /* bytes that are preallocated at once */
+#define STEP   (UINT64_C(64) << 20) /* bytes that are preallocated at once */
 
 struct resize_options {
     struct common_flags common;
@@ -204,7 +204,7 @@ static int preallocate(struct writer *writer, enum preallocation how, uint64_t f
     while (at < to && r == 0) {
         uint64_t length = min_u64(STEP, to - at);
 
-        r = writer_preallocate(writer, at, length, NULL);
+        r = writer_preallocate_sparse(writer, at, length, NULL);
         if (r == 0 && how != PREALLOCATION_METADATA) {
             r = writer_reserve(writer, at, length, how == PREALLOCATION_FULL);
         }

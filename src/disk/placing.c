@@ -2,9 +2,9 @@
 /*
  * Gives guest clusters a place: carries out what disk/plan has made of a request.
  *
- *     what is copied, and the data   (R8 was looked at when the place was found)
- *     the entries                    which wait for all that (R1)
- *     the old places                 are dropped (R4)
+ *     what is copied, holes, and the data   (R8 was looked at when the place was found)
+ *     the entries                           which wait for all that (R1)
+ *     the old places                        are dropped (R4)
  *
  * In a data file that is the disk: what stands around the data, the entries, and the data last. So
  * what fails on the way leaves a file and a disk that are the same.
@@ -74,17 +74,32 @@ static int copy(const struct plan *plan, uint64_t from, uint64_t to)
     return result;
 }
 
+/* What lies behind the end of a data file reads as zeros, and it stays as long as it is. */
+static int make_hole(const struct plan *plan, uint64_t from, uint64_t to)
+{
+    return store_punch(plan->writer->image->data_file, plan_host_of(plan, from), to - from);
+}
+
+static int write_segment(const struct plan *plan, const struct segment *segment)
+{
+    switch (segment->kind) {
+    case SEGMENT_COPY:
+        return copy(plan, segment->from, segment->to);
+    case SEGMENT_HOLE:
+        return make_hole(plan, segment->from, segment->to);
+    default:
+        return put(plan, segment->from, plan->data + (segment->from - plan->from),
+                   segment->to - segment->from);
+    }
+}
+
 static int write_segments(const struct plan *plan, enum segment_kind kind)
 {
     int result = 0;
 
     for (size_t i = 0; i < plan->count && result == 0; i++) {
-        uint64_t from = plan->segments[i].from, to = plan->segments[i].to;
-
         if (plan->segments[i].kind == kind) {
-            result = kind == SEGMENT_COPY
-                         ? copy(plan, from, to)
-                         : put(plan, from, plan->data + (from - plan->from), to - from);
+            result = write_segment(plan, &plan->segments[i]);
         }
     }
     return result;
@@ -122,6 +137,9 @@ static int execute(struct plan *plan, struct mapping_fault *fault)
     bool named_first = data_file_is_disk(plan->writer);
     int result = write_segments(plan, SEGMENT_COPY);
 
+    if (result == 0) {
+        result = write_segments(plan, SEGMENT_HOLE);
+    }
     if (result == 0 && !named_first) {
         result = write_segments(plan, SEGMENT_DATA);
     }
@@ -137,8 +155,8 @@ static int execute(struct plan *plan, struct mapping_fault *fault)
     return result < 0 ? data_failed(plan, result, fault) : 0;
 }
 
-int writer_place(struct writer *writer, uint64_t guest_offset, const uint8_t *data, uint64_t length,
-                 uint64_t *done, struct mapping_fault *fault)
+static int place(struct writer *writer, uint64_t guest_offset, const uint8_t *data, bool sparse,
+                 uint64_t length, uint64_t *done, struct mapping_fault *fault)
 {
     uint32_t bits = writer->header->cluster_bits;
     uint64_t first = guest_offset >> bits, last = (guest_offset + length - 1) >> bits;
@@ -149,6 +167,7 @@ int writer_place(struct writer *writer, uint64_t guest_offset, const uint8_t *da
         .from = guest_offset,
         .to = guest_offset + length,
         .data = data,
+        .sparse = sparse,
     };
     int result;
 
@@ -167,8 +186,14 @@ int writer_place(struct writer *writer, uint64_t guest_offset, const uint8_t *da
     return result;
 }
 
-int writer_allocate(struct writer *writer, uint64_t guest_offset, const uint8_t *data,
-                    uint64_t length, uint64_t *done, struct mapping_fault *fault)
+int writer_place(struct writer *writer, uint64_t guest_offset, const uint8_t *data, uint64_t length,
+                 uint64_t *done, struct mapping_fault *fault)
+{
+    return place(writer, guest_offset, data, false, length, done, fault);
+}
+
+static int lock_and_place(struct writer *writer, uint64_t guest_offset, const uint8_t *data,
+                          bool sparse, uint64_t length, uint64_t *done, struct mapping_fault *fault)
 {
     uint32_t bits = writer->header->cluster_bits;
     struct range_lock lock = {
@@ -178,7 +203,19 @@ int writer_allocate(struct writer *writer, uint64_t guest_offset, const uint8_t 
     int result;
 
     range_lock_take(&writer->ranges, &lock);
-    result = writer_place(writer, guest_offset, data, length, done, fault);
+    result = place(writer, guest_offset, data, sparse, length, done, fault);
     range_lock_release(&writer->ranges, &lock);
     return result;
+}
+
+int writer_allocate(struct writer *writer, uint64_t guest_offset, const uint8_t *data,
+                    uint64_t length, uint64_t *done, struct mapping_fault *fault)
+{
+    return lock_and_place(writer, guest_offset, data, false, length, done, fault);
+}
+
+int writer_allocate_sparse(struct writer *writer, uint64_t guest_offset, uint64_t length,
+                           uint64_t *done, struct mapping_fault *fault)
+{
+    return lock_and_place(writer, guest_offset, NULL, true, length, done, fault);
 }

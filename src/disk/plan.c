@@ -204,18 +204,22 @@ static int all_shows_zeros(const struct plan *plan, bool *zero)
 }
 
 /*
- * Zeros stand in fresh clusters already, and need no copy; but who wants no more than a place wants
- * the host's space. In an encrypted image zeros of the file are none of the disk.
+ * Zeros stand in fresh clusters already, and need no copy; but who wants no more than a place may
+ * want the host's space. Who does not has holes made in any other. In an encrypted image zeros of
+ * the file are none of the disk.
  */
 static int find_zeros(struct plan *plan)
 {
-    int result;
+    bool fresh = plan->host.fresh, writes = plan->data == NULL && !plan->sparse;
+    int result = 0;
 
-    if (!plan->host.fresh || image_is_encrypted(plan->writer->image)) {
+    if (!(fresh || plan->sparse) || image_is_encrypted(plan->writer->image)) {
         return 0;
     }
-    result = all_shows_zeros(plan, &plan->was_zero);
-    for (size_t i = 0; i < plan->count && result == 0 && plan->data != NULL; i++) {
+    if (fresh) {
+        result = all_shows_zeros(plan, &plan->was_zero);
+    }
+    for (size_t i = 0; i < plan->count && result == 0 && !writes; i++) {
         struct segment *segment = &plan->segments[i];
         bool zero = plan->was_zero;
 
@@ -225,7 +229,9 @@ static int find_zeros(struct plan *plan)
         if (!zero) {
             result = shows_zeros(plan, segment->from, segment->to, &zero);
         }
-        segment->kind = zero ? SEGMENT_ZERO : SEGMENT_COPY;
+        if (zero) {
+            segment->kind = fresh ? SEGMENT_ZERO : SEGMENT_HOLE;
+        }
     }
     return result;
 }

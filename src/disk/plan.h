@@ -20,6 +20,7 @@ enum segment_kind {
     SEGMENT_DATA, /* what the request brings */
     SEGMENT_COPY, /* what the disk shows; where the request brings bytes to a part of it, these */
     SEGMENT_ZERO, /* the disk shows zeros, and so does the new place as it is */
+    SEGMENT_HOLE, /* the disk shows zeros: the host is to have nothing in the new place */
 };
 
 struct segment {
@@ -33,7 +34,8 @@ struct plan {
     size_t clusters;            /* they have, or get, host clusters in one piece */
     struct l2_value *old, *new; /* of each; the caller's, with room for all it asks for */
     uint64_t from, to;          /* guest offsets of the bytes that the request brings */
-    const uint8_t *data;        /* these; NULL: they only get a place, and show what they did */
+    const uint8_t *data;        /* these; NULL: they only get a place, and show what they did ... */
+    bool sparse;                /* ... and zeros among them want no space of the host */
 
     struct allocation host;
     bool moves;    /* to there; otherwise it is where the one cluster has its place already */

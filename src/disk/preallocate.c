@@ -7,10 +7,35 @@
 
 #include <errno.h>
 
-/* Gives what begins at `from` (of a cluster) a place, as far as it has none; *next: how far. */
-static int preallocate_some(struct writer *writer, uint64_t from, uint64_t to, uint64_t *next,
-                            struct mapping_fault *fault)
+/* A range of the disk that is given its places. */
+struct preallocating {
+    struct writer *writer;
+    bool sparse;
+    const struct stop *stop;
+};
+
+/* Where the cluster ends that `from` lies in, or where what is to be done at once does. */
+static int end_of_part(const struct preallocating *preallocating, uint64_t from, uint64_t *to)
 {
+    struct writer *writer = preallocating->writer;
+    uint64_t cluster = writer_cluster_size(writer);
+    bool zeros = false;
+    int result = 0;
+
+    if (preallocating->sparse && !image_is_encrypted(writer->image)) {
+        result = writer_reads_zero(writer, from, *to, &zeros); /* nothing has to be copied */
+    }
+    if (!zeros) {
+        *to = min_u64(*to, round_down(from, cluster) + cluster);
+    }
+    return result;
+}
+
+/* Gives what begins at `from` (of a cluster) a place, as far as it has none; *next: how far. */
+static int preallocate_some(const struct preallocating *preallocating, uint64_t from, uint64_t to,
+                            uint64_t *next, struct mapping_fault *fault)
+{
+    struct writer *writer = preallocating->writer;
     struct extent extent;
     uint64_t done;
     int result = mapping_lookup(writer->image->active, from, to - from, &extent, fault);
@@ -22,15 +47,18 @@ static int preallocate_some(struct writer *writer, uint64_t from, uint64_t to, u
         *next = from + extent.length;
         return 0;
     }
-    to = min_u64(to, round_down(from, writer_cluster_size(writer)) + writer_cluster_size(writer));
-    result = writer_allocate(writer, from, NULL, to - from, &done, fault);
+    result = end_of_part(preallocating, from, &to);
+    if (result < 0) {
+        return result;
+    }
+    result = preallocating->sparse ? writer_allocate_sparse(writer, from, to - from, &done, fault)
+                                   : writer_allocate(writer, from, NULL, to - from, &done, fault);
     *next = from + done;
     return result;
 }
 
 /* The same for all of a range. */
-static int preallocate_range(struct writer *writer, uint64_t from, uint64_t to,
-                             const struct stop *stop)
+static int preallocate_range(const struct preallocating *preallocating, uint64_t from, uint64_t to)
 {
     struct mapping_fault fault;
     int result = 0;
@@ -38,22 +66,23 @@ static int preallocate_range(struct writer *writer, uint64_t from, uint64_t to,
     while (from < to && result == 0) {
         uint64_t next = from;
 
-        if (stop_requested(stop)) {
+        if (stop_requested(preallocating->stop)) {
             return -EINTR;
         }
         fault = (struct mapping_fault){.guest_offset = from};
-        result = preallocate_some(writer, from, to, &next, &fault);
+        result = preallocate_some(preallocating, from, to, &next, &fault);
         from = next;
     }
     if (result < 0) {
-        writer_fault(writer, result, &fault);
+        writer_fault(preallocating->writer, result, &fault);
     }
     return result;
 }
 
-int writer_preallocate(struct writer *writer, uint64_t guest_offset, uint64_t length,
-                       const struct stop *stop)
+static int preallocate(const struct preallocating *preallocating, uint64_t guest_offset,
+                       uint64_t length)
 {
+    struct writer *writer = preallocating->writer;
     uint64_t most = writer_cluster_size(writer) * WRITER_PART_CLUSTERS;
     unsigned generation;
     int result;
@@ -67,11 +96,27 @@ int writer_preallocate(struct writer *writer, uint64_t guest_offset, uint64_t le
 
         result = writer_begin(writer, &generation);
         if (result == 0) {
-            result = preallocate_range(writer, guest_offset, guest_offset + part, stop);
+            result = preallocate_range(preallocating, guest_offset, guest_offset + part);
         }
         result = writer_end(writer, generation, result);
         guest_offset += part;
         length -= part;
     } while (length > 0 && result == 0);
     return result;
+}
+
+int writer_preallocate(struct writer *writer, uint64_t guest_offset, uint64_t length,
+                       const struct stop *stop)
+{
+    const struct preallocating preallocating = {.writer = writer, .stop = stop};
+
+    return preallocate(&preallocating, guest_offset, length);
+}
+
+int writer_preallocate_sparse(struct writer *writer, uint64_t guest_offset, uint64_t length,
+                              const struct stop *stop)
+{
+    const struct preallocating preallocating = {.writer = writer, .sparse = true, .stop = stop};
+
+    return preallocate(&preallocating, guest_offset, length);
 }

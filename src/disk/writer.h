@@ -101,9 +101,19 @@ int writer_zero(struct writer *writer, uint64_t guest_offset, uint64_t length, b
 int writer_own_zeros(struct writer *writer, uint64_t guest_offset, uint64_t length,
                      const struct stop *stop);
 
-/* Gives every cluster of a range a place in the file; what the disk shows does not change. */
+/*
+ * Gives every cluster of a range a place in the file, and the host's space for it; what the disk
+ * shows does not change.
+ */
 int writer_preallocate(struct writer *writer, uint64_t guest_offset, uint64_t length,
                        const struct stop *stop);
+
+/*
+ * The same without the host's space, for what reads as zeros and is not encrypted: there is a hole,
+ * where the host makes holes.
+ */
+int writer_preallocate_sparse(struct writer *writer, uint64_t guest_offset, uint64_t length,
+                              const struct stop *stop);
 
 /*
  * Makes the disk `size` bytes long, rounded up to a whole sector unless it is growable; what it

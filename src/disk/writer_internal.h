@@ -275,6 +275,10 @@ int writer_place(struct writer *writer, uint64_t guest_offset, const uint8_t *da
 int writer_allocate(struct writer *writer, uint64_t guest_offset, const uint8_t *data,
                     uint64_t length, uint64_t *done, struct mapping_fault *fault);
 
+/* The same without data, where zeros that get a place want no space of the host. */
+int writer_allocate_sparse(struct writer *writer, uint64_t guest_offset, uint64_t length,
+                           uint64_t *done, struct mapping_fault *fault);
+
 /* encrypted_write() and encrypted_update(), while nobody else writes to these sectors. */
 int writer_write_sectors(struct writer *writer, const struct encrypted_place *place,
                          const void *data, uint64_t length);

@@ -138,10 +138,15 @@ void run_zero(struct run *run, uint64_t offset, uint64_t length, bool unmap)
     failed(run, result, "zeroing");
 }
 
-void run_preallocate(struct run *run, uint64_t offset, uint64_t length)
+void run_preallocate(struct run *run, uint64_t offset, uint64_t length, bool sparse)
 {
+    struct writer *writer = run->session.writer;
+
     if (run->open) {
-        failed(run, writer_preallocate(run->session.writer, offset, length, NULL), "preallocating");
+        failed(run,
+               sparse ? writer_preallocate_sparse(writer, offset, length, NULL)
+                      : writer_preallocate(writer, offset, length, NULL),
+               "preallocating");
     }
 }
 

@@ -65,7 +65,7 @@ void run_write(struct run *run, uint64_t offset, uint64_t length);
 void run_append(struct run *run, uint64_t length);
 
 void run_zero(struct run *run, uint64_t offset, uint64_t length, bool unmap);
-void run_preallocate(struct run *run, uint64_t offset, uint64_t length);
+void run_preallocate(struct run *run, uint64_t offset, uint64_t length, bool sparse);
 void run_resize(struct run *run, uint64_t size);
 void run_flush(struct run *run);
 

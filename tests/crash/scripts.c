@@ -225,7 +225,7 @@ void script_preallocate(struct run *run)
 
     for (i = 0; i < 8; i++) {
         some_range(run, 16 * K, &offset, &length);
-        run_preallocate(run, offset, length);
+        run_preallocate(run, offset, length, i % 2 == 1);
         write_some(run, 3, 3 * K);
         run_flush(run);
         zero_some(run, 1, 8 * K, false);

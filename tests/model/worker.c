@@ -206,8 +206,11 @@ static void preallocate(struct worker *worker)
     struct range range = {.offset = random_below(worker, model->size)};
 
     range.length = min_u64(model->size - range.offset, 1 + random_below(worker, LENGTH_MOST));
-    expect_success(worker, "preallocation", range,
-                   writer_preallocate(model->writer, range.offset, range.length, NULL));
+    expect_success(
+        worker, "preallocation", range,
+        range.length % 2 == 0
+            ? writer_preallocate(model->writer, range.offset, range.length, NULL)
+            : writer_preallocate_sparse(model->writer, range.offset, range.length, NULL));
 }
 
 static void flush(struct worker *worker)

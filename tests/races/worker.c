@@ -179,10 +179,11 @@ static void do_preallocate(struct worker *worker)
 {
     struct range range = choose_within(worker);
     struct call call = begin(worker, EVENT_OTHER, "preallocate", range);
+    uint64_t offset = range.from * GRAIN, length = (range.to - range.from) * GRAIN;
 
     end(worker, &call,
-        writer_preallocate(worker->run->writer, range.from * GRAIN, (range.to - range.from) * GRAIN,
-                           NULL),
+        range.to % 2 == 0 ? writer_preallocate(worker->run->writer, offset, length, NULL)
+                          : writer_preallocate_sparse(worker->run->writer, offset, length, NULL),
         true);
 }
 

@@ -4,6 +4,7 @@
 
 import json
 import os
+import resource
 
 from lib import bad, changed, ctl, image, mount, qcow2, tap, tools, write
 from lib.bitmaps import bitmaps
@@ -185,6 +186,57 @@ for how in ("off", "metadata", "falloc", "full"):
             os.unlink(path)
 
     suite.test("what is gained is preallocated, and reads as zeros: %s" % how)(_)
+
+
+def written_by(function):
+    """Bytes that the programs it has run have written to files."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_oublock
+    function()
+    return (resource.getrusage(resource.RUSAGE_CHILDREN).ru_oublock - before) * 512
+
+
+def occupied(*paths):
+    image.settle(*paths)
+    return sum(os.stat(path).st_blocks * 512 for path in paths)
+
+
+def as_much_space(how, name, **options):
+    @suite.test("preallocation takes as much of the host's space as QEMU's: %s, %s" % (how, name))
+    def _(directory):
+        taken = []
+        for who in "ours", "theirs":
+            place = os.path.join(directory, who)
+            os.mkdir(place)
+            data = [os.path.join(place, "data.raw")] if "data" in name else []
+            path = image.create(os.path.join(place, "a.qcow2"), 4 * MiB, **options,
+                                **({"data_file": data[0]} if data else {}))
+            arguments = "resize", "-q", "--preallocation=" + how
+            if who == "ours":
+                written = written_by(lambda path=path: ctl.ctl(*arguments, path, "100M"))
+            else:
+                tools.run("qemu-img", *arguments, "-f", "qcow2", path, "100M")
+            taken.append(occupied(path, *data))
+            write.check_clean(path)
+            check(bytes_of(path) == bytes(100 * MiB), "%s: not zeros", who)
+        check(abs(taken[0] - taken[1]) < MiB, "%d bytes, and QEMU %d", *taken)
+        check(how == "full" or written < 4 * MiB, "%d bytes were written", written)
+
+
+for how in ("metadata", "falloc", "full"):
+    as_much_space(how, "clusters of 64 KiB")
+    as_much_space(how, "extended L2 entries", extended_l2="on")
+    as_much_space(how, "a data file")
+
+
+@suite.test("where clusters that are free are used again, there are holes")
+def _(directory):
+    path = image.create(os.path.join(directory, "a.qcow2"), 32 * MiB)
+    image.io(path, image.write(0, 32 * MiB, 1))
+    ctl.ctl("resize", "-q", "--shrink", path, "1M")
+    ctl.ctl("resize", "-q", "--preallocation=metadata", path, "100M")
+    write.check_clean(path)
+    check(bytes_of(path)[MiB:] == bytes(99 * MiB), "not zeros")
+    check(occupied(path) < 4 * MiB, "the host has %d bytes for it", occupied(path))
 
 
 @suite.test("preallocation in a data file")

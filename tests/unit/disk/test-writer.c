@@ -441,6 +441,38 @@ START_TEST(preallocation_gives_each_cluster_a_place_and_changes_nothing_that_sho
 }
 END_TEST
 
+/* Fresh clusters at the end of the file, and such as were something else's before. */
+START_TEST(preallocation_that_is_sparse_writes_no_zeros)
+{
+    struct writer_case subject;
+    struct store *base;
+    size_t writes, punches;
+
+    open_overlay(&subject, false, &base);
+    expect_write(&subject, 0, 8 * CLUSTER, 3);
+    expect_flush(&subject);
+    expect_zero(&subject, 0, 8 * CLUSTER, true);
+    expect_zero(&subject, 16 * CLUSTER, 40 * CLUSTER, true);
+    expect_flush(&subject);
+    writes = memory_store_calls(subject.file, MEMORY_STORE_WRITE);
+    punches = memory_store_calls(subject.file, MEMORY_STORE_PUNCH);
+    ck_assert_int_eq(writer_preallocate_sparse(subject.writer, 0, 8 * CLUSTER, NULL), 0);
+    ck_assert_int_eq(writer_preallocate_sparse(subject.writer, 16 * CLUSTER, 40 * CLUSTER, NULL),
+                     0);
+    ck_assert_uint_lt(memory_store_calls(subject.file, MEMORY_STORE_WRITE) - writes, 8);
+    ck_assert_uint_gt(memory_store_calls(subject.file, MEMORY_STORE_PUNCH), punches);
+    ck_assert_int_eq(writer_preallocate_sparse(subject.writer, 8 * CLUSTER, 8 * CLUSTER, NULL), 0);
+    expect_flush(&subject);
+    for (uint64_t guest = 0; guest < 56 * CLUSTER; guest += CLUSTER) {
+        ck_assert_uint_ne(l2_entry_host_offset(disk_l2_entry(subject.file, guest)), 0);
+    }
+    expect_zeros(&subject, 0, 8 * CLUSTER);
+    expect_pattern(&subject, 8 * CLUSTER, 8 * CLUSTER, 9, 8 * CLUSTER);
+    expect_zeros(&subject, 16 * CLUSTER, 40 * CLUSTER);
+    writer_case_close(&subject);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("writer");
@@ -466,6 +498,7 @@ int main(void)
     tcase_add_test(limits, a_write_past_the_end_of_the_disk_fails);
     tcase_add_test(limits, a_write_past_the_end_of_a_growable_disk_makes_it_larger);
     tcase_add_test(limits, preallocation_gives_each_cluster_a_place_and_changes_nothing_that_shows);
+    tcase_add_test(limits, preallocation_that_is_sparse_writes_no_zeros);
     suite_add_tcase(suite, opening);
     suite_add_tcase(suite, copies);
     suite_add_tcase(suite, counts);
