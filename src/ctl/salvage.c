@@ -400,6 +400,12 @@ static int run_salvage(struct ctl *ctl)
     struct image *image = NULL;
     int r = command_prints_json(&flags->common) ? json_require(&ctl->error) : 0;
 
+    if (r == 0 && flags->map != NULL && strcmp(flags->map, copying.target) == 0) {
+        r = error_set(&ctl->error, EINVAL,
+                      "%s: cannot be both the copy of the disk and the map; name another file with "
+                      "--map",
+                      copying.target);
+    }
     if (r == 0 && access(copying.target, F_OK) == 0) { /* sooner than there is a map of nothing */
         r = refuse_target(ctl, copying.target, EEXIST);
     }

@@ -42,8 +42,8 @@ int chain_check_qcow2(struct store *file, uint64_t file_size, const char *path, 
     if (probe.class == PROBE_DISK_IMAGE) {
         remedy = "convert it with qemu-img convert -O qcow2";
     } else if (is_backing) {
-        remedy =
-            "if it is the right backing file, record its format with qcow2ctl amend -o backing_fmt=raw";
+        remedy = "if it is the right backing file its format is raw: say -F raw where it is only "
+                 "to become that, or record it with qcow2ctl amend -o backing_fmt=raw";
     } else if (probe.class == PROBE_RAW) {
         remedy = "it needs no qcow2fs: use it as it is";
     }

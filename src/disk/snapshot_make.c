@@ -85,7 +85,9 @@ static int share_tables(const struct sharing *sharing, uint64_t first, uint64_t 
         (void)references_remove(writer, l1, count, *made);
         return result;
     }
-    result = snapshots_sync(writer); /* R2: before a COPIED bit says that it is shared */
+    if (*made > 0) { /* an empty disk of some size has many L1 entries, and none is set */
+        result = snapshots_sync(writer); /* R2: before a COPIED bit says that it is shared */
+    }
     if (result == 0) {
         result = references_clear_copied(writer, l1, count);
     }

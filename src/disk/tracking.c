@@ -124,8 +124,8 @@ static void tell_of_inconsistent(const struct writer *writer, const struct track
     for (size_t i = 0; i < tracking->directory->count; i++) {
         if ((tracking->directory->bitmaps[i].flags & BITMAP_FLAG_IN_USE) != 0) {
             log_limited(writer->image->log, LOG_LEVEL_WARNING,
-                        "%s: bitmap '%s' is inconsistent: it was in use when its program ended; "
-                        "it records nothing, and can only be removed (qcow2ctl bitmap --remove)",
+                        "%s: bitmap '%s' is inconsistent: it may lack what has changed; it records "
+                        "nothing, and can only be removed (qcow2ctl bitmap --remove)",
                         writer->image->path, tracking->directory->bitmaps[i].name);
         }
     }

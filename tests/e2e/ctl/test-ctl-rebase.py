@@ -272,6 +272,8 @@ def _(directory):
     refused("-b", "nowhere", "-F", "raw", words=("nowhere", "no such backing file", "-u"))
     refused("-b", base, "-F", "raw", words=(base, "looks like", "-u"))
     refused("-b", base, "-F", "vmdk", words=("vmdk",))
+    other = image.sparse_raw(os.path.join(directory, "other.raw"), MiB)
+    refused("-b", other, "-F", "qcow2", words=(other, "not a qcow2 image", "-F raw"))
     long = "/".join([directory] + ["."] * 225 + ["0.qcow2"])
     for unsafe in ([], ["-u"]):
         refused(*unsafe, "-b", long, "-F", "qcow2", words=("header", "512 bytes", "shorter names"))

@@ -227,6 +227,8 @@ def _(directory):
                           ("--map=" + os.path.join(directory, "no", "map"), ["cannot be made"])):
         ctl.refused("salvage", option, path, target, words=words, unchanged=[path])
         check(not os.path.exists(target), "%s: the target is left behind", option)
+    ctl.refused("salvage", "--map=" + target, path, target, words=[target, "both", "--map"])
+    check(not os.path.exists(target), "an empty map is left behind")
     map_file = os.path.join(directory, "map")
     ctl.refused("salvage", "--map=" + map_file, path, path, words=[path, "does not exist"])
     check(not os.path.exists(map_file), "a map of nothing is left behind")

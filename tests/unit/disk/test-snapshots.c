@@ -202,6 +202,24 @@ static bool survives_two_failures(unsigned n)
     return failed;
 }
 
+START_TEST(where_a_disk_has_nothing_its_snapshot_waits_for_no_sync)
+{
+    const struct writer_options one_at_once = {.tables_at_once = 1};
+    struct builder_options made = builder_defaults();
+    struct writer_case subject;
+    unsigned before;
+
+    made.cluster_bits = 12;
+    made.virtual_size = 512 * 512 * CLUSTER; /* as many L1 entries */
+    writer_case_build(&subject, builder_create(&made), &one_at_once);
+    expect_write(&subject, 0, CLUSTER, 1);
+    before = memory_store_calls(subject.file, MEMORY_STORE_SYNC);
+    ck_assert_int_eq(make(&subject), 0);
+    ck_assert_uint_lt(memory_store_calls(subject.file, MEMORY_STORE_SYNC) - before, 20);
+    writer_case_close(&subject);
+}
+END_TEST
+
 START_TEST(references_that_were_not_added_are_not_taken_away_by_who_takes_back_the_others)
 {
     unsigned n = 1;
@@ -541,6 +559,7 @@ int main(void)
     tcase_add_test(faults, what_was_left_half_done_is_done_by_the_next_change);
     tcase_add_test(faults,
                    references_that_were_not_added_are_not_taken_away_by_who_takes_back_the_others);
+    tcase_add_test(faults, where_a_disk_has_nothing_its_snapshot_waits_for_no_sync);
     tcase_set_timeout(faults, 120);
     suite_add_tcase(suite, faults);
     tcase_add_test(meanwhile, writes_go_on_while_a_snapshot_is_made_and_it_is_what_the_disk_was);
