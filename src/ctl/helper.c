@@ -240,7 +240,7 @@ static int unmount(const char *path, const struct teardown *how, struct log *log
     stack = stacks_choose(&stacks, path, &ignored);
     result = stack != NULL && stack->daemon.mount_point[0] != '\0'
                  ? teardown_stack(stack, how, log, error)
-                 : teardown_unmount(path, how->lazy, log, error);
+                 : teardown_unmount(path, 0, how->lazy, log, error);
     stacks_release(&stacks);
     return result;
 }

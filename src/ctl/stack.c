@@ -165,7 +165,8 @@ static int add_loop(void *context, const struct loop_status *status)
 
 /* --- mounts ---------------------------------------------------------------------------------- */
 
-int stack_add_mount(struct stack *stack, enum stack_kind kind, const char *path, pid_t pid)
+int stack_add_mount(struct stack *stack, enum stack_kind kind, const char *path, unsigned id,
+                    pid_t pid)
 {
     struct stack_mount *mount =
         stack_append((void **)&stack->mounts, &stack->mount_count, sizeof(*mount));
@@ -174,6 +175,7 @@ int stack_add_mount(struct stack *stack, enum stack_kind kind, const char *path,
         return -ENOMEM;
     }
     mount->kind = kind;
+    mount->id = id;
     mount->pid = pid;
     mount->path = strdup(path);
     return mount->path == NULL ? -ENOMEM : 0;
@@ -191,13 +193,16 @@ static int match_mount(void *context, const struct mount_entry *entry)
             return -ENOMEM;
         }
     }
+    if (raw != NULL && strcmp(entry->path, raw->daemon.mount_point) == 0) {
+        raw->mount_id = entry->id;
+    }
     /* It may be both: of an image that lies on another one's disk. */
     for (size_t i = 0; i < stacks->count && major(device) != 0; i++) {
         struct stack *stack = &stacks->list[i];
 
         for (size_t k = 0; k < stack->loop_count; k++) {
             if (loop_has_device(&stack->loops[k], device)) {
-                return stack_add_mount(stack, STACK_MOUNT, entry->path, 0);
+                return stack_add_mount(stack, STACK_MOUNT, entry->path, entry->id, 0);
             }
         }
     }

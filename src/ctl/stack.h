@@ -20,15 +20,17 @@ enum stack_kind {
 
 struct stack_mount {
     enum stack_kind kind;
-    char *path; /* where */
-    pid_t pid;  /* of the FUSE program */
+    char *path;  /* where */
+    unsigned id; /* of the mount */
+    pid_t pid;   /* of the FUSE program */
 };
 
 struct stack {
     struct registry_record daemon;
-    int descriptor; /* its file, for registry_wait() */
-    int process;    /* for signals (pidfd), or -1 */
-    char *source;   /* what the mount table calls its disk, or NULL: it is not in there */
+    int descriptor;    /* its file, for registry_wait() */
+    int process;       /* for signals (pidfd), or -1 */
+    unsigned mount_id; /* of what is at its mount point; 0: it is not seen there */
+    char *source;      /* what the mount table calls its disk, or NULL: it is not in there */
     struct loop_status *loops;
     size_t loop_count;
     struct stack_mount *mounts; /* in the order of mounting */

@@ -14,7 +14,8 @@ void *stack_append(void **list, size_t *count, size_t size);
 struct stack *stacks_of_device(const struct stacks *stacks, dev_t device);
 
 /* `path` is copied. 0 or -ENOMEM. */
-int stack_add_mount(struct stack *stack, enum stack_kind kind, const char *path, pid_t pid);
+int stack_add_mount(struct stack *stack, enum stack_kind kind, const char *path, unsigned id,
+                    pid_t pid);
 
 /*
  * What a process that has a disk open has mounted, as its arguments say. Whose arguments name no

@@ -5,6 +5,7 @@
 #include "ctl/stack_internal.h"
 
 #include "util/mounts.h"
+#include "util/process.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -19,6 +20,8 @@
 struct fuse_mount {
     char *path;
     size_t number; /* in the order of mounting */
+    unsigned id;
+    int64_t user; /* who made it */
 };
 
 /* Mounts of the kind FUSE that are not our own; sorted by their paths, when all are there. */
@@ -40,6 +43,8 @@ static int collect_fuse_mount(void *context, const struct mount_entry *entry)
         return -ENOMEM;
     }
     mount->number = mounts->count;
+    mount->id = entry->id;
+    mount->user = entry->user;
     mount->path = strdup(entry->path);
     return mount->path != NULL ? 0 : -ENOMEM;
 }
@@ -141,6 +146,14 @@ static struct stack *stack_of_process(struct stacks *stacks, pid_t pid)
     return found;
 }
 
+/* Anybody can give a program of his own arguments that name what another one has mounted. */
+static bool may_be_of(const struct fuse_mount *mount, pid_t pid)
+{
+    uid_t user;
+
+    return process_real_user(pid, &user) && (user == geteuid() || mount->user == (int64_t)user);
+}
+
 int stacks_add_programs(struct stacks *stacks)
 {
     struct fuse_mounts mounts = {0};
@@ -158,8 +171,8 @@ int stacks_add_programs(struct stacks *stacks)
             pid > 0 && pid != getpid() ? mount_of_process(&mounts, pid) : NULL;
         struct stack *stack = mount != NULL ? stack_of_process(stacks, pid) : NULL;
 
-        if (stack != NULL) {
-            result = stack_add_mount(stack, STACK_FUSE, mount->path, pid);
+        if (stack != NULL && may_be_of(mount, pid)) {
+            result = stack_add_mount(stack, STACK_FUSE, mount->path, mount->id, pid);
         }
     }
     if (stream != NULL) {

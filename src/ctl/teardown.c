@@ -7,11 +7,14 @@
 #include "util/mounts.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/pidfd.h>
+#include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -32,15 +35,69 @@ static int refuse_busy(const char *path, struct error *error)
                      path);
 }
 
-int teardown_unmount(const char *path, bool lazy, struct log *log, struct error *error)
+/* Whether what `name` is in the directory belongs to that mount. The server is not asked. */
+static bool is_of_mount(int directory, const char *name, unsigned id)
+{
+    struct statx status;
+
+    return statx(directory, name, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC, 0,
+                 &status) == 0 &&
+           ((status.stx_mask & STATX_MNT_ID) == 0 || status.stx_mnt_id == id);
+}
+
+/*
+ * As umount2(2), of that mount alone. Whose a directory above is may put a link in its place since
+ * the path was looked at, which would lead to anything: so the last one is held, and what is in it
+ * is looked at again. The rest of it, a name in a directory that is held, nobody moves who may not
+ * unmount it. 0 or a negative errno; -ESTALE: it is another one by now.
+ */
+static int unmount_exactly(const char *path, unsigned id, int flags)
+{
+    const char *slash = strrchr(path, '/');
+    char *place = NULL, *above = NULL;
+    int directory = -1, result = -ENOMEM;
+
+    if (id == 0 || slash == NULL || slash[1] == '\0') {
+        return umount2(path, flags) == 0 ? 0 : -errno;
+    }
+    above = strndup(path, (size_t)(slash - path) + 1);
+    if (above != NULL) {
+        directory = open(above, O_PATH | O_DIRECTORY | O_CLOEXEC);
+        result = directory < 0 ? -errno : 0;
+    }
+    if (result == 0 && asprintf(&place, "/proc/self/fd/%d%s", directory, slash) < 0) {
+        place = NULL;
+        result = -ENOMEM;
+    }
+    if (result == 0 && !is_of_mount(directory, slash + 1, id)) {
+        result = -ESTALE;
+    }
+    if (result == 0 && umount2(place, flags) != 0) {
+        result = -errno;
+    }
+    if (directory >= 0) {
+        close(directory);
+    }
+    free(place);
+    free(above);
+    return result;
+}
+
+int teardown_unmount(const char *path, unsigned id, bool lazy, struct log *log, struct error *error)
 {
     const char *const argv[] = {"fusermount3", "-u", lazy ? "-z" : "--", path, NULL};
     int code;
 
-    if (umount2(path, UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0)) == 0) {
+    code = -unmount_exactly(path, id, UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0));
+    if (code == 0) {
         return 0;
     }
-    code = errno;
+    if (code == ESTALE) {
+        return error_set(error, code,
+                         "%s: something else is mounted there by now; see findmnt, and "
+                         "unmount that first",
+                         path);
+    }
     if (code == EBUSY) {
         return refuse_busy(path, error);
     }
@@ -68,7 +125,8 @@ static int unmount_all(const struct stack *stack, const struct teardown *how, st
                          stack->mounts[stack->mount_count - 1].path);
     }
     for (size_t i = stack->mount_count; i-- > 0 && result == 0;) {
-        result = teardown_unmount(stack->mounts[i].path, how->lazy, log, error);
+        result =
+            teardown_unmount(stack->mounts[i].path, stack->mounts[i].id, how->lazy, log, error);
     }
     return result;
 }
@@ -189,7 +247,8 @@ static bool is_kept_elsewhere(const struct stack *stack)
 static int unmount_point(const struct stack *stack, const struct teardown *how, struct log *log,
                          struct error *error)
 {
-    int result = teardown_unmount(stack->daemon.mount_point, how->lazy, log, error);
+    int result =
+        teardown_unmount(stack->daemon.mount_point, stack->mount_id, how->lazy, log, error);
 
     if (result != 0 || how->lazy) {
         return result;
@@ -217,7 +276,8 @@ int teardown_stack(const struct stack *stack, const struct teardown *how, struct
         result = detach_loops(stack, error);
     }
     if (result == 0 && stack->daemon.mount_point[0] != '\0' && is_still_mounted(stack)) {
-        result = teardown_unmount(stack->daemon.mount_point, how->lazy, log, error);
+        result =
+            teardown_unmount(stack->daemon.mount_point, stack->mount_id, how->lazy, log, error);
     }
     if (result != 0 || how->lazy) {
         return result;

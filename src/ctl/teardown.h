@@ -22,7 +22,11 @@ struct teardown {
 int teardown_stack(const struct stack *stack, const struct teardown *how, struct log *log,
                    struct error *error);
 
-/* Unmounts by umount(2) or, where that is not ours to do, by fusermount3. */
-int teardown_unmount(const char *path, bool lazy, struct log *log, struct error *error);
+/*
+ * Unmounts by umount(2) or, where that is not ours to do, by fusermount3. Nothing but the mount of
+ * that `id`, which may have gone from there meanwhile; 0: whatever is there.
+ */
+int teardown_unmount(const char *path, unsigned id, bool lazy, struct log *log,
+                     struct error *error);
 
 #endif

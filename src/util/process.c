@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -126,4 +127,24 @@ void process_raise_descriptor_limit(void)
         limit.rlim_cur = limit.rlim_max;
         setrlimit(RLIMIT_NOFILE, &limit);
     }
+}
+
+bool process_real_user(pid_t pid, uid_t *user)
+{
+    char path[48], line[256];
+    bool found = false;
+    FILE *file;
+
+    snprintf(path, sizeof(path), "/proc/%ld/status", (long)pid);
+    file = fopen(path, "re");
+    while (file != NULL && !found && fgets(line, sizeof(line), file) != NULL) {
+        unsigned number;
+
+        found = sscanf(line, "Uid: %u", &number) == 1;
+        *user = number;
+    }
+    if (file != NULL) {
+        fclose(file);
+    }
+    return found;
 }

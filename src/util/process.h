@@ -6,6 +6,7 @@
 
 #include <pthread.h>
 #include <stdbool.h>
+#include <sys/types.h>
 
 /*
  * Opens the standard descriptors that are closed: a file that is opened later
@@ -35,6 +36,10 @@ int process_start_thread(pthread_t *thread, const char *name, void *(*run)(void 
  * would call that a leak.
  */
 bool process_may_leave_memory(void);
+
+/* Who may send a process signals as it is his, whatever program it has become; false: there is
+ * none. */
+bool process_real_user(pid_t pid, uid_t *user);
 
 /* A long chain takes more descriptors than most shells allow at first. */
 void process_raise_descriptor_limit(void);

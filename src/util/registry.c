@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/openat2.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -19,6 +20,7 @@
 #include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
@@ -320,9 +322,20 @@ static int visit_record(const struct visit *visit, struct registry_record *recor
     return result;
 }
 
+/* Nothing that is mounted there, whose server could keep us waiting. */
+static int open_file(int directory, const char *name)
+{
+    struct open_how how = {
+        .flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC,
+        .resolve = RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS,
+    };
+
+    return (int)syscall(SYS_openat2, directory, name, &how, sizeof(how));
+}
+
 static int visit_file(const struct visit *visit, int directory, const char *name)
 {
-    int descriptor = openat(directory, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    int descriptor = open_file(directory, name);
     struct registry_record record;
     int result = 0;
 

@@ -4,6 +4,7 @@
 #include "util/registry_belief.h"
 
 #include "util/mounts.h"
+#include "util/process.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -18,27 +19,6 @@
 #include <unistd.h>
 
 /* --- the process ------------------------------------------------------------------------ */
-
-/* The real one: who may send it signals, as it is his, whatever program that has become. */
-static bool real_user(pid_t pid, uid_t *user)
-{
-    char path[48], line[256];
-    bool found = false;
-    FILE *file;
-
-    snprintf(path, sizeof(path), "/proc/%ld/status", (long)pid);
-    file = fopen(path, "re");
-    while (file != NULL && !found && fgets(line, sizeof(line), file) != NULL) {
-        unsigned number;
-
-        found = sscanf(line, "Uid: %u", &number) == 1;
-        *user = number;
-    }
-    if (file != NULL) {
-        fclose(file);
-    }
-    return found;
-}
 
 /* Until it is reaped nobody else gets its number: what was looked at under that was itself. */
 static bool is_there(int process)
@@ -200,7 +180,7 @@ bool registry_believes(struct registry_record *record)
     if (record->user == geteuid()) {
         return true;
     }
-    if (record->process < 0 || !real_user(record->pid, &user) || user != record->user) {
+    if (record->process < 0 || !process_real_user(record->pid, &user) || user != record->user) {
         return false;
     }
     judge_mount(record);

@@ -10,7 +10,7 @@
  *     the image      the process has it open, to write where the record says so; or, where nobody
  *                    may see what that has open, it belongs to the owner
  *
- * A leaf, but for util/mounts.
+ * A leaf, but for util/mounts and util/process.
  */
 #ifndef UTIL_REGISTRY_BELIEF_H
 #define UTIL_REGISTRY_BELIEF_H

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 
@@ -202,6 +203,75 @@ def _(directory):
                     files.qcow2ctl("umount", way)
                     check(not mount.is_mounted(at), "still mounted")
                 files.check_nothing_left(path)
+
+
+@suite.test("root's mount is left alone that an argument of a user's program names",
+            needs=[tools.tool("fusermount3", "fuse2fs")])
+def _(directory):
+    raw = os.path.join(directory, "raw")
+    at = os.path.join(directory, "roots")
+    os.mkdir(at)
+    image.sparse_raw(raw, 16 * MiB)
+    files.make_file_system(raw, "ext4", "roots")
+    with place() as (home, program):
+        path, disk = image_of(home, "x.qcow2"), os.path.join(home, "disk")
+        bad.mount_point(home, "disk")
+        os.chown(disk, USER, USER)
+        shown = subprocess.Popen(["fuse2fs", "-f", "-o", "ro", raw, at], stdin=subprocess.DEVNULL,
+                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with shown, bad.unmounted_at_the_end(at), bad.unmounted_at_the_end(disk):
+            bad.wait_for(lambda: mount.is_mounted(at), "root's mount")
+            tools.run(*bad.user_prefix(bad.NOBODY), program, path, disk, env=files.environment())
+            script = "import sys; f = open(sys.argv[1], 'rb'); print('ready', flush=True); sys.stdin.read()"
+            process = subprocess.Popen([*bad.user_prefix(bad.NOBODY), sys.executable, "-c", script,
+                                        disk, at], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            try:
+                check_equal(process.stdout.readline(), b"ready\n", "what the user's process says")
+                check_equal([each["file-systems"] for each in files.listed(path)], [[]], "the list")
+                ctl.ctl("umount", path, status=1)  # it is in use
+                check(mount.is_mounted(at), "root's mount is gone")
+            finally:
+                process.stdin.close()
+                process.wait(tools.TIMEOUT)
+                process.stdout.close()
+            files.qcow2ctl("umount", path)
+
+
+@suite.test("a user's files are seen by root, and unmounted, that a program of his shows",
+            needs=[tools.tool("fusermount3", "fuse2fs", "debugfs"), tools.file_system("ext4")])
+def _(directory):
+    del directory
+    with files.place_of_user() as (home, program):
+        path, at = files.whole(home), os.path.join(home, "at")
+        os.mkdir(at)
+        for name in (home, path, at):
+            os.chown(name, USER, USER)
+        for way in (path, at):
+            tools.run(*bad.user_prefix(bad.NOBODY), program, "mount", path, at,
+                      env=files.environment())
+            with bad.unmounted_at_the_end(at):
+                check_equal([each["file-systems"] for each in files.listed(path)], [[at]], "the list")
+                files.qcow2ctl("umount", way)
+                check(not mount.is_mounted(at), "still mounted")
+            files.check_nothing_left(path)
+
+
+@suite.test("nothing that is mounted in a user's directory keeps root waiting")
+def _(directory):
+    own = image.create(os.path.join(directory, "own.qcow2"), MiB)
+    with liar(record(own)) as lying:
+        at = "/tmp/qcow2fs-%d/%d" % (USER, lying.pid + (1 << 22))
+        with open(at, "wb"):
+            pass
+        try:
+            with mount.mount(own, at=at) as mounted:
+                bad.stop(mounted.pids[0])
+                try:
+                    ctl.ctl("list", seconds=bad.SOON)
+                finally:
+                    os.kill(mounted.pids[0], signal.SIGCONT)
+        finally:
+            os.unlink(at)
 
 
 if __name__ == "__main__":
