@@ -322,15 +322,20 @@ static int visit_record(const struct visit *visit, struct registry_record *recor
     return result;
 }
 
-/* Nothing that is mounted there, whose server could keep us waiting. */
+/* Nothing that is mounted there, whose server could keep us waiting: where the kernel can do that.
+ */
 static int open_file(int directory, const char *name)
 {
-    struct open_how how = {
+    const struct open_how how = {
         .flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC,
         .resolve = RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS,
     };
+    int descriptor = (int)syscall(SYS_openat2, directory, name, &how, sizeof(how));
 
-    return (int)syscall(SYS_openat2, directory, name, &how, sizeof(how));
+    if (descriptor < 0 && (errno == ENOSYS || errno == EPERM)) { /* or a filter of calls cannot */
+        descriptor = openat(directory, name, (int)how.flags);
+    }
+    return descriptor;
 }
 
 static int visit_file(const struct visit *visit, int directory, const char *name)
