@@ -252,8 +252,10 @@ END_TEST
 
 START_TEST(a_quota_that_is_exceeded_for_a_moment_has_nothing_handed_out_twice)
 {
-    for (unsigned times = 2; times < 9; times++) {
-        unsigned n = 1;
+    static const unsigned some[] = {2, 5, 7};
+
+    for (unsigned i = 0; i < 3; i++) {
+        unsigned n = 1, times = some[i];
 
         while (fail_some_writes(n, times, _i == 0 ? EDQUOT : EFBIG)) {
             n++;
