@@ -75,45 +75,39 @@ static bool is_same_device(const struct image *image, const struct stat *status)
            other.st_rdev == status->st_rdev;
 }
 
-struct behind {
-    dev_t device; /* in: the block device */
-    struct stat file;
-};
-
-static int find_behind(void *context, const struct loop_status *loop)
+/* Of the device in status->st_rdev: it is then the file that the loop device is on. */
+static int look_behind(void *context, const struct loop_status *loop)
 {
-    struct behind *behind = context;
-    struct stat node;
+    struct stat *status = context;
 
-    if (!loop->answers || stat(loop->name, &node) != 0 || node.st_rdev != behind->device) {
+    if (!loop->answers || !loop_has_device(loop, status->st_rdev)) {
         return 0;
     }
-    behind->file.st_dev = loop->file_device;
-    behind->file.st_ino = loop->file_inode;
+    status->st_dev = loop->file_device;
+    status->st_ino = loop->file_inode;
     return 1;
 }
 
-/* Whether it is a loop device on a file of what is copied. */
-static bool is_loop_on(const struct image *image, const struct stat *status)
+static bool is_file_of(const struct image *image, const struct stat *status)
 {
-    struct behind behind = {.device = status->st_rdev};
-
-    return S_ISBLK(status->st_mode) && loop_visit(find_behind, &behind) == 1 &&
-           (is_same_file(image->file, &behind.file) ||
-            is_same_file(image->data_file, &behind.file));
+    return is_same_file(image->file, status) || is_same_file(image->data_file, status);
 }
 
 /* No file that is read may be written: neither the image nor what is behind it. */
 static int check_target(struct conversion *conversion, const char *path, const struct image *image)
 {
-    struct stat status;
+    struct stat status, behind;
 
     if (path == NULL || stat(path, &status) != 0) {
         return 0;
     }
+    behind = status;
+    if (S_ISBLK(status.st_mode)) {
+        (void)loop_visit(look_behind, &behind);
+    }
     for (; image != NULL; image = image->backing) {
-        if (is_same_file(image->file, &status) || is_same_file(image->data_file, &status) ||
-            is_same_device(image, &status) || is_loop_on(image, &status)) {
+        if (is_file_of(image, &status) || is_same_device(image, &status) ||
+            is_file_of(image, &behind)) {
             return error_set(&conversion->ctl->error, EINVAL,
                              "%s: is a file of what is copied (%s), and would be overwritten; give "
                              "the copy another name",

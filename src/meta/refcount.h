@@ -71,8 +71,9 @@ int refcounts_add(struct refcounts *refcounts, uint64_t first, uint64_t length, 
 int refcounts_settle(struct refcounts *refcounts);
 
 /*
- * Finishes of that what may move the end: nobody may take clusters behind it before. 0, or why it
- * failed again.
+ * The same before clusters are chosen: what may move the end has to be finished, or nobody may take
+ * clusters behind it; what is still to be taken off counts is tried. 0, or why the first failed
+ * again.
  */
 int refcounts_settle_end(struct refcounts *refcounts);
 
