@@ -14,19 +14,26 @@ struct preallocating {
     const struct stop *stop;
 };
 
-/* Where the cluster ends that `from` lies in, or where what is to be done at once does. */
+/* Where what is to be done at once ends: the cluster that `from` lies in, or whole ones of zeros.
+ */
 static int end_of_part(const struct preallocating *preallocating, uint64_t from, uint64_t *to)
 {
     struct writer *writer = preallocating->writer;
-    uint64_t cluster = writer_cluster_size(writer);
-    bool zeros = false;
+    uint64_t cluster = writer_cluster_size(writer), zeros = from;
     int result = 0;
 
     if (preallocating->sparse && !image_is_encrypted(writer->image)) {
-        result = writer_reads_zero(writer, from, *to, &zeros); /* nothing has to be copied */
+        struct view_extent found;
+
+        result = view_lookup(writer->view, from, *to - from, &found);
+        if (result == 0 &&
+            (found.extent.kind == EXTENT_ZERO || found.extent.kind == EXTENT_UNALLOCATED)) {
+            zeros = from + found.extent.length; /* nothing has to be copied */
+        }
     }
-    if (!zeros) {
-        *to = min_u64(*to, round_down(from, cluster) + cluster);
+    if (zeros < *to) {
+        *to =
+            min_u64(*to, max_u64(round_down(zeros, cluster), round_down(from, cluster) + cluster));
     }
     return result;
 }
