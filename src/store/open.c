@@ -39,7 +39,7 @@ static const char *type_name(mode_t mode)
 {
     switch (mode & S_IFMT) {
     case S_IFIFO:
-        return "named pipe";
+        return "pipe";
     case S_IFSOCK:
         return "socket";
     case S_IFCHR:

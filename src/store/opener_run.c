@@ -5,6 +5,7 @@
 #include "store/opener_internal.h"
 #include "store/rights.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -14,7 +15,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define SOCKET     3    /* behind the standard descriptors */
+#define STANDARD   3    /* descriptors that every process has */
 #define OPENED_MAX 4096 /* files; no chain has as many */
 
 /* A file that was opened: what it names later is opened with the rights of its owner. */
@@ -24,6 +25,7 @@ struct opened {
 };
 
 struct process {
+    int socket; /* to who asks */
     const struct opener_policy *policy;
     struct opened *opened; /* room for OPENED_MAX */
     size_t count;
@@ -185,7 +187,7 @@ static void look(const struct opener_question *question, struct opener_answer *a
 /* --- messages -----------------------------------------------------------------------------------
  */
 
-static void say(const struct opener_answer *answer, int descriptor)
+static void say(const struct process *process, const struct opener_answer *answer, int descriptor)
 {
     struct iovec part = {.iov_base = (void *)(uintptr_t)answer, .iov_len = sizeof(*answer)};
     union {
@@ -202,7 +204,7 @@ static void say(const struct opener_answer *answer, int descriptor)
         CMSG_FIRSTHDR(&header)->cmsg_len = CMSG_LEN(sizeof(int));
         memcpy(CMSG_DATA(CMSG_FIRSTHDR(&header)), &descriptor, sizeof(descriptor));
     }
-    while (sendmsg(SOCKET, &header, MSG_NOSIGNAL) < 0 && errno == EINTR) {
+    while (sendmsg(process->socket, &header, MSG_NOSIGNAL) < 0 && errno == EINTR) {
     }
 }
 
@@ -212,11 +214,11 @@ static bool ends(const char *text, size_t size)
 }
 
 /* False at the end: who asks is gone, or says what nobody says. */
-static bool hear(struct opener_question *question)
+static bool hear(const struct process *process, struct opener_question *question)
 {
     ssize_t count;
 
-    while ((count = recv(SOCKET, question, sizeof(*question), 0)) < 0 && errno == EINTR) {
+    while ((count = recv(process->socket, question, sizeof(*question), 0)) < 0 && errno == EINTR) {
     }
     return count == sizeof(*question) && ends(question->what, sizeof(question->what)) &&
            ends(question->path, sizeof(question->path)) &&
@@ -238,42 +240,91 @@ static void serve(struct process *process, const struct opener_question *questio
     } else {
         look(question, &answer);
     }
-    say(&answer, descriptor);
+    say(process, &answer, descriptor);
     if (descriptor >= 0) {
         close(descriptor);
     }
 }
 
-/* Has nothing but the socket: whoever waits for the end of a pipe waits for the other process. */
-static void part_from_all(int socket)
+/* Whether it is what the user named: /dev/stdin and /dev/fd/5 are names, too. */
+static bool is_given(const struct opener_policy *policy, int descriptor)
 {
-    int nothing;
+    struct stat own, given;
 
-    if (socket != SOCKET) {
-        (void)dup3(socket, SOCKET, O_CLOEXEC);
+    if (fstat(descriptor, &own) != 0) {
+        return false;
     }
-    (void)close_range(SOCKET + 1, ~0U, 0);
-    nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
+    for (const char *const *path = policy->given; *path != NULL; path++) {
+        if (stat(*path, &given) == 0 && given.st_dev == own.st_dev && given.st_ino == own.st_ino) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Standard descriptors stay taken, so that no file gets their number. */
+static void part_from(int descriptor, int nothing)
+{
+    if (descriptor < STANDARD) {
+        (void)dup2(nothing, descriptor);
+    } else {
+        close(descriptor);
+    }
+}
+
+static void part_from_ungiven(const struct process *process, DIR *own, int nothing)
+{
+    const struct dirent *entry;
+
+    while ((entry = readdir(own)) != NULL) {
+        int descriptor = atoi(entry->d_name);
+
+        if (entry->d_name[0] != '.' && descriptor != dirfd(own) && descriptor != nothing &&
+            descriptor != process->socket && !is_given(process->policy, descriptor)) {
+            part_from(descriptor, nothing);
+        }
+    }
+}
+
+/*
+ * Has nothing but the socket, and what the user named: whoever waits for the end of any other pipe
+ * waits for the other process.
+ */
+static void part_from_all(const struct process *process)
+{
+    int nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
+    DIR *own = opendir("/proc/self/fd");
+
     if (nothing < 0) {
         nothing = open("/", O_PATH | O_CLOEXEC);
     }
-    for (int i = 0; i < SOCKET; i++) {
-        (void)dup2(nothing, i);
+    if (own != NULL) {
+        part_from_ungiven(process, own, nothing);
+        closedir(own);
+    } else { /* no descriptor has a name */
+        for (int i = 0; i < STANDARD; i++) {
+            (void)dup2(nothing, i);
+        }
+        (void)close_range(STANDARD, (unsigned)process->socket - 1, 0);
+        (void)close_range((unsigned)process->socket + 1, ~0U, 0);
     }
-    close(nothing);
+    if (nothing >= STANDARD) {
+        close(nothing);
+    }
 }
 
 void opener_run(int socket, const struct opener_policy *policy)
 {
     struct process process = {
+        .socket = socket,
         .policy = policy,
         .opened = calloc(OPENED_MAX, sizeof(*process.opened)),
     };
     struct opener_question question;
 
-    part_from_all(socket);
+    part_from_all(&process);
     (void)prctl(PR_SET_NAME, "qcow2ctl-opener");
-    while (process.opened != NULL && hear(&question)) {
+    while (process.opened != NULL && hear(&process, &question)) {
         serve(&process, &question);
     }
     /* Before the other one can know of the end: nothing of the host is in use then. */

@@ -47,7 +47,7 @@ behind("a backing file with an absolute name that is missing", "DIRECTORY/no/gon
        "/no/gone.raw")
 behind("a backing file that is a directory", "below", "backing file", "is a directory",
        prepare=lambda directory: os.mkdir(os.path.join(directory, "below")))
-behind("a backing file that is a FIFO", "pipe", "backing file", "is a named pipe",
+behind("a backing file that is a FIFO", "pipe", "backing file", "is a pipe",
        prepare=lambda directory: os.mkfifo(os.path.join(directory, "pipe")))
 behind("a backing file that is a link to itself", "loop", "backing file", "symbolic links",
        prepare=lambda directory: os.symlink("loop", os.path.join(directory, "loop")))
@@ -203,7 +203,7 @@ def replaced(make):
 
 data_file("a data file that is missing", replaced(lambda name: None), "data file", "no such")
 data_file("a data file that is a directory", replaced(os.mkdir), "data file", "is a directory")
-data_file("a data file that is a FIFO", replaced(os.mkfifo), "data file", "is a named pipe")
+data_file("a data file that is a FIFO", replaced(os.mkfifo), "data file", "is a pipe")
 data_file("a data file that is not named", renamed(None), "does not name it", "data-file=")
 data_file("a data file on the network", renamed(b"nbd:localhost:10809"), "protocol 'nbd:'")
 data_file("a data file described as JSON", renamed(b'json:{"driver":"null-co"}'), "json:")

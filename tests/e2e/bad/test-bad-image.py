@@ -120,7 +120,7 @@ def _(directory):
     bad.refused(path, "is a directory")
     os.rmdir(path)
     os.mkfifo(path)
-    bad.refused(path, "is a named pipe")
+    bad.refused(path, "is a pipe")
     bad.refused("/dev/null", "is a character device")
     bad.refused(os.path.join(bad.sample("plain", directory), "below"), "Not a directory",
                 at=bad.mount_point(directory))

@@ -150,6 +150,33 @@ def _(directory):
     ctl.refused("map", path, words=["4.qcow2", "no such backing file"])
 
 
+@suite.test("names that mean a descriptor: what it is is read, whatever its number; a pipe is refused")
+def _(directory):
+    path = bad.sample("snapshots", directory)
+    with open(path, "rb") as opened:
+        for number, name in ((0, "/dev/stdin"), (3, "/dev/fd/3"), (4, "/proc/self/fd/4"),
+                             (70, "/proc/thread-self/fd/70")):
+            for command in COMMANDS:
+                said = []
+                for how in ("off", "on"):
+                    argv = arguments(command, directory, name)
+                    argv.insert(1, "--sandbox=" + how)
+                    shell = 'exec %d<&%d; shift; exec "$@"' % (number, opened.fileno())
+                    done = subprocess.run(["bash", "-c", shell, "", "", ctl.program()] + argv,
+                                          pass_fds=[opened.fileno()], capture_output=True,
+                                          text=True, timeout=tools.TIMEOUT, check=False)
+                    said.append((done.returncode, done.stdout, done.stderr))
+                    for made in os.listdir(directory):
+                        if made.startswith("made"):
+                            os.unlink(os.path.join(directory, made))
+                check_equal((command, said[1]), (command, said[0]), "with the box")
+                check_equal((command, said[1][0]), (command, 0), "its status")
+    done = subprocess.run([ctl.program(), "info", "/dev/stdin"], input="nothing", text=True,
+                          capture_output=True, timeout=tools.TIMEOUT, check=False)
+    check_equal(done.returncode, 1, "of a pipe")
+    bad.check_sentence(done.stderr, "/dev/stdin", "is a pipe", program="qcow2ctl")
+
+
 @suite.test("names that mean the working directory, for root in a directory of another user",
             needs=[tools.root])
 def _(directory):

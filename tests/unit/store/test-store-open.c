@@ -73,7 +73,7 @@ START_TEST(a_fifo_is_refused_and_never_waited_for)
     ck_assert_int_eq(mkfifo("fifo", 0644), 0);
     for (enum store_access access = STORE_READ; access <= STORE_WRITE; access++) {
         expect_refusal("fifo", "image", access, EINVAL,
-                       "fifo: this image is a named pipe; only a regular file or a block device "
+                       "fifo: this image is a pipe; only a regular file or a block device "
                        "can be opened");
     }
 }
