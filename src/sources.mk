@@ -228,6 +228,7 @@ CTL_SOURCES = \
 	src/ctl/info.c \
 	src/ctl/info_text.c src/ctl/info_text.h \
 	src/ctl/key_options.c src/ctl/key_options.h \
+	src/ctl/new_key.c src/ctl/new_key.h \
 	src/ctl/interrupt.c src/ctl/interrupt.h \
 	src/ctl/dead_files.c src/ctl/dead_files.h \
 	src/ctl/list.c \

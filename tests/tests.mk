@@ -136,6 +136,7 @@ E2E_TESTS = \
 	tests/e2e/ctl/test-ctl-compare.py \
 	tests/e2e/ctl/test-ctl-convert.py \
 	tests/e2e/ctl/test-ctl-convert-bitmaps.py \
+	tests/e2e/ctl/test-ctl-convert-encrypted.py \
 	tests/e2e/ctl/test-ctl-convert-bitmaps-killed.py \
 	tests/e2e/ctl/test-ctl-create.py \
 	tests/e2e/ctl/test-ctl-create-bad.py \

@@ -21,6 +21,7 @@
 #ifndef IMAGE_CREATE_H
 #define IMAGE_CREATE_H
 
+#include "crypto/cipher.h"
 #include "meta/header.h"
 #include "meta/luks_write.h"
 #include "store/store.h"
@@ -93,6 +94,7 @@ struct create_target {
     bool is_device; /* `file` has its size, and holds the bytes of something else */
     bool data_is_device;
     const uint8_t *crypt_header; /* with LUKS: of header.crypt_header_length bytes (luks_make()) */
+    struct cipher *cipher;       /* of new_image_begin(): of an encrypted disk; else NULL */
     /* Called from time to time with bytes; may be NULL. */
     void (*progress)(void *context, uint64_t done, uint64_t total);
     /* Asked from time to time; true ends the work with -EINTR. May be NULL. */

@@ -4,6 +4,7 @@
 #include "admin/new_image.h"
 
 #include "admin/new_image_internal.h"
+#include "crypto/cipher.h"
 #include "meta/format.h"
 #include "meta/header_write.h"
 #include "util/checked.h"
@@ -12,7 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PENDING_BYTES UINT64_C(1048576) /* collected before they are written */
+#define PENDING_BYTES   UINT64_C(1048576) /* collected before they are written */
+#define ENCRYPTED_BYTES UINT64_C(262144)  /* at once: they stay in a processor's cache */
 
 /* --- Writing in order ---------------------------------------------------------------------- */
 
@@ -143,12 +145,63 @@ static int take_data(struct new_image *image, uint64_t guest_offset, uint64_t le
     return 0;
 }
 
-static int write_data(struct new_image *image, uint64_t host_offset, const void *bytes,
-                      uint64_t length)
+static int write_as_it_is(struct new_image *image, uint64_t host_offset, const void *bytes,
+                          uint64_t length)
 {
     return image->data_file != NULL
                ? store_write(image->data_file, host_offset, bytes, in_memory(length))
                : new_image_put(image, host_offset, bytes, length);
+}
+
+static uint64_t whole_sectors(uint64_t length)
+{
+    return div_round_up(length, CIPHER_SECTOR) * CIPHER_SECTOR;
+}
+
+/* Whole sectors: what `length` lacks of the last one is zeros. */
+static int write_encrypted(struct new_image *image, uint64_t guest_offset, uint64_t host_offset,
+                           const uint8_t *bytes, uint64_t length)
+{
+    bool by_guest = image->header->crypt_method == CRYPT_AES;
+    int result = 0;
+
+    for (uint64_t at = 0; at < length && result == 0; at += ENCRYPTED_BYTES) {
+        uint64_t part = min_u64(length - at, ENCRYPTED_BYTES);
+        uint64_t sectors = whole_sectors(part);
+        uint64_t sector = ((by_guest ? guest_offset : host_offset) + at) / CIPHER_SECTOR;
+
+        memcpy(image->encrypted, bytes + at, in_memory(part));
+        memset(image->encrypted + part, 0, in_memory(sectors - part));
+        result = cipher_encrypt(image->cipher, sector, image->encrypted, image->encrypted,
+                                in_memory(sectors));
+        if (result == 0) {
+            result = write_as_it_is(image, host_offset + at, image->encrypted, sectors);
+        }
+    }
+    return result;
+}
+
+static int write_data(struct new_image *image, uint64_t guest_offset, uint64_t host_offset,
+                      const void *bytes, uint64_t length)
+{
+    return image->cipher != NULL ? write_encrypted(image, guest_offset, host_offset, bytes, length)
+                                 : write_as_it_is(image, host_offset, bytes, length);
+}
+
+/*
+ * The same, and zeros behind it up to a whole `unit`, a cluster or a subcluster of the file: what
+ * is behind the end of the disk, also on a device.
+ */
+static int write_units(struct new_image *image, uint64_t guest_offset, uint64_t host_offset,
+                       const void *bytes, uint64_t length, uint64_t unit)
+{
+    uint64_t written = image->cipher != NULL ? whole_sectors(length) : length;
+    uint64_t rest = image->data_file == NULL ? -written & (unit - 1) : 0;
+    int result = write_data(image, guest_offset, host_offset, bytes, length);
+
+    return result == 0 && rest > 0 ? write_data(image, guest_offset + written,
+                                                host_offset + written, image->zeros, rest)
+                                   : result;
 }
 
 /* Within one L2 table. */
@@ -163,11 +216,7 @@ static int put_data(struct new_image *image, uint64_t guest_offset, const void *
         result = take_data(image, guest_offset, length, &host_offset);
     }
     if (result == 0) {
-        result = write_data(image, host_offset, bytes, length);
-    }
-    if (result == 0) {
-        /* What of the last cluster is behind the end of the disk: zeros, also on a device. */
-        result = image->data_file == NULL ? new_image_pad(image, host_offset, length) : 0;
+        result = write_units(image, guest_offset, host_offset, bytes, length, cluster_size);
     }
     if (result == 0) {
         new_image_mark_written(image, guest_offset, length);
@@ -262,7 +311,8 @@ int new_image_subclusters(struct new_image *image, uint64_t guest_offset, const 
         uint64_t at = i * size;
 
         if ((data >> i & 1) != 0 && at < length) {
-            result = write_data(image, host_offset + at, from + at, min_u64(size, length - at));
+            result = write_units(image, guest_offset + at, host_offset + at, from + at,
+                                 min_u64(size, length - at), size);
         }
     }
     entry = data != 0 ? host_offset | ENTRY_COPIED : place_entry(image, guest_offset);
@@ -273,6 +323,18 @@ int new_image_subclusters(struct new_image *image, uint64_t guest_offset, const 
 
 /* --- The beginning and the end -----------------------------------------------------------------
  */
+
+static int put_crypt_header(struct new_image *image, const uint8_t *bytes)
+{
+    uint64_t length = image->header->crypt_header_length;
+    int result = new_image_take(image, div_round_up(length, image->header->cluster_size),
+                                &image->crypt_header_offset);
+
+    if (result == 0) {
+        result = new_image_put(image, image->crypt_header_offset, bytes, length);
+    }
+    return result == 0 ? new_image_pad(image, image->crypt_header_offset, length) : result;
+}
 
 int new_image_begin(const struct create_plan *plan, const struct create_target *target,
                     struct new_image **image)
@@ -291,12 +353,15 @@ int new_image_begin(const struct create_plan *plan, const struct create_target *
     begun->data_file = target->data_file;
     begun->is_raw = (header->autoclear_features & AUTOCLEAR_RAW_EXTERNAL_DATA) != 0;
     begun->counts_per_block = (header->cluster_size * 8) >> header->refcount_order;
+    begun->cipher = target->cipher;
+    begun->encrypted = target->cipher != NULL ? malloc(ENCRYPTED_BYTES) : NULL;
     begun->pending = malloc(PENDING_BYTES);
     begun->zeros_bytes = max_u64(header->cluster_size, PENDING_BYTES / 2);
     begun->zeros = calloc(1, in_memory(begun->zeros_bytes));
     begun->l2 = malloc(in_memory(header->cluster_size));
     begun->l1 = calloc(header->l1_entries + 1, L1_ENTRY_BYTES);
-    if (begun->pending == NULL || begun->zeros == NULL || begun->l2 == NULL || begun->l1 == NULL) {
+    if (begun->pending == NULL || begun->zeros == NULL || begun->l2 == NULL || begun->l1 == NULL ||
+        (begun->encrypted == NULL && begun->cipher != NULL)) {
         new_image_free(begun);
         return -ENOMEM;
     }
@@ -307,6 +372,9 @@ int new_image_begin(const struct create_plan *plan, const struct create_target *
     if (result == 0 && target->is_device) { /* neither an old image nor a new one from here on */
         result = store_write(begun->file, 0, begun->zeros, in_memory(header->cluster_size));
         result = result == 0 ? store_sync(begun->file) : result;
+    }
+    if (result == 0 && header->crypt_header_length > 0) {
+        result = put_crypt_header(begun, target->crypt_header);
     }
     if (result == 0) {
         result = begin_l2(begun, 0);
@@ -366,6 +434,7 @@ int new_image_finish(struct new_image *image)
         result = write_l1(image, &l1_offset);
     }
     header.l1_offset = l1_offset;
+    header.crypt_header_offset = image->crypt_header_offset;
     if (result == 0) {
         result = new_image_put_bitmaps(image, &header);
     }
@@ -395,6 +464,7 @@ void new_image_free(struct new_image *image)
     }
     new_image_free_refcounts(image);
     new_image_free_bitmaps(image);
+    free(image->encrypted);
     free(image->pending);
     free(image->zeros);
     free(image->written);

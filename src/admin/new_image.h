@@ -7,7 +7,8 @@
  * the clusters that it counts, each as soon as it is complete, so that little is kept in memory.
  * What comes last:
  *
- *     | (header) | data, L2 tables, refcount blocks ... | L1 table | refcount table | last blocks |
+ *     | (header) | encryption header | data, L2 tables, refcount blocks ... |
+ *     | L1 table | refcount table | last blocks |
  *     sync (R3)
  *     header
  *     sync
@@ -20,7 +21,8 @@
  * With preallocation all clusters that an L2 table maps are taken in one piece where the table
  * begins, and data is written to its place there.
  *
- * With an external data file the data is written there, where it is on the disk. Of one thread.
+ * With an external data file the data is written there, where it is on the disk. Data of an
+ * encrypted disk is encrypted on its way, whole clusters of it. Of one thread.
  */
 #ifndef IMAGE_NEW_IMAGE_H
 #define IMAGE_NEW_IMAGE_H
@@ -32,10 +34,11 @@
 struct new_image;
 
 /*
- * `plan` outlives the new image. Of the target count the stores, is_device, and stop with its
- * context, which is asked while zeros are written for preallocation=full and the like: the file is
- * empty, or a device; the data file is empty, or a device that reads as zeros. 0; a negative errno
- * of writing, -EINTR among them; -ENOMEM. So it is with all that follow.
+ * `plan` outlives the new image, and so does the cipher of the target. Of that count the stores,
+ * is_device, what is encrypted with, and stop with its context, which is asked while zeros are
+ * written for preallocation=full and the like: the file is empty, or a device; the data file is
+ * empty, or a device that reads as zeros. 0; a negative errno of writing, -EINTR among them;
+ * -ENOMEM. So it is with all that follow.
  */
 int new_image_begin(const struct create_plan *plan, const struct create_target *target,
                     struct new_image **image);
@@ -50,7 +53,10 @@ int new_image_begin(const struct create_plan *plan, const struct create_target *
 int new_image_data(struct new_image *image, uint64_t guest_offset, const void *bytes,
                    uint64_t length);
 
-/* One cluster, compressed: fewer bytes than a cluster has. Not with an external data file. */
+/*
+ * One cluster, compressed: fewer bytes than a cluster has. Not with an external data file, nor
+ * encrypted, which the format has no compressed clusters for.
+ */
 int new_image_compressed(struct new_image *image, uint64_t guest_offset, const void *bytes,
                          uint64_t length);
 

@@ -16,9 +16,13 @@ struct new_image {
     const struct create_plan *plan;
     const struct header *header; /* the plan's */
     struct store *file;
-    struct store *data_file; /* NULL without one */
-    bool is_raw;             /* the data file is a raw image of the disk */
-    uint64_t header_offset;  /* 0 */
+    struct store *data_file;      /* NULL without one */
+    bool is_raw;                  /* the data file is a raw image of the disk */
+    uint64_t header_offset;       /* 0 */
+    uint64_t crypt_header_offset; /* of LUKS; else 0 */
+
+    struct cipher *cipher; /* of data clusters; NULL: it is not encrypted */
+    uint8_t *encrypted;    /* what is written next */
 
     uint8_t *pending; /* what is to be written next, in one piece */
     uint64_t pending_offset, pending_length;

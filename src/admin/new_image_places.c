@@ -72,7 +72,7 @@ static int reserve(struct new_image *image, uint64_t offset, uint64_t length)
 int new_image_give_places(struct new_image *image)
 {
     const struct header *header = image->header;
-    uint64_t clusters = clusters_of_table(image), host_offset;
+    uint64_t clusters = clusters_of_table(image), host_offset, zero = 0;
     uint8_t *entry = image->l2;
     int result = 0;
 
@@ -88,9 +88,12 @@ int new_image_give_places(struct new_image *image)
     if (result == 0 && image->reserves) {
         result = reserve(image, image->places_offset, clusters << header->cluster_bits);
     }
+    if (image->cipher != NULL && !header->extended_l2) {
+        zero = L2_ENTRY_ZERO; /* what the file has there is zeros, but not of an encrypted disk */
+    }
     host_offset = image->places_offset;
     for (uint64_t i = 0; i < clusters && result == 0; i++) {
-        store_be64(entry, host_offset | ENTRY_COPIED);
+        store_be64(entry, host_offset | ENTRY_COPIED | zero);
         if (header->extended_l2) {
             /* Of other than a raw data file nothing is allocated yet: what is below shows. */
             store_be64(entry + L2_ENTRY_BYTES, image->is_raw ? SUBCLUSTERS_ALL : 0);

@@ -97,6 +97,9 @@ static int run_convert(struct ctl *ctl)
         r = convert_find_bitmaps(&conversion);
     }
     if (r == 0) {
+        r = convert_plan(&conversion);
+    }
+    if (r == 0) {
         r = make_copy(&conversion);
     }
     if (r == 0 && command_prints_json(common) && !common->quiet.value) {
@@ -185,6 +188,13 @@ static const struct option_spec convert_flags[] = {
     FLAG_TRUST_NAMES(struct convert_options),
     FLAG_FOLLOW(struct convert_options),
     FLAG_KEY_FILE(struct convert_options),
+    {.name = "new-key-file",
+     .type = OPTION_SEVERAL,
+     .field = FIELD(new_key_files),
+     .value_name = "FILE",
+     .help = "with encrypt.format=: the key of TARGET, all bytes of this file (- is standard "
+             "input); without it, the systemd credential qcow2fs.key, or what is typed twice"},
+    FLAG_OBJECT(struct convert_options, objects),
     FLAG_KEY_ITERATIONS(struct convert_options),
     FLAG_LOCKING(struct convert_options),
     FLAG_QUIET(struct convert_options),
@@ -207,7 +217,8 @@ const struct command convert_command = {
                 "  qcow2ctl convert -O raw disk.qcow2 /dev/vg0/disk\n"
                 "  qcow2ctl convert -c -o compression_type=zstd disk.qcow2 small.qcow2\n"
                 "  qcow2ctl convert --bitmaps disk.qcow2 copy.qcow2\n"
-                "  qcow2ctl convert -B base.qcow2 -F qcow2 disk.qcow2 overlay.qcow2\n",
+                "  qcow2ctl convert -B base.qcow2 -F qcow2 disk.qcow2 overlay.qcow2\n"
+                "  qcow2ctl convert -o encrypt.format=luks --new-key-file=key disk.raw a.qcow2\n",
     .options_size = sizeof(struct convert_options),
     .flags = convert_flags,
     .values = create_values,

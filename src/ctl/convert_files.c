@@ -5,6 +5,7 @@
 #include "ctl/interrupt.h"
 #include "ctl/open.h"
 #include "disk/filename.h"
+#include "meta/format.h"
 #include "store/file.h"
 #include "store/nbd.h"
 #include "util/checked.h"
@@ -244,6 +245,35 @@ static int plan_image(struct conversion *conversion)
                             &conversion->ctl->error);
 }
 
+static int make_key(struct conversion *conversion)
+{
+    const struct convert_options *options = conversion->options;
+    const struct key_option key = {
+        .flag = "--new-key-file",
+        .files = options->new_key_files,
+        .option = "encrypt.key-secret",
+        .id = options->values.key_secret,
+    };
+
+    return ctl_new_key(conversion->ctl, conversion->path, &conversion->parameters, &key,
+                       options->objects, &conversion->key);
+}
+
+int convert_plan(struct conversion *conversion)
+{
+    int r;
+
+    if (conversion->is_raw || conversion->options->existing.value) {
+        return 0;
+    }
+    r = plan_image(conversion);
+    if (r == 0 && conversion->bitmaps != NULL) {
+        r = new_image_check_bitmaps(&conversion->plan.header, conversion->path,
+                                    &conversion->ctl->error);
+    }
+    return r == 0 && conversion->parameters.crypt_method != CRYPT_NONE ? make_key(conversion) : r;
+}
+
 static int look_at_files(struct conversion *conversion)
 {
     struct ctl *ctl = conversion->ctl;
@@ -293,6 +323,8 @@ static int open_new_image(struct conversion *conversion)
         target->files.file = new_file_store(target->file);
         target->files.is_device = new_file_is_device(target->file);
         target->files.stop = interrupt_pending;
+        target->files.crypt_header = conversion->key.header;
+        target->files.cipher = conversion->key.cipher;
         create_values_hint(&conversion->options->values, conversion->path, target->file,
                            conversion->ctl->log);
     }
@@ -345,12 +377,7 @@ int convert_open_target(struct conversion *conversion)
 
     conversion->target.path = conversion->path;
     if (!conversion->is_raw && !conversion->options->existing.value) {
-        r = plan_image(conversion);
-        if (r == 0 && conversion->bitmaps != NULL) {
-            r = new_image_check_bitmaps(&conversion->plan.header, conversion->path,
-                                        &conversion->ctl->error);
-        }
-        r = r == 0 ? look_at_files(conversion) : r;
+        r = look_at_files(conversion);
         if (r != 0) {
             return r;
         }
@@ -402,6 +429,7 @@ void convert_release(struct conversion *conversion)
 {
     ctl_disk_close(&conversion->source);
     ctl_disk_close(&conversion->backing);
+    ctl_new_key_free(&conversion->key);
     create_plan_release(&conversion->plan);
     create_files_release(&conversion->files);
     bitmap_directory_free(conversion->bitmaps);

@@ -12,6 +12,7 @@
 #include "ctl/convert_target.h"
 #include "ctl/create_values.h"
 #include "ctl/disk.h"
+#include "ctl/new_key.h"
 
 #define CONVERT_ZEROS_DEFAULT UINT64_C(4096)
 #define CONVERT_ZEROS_MIN     UINT64_C(512)
@@ -22,6 +23,7 @@ struct convert_options {
     struct option_number format, target_format, zeros;
     char *backing_flag, *backing_format_flag; /* -B, -F */
     char *snapshot;
+    char *new_key_files, *objects;
     struct option_bool compress, existing, unordered, bitmaps, skip_broken;
 };
 
@@ -36,6 +38,7 @@ struct conversion {
     struct create_parameters parameters;
     struct create_files files;
     struct create_plan plan;
+    struct new_key key; /* of a target that is made encrypted */
     struct convert_target target;
     struct store *existing; /* a raw target that is written in place */
     uint64_t size, written; /* bytes: of the disk, and what of it the target was told */
@@ -49,6 +52,12 @@ int convert_check_usage(struct conversion *conversion);
 
 /* Opens what is copied. 0, or a negative errno with a sentence. */
 int convert_open_source(struct conversion *conversion);
+
+/*
+ * Plans the target, where a new image is made, and finds the key of one that is to be encrypted:
+ * what may take long before signals are held. 0, or a negative errno with a sentence.
+ */
+int convert_plan(struct conversion *conversion);
 
 /*
  * Opens what it is copied to, and what will be behind that: no file of what is copied. 0, or a

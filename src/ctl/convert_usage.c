@@ -75,9 +75,13 @@ static int check_image(struct conversion *conversion)
         return refuse(conversion, "an external data file holds no compressed clusters; leave out "
                                   "-c, or data_file");
     }
-    if (create_values_encrypt(values)) {
-        return refuse(conversion, "convert makes images that are not encrypted; make this one with "
-                                  "qcow2ctl create -o encrypt.format=, and convert to it with -n");
+    if (options->compress.value && create_values_encrypt(values)) {
+        return refuse(conversion, "compressed clusters of an encrypted image would not be "
+                                  "encrypted; leave out -c, or encrypt.format");
+    }
+    if (options->new_key_files != NULL && !create_values_encrypt(values)) {
+        return refuse(conversion, "--new-key-file is the key of a target that is made encrypted; "
+                                  "add -o encrypt.format=luks, or leave it out");
     }
     return create_values_check(values, conversion->path, &conversion->ctl->error);
 }

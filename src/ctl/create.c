@@ -10,7 +10,7 @@
 #include "ctl/create_values.h"
 #include "ctl/interrupt.h"
 #include "ctl/key_options.h"
-#include "disk/keys.h"
+#include "ctl/new_key.h"
 #include "meta/format.h"
 #include "store/file.h"
 #include "store/new_file.h"
@@ -48,7 +48,7 @@ struct creation {
     struct new_file *data;       /* a new data file, or a device */
     struct store *existing_data; /* one whose bytes are those of the disk */
     bool data_is_new;            /* nothing had its name */
-    uint8_t *crypt_header;       /* with LUKS; owned */
+    struct new_key key;          /* of an encrypted one */
     struct progress progress;
 };
 
@@ -168,8 +168,8 @@ static int check_usage(struct creation *creation, bool *size_given)
 
 /* --- Encryption ------------------------------------------------------------------------------- */
 
-/* Which key files there are of. */
-static int list_keys(struct creation *creation, char **list)
+/* What takes as long as the user wants it to: before signals are held. */
+static int encrypt_disk(struct creation *creation)
 {
     const struct create_options *options = creation->options;
     const struct key_option key = {
@@ -179,45 +179,8 @@ static int list_keys(struct creation *creation, char **list)
         .id = options->values.key_secret,
     };
 
-    return key_option_list(&key, options->objects, list, &creation->ctl->error);
-}
-
-static int make_crypt_header(struct creation *creation, struct keys *keys)
-{
-    const struct create_parameters *parameters = &creation->parameters;
-    struct error *error = &creation->ctl->error;
-    const struct secret *secret;
-    int result = keys_new(keys, creation->path, "an encrypted image", &secret, error);
-
-    if (result < 0) {
-        return result;
-    }
-    if (parameters->crypt_method == CRYPT_AES) {
-        log_line(creation->ctl->log, LOG_LEVEL_WARNING,
-                 "%s: the old AES is weak: its key is the first 16 bytes of the passphrase as they "
-                 "are, and nothing tells a wrong one; use encrypt.format=luks where that is known",
-                 creation->path);
-        return 0;
-    }
-    return luks_make(&parameters->luks, secret, creation->path, &creation->crypt_header, error);
-}
-
-/* What takes as long as the user wants it to: before signals are held. */
-static int encrypt_disk(struct creation *creation)
-{
-    struct keys *keys = NULL;
-    char *list;
-    int result = list_keys(creation, &list);
-
-    if (result == 0) {
-        result = keys_open(list, 0, &keys, &creation->ctl->error);
-    }
-    if (result == 0) {
-        result = make_crypt_header(creation, keys);
-    }
-    keys_close(keys);
-    free(list);
-    return result;
+    return ctl_new_key(creation->ctl, creation->path, &creation->parameters, &key, options->objects,
+                       &creation->key);
 }
 
 /* --- Opening what will be written ------------------------------------------------------------ */
@@ -311,7 +274,7 @@ static int write_files(struct creation *creation)
         .progress = progress_show,
         .stop = interrupt_pending,
         .context = &creation->progress,
-        .crypt_header = creation->crypt_header,
+        .crypt_header = creation->key.header,
     };
     struct store_info before = {0};
     int result = 0;
@@ -407,7 +370,7 @@ static int run_create(struct ctl *ctl)
     if (result == 0) {
         result = make_files(&creation);
     }
-    free(creation.crypt_header);
+    ctl_new_key_free(&creation.key);
     if (result == 0) {
         result = create_print(ctl, &creation.parameters, &creation.plan, &creation.options->common);
     }

@@ -276,7 +276,7 @@ const struct option_spec create_values[] = {
     {.name = "encryption", .type = OPTION_BOOL, .field = FIELD(encryption)},
     ENCRYPT("format", encrypt_format, "aes luks", "not encrypted",
             "encrypt the disk: luks, or aes, which is old and weak, for programs that know no "
-            "other; with the key of --key-file"),
+            "other; with the key of --key-file (of convert: --new-key-file)"),
     {.name = "encrypt.key-secret",
      .type = OPTION_STRING,
      .field = FIELD(key_secret),

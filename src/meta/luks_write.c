@@ -244,13 +244,14 @@ static int make_keys(const struct luks_wish *wish, const struct secret *passphra
 }
 
 int luks_make(const struct luks_wish *wish, const struct secret *passphrase, const char *name,
-              uint8_t **area, struct error *error)
+              uint8_t **area, struct cipher **cipher, struct error *error)
 {
     struct secret *key = NULL;
     struct luks luks;
     int result = luks_check_wish(wish, name, error);
 
     *area = NULL;
+    *cipher = NULL;
     if (result < 0) {
         return result;
     }
@@ -261,6 +262,9 @@ int luks_make(const struct luks_wish *wish, const struct secret *passphrase, con
     }
     if (result == 0) {
         result = make_keys(wish, passphrase, &luks, key, *area);
+    }
+    if (result == 0) {
+        result = cipher_create(&wish->kind, key->bytes, key->length, cipher);
     }
     secret_destroy(key);
     if (result < 0) {

@@ -43,10 +43,11 @@ int luks_check_wish(const struct luks_wish *wish, const char *name, struct error
 
 /*
  * Makes the area, with a new master key that the passphrase opens, by slot 0: luks_area_length()
- * bytes in *area, owned, none of which is secret. As luks_check_wish(), -EIO.
+ * bytes in *area, owned, none of which is secret; in *cipher, owned, what that key is of. As
+ * luks_check_wish(), -EIO; then there is neither.
  */
 int luks_make(const struct luks_wish *wish, const struct secret *passphrase, const char *name,
-              uint8_t **area, struct error *error);
+              uint8_t **area, struct cipher **cipher, struct error *error);
 
 /* An image's header, that is changed. */
 struct luks_edit {

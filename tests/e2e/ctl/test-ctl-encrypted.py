@@ -206,7 +206,7 @@ def end_each_way(directory, *arguments):
         check_equal(files(), before, "the files")
 
 
-@suite.test("create, and amend, are ended at once by a signal while they derive a key",
+@suite.test("create, convert and amend are ended at once by a signal while they derive a key",
             needs=[encrypted.library])
 def _(directory):
     path, key = make(directory)
@@ -216,6 +216,8 @@ def _(directory):
                  "new.qcow2", "1G")
     end_each_way(directory, "create", "--force", "-o", "encrypt.format=luks," + hours,
                  "--key-file=" + key, path, "1G")
+    end_each_way(directory, "convert", "-o", "encrypt.format=luks," + hours, "--new-key-file=" + fresh,
+                 "--key-file=" + key, path, "new.qcow2")
     end_each_way(directory, "amend", "-o", "encrypt.state=active," + hours, "--key-file=" + key,
                  "--new-key-file=" + fresh, path)
 

@@ -152,7 +152,7 @@ def end(place):
 def try_examples(command, root):
     @suite.test("examples of %s --help work%s" % (command, ", those for root" if root else ""),
                 needs=[tools.root, tools.loop] if root else [encrypted.library]
-                if command in ("create", "amend", "hash") else [])
+                if command in ("create", "amend", "hash", "convert") else [])
     def _(directory):
         place = None
         for number, example in enumerate(wanted(command, root)):

@@ -269,12 +269,14 @@ static void make_image(void)
     const struct secret *secret;
     struct create_plan plan;
     struct error error = {0};
+    struct cipher *cipher;
     uint8_t *area;
 
     ck_assert_int_eq(keys_new(keys, "a.qcow2", "it", &secret, &error), 0);
     list.making = true;
-    ck_assert_msg(luks_make(&parameters.luks, secret, "a.qcow2", &area, &error) == 0, "%s",
+    ck_assert_msg(luks_make(&parameters.luks, secret, "a.qcow2", &area, &cipher, &error) == 0, "%s",
                   error.text);
+    cipher_destroy(cipher);
     list.making = false;
     keys_close(keys);
     ck_assert_msg(create_plan_make(&parameters, "a.qcow2", &plan, &error) == 0, "%s", error.text);

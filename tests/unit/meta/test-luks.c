@@ -484,9 +484,11 @@ static void make_header(struct changes *changes)
     };
     struct secret *one = passphrase("one");
     struct error error = {0};
+    struct cipher *cipher;
     uint8_t *area;
 
-    ck_assert_int_eq(luks_make(&wish, one, "image", &area, &error), 0);
+    ck_assert_int_eq(luks_make(&wish, one, "image", &area, &cipher, &error), 0);
+    cipher_destroy(cipher);
     secret_destroy(one);
     changes->length = luks_area_length(16);
     changes->store = memory_store_create(AREA + changes->length);
