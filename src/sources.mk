@@ -64,6 +64,7 @@ src_libqcow2_a_SOURCES = \
 	src/store/read_cache.c src/store/read_cache.h src/store/read_cache_internal.h \
 	src/store/read_cache_file.c src/store/read_cache_file.h \
 	src/store/read_cache_kept.c src/store/read_cache_places.c \
+	src/store/owners.c src/store/owners.h \
 	src/store/rights.c src/store/rights.h \
 	src/store/scratch.c src/store/scratch.h \
 	src/store/through.c src/store/through.h \

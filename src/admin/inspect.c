@@ -249,7 +249,7 @@ static int open_data_file(struct inspection *inspection, const struct inspect_op
     const struct store_file_options how = how_to_open(options);
     struct chain_file wanted = {
         .image = inspection->path,
-        .owner = inspection->info.uid,
+        .owners = inspection->info.owners,
         .what = "data file",
         .active = inspection->is_active,
     };
@@ -412,7 +412,7 @@ static int examine_behind(struct inspection *active, struct inspection *overlay,
     const char *path = overlay->backing_path;
     const struct chain_file wanted = {
         .image = overlay->path,
-        .owner = overlay->info.uid,
+        .owners = overlay->info.owners,
         .path = path,
         .what = "backing file",
         .active = overlay->is_active,

@@ -8,7 +8,6 @@
 #include "store/nbd.h"
 #include "store/nbdkit.h"
 #include "store/opener.h"
-#include "store/rights.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -201,12 +200,9 @@ int chain_find(const struct chain_name *recorded, enum image_follow follow, char
                             strcmp(recorded->what, "data file") == 0, path, error);
 }
 
-/* Whether the owner of the image must be able to do what is wanted of a file that it names. */
-static bool is_owners_affair(struct image_names names, enum store_access access, uid_t owner)
+/* Whether the owners of images must be able to do what is wanted of a file that these name. */
+static bool is_owners_affair(struct image_names names, enum store_access access)
 {
-    if (!rights_differ(owner)) {
-        return false;
-    }
     return names.rights == IMAGE_NAMES_OF_OWNER ||
            (names.rights == IMAGE_NAMES_PRIVATE && access == STORE_WRITE);
 }
@@ -259,7 +255,7 @@ int chain_open_file(const struct chain_file *wanted, const struct store_file_opt
     struct store_file_options options = *how;
     struct error cause = {0};
     struct store_info info;
-    uid_t owner = wanted->owner;
+    struct owners owners = wanted->owners;
     bool is_address = store_nbd_is_address(wanted->path);
     int result;
 
@@ -273,7 +269,7 @@ int chain_open_file(const struct chain_file *wanted, const struct store_file_opt
             return error_set(error, -result, "%s: its owner cannot be found out: %s", wanted->image,
                              strerror(-result));
         }
-        owner = info.uid;
+        owners = info.owners;
     }
     if (!wanted->given) {
         options.named_by =
@@ -281,9 +277,9 @@ int chain_open_file(const struct chain_file *wanted, const struct store_file_opt
                 ? NULL
                 : wanted->image;
         options.beneath = names.follow == IMAGE_FOLLOW_BESIDE && !wanted->known;
-        options.as_owner = is_owners_affair(names, how->access, owner);
-        options.owner = owner;
-        if (is_address && options.as_owner) {
+        options.led_by = &owners;
+        options.as_owners = is_owners_affair(names, how->access);
+        if (is_address && options.as_owners && owners.count > 0) {
             return refuse_owners_address(wanted, error);
         }
     }

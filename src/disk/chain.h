@@ -57,9 +57,9 @@ int chain_find(const struct chain_name *recorded, enum image_follow follow, char
 
 /* A file that belongs to an image: its backing file or its data file. */
 struct chain_file {
-    const char *image; /* the path of the image */
-    struct store *of;  /* its file, or NULL; whose it is, its owner is asked for */
-    uid_t owner;       /* of the image, where `of` is NULL */
+    const char *image;    /* the path of the image */
+    struct store *of;     /* its file, or NULL; whose it is, its owners are asked for */
+    struct owners owners; /* of the image, where `of` is NULL */
     const char *path;
     const char *what; /* "backing file", "data file" */
     bool given;       /* named by the user, not by the image */
@@ -68,11 +68,11 @@ struct chain_file {
 };
 
 /*
- * Opens it with the rights that `names` says; the only way in which a file is
- * opened that an image names. The sentence begins with the image's path, and says
- * how a file that has moved is named. Errors as store_file_open()'s; -EACCES, too, for what
- * an image of a server names, unless `names` trusts it, and
- * for what lies outside of the image's directory with IMAGE_FOLLOW_BESIDE.
+ * Opens it with the rights that `names` says, of all whose images led there (store/owners.h); the
+ * only way in which a file is opened that an image names. The sentence begins with the image's
+ * path, and says how a file that has moved is named. Errors as store_file_open()'s; -EACCES, too,
+ * for what an image of a server names, unless `names` trusts it, and for what lies outside of the
+ * image's directory with IMAGE_FOLLOW_BESIDE.
  */
 int chain_open_file(const struct chain_file *wanted, const struct store_file_options *how,
                     struct image_names names, struct store **file, struct error *error);

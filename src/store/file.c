@@ -39,6 +39,7 @@ struct file_store {
     bool block_device;
     bool unsafe; /* nothing is synced */
     bool changes_atime;
+    struct owners owners;
     struct direct *direct; /* NULL: through the host's page cache */
     int filled; /* another description of the same file, past the page cache; -1: there is none */
     /*
@@ -221,6 +222,7 @@ static int file_info(struct store *store, struct store_info *info)
         .inode = status.st_ino,
         .uid = status.st_uid,
         .gid = status.st_gid,
+        .owners = file->owners,
         .mode = status.st_mode,
         .atime = status.st_atim,
         .mtime = status.st_mtim,
@@ -593,22 +595,24 @@ int store_file_open(const char *path, const char *what, const struct store_file_
                     struct store **store, struct error *error)
 {
     struct file_store *file;
-    struct stat status;
+    struct host_file host;
     int fd;
 
     if (store_nbd_is_address(path)) {
         return store_nbd_open(path, what, options, store, error);
     }
-    fd = host_file_open(path, what, options, &status, error);
+    fd = host_file_open(path, what, options, &host, error);
     if (fd < 0) {
         return fd;
     }
-    file = file_create(fd, S_ISBLK(status.st_mode), options->access == STORE_WRITE, options->cache);
+    file = file_create(fd, S_ISBLK(host.status.st_mode), options->access == STORE_WRITE,
+                       options->cache);
     if (file == NULL) {
         close(fd);
         return error_set(error, ENOMEM, "%s: out of memory while opening this %s", path, what);
     }
-    file->changes_atime = host_file_changes_atime(fd, &status);
+    file->changes_atime = host_file_changes_atime(fd, &host.status);
+    file->owners = host.owners;
     *store = &file->store;
     return 0;
 }

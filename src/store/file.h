@@ -57,8 +57,12 @@ struct store_file_options {
     const char *named_by;
     /* Where named_by is set: only a regular file in the directory of that image, or below. */
     bool beneath;
-    bool as_owner; /* opened with the rights of the user `owner`, and with no others */
-    uid_t owner;
+    /*
+     * Where named_by is set: whose images led to the name; NULL: nobody's. With as_owners it is
+     * opened with the rights of each of them, and with no others.
+     */
+    const struct owners *led_by;
+    bool as_owners;
 };
 
 /*
@@ -69,9 +73,9 @@ struct store_file_options {
  * open(2); -EISDIR for a directory; -EINVAL for anything else that is neither a
  * regular file nor a block device, and for a regular file of one of the kernel's
  * own file systems, none of which is opened; -EROFS for writing to a block
- * device that is read-only; -EACCES where the owner of options may not do it,
- * or, where this process cannot ask the kernel in the owner's name, where that
- * is not certain; -EBUSY when another
+ * device that is read-only; -EACCES where one of the owners of options may not do it,
+ * or, where this process cannot ask the kernel in his name, where that is not certain;
+ * -EUSERS where there are more of them than are supported; -EBUSY when another
  * program holds a lock in the way: the sentence says what it is doing, names
  * the processes that have the file open where /proc shows them, and names the
  * option force-share where that would help; -EINVAL, too, where the host has no

@@ -190,16 +190,16 @@ static const char *advice(int code)
     }
 }
 
-/* The owner of the image that names it may not open it. */
-static int forbidden_to_owner(const struct subject *subject)
+/* The owner of an image that led to it may not open it. */
+static int forbidden_to_owner(const struct subject *subject, uid_t uid)
 {
     char owner[NAME_LENGTH];
 
     return error_set(subject->error, EACCES,
-                     "%s: this %s is named by an image of user %s, who may not %s it; change its "
-                     "permissions or the image's owner, or allow it with -o trust-names "
-                     "(qcow2ctl: --trust-names)",
-                     subject->path, subject->what, user_name(subject->options->owner, owner),
+                     "%s: this %s is named by an image of user %s, or behind one, who may not %s "
+                     "it; change its permissions or the image's owner, or allow it with -o "
+                     "trust-names (qcow2ctl: --trust-names)",
+                     subject->path, subject->what, user_name(uid, owner),
                      subject->access == STORE_WRITE ? "write" : "read");
 }
 
@@ -222,7 +222,7 @@ static int open_failed(const struct subject *subject, int code)
     case EXDEV:
         return not_beneath(subject);
     case EACCES:
-        return subject->options->as_owner ? forbidden_to_owner(subject) : forbidden(subject);
+        return forbidden(subject);
     case ESTALE:
         return error_set(subject->error, ESTALE,
                          "%s: another file took the place of this %s while it was opened; try "
@@ -289,6 +289,14 @@ static int check_writable(const struct subject *subject, int fd, const struct st
                      subject->path, subject->what);
 }
 
+/* Whether somebody else must be able to open it. */
+static bool is_for_owners(const struct subject *subject)
+{
+    const struct store_file_options *options = subject->options;
+
+    return options->as_owners && options->led_by != NULL && options->led_by->count > 0;
+}
+
 /* From a name to a descriptor, in whichever thread has the right to. */
 struct opening {
     const struct subject *subject;
@@ -296,6 +304,7 @@ struct opening {
     struct place_naming naming;
     struct place place; /* what the name leads to */
     int fd;             /* or a negative errno, where has_bytes() or nothing was found */
+    uid_t owner;        /* in whose name that was, with options->as_owners */
 };
 
 static void find_and_open(void *context)
@@ -315,12 +324,12 @@ static void find_and_open(void *context)
     }
 }
 
-static void ask_owner(struct opening *opening)
+static void ask_owner(struct opening *opening, uid_t owner)
 {
     const struct subject *subject = opening->subject;
     mode_t needed = subject->access == STORE_WRITE ? S_IROTH | S_IWOTH : S_IROTH;
-    uid_t owner = subject->options->owner;
 
+    opening->owner = owner;
     if (rights_assume(owner, find_and_open, opening) == 0) {
         return;
     }
@@ -328,6 +337,49 @@ static void ask_owner(struct opening *opening)
     if (opening->fd >= 0 && !rights_by_mode(owner, opening->fd, needed)) {
         close(opening->fd);
         opening->fd = -EACCES;
+    }
+}
+
+static bool is_same_file(int fd, int other)
+{
+    struct stat one, two;
+
+    return fstat(fd, &one) == 0 && fstat(other, &two) == 0 && one.st_dev == two.st_dev &&
+           one.st_ino == two.st_ino;
+}
+
+/* Whether another owner gets to the same file, too; if not, there is none. */
+static void ask_also(struct opening *opening, uid_t owner)
+{
+    struct opening other = {
+        .subject = opening->subject,
+        .path = opening->path,
+        .naming = opening->naming,
+        .place = {.fd = -1},
+        .fd = -EINVAL,
+    };
+    int result;
+
+    ask_owner(&other, owner);
+    result = other.fd < 0 ? other.fd : is_same_file(opening->fd, other.fd) ? 0 : -ESTALE;
+    if (other.fd >= 0) {
+        close(other.fd);
+    }
+    place_leave(&other.place);
+    if (result < 0) {
+        close(opening->fd);
+        opening->fd = result;
+        opening->owner = owner;
+    }
+}
+
+static void ask_owners(struct opening *opening)
+{
+    const struct owners *owners = opening->subject->options->led_by;
+
+    ask_owner(opening, owners->users[0]);
+    for (unsigned i = 1; i < owners->count && opening->fd >= 0; i++) {
+        ask_also(opening, owners->users[i]);
     }
 }
 
@@ -347,9 +399,9 @@ static char *absolute(const char *path)
     return whole;
 }
 
-/* With the rights of the owner that the options name, in all directories from the root on: that
- * this process works in one below is no right of his. */
-static void open_as_owner(struct opening *opening)
+/* With the rights of the owners that the options name, in all directories from the root on: that
+ * this process works in one below is no right of theirs. */
+static void open_as_owners(struct opening *opening)
 {
     const struct subject *subject = opening->subject;
     char *path, *named_by;
@@ -359,7 +411,7 @@ static void open_as_owner(struct opening *opening)
     if (path != NULL && named_by != NULL) {
         opening->path = path;
         opening->naming.image = named_by;
-        ask_owner(opening);
+        ask_owners(opening);
     } else {
         opening->fd = -EACCES; /* nobody knows where that is */
     }
@@ -380,6 +432,9 @@ static int take(const struct subject *subject, const struct opening *opening)
     if (opening->place.fd >= 0 && !has_bytes(&opening->place)) {
         return refuse_type(subject, &opening->place);
     }
+    if (opening->fd == -EACCES && is_for_owners(subject)) {
+        return forbidden_to_owner(subject, opening->owner);
+    }
     return opening->fd < 0 ? open_failed(subject, -opening->fd) : opening->fd;
 }
 
@@ -395,8 +450,8 @@ static int open_path(const struct subject *subject, struct stat *status)
     };
     int fd, rc;
 
-    if (subject->options->as_owner) {
-        open_as_owner(&opening);
+    if (is_for_owners(subject)) {
+        open_as_owners(&opening);
     } else {
         find_and_open(&opening);
     }
@@ -535,8 +590,23 @@ static int take_for_itself(const struct subject *subject, int *fd, const struct 
     return rc == 0 && is_used ? used_by_system(subject) : rc;
 }
 
+/* Who has a say in what the file names. */
+static int find_owners(const struct subject *subject, int fd, struct host_file *file)
+{
+    const struct owners *led_by = subject->options->led_by;
+
+    file->owners = led_by != NULL ? *led_by : (struct owners){0};
+    return owners_add(&file->owners, owners_of_file(fd, &file->status))
+               ? 0
+               : error_set(subject->error, EUSERS,
+                           "%s: this %s is reached by way of images of %d other users, and no more "
+                           "are supported; give the images of the chain to one user, or allow it "
+                           "with -o trust-names (qcow2ctl: --trust-names)",
+                           subject->path, subject->what, OWNERS_MAX);
+}
+
 int host_file_open_here(const char *path, const char *what,
-                        const struct store_file_options *options, struct stat *status,
+                        const struct store_file_options *options, struct host_file *file,
                         struct error *error)
 {
     const struct subject subject = {
@@ -547,12 +617,15 @@ int host_file_open_here(const char *path, const char *what,
         .options = options,
         .error = error,
     };
-    int rc, fd = open_path(&subject, status);
+    int rc, fd = open_path(&subject, &file->status);
 
     if (fd < 0) {
         return fd;
     }
-    rc = take_for_itself(&subject, &fd, status);
+    rc = find_owners(&subject, fd, file);
+    if (rc == 0) {
+        rc = take_for_itself(&subject, &fd, &file->status);
+    }
     if (rc != 0) {
         if (fd >= 0) {
             close(fd);

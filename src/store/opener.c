@@ -137,7 +137,7 @@ static int ask_of(enum opener_kind kind, const char *path, struct opener_answer 
 }
 
 static int ask_to_open(const char *path, const char *what, const struct store_file_options *options,
-                       struct stat *status, struct error *error)
+                       struct host_file *file, struct error *error)
 {
     struct opener_question question = {
         .kind = OPENER_OPEN,
@@ -157,7 +157,7 @@ static int ask_to_open(const char *path, const char *what, const struct store_fi
     }
     result = ask(&question, &answer, &descriptor);
     if (result == 0 && descriptor >= 0) {
-        *status = answer.status;
+        *file = (struct host_file){answer.status, answer.owners};
         return descriptor;
     }
     if (answer.error.code == 0) {
@@ -176,10 +176,10 @@ static int ask_to_open(const char *path, const char *what, const struct store_fi
  */
 
 int host_file_open(const char *path, const char *what, const struct store_file_options *options,
-                   struct stat *status, struct error *error)
+                   struct host_file *file, struct error *error)
 {
-    return opener.process != 0 ? ask_to_open(path, what, options, status, error)
-                               : host_file_open_here(path, what, options, status, error);
+    return opener.process != 0 ? ask_to_open(path, what, options, file, error)
+                               : host_file_open_here(path, what, options, file, error);
 }
 
 int opener_stat(const char *path, struct stat *status)

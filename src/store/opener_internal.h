@@ -33,9 +33,10 @@ struct opener_question {
 
 /* With the descriptor, where there is one. */
 struct opener_answer {
-    int32_t result;     /* 0, or a negative errno */
-    struct stat status; /* of OPENER_OPEN and OPENER_STAT */
-    struct error error; /* of OPENER_OPEN */
+    int32_t result;       /* 0, or a negative errno */
+    struct stat status;   /* of OPENER_OPEN and OPENER_STAT */
+    struct owners owners; /* of OPENER_OPEN */
+    struct error error;   /* of OPENER_OPEN */
     char text[PATH_MAX];
 };
 

@@ -3,7 +3,6 @@
 
 #include "store/open.h"
 #include "store/opener_internal.h"
-#include "store/rights.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -18,10 +17,10 @@
 #define STANDARD   3    /* descriptors that every process has */
 #define OPENED_MAX 4096 /* files; no chain has as many */
 
-/* A file that was opened: what it names later is opened with the rights of its owner. */
+/* A file that was opened: what it names later is opened with the rights of its owners. */
 struct opened {
     char *path;
-    uid_t owner;
+    struct owners owners;
 };
 
 struct process {
@@ -53,14 +52,14 @@ static const struct opened *find_opened(const struct process *process, const cha
     return NULL;
 }
 
-static bool remember(struct process *process, const char *path, uid_t owner)
+static bool remember(struct process *process, const char *path, const struct owners *owners)
 {
     char *copy = process->count < OPENED_MAX ? strdup(path) : NULL;
 
     if (copy == NULL) {
         return false;
     }
-    process->opened[process->count++] = (struct opened){copy, owner};
+    process->opened[process->count++] = (struct opened){copy, *owners};
     return true;
 }
 
@@ -89,8 +88,8 @@ static bool judge(const struct process *process, const struct opener_question *q
     options->named_by = question->named_by;
     options->beneath = policy->beneath;
     if (!policy->trusts) {
-        options->owner = by->owner;
-        options->as_owner = rights_differ(by->owner);
+        options->led_by = &by->owners;
+        options->as_owners = true;
     }
     return true;
 }
@@ -103,6 +102,7 @@ static int open_file(struct process *process, const struct opener_question *ques
                      struct opener_answer *answer)
 {
     struct store_file_options options;
+    struct host_file file = {0};
     int descriptor;
 
     if (!judge(process, question, &options)) {
@@ -112,9 +112,11 @@ static int open_file(struct process *process, const struct opener_question *ques
                                    question->path, question->what);
         return -1;
     }
-    descriptor = host_file_open_here(question->path, question->what, &options, &answer->status,
-                                     &answer->error);
-    if (descriptor >= 0 && !remember(process, question->path, answer->status.st_uid)) {
+    descriptor =
+        host_file_open_here(question->path, question->what, &options, &file, &answer->error);
+    answer->status = file.status;
+    answer->owners = file.owners;
+    if (descriptor >= 0 && !remember(process, question->path, &file.owners)) {
         close(descriptor);
         descriptor =
             error_set(&answer->error, EMFILE, "%s: too many files were opened", question->path);

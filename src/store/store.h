@@ -13,6 +13,8 @@
 #ifndef STORE_STORE_H
 #define STORE_STORE_H
 
+#include "store/owners.h"
+
 #include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -30,6 +32,7 @@ struct store_info {
     ino_t inode;
     uid_t uid;
     gid_t gid;
+    struct owners owners; /* who must be able to open what it names; of a host file */
     mode_t mode;
     struct timespec atime, mtime, ctime;
     bool changes_atime; /* reading may change the access time: the host allows no other way */

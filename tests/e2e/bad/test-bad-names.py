@@ -216,14 +216,17 @@ def _(directory):
         ctl.ctl("resize", "--trust-names", data, "1M")
 
 
-@whose("each image's names are opened with the rights of that image's owner")
+@whose("what an image names is opened with the rights of all whose images led there")
 def _(_directory):
     with place() as state:
-        second = put(os.path.join(state.secrets, "second.raw"), OTHER, 0o600, SECOND)
+        second = put(os.path.join(state.secrets, "second.raw"), OTHER, 0o604, SECOND)
         middle = given(overlay(os.path.join(state.home, "middle.qcow2"), second), SECOND, 0o644)
         given(overlay(state.image, "middle.qcow2", "qcow2"))
         with mount.mount(state.image, "allow_other", "mode=444", at=state.at) as mounted:
-            check_equal(reads(USER, mounted.disk), OTHER[:13].decode(), "what the second let him see")
+            check_equal(reads(USER, mounted.disk), OTHER[:13].decode(), "what both may see")
+        os.chmod(second, 0o600)
+        bad.refused(state.image, "second.raw", "user nobody", options=("ro", "allow_other"),
+                    at=state.at, named=middle)
         os.chown(middle, USER, USER)
         bad.refused(state.image, "second.raw", "user nobody", options=("ro", "allow_other"),
                     at=state.at, named=middle)
@@ -231,8 +234,42 @@ def _(_directory):
         bad.refused(state.image, "middle.qcow2", "user nobody", options=("ro", "allow_other"),
                     at=state.at)
         given(overlay(middle, state.secret), SECOND, 0o644)
+        given(state.secret)
         bad.refused(state.image, "root.raw", "user 4242", options=("ro", "allow_other"),
                     at=state.at, named=middle)
+
+
+@whose("a file of root's that a user's image makes an image of has no rights of root's", tools.DATA_FILE)
+def _(directory):
+    with place() as state:
+        middle = os.path.join(state.secrets, "guest.raw")  # what a guest wrote to its disk
+        for make in (overlay, on_data):
+            if make is overlay:
+                overlay(middle, state.secret)
+            else:
+                on_data(directory, middle, state.secret)
+            os.chmod(middle, 0o644)
+            given(overlay(state.image, middle, "qcow2"))
+            copy = os.path.join(directory, "copy.raw")
+            bad.refused(state.image, *REFUSED, options=("ro", "allow_other"), at=state.at, named=middle)
+            for command in (["convert", "-O", "raw", state.image, copy], ["map", state.image],
+                            ["info", "--backing-chain", state.image], ["hash", state.image]):
+                ctl.refused(*command, words=REFUSED)
+            check(not os.path.exists(copy), "there is a copy")
+            ctl.ctl("map", middle)  # which root names himself
+            ctl.ctl("map", "--trust-names", state.image)
+
+
+@whose("commit writes no file of root's by way of root's file that a user's image names")
+def _(_directory):
+    with place() as state:
+        middle = overlay(os.path.join(state.secrets, "guest.raw"), state.secret)
+        os.chmod(middle, 0o666)
+        os.chmod(state.secret, 0o644)  # he may read it
+        given(overlay(state.image, middle, "qcow2"))
+        image.io(state.image, "write -q -P 7 0 64k")
+        ctl.refused("commit", "-b", state.secret, state.image, words=["may not write", *REFUSED],
+                    unchanged=[state.secret, state.image])
 
 
 @whose("what the user who mounts names himself is opened with his rights")

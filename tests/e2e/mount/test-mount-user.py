@@ -10,7 +10,7 @@ import contextlib
 import os
 import types
 
-from lib import bad, compare, mount, run, tap, tools
+from lib import bad, compare, ctl, image, mount, run, tap, tools
 from lib.tap import check, check_equal
 
 suite = tap.Suite(needs=[tools.fuse, tools.QEMU, tools.tool("setpriv", "fusermount3")])
@@ -181,6 +181,28 @@ def _(directory):
                     check_equal(file.read(), state.expected, "what root reads")
                 check_equal(as_user("stat", state.file, user="65533", status=None).returncode, 1,
                             "the exit status of another user's stat")
+
+
+@suite.test("an image in a user's mount has that user's rights, whoever owns it there",
+            needs=[tools.root, has_fuse_conf])
+def _(directory):
+    os.chmod(directory, 0o755)
+    secret = os.path.join(directory, "secret.raw")
+    image.sparse_raw(secret, image.MiB)
+    os.chmod(secret, 0o600)
+    before = compare.sha256(secret)
+    with place() as state:
+        inner = image.create(os.path.join(directory, "inner.qcow2"), image.MiB, backing=secret,
+                             backing_format="raw")
+        image.io(inner, "write -q -P 7 0 64k")
+        image.convert(inner, state.image)  # its disk is an image
+        with fuse_conf(directory, "user_allow_other\n"), \
+                mounted(state, state.file, "allow_other,uid=0,gid=0"):
+            check_equal(os.stat(state.file).st_uid, 0, "its owner, by the user's word")
+            for command in (["map"], ["hash"], ["commit", "-d"], ["info", "--backing-chain"]):
+                ctl.refused(*command, state.file, words=["user nobody", "trust-names"])
+            ctl.ctl("map", "--trust-names", state.file)
+    check_equal(compare.sha256(secret), before, "root's file")
 
 
 @suite.test("a mount point that is not the user's is refused with one sentence",

@@ -134,6 +134,30 @@ START_TEST(with_the_rights_of_the_owner_of_the_image)
 }
 END_TEST
 
+START_TEST(with_the_rights_of_all_whose_images_led_there)
+{
+    const uid_t nobody = 65534;
+
+    if (geteuid() != 0) {
+        return;
+    }
+    ck_assert_int_eq(chown("here/image", nobody, nobody), 0);
+    ck_assert_int_eq(chmod("here/base", 0644), 0);
+    ck_assert_int_eq(chmod("outside", 0600), 0);
+    start(true, false);
+    ck_assert_int_eq(open_as("here/image", NULL, STORE_READ), 0);
+    ck_assert_int_eq(open_as("here/base", "here/image", STORE_READ), 0);
+    ck_assert_int_eq(open_as("outside", "here/base", STORE_READ), -EACCES);
+    opener_stop();
+    ck_assert_int_eq(chown("here/image", 0, 0), 0);
+    start(true, false);
+    ck_assert_int_eq(open_as("here/image", NULL, STORE_READ), 0);
+    ck_assert_int_eq(open_as("here/base", "here/image", STORE_READ), 0);
+    ck_assert_int_eq(open_as("outside", "here/base", STORE_READ), 0);
+    opener_stop();
+}
+END_TEST
+
 static bool is_there(const char *path)
 {
     struct stat status;
@@ -230,6 +254,7 @@ int main(void)
     tcase_add_test(tcase, what_an_image_names_is_opened_only_where_that_image_is_open);
     tcase_add_test(tcase, the_policy_holds_whatever_is_asked);
     tcase_add_test(tcase, with_the_rights_of_the_owner_of_the_image);
+    tcase_add_test(tcase, with_the_rights_of_all_whose_images_led_there);
     tcase_add_test(tcase, what_the_user_named_is_made_and_nothing_else);
     tcase_add_test(tcase, names_are_looked_at_as_without_it);
     tcase_add_test(tcase, a_name_of_any_length_is_refused_or_opened);

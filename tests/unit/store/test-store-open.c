@@ -364,20 +364,25 @@ END_TEST
 
 /* --- with the rights of another ------------------------------------------------------------- */
 
-/* 0, or what opening "d/a" as the owner `uid` of an image gives. */
-static int open_for(uid_t uid, enum store_access access, struct error *error)
+/* 0, or what opening "d/a" gives, to which images of these users led. */
+static int open_for_all(const struct owners *owners, enum store_access access, struct error *error)
 {
     const struct store_file_options options = {
         .access = access,
         .named_by = "top.qcow2",
-        .as_owner = true,
-        .owner = uid,
+        .led_by = owners,
+        .as_owners = true,
     };
     struct store *store = NULL;
     int rc = store_file_open("d/a", "backing file", &options, &store, error);
 
     store_close(store);
     return rc;
+}
+
+static int open_for(uid_t uid, enum store_access access, struct error *error)
+{
+    return open_for_all(&(struct owners){.count = 1, .users = {uid}}, access, error);
 }
 
 /* What the modes of directory and file, both root's, allow nobody. */
@@ -402,10 +407,11 @@ START_TEST(a_file_is_opened_with_the_rights_of_the_owner_and_no_others)
     ck_assert_int_eq(open_for(NOBODY, STORE_WRITE, &error), -EACCES);
     make_file(0755, 0600);
     ck_assert_int_eq(open_for(NOBODY, STORE_READ, &error), -EACCES);
-    ck_assert_str_eq(error.text,
-                     "d/a: this backing file is named by an image of user nobody, who may not read "
-                     "it; change its permissions or the image's owner, or allow it with -o "
-                     "trust-names (qcow2ctl: --trust-names)");
+    ck_assert_str_eq(
+        error.text,
+        "d/a: this backing file is named by an image of user nobody, or behind one, "
+        "who may not read it; change its permissions or the image's owner, or allow it with -o "
+        "trust-names (qcow2ctl: --trust-names)");
     make_file(0700, 0644);
     ck_assert_int_eq(open_for(NOBODY, STORE_READ, &error), -EACCES);
     make_file(0711, 0606);
@@ -414,12 +420,13 @@ START_TEST(a_file_is_opened_with_the_rights_of_the_owner_and_no_others)
     ck_assert_int_eq(open_for(NOBODY, STORE_READ, &error), -EACCES);
     /* Where this process works does not matter. */
     make_file(0700, 0644);
+    const struct owners nobody = {.count = 1, .users = {NOBODY}};
     ck_assert_int_eq(chdir("d"), 0);
     ck_assert_int_eq(store_file_open("a", "data file",
                                      &(struct store_file_options){.access = STORE_READ,
                                                                   .named_by = "top.qcow2",
-                                                                  .as_owner = true,
-                                                                  .owner = NOBODY},
+                                                                  .led_by = &nobody,
+                                                                  .as_owners = true},
                                      &store, NULL),
                      -EACCES);
     ck_assert_int_eq(chdir(".."), 0);
@@ -432,6 +439,31 @@ START_TEST(a_file_is_opened_with_the_rights_of_the_owner_and_no_others)
     make_file(0700, 0600);
     ck_assert_int_eq(geteuid(), 0);
     ck_assert_int_eq(open("d/a", O_RDWR | O_CLOEXEC) < 0, 0);
+}
+END_TEST
+
+START_TEST(all_whose_images_led_there_must_be_able_to_open_it)
+{
+    const struct owners two = {.count = 2, .users = {4242, NOBODY}};
+    struct error error = {0};
+
+    if (geteuid() != 0) {
+        return;
+    }
+    make_file(0755, 0604);
+    ck_assert_msg(open_for_all(&two, STORE_READ, &error) == 0, "%s", error.text);
+    make_file(0755, 0600);
+    ck_assert_int_eq(chown("d/a", 4242, 0), 0);
+    ck_assert_int_eq(open_for(4242, STORE_WRITE, &error), 0);
+    ck_assert_int_eq(open_for_all(&two, STORE_READ, &error), -EACCES);
+    ck_assert_ptr_nonnull(strstr(error.text, "of user nobody"));
+    ck_assert_int_eq(chown("d/a", NOBODY, 0), 0);
+    ck_assert_int_eq(open_for_all(&two, STORE_READ, &error), -EACCES);
+    ck_assert_ptr_nonnull(strstr(error.text, "of user 4242"));
+    ck_assert_int_eq(chmod("d/a", 0602), 0);
+    ck_assert_int_eq(open_for_all(&two, STORE_WRITE, &error), -EACCES);
+    ck_assert_int_eq(chmod("d/a", 0606), 0);
+    ck_assert_int_eq(open_for_all(&two, STORE_WRITE, &error), 0);
 }
 END_TEST
 
@@ -517,6 +549,7 @@ int main(void)
     tcase_add_test(tcase, a_directory_that_may_not_be_entered_is_told);
     tcase_add_test(tcase, who_does_not_own_the_file_can_read_it_all_the_same);
     tcase_add_test(tcase, a_file_is_opened_with_the_rights_of_the_owner_and_no_others);
+    tcase_add_test(tcase, all_whose_images_led_there_must_be_able_to_open_it);
     tcase_add_test(tcase, an_access_control_list_counts);
     tcase_add_test(tcase, without_roots_rights_the_modes_decide);
     suite_add_tcase(suite, tcase);
