@@ -26,12 +26,8 @@ static int switch_l1(struct writer *writer, uint64_t size, uint64_t entries, uin
 {
     struct header *header = writer->image->header;
     uint8_t fields[L1_FIELDS], before[L1_FIELDS];
-    int result = size == header->virtual_size ? 0 : tracking_prepare_resize(writer);
+    int result;
 
-    *begun = false;
-    if (result < 0) {
-        return result;
-    }
     encode_l1(header, fields, size, entries, host_offset);
     encode_l1(header, before, header->virtual_size, header->l1_entries, header->l1_offset);
     result = writer_switch_fields(writer, HEADER_SIZE, fields, before, sizeof(fields), begun);
@@ -110,6 +106,9 @@ int snapshots_go_back(struct writer *writer, size_t index, struct error *error)
     if (result == 0) {
         old = mapping_copy_l1(writer->image->active, &old_entries);
         result = old == NULL ? -ENOMEM : writer_mark_dirty(writer);
+    }
+    if (result == 0 && snapshot->disk_size != writer->header->virtual_size) {
+        result = tracking_prepare_resize(writer); /* what the disk gains is set in all of them */
     }
     if (result == 0) {
         tracking_grow(writer, 0, snapshot->disk_size); /* whatever it shows may be another thing */

@@ -32,10 +32,16 @@ void snapshots_know(struct writer *writer, uint64_t offset, uint64_t length, boo
 int snapshots_place(struct writer *writer, const void *bytes, uint64_t length,
                     struct allocation *place)
 {
-    uint64_t clusters = max_u64(1, div_round_up(length, writer_cluster_size(writer)));
-    uint8_t *raw = calloc(in_memory(clusters), in_memory(writer_cluster_size(writer)));
-    int result = raw == NULL ? -ENOMEM : writer_prepare_allocation(writer);
+    uint64_t clusters = div_round_up(length, writer_cluster_size(writer));
+    uint8_t *raw;
+    int result;
 
+    *place = (struct allocation){0};
+    if (clusters == 0) {
+        return 0; /* an L1 table without entries is nowhere: who gives it up counts so, too */
+    }
+    raw = calloc(in_memory(clusters), in_memory(writer_cluster_size(writer)));
+    result = raw == NULL ? -ENOMEM : writer_prepare_allocation(writer);
     if (result == 0) {
         result = allocator_take_exactly(writer->allocator, clusters, place);
     }

@@ -29,7 +29,8 @@ int snapshots_sync(struct writer *writer);
 /* The gate holds the clusters of [offset, offset + length) for tables of snapshots, or not (R8). */
 void snapshots_know(struct writer *writer, uint64_t offset, uint64_t length, bool know);
 
-/* Writes so many bytes to clusters of their own, filled up with zeros; *place of them. */
+/* Writes so many bytes to clusters of their own, filled up with zeros; *place of them: none of no
+ * bytes. */
 int snapshots_place(struct writer *writer, const void *bytes, uint64_t length,
                     struct allocation *place);
 

@@ -220,6 +220,35 @@ START_TEST(where_a_disk_has_nothing_its_snapshot_waits_for_no_sync)
 }
 END_TEST
 
+/* Its L1 table has no entries, and no place. `_i`: it had 1 MiB once, and goes back to nothing. */
+START_TEST(a_disk_of_no_bytes_leaves_no_cluster_when_its_snapshots_come_and_go)
+{
+    struct builder_options made = builder_defaults();
+    struct error error = {0};
+    struct writer_case subject;
+    struct store *file;
+
+    made.virtual_size = 0;
+    writer_case_build(&subject, builder_create(&made), &options);
+    ck_assert_int_eq(writer_snapshot_make(subject.writer, "first", &error), 0);
+    if (_i > 0) {
+        ck_assert_int_eq(writer_resize(subject.writer, UINT64_C(1) << 20, NULL), 0);
+        expect_write(&subject, 0, CLUSTER, 1);
+    }
+    ck_assert_int_eq(writer_snapshot_apply(subject.writer, 0, &error), 0);
+    ck_assert_uint_eq(view_size(subject.view), 0);
+    file = writer_case_end(&subject, NULL);
+    expect_sound(file, false);
+    writer_case_open(&subject, file, &options);
+    ck_assert_int_eq(remove_first(&subject), 0);
+    ck_assert_int_eq(writer_resize(subject.writer, UINT64_C(1) << 20, NULL), 0);
+    expect_write(&subject, 0, CLUSTER, 2);
+    file = writer_case_end(&subject, NULL);
+    expect_sound(file, false);
+    store_close(file);
+}
+END_TEST
+
 START_TEST(references_that_were_not_added_are_not_taken_away_by_who_takes_back_the_others)
 {
     unsigned n = 1;
@@ -560,6 +589,8 @@ int main(void)
     tcase_add_test(faults,
                    references_that_were_not_added_are_not_taken_away_by_who_takes_back_the_others);
     tcase_add_test(faults, where_a_disk_has_nothing_its_snapshot_waits_for_no_sync);
+    tcase_add_loop_test(faults, a_disk_of_no_bytes_leaves_no_cluster_when_its_snapshots_come_and_go,
+                        0, 2);
     tcase_set_timeout(faults, 120);
     suite_add_tcase(suite, faults);
     tcase_add_test(meanwhile, writes_go_on_while_a_snapshot_is_made_and_it_is_what_the_disk_was);

@@ -8,6 +8,7 @@
 
 #include "disk/bitmaps.h"
 #include "disk/changed.h"
+#include "disk/snapshots.h"
 #include "meta/bitmap.h"
 #include "meta/format.h"
 
@@ -311,6 +312,39 @@ START_TEST(what_a_smaller_disk_has_forgotten_is_set_when_it_is_larger_again)
 }
 END_TEST
 
+/* `_i`: whether the disabled bitmap is that of a disk that nobody had written since it was opened.
+ */
+START_TEST(what_a_disk_gains_that_goes_back_to_a_larger_snapshot_is_set)
+{
+    const struct builder_bitmap disabled = {.name = "disabled", .granularity_bits = 16};
+    struct builder_options image = writer_case_large_disk();
+    struct builder *builder = builder_create(&image);
+    struct error error = {0};
+    struct writer_case subject;
+    uint8_t bits[BITS / 8];
+    struct store *file;
+
+    builder_bitmap(builder, &disabled);
+    writer_case_build(&subject, builder, NULL);
+    ck_assert_int_eq(writer_snapshot_make(subject.writer, "large", &error), 0);
+    ck_assert_int_eq(writer_resize(subject.writer, 100 * M, NULL), 0);
+    file = writer_case_end(&subject, NULL);
+    writer_case_open(&subject, file, NULL);
+    if (_i == 0) {
+        expect_write(&subject, 0, CLUSTER, 1);
+    }
+    ck_assert_int_eq(writer_snapshot_apply(subject.writer, 0, &error), 0);
+    file = writer_case_end(&subject, NULL);
+    bits_of(file, 0, bits);
+    for (uint64_t i = 0; i < BITS; i++) {
+        ck_assert_int_eq(is_set(bits, i), i >= 1600);
+    }
+    ck_assert_uint_eq(flags_of(file, 0), 0);
+    expect_sound(file, false);
+    store_close(file);
+}
+END_TEST
+
 START_TEST(what_a_smaller_disk_loses_of_its_last_sector_is_set)
 {
     const struct builder_bitmap fine = {
@@ -478,6 +512,7 @@ int main(void)
     tcase_add_test(kept, one_that_changes_more_than_there_is_memory_for_is_inconsistent);
     tcase_add_test(kept, one_that_cannot_grow_with_its_disk_is_inconsistent);
     tcase_add_test(kept, what_a_smaller_disk_has_forgotten_is_set_when_it_is_larger_again);
+    tcase_add_loop_test(kept, what_a_disk_gains_that_goes_back_to_a_larger_snapshot_is_set, 0, 2);
     tcase_add_test(kept, what_a_smaller_disk_loses_of_its_last_sector_is_set);
     tcase_add_test(kept, bits_are_stored_after_the_thread_that_fills_ahead_has_ended);
     tcase_add_test(kept, extra_data_is_left_alone_and_allows_a_bitmap_to_be_used_where_it_says_so);

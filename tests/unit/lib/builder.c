@@ -153,7 +153,7 @@ unsigned builder_add_l1(struct builder *builder, uint32_t entries)
     EXPECT(builder->l1_count < L1_TABLES_MAX);
     builder->selected = builder->l1_count++;
     builder->l1[builder->selected] = (struct l1_table){
-        .host_offset = builder_allocate(builder, max_u64(clusters, 1)),
+        .host_offset = clusters > 0 ? builder_allocate(builder, clusters) : 0,
         .entries = entries,
     };
     return builder->selected;
