@@ -57,7 +57,7 @@ src_libqcow2_a_SOURCES = \
 	src/store/nbdkit.c src/store/nbdkit.h \
 	src/store/nbdkit_keeper.c src/store/nbdkit_internal.h \
 	src/store/new_file.c src/store/new_file.h \
-	src/store/open.c src/store/open.h \
+	src/store/open.c src/store/open.h src/store/open_failed.c src/store/open_internal.h \
 	src/store/opener.c src/store/opener.h src/store/opener_internal.h src/store/opener_run.c \
 	src/store/patched.c src/store/patched.h \
 	src/store/place.c src/store/place.h \

@@ -92,7 +92,8 @@ START_TEST(a_qemu_writer_keeps_us_out)
              open_for_writing, (int)qemu);
     lock_expect_busy(STORE_READ, sentence);
     snprintf(sentence, sizeof(sentence),
-             "%s (qemu-nbd (pid %d)); close it first, or mount it as it is with -o force-share",
+             "%s (qemu-nbd (pid %d)); close it first (qcow2fs -o force-share only "
+             "looks at it as it is)",
              open_for_writing, (int)qemu);
     lock_expect_busy(STORE_WRITE, sentence);
     store_close(lock_open(STORE_READ_SHARED));

@@ -149,8 +149,8 @@ START_TEST(a_writer_excludes_readers_and_writers)
                      "a: another program has this image open for writing; close it first, "
                      "or read it as it is with -o force-share (qcow2ctl: -U)");
     lock_expect_busy(STORE_WRITE,
-                     "a: another program has this image open for writing; close it first, "
-                     "or mount it as it is with -o force-share");
+                     "a: another program has this image open for writing; close it first "
+                     "(qcow2fs -o force-share only looks at it as it is)");
     ck_assert_str_eq(locked_bytes(text), "100 101 103 201 203 ");
     store_close(writer);
     store_close(lock_open(STORE_READ));
