@@ -199,6 +199,7 @@ E2E_TESTS = \
 	tests/e2e/mount/test-mount-user.py \
 	tests/e2e/mount/test-sandbox.py \
 	tests/e2e/mount/test-service.py \
+	tests/e2e/mount/test-mount-moved.py \
 	tests/e2e/mount/test-unmount.py \
 	tests/e2e/mount/test-partitions.py \
 	tests/e2e/mount/test-partitions-written.py \

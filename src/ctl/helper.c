@@ -7,6 +7,7 @@
 #include "ctl/mount_image.h"
 #include "ctl/teardown.h"
 #include "util/dead_mount.h"
+#include "util/mounts.h"
 #include "util/printable.h"
 
 #include <errno.h>
@@ -14,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/sysmacros.h>
 
 enum helper_status {
     HELPER_OK = 0,
@@ -225,6 +227,19 @@ static int run_mount(int count, char **arguments, struct log *log, struct error 
 
 /* --- umount.fuse.qcow2fs ------------------------------------------------------------------- */
 
+/* A bind mount of the disk, say: nothing but that goes, and the daemon goes on. */
+static bool is_another_place(const struct stack *stack, const char *path)
+{
+    char *absolute = realpath(path, NULL);
+    dev_t device = absolute != NULL ? mounts_device_at(absolute) : 0;
+    bool is_another = device != 0 && major(device) == stack->daemon.major &&
+                      minor(device) == stack->daemon.minor &&
+                      strcmp(absolute, stack->daemon.mount_point) != 0;
+
+    free(absolute);
+    return is_another;
+}
+
 static int unmount(const char *path, const struct teardown *how, struct log *log,
                    struct error *error)
 {
@@ -238,7 +253,7 @@ static int unmount(const char *path, const struct teardown *how, struct log *log
     }
     /* One that is not listed, of a killed daemon say, is merely unmounted. */
     stack = stacks_choose(&stacks, path, &ignored);
-    result = stack != NULL && stack->daemon.mount_point[0] != '\0'
+    result = stack != NULL && stack->mount_id != 0 && !is_another_place(stack, path)
                  ? teardown_stack(stack, how, log, error)
                  : teardown_unmount(path, 0, how->lazy, log, error);
     stacks_release(&stacks);

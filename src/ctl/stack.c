@@ -181,6 +181,37 @@ int stack_add_mount(struct stack *stack, enum stack_kind kind, const char *path,
     return mount->path == NULL ? -ENOMEM : 0;
 }
 
+/*
+ * Where a raw disk is. The daemon says where that was: a directory above may have another name by
+ * now, and what is found at the old one may be anything.
+ */
+static int note_place(struct stack *raw, const struct mount_entry *entry)
+{
+    if (strcmp(entry->path, raw->daemon.mount_point) == 0) {
+        raw->mount_id = entry->id;
+    } else if (raw->other_place == NULL) {
+        raw->other_id = entry->id;
+        raw->other_place = strdup(entry->path);
+        return raw->other_place != NULL ? 0 : -ENOMEM;
+    }
+    return 0;
+}
+
+/* All mounts were seen: what is not where it was is where its device is first. */
+static void follow_moved(struct stacks *stacks)
+{
+    for (size_t i = 0; i < stacks->count; i++) {
+        struct stack *stack = &stacks->list[i];
+
+        if (stack->mount_id == 0 && stack->other_place != NULL) {
+            free(stack->daemon.mount_point);
+            stack->daemon.mount_point = stack->other_place;
+            stack->mount_id = stack->other_id;
+            stack->other_place = NULL;
+        }
+    }
+}
+
 static int match_mount(void *context, const struct mount_entry *entry)
 {
     struct stacks *stacks = context;
@@ -193,8 +224,8 @@ static int match_mount(void *context, const struct mount_entry *entry)
             return -ENOMEM;
         }
     }
-    if (raw != NULL && strcmp(entry->path, raw->daemon.mount_point) == 0) {
-        raw->mount_id = entry->id;
+    if (raw != NULL && note_place(raw, entry) != 0) {
+        return -ENOMEM;
     }
     /* It may be both: of an image that lies on another one's disk. */
     for (size_t i = 0; i < stacks->count && major(device) != 0; i++) {
@@ -225,6 +256,7 @@ int stacks_find(struct stacks *stacks)
     }
     if (result == 0 && stacks->count > 0) {
         result = mounts_visit(match_mount, stacks);
+        follow_moved(stacks);
     }
     if (result == 0 && stacks->count > 0) {
         result = stacks_add_programs(stacks);
@@ -246,6 +278,7 @@ void stacks_release(struct stacks *stacks)
         free(stack->mounts);
         free(stack->loops);
         free(stack->source);
+        free(stack->other_place);
         if (stack->descriptor >= 0) {
             close(stack->descriptor);
         }

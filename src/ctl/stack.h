@@ -29,7 +29,9 @@ struct stack {
     struct registry_record daemon;
     int descriptor;    /* its file, for registry_wait() */
     int process;       /* for signals (pidfd), or -1 */
-    unsigned mount_id; /* of what is at its mount point; 0: it is not seen there */
+    unsigned mount_id; /* of what is at its mount point, as that is called now; 0: not seen */
+    char *other_place; /* where its disk is mounted as well, or NULL: the first of these; */
+    unsigned other_id; /* that mount */
     char *source;      /* what the mount table calls its disk, or NULL: it is not in there */
     struct loop_status *loops;
     size_t loop_count;

@@ -19,7 +19,8 @@ int stack_add_mount(struct stack *stack, enum stack_kind kind, const char *path,
 
 /*
  * What a process that has a disk open has mounted, as its arguments say. Whose arguments name no
- * such mount is not looked at further: its open files are many more. 0 or a negative errno.
+ * such mount is looked at further, as its open files are many more, only where nobody's name one of
+ * the mounts. 0 or a negative errno.
  */
 int stacks_add_programs(struct stacks *stacks);
 

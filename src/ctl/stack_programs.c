@@ -21,7 +21,9 @@ struct fuse_mount {
     char *path;
     size_t number; /* in the order of mounting */
     unsigned id;
-    int64_t user; /* who made it */
+    dev_t device;
+    int64_t user;  /* who made it */
+    bool is_named; /* by the arguments of a process */
 };
 
 /* Mounts of the kind FUSE that are not our own; sorted by their paths, when all are there. */
@@ -44,6 +46,7 @@ static int collect_fuse_mount(void *context, const struct mount_entry *entry)
     }
     mount->number = mounts->count;
     mount->id = entry->id;
+    mount->device = entry->device;
     mount->user = entry->user;
     mount->path = strdup(entry->path);
     return mount->path != NULL ? 0 : -ENOMEM;
@@ -90,10 +93,10 @@ static void release_fuse_mounts(struct fuse_mounts *mounts)
 }
 
 /* The last of the mounts that an argument of the process names; NULL: none does. */
-static const struct fuse_mount *mount_of_process(const struct fuse_mounts *mounts, pid_t pid)
+static struct fuse_mount *mount_of_process(const struct fuse_mounts *mounts, pid_t pid)
 {
     char path[48], arguments[16384];
-    const struct fuse_mount *last = NULL;
+    struct fuse_mount *last = NULL;
     ssize_t length;
     int file;
 
@@ -110,7 +113,7 @@ static const struct fuse_mount *mount_of_process(const struct fuse_mounts *mount
     arguments[length] = '\0';
     for (char *at = arguments; at < arguments + length; at += strlen(at) + 1) {
         const struct fuse_mount wanted = {.path = at};
-        const struct fuse_mount *found =
+        struct fuse_mount *found =
             bsearch(&wanted, mounts->list, mounts->count, sizeof(wanted), compare_paths);
 
         if (found != NULL && (last == NULL || found->number > last->number)) {
@@ -154,29 +157,118 @@ static bool may_be_of(const struct fuse_mount *mount, pid_t pid)
     return process_real_user(pid, &user) && (user == geteuid() || mount->user == (int64_t)user);
 }
 
-int stacks_add_programs(struct stacks *stacks)
+/* Whose arguments name what they have mounted. */
+static int add_named(struct stacks *stacks, struct fuse_mounts *mounts, pid_t pid)
 {
-    struct fuse_mounts mounts = {0};
-    int result = mounts_visit(collect_fuse_mount, &mounts);
-    struct dirent *item;
-    DIR *stream = NULL;
+    struct fuse_mount *mount = mount_of_process(mounts, pid);
+    struct stack *stack;
 
-    if (result == 0 && mounts.count > 0) {
-        sort_fuse_mounts(&mounts);
-        stream = opendir("/proc");
+    if (mount == NULL) {
+        return 0;
     }
-    while (stream != NULL && result == 0 && (item = readdir(stream)) != NULL) {
-        pid_t pid = (pid_t)strtol(item->d_name, NULL, 10);
-        const struct fuse_mount *mount =
-            pid > 0 && pid != getpid() ? mount_of_process(&mounts, pid) : NULL;
-        struct stack *stack = mount != NULL ? stack_of_process(stacks, pid) : NULL;
+    mount->is_named = true;
+    stack = stack_of_process(stacks, pid);
+    return stack != NULL && may_be_of(mount, pid)
+               ? stack_add_mount(stack, STACK_FUSE, mount->path, mount->id, pid)
+               : 0;
+}
 
-        if (stack != NULL && may_be_of(mount, pid)) {
-            result = stack_add_mount(stack, STACK_FUSE, mount->path, mount->id, pid);
+/* The number of the connection that such a descriptor is one of; 0: it is none, or is not said. */
+static unsigned connection_of(int descriptors, const char *number)
+{
+    int file = openat(descriptors, number, O_RDONLY | O_CLOEXEC);
+    char text[1024];
+    const char *found;
+    ssize_t length;
+
+    if (file < 0) {
+        return 0;
+    }
+    length = read(file, text, sizeof(text) - 1);
+    close(file);
+    text[length > 0 ? length : 0] = '\0';
+    found = strstr(text, "fuse_connection:");
+    return found != NULL ? (unsigned)strtoul(strchr(found, ':') + 1, NULL, 10) : 0;
+}
+
+/* What the process serves, of that which nobody's arguments name; or NULL. */
+static struct fuse_mount *mount_of_connection(struct fuse_mounts *mounts, pid_t pid)
+{
+    char path[48];
+    struct fuse_mount *found = NULL;
+    struct dirent *item;
+    DIR *stream;
+
+    snprintf(path, sizeof(path), "/proc/%ld/fdinfo", (long)pid);
+    stream = opendir(path);
+    while (stream != NULL && found == NULL && (item = readdir(stream)) != NULL) {
+        unsigned number = item->d_name[0] != '.' ? connection_of(dirfd(stream), item->d_name) : 0;
+
+        for (size_t i = 0; number != 0 && i < mounts->count && found == NULL; i++) {
+            struct fuse_mount *mount = &mounts->list[i];
+
+            found = !mount->is_named && mount->device == makedev(0, number) ? mount : NULL;
         }
     }
     if (stream != NULL) {
         closedir(stream);
+    }
+    return found;
+}
+
+/* A directory above may have another name by now: the kernel says which connection is whose. */
+static int add_unnamed(struct stacks *stacks, struct fuse_mounts *mounts, pid_t pid)
+{
+    struct stack *stack = stack_of_process(stacks, pid);
+    struct fuse_mount *mount = stack != NULL ? mount_of_connection(mounts, pid) : NULL;
+
+    return mount != NULL && may_be_of(mount, pid)
+               ? stack_add_mount(stack, STACK_FUSE, mount->path, mount->id, pid)
+               : 0;
+}
+
+static int visit_processes(struct stacks *stacks, struct fuse_mounts *mounts,
+                           int (*each)(struct stacks *stacks, struct fuse_mounts *mounts,
+                                       pid_t pid))
+{
+    DIR *stream = opendir("/proc");
+    struct dirent *item;
+    int result = 0;
+
+    while (stream != NULL && result == 0 && (item = readdir(stream)) != NULL) {
+        pid_t pid = (pid_t)strtol(item->d_name, NULL, 10);
+
+        if (pid > 0 && pid != getpid()) {
+            result = each(stacks, mounts, pid);
+        }
+    }
+    if (stream != NULL) {
+        closedir(stream);
+    }
+    return result;
+}
+
+static bool is_any_unnamed(const struct fuse_mounts *mounts)
+{
+    for (size_t i = 0; i < mounts->count; i++) {
+        if (!mounts->list[i].is_named) {
+            return true;
+        }
+    }
+    return false;
+}
+
+int stacks_add_programs(struct stacks *stacks)
+{
+    struct fuse_mounts mounts = {0};
+    int result = mounts_visit(collect_fuse_mount, &mounts);
+
+    if (result == 0 && mounts.count > 0) {
+        sort_fuse_mounts(&mounts);
+        result = visit_processes(stacks, &mounts, add_named);
+    }
+    if (result == 0 && is_any_unnamed(&mounts)) {
+        result = visit_processes(stacks, &mounts, add_unnamed);
     }
     release_fuse_mounts(&mounts);
     return result;

@@ -7,14 +7,12 @@
 #include "util/mounts.h"
 
 #include <errno.h>
-#include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/pidfd.h>
-#include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -35,60 +33,12 @@ static int refuse_busy(const char *path, struct error *error)
                      path);
 }
 
-/* Whether what `name` is in the directory belongs to that mount. The server is not asked. */
-static bool is_of_mount(int directory, const char *name, unsigned id)
-{
-    struct statx status;
-
-    return statx(directory, name, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC, 0,
-                 &status) == 0 &&
-           ((status.stx_mask & STATX_MNT_ID) == 0 || status.stx_mnt_id == id);
-}
-
-/*
- * As umount2(2), of that mount alone. Whose a directory above is may put a link in its place since
- * the path was looked at, which would lead to anything: so the last one is held, and what is in it
- * is looked at again. The rest of it, a name in a directory that is held, nobody moves who may not
- * unmount it. 0 or a negative errno; -ESTALE: it is another one by now.
- */
-static int unmount_exactly(const char *path, unsigned id, int flags)
-{
-    const char *slash = strrchr(path, '/');
-    char *place = NULL, *above = NULL;
-    int directory = -1, result = -ENOMEM;
-
-    if (id == 0 || slash == NULL || slash[1] == '\0') {
-        return umount2(path, flags) == 0 ? 0 : -errno;
-    }
-    above = strndup(path, (size_t)(slash - path) + 1);
-    if (above != NULL) {
-        directory = open(above, O_PATH | O_DIRECTORY | O_CLOEXEC);
-        result = directory < 0 ? -errno : 0;
-    }
-    if (result == 0 && asprintf(&place, "/proc/self/fd/%d%s", directory, slash) < 0) {
-        place = NULL;
-        result = -ENOMEM;
-    }
-    if (result == 0 && !is_of_mount(directory, slash + 1, id)) {
-        result = -ESTALE;
-    }
-    if (result == 0 && umount2(place, flags) != 0) {
-        result = -errno;
-    }
-    if (directory >= 0) {
-        close(directory);
-    }
-    free(place);
-    free(above);
-    return result;
-}
-
 int teardown_unmount(const char *path, unsigned id, bool lazy, struct log *log, struct error *error)
 {
     const char *const argv[] = {"fusermount3", "-u", lazy ? "-z" : "--", path, NULL};
     int code;
 
-    code = -unmount_exactly(path, id, UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0));
+    code = -mounts_unmount_exactly(path, id, UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0));
     if (code == 0) {
         return 0;
     }
@@ -146,24 +96,42 @@ static int detach_loops(const struct stack *stack, struct error *error)
     return 0;
 }
 
+struct still {
+    const struct stack *stack;
+    char *path; /* of the first that is found, where it is wanted */
+    size_t size;
+};
+
 static int is_of_stack(void *context, const struct mount_entry *entry)
 {
-    const struct stack *stack = context;
+    const struct still *still = context;
+    const struct stack *stack = still->stack;
 
-    return major(entry->device) == stack->daemon.major &&
-           minor(entry->device) == stack->daemon.minor && strcmp(entry->source, stack->source) == 0;
+    if (major(entry->device) != stack->daemon.major ||
+        minor(entry->device) != stack->daemon.minor || strcmp(entry->source, stack->source) != 0) {
+        return 0;
+    }
+    if (still->path != NULL) {
+        snprintf(still->path, still->size, "%s", entry->path);
+    }
+    return 1;
 }
 
 /*
  * Whether the disk is still mounted somewhere, as by a bind mount. The number of its device alone
  * does not tell: the next mount of whatever has it as soon as this one is gone.
  */
-static bool is_still_mounted(const struct stack *stack)
+static bool is_still_mounted_at(const struct stack *stack, char *path, size_t size)
 {
     bool is_known = stack->source != NULL && stack->daemon.minor != 0;
-    struct stack searched = *stack;
+    struct still still = {.stack = stack, .path = path, .size = size};
 
-    return is_known && mounts_visit(is_of_stack, &searched) == 1;
+    return is_known && mounts_visit(is_of_stack, &still) == 1;
+}
+
+static bool is_still_mounted(const struct stack *stack)
+{
+    return is_still_mounted_at(stack, NULL, 0);
 }
 
 static int report_end(const struct stack *stack, const struct registry_record *end,
@@ -266,6 +234,7 @@ static int unmount_point(const struct stack *stack, const struct teardown *how, 
 int teardown_stack(const struct stack *stack, const struct teardown *how, struct log *log,
                    struct error *error)
 {
+    char path[PATH_MAX];
     int result;
 
     if (how->only_mount_point) {
@@ -282,10 +251,9 @@ int teardown_stack(const struct stack *stack, const struct teardown *how, struct
     if (result != 0 || how->lazy) {
         return result;
     }
-    if (is_still_mounted(stack)) {
-        return error_set(error, EBUSY,
-                         "%s: is still mounted elsewhere (a bind mount); unmount that, too",
-                         stack->daemon.image);
+    if (is_still_mounted_at(stack, path, sizeof(path))) {
+        return error_set(error, EBUSY, "%s: is still mounted at %s; unmount that, too (umount %s)",
+                         stack->daemon.image, path, path);
     }
     return wait_for_end(stack, how, log, error);
 }

@@ -12,6 +12,7 @@
 #include <linux/fs.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -202,6 +203,7 @@ static int sync_device(const char *name, unsigned depth)
 
 struct search {
     const struct own_disk *disk;
+    char *moved; /* where that is by now, if not at its path; or NULL */
     unsigned silent;
     int failure;
 };
@@ -218,6 +220,12 @@ static int sync_if_on_disk(void *context, const struct loop_status *loop)
     return 0;
 }
 
+static bool is_its_name(const struct search *search, const char *name)
+{
+    return strcmp(name, search->disk->path) == 0 ||
+           (search->moved != NULL && strcmp(name, search->moved) == 0);
+}
+
 /* What an ordinary user may not ask for its file has, if it had one when it was attached, a name.
  */
 static void sync_those_of_name(struct search *search)
@@ -230,7 +238,7 @@ static void sync_those_of_name(struct search *search)
 
         if (strncmp(item->d_name, "loop", 4) == 0 &&
             read_attribute(item->d_name, "loop/backing_file", text, sizeof(text)) &&
-            strcmp(text, search->disk->path) == 0) {
+            is_its_name(search, text)) {
             keep_first(&search->failure, sync_device(item->d_name, 0));
         }
     }
@@ -251,7 +259,9 @@ int above_disk_sync(const struct own_disk *disk)
         (void)loop_visit(sync_if_on_disk, &search);
     }
     if (geteuid() != 0) {
+        search.moved = own_disk_moved_path(disk);
         sync_those_of_name(&search);
+        free(search.moved);
     }
     return search.failure;
 }

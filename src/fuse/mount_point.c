@@ -110,22 +110,34 @@ static bool has_connections(void)
     return statfs(CONNECTIONS, &status) == 0 && status.f_type == CONNECTIONS_MAGIC;
 }
 
-bool mount_point_was_aborted(const char *absolute, dev_t device)
+static bool is_still_there(const struct mount_known *mount)
+{
+    char *path;
+    unsigned id;
+
+    if (mounts_find(mount, &path, &id) != 0) {
+        return false;
+    }
+    free(path);
+    return true;
+}
+
+bool mount_point_was_aborted(const struct mount_known *mount)
 {
     char path[64];
     bool listed;
 
-    if (device == 0) {
+    if (mount->device == 0) {
         return false;
     }
     if (!has_connections()) {
-        return mounts_device_at(absolute) == device;
+        return is_still_there(mount);
     }
     /* An unmounted one goes from the list a moment after we hear of the end. */
-    snprintf(path, sizeof(path), CONNECTIONS "/%u", minor(device));
+    snprintf(path, sizeof(path), CONNECTIONS "/%u", minor(mount->device));
     listed = access(path, F_OK) == 0;
     for (useconds_t us = POLL_FIRST_US, all = 0; listed && all < POLL_ALL_US; all += us) {
-        if (mounts_device_at(absolute) == device) {
+        if (is_still_there(mount)) {
             return true;
         }
         usleep(us);

@@ -8,9 +8,9 @@
 
 #include "util/error.h"
 #include "util/log.h"
+#include "util/mounts.h"
 
 #include <stdbool.h>
-#include <sys/types.h>
 
 /*
  * Finds out where `path` really is (later there is another working directory) and whether it is a
@@ -27,9 +27,9 @@ int mount_point_find(const char *path, struct log *log, char **absolute, bool *i
 int mount_point_require_empty(const char *absolute, struct error *error);
 
 /*
- * Whether the connection of that device was aborted, and not unmounted: the kernel says the same to
- * who reads requests, but the mount is still there. False where `device` is 0 (unknown).
+ * Whether the connection of that mount was aborted, and not unmounted: the kernel says the same to
+ * who reads requests, but the mount is still there. False where its device is 0 (unknown).
  */
-bool mount_point_was_aborted(const char *absolute, dev_t device);
+bool mount_point_was_aborted(const struct mount_known *mount);
 
 #endif

@@ -7,6 +7,8 @@
 #include <fcntl.h>
 #include <linux/openat2.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -29,10 +31,10 @@ static int open_path(const char *path)
  * the path may be something else by now: the image itself under a mount that was
  * detached, or what somebody has put there.
  */
-static int find(const struct own_disk *disk)
+static int find_at(const struct own_disk *disk, const char *path)
 {
     struct statx status;
-    int fd = open_path(disk->path);
+    int fd = open_path(path);
 
     if (fd < 0) {
         return -errno;
@@ -49,6 +51,36 @@ static int find(const struct own_disk *disk)
 
         close(fd);
         return r;
+    }
+    return fd;
+}
+
+char *own_disk_moved_path(const struct own_disk *disk)
+{
+    size_t length = disk->mount.path != NULL ? strlen(disk->mount.path) : 0;
+    char *mounted, *path = NULL;
+    unsigned id;
+
+    if (length == 0 || mounts_find(&disk->mount, &mounted, &id) != 0) {
+        return NULL;
+    }
+    if (strcmp(mounted, disk->mount.path) != 0 &&
+        asprintf(&path, "%s%s", mounted, disk->path + length) < 0) {
+        path = NULL;
+    }
+    free(mounted);
+    return path;
+}
+
+/* A directory above the mount point may have another name by now. */
+static int find(const struct own_disk *disk)
+{
+    int fd = find_at(disk, disk->path);
+    char *moved = fd < 0 ? own_disk_moved_path(disk) : NULL;
+
+    if (moved != NULL) {
+        fd = find_at(disk, moved);
+        free(moved);
     }
     return fd;
 }

@@ -7,6 +7,8 @@
 #ifndef FUSE_OWN_DISK_H
 #define FUSE_OWN_DISK_H
 
+#include "util/mounts.h"
+
 #include <sys/types.h>
 #include <time.h>
 
@@ -16,10 +18,14 @@
  * mount point leads the path elsewhere. A device of 0: unknown, nothing is ours.
  */
 struct own_disk {
-    const char *path; /* absolute and without symbolic links */
+    const char *path; /* absolute and without symbolic links, as it was when that was mounted: */
+    struct mount_known mount;
     dev_t device;
     ino_t inode;
 };
+
+/* Where it is now, to be freed; NULL: where it was, or nowhere. */
+char *own_disk_moved_path(const struct own_disk *disk);
 
 /* Each returns 0, or a negative errno: -ENXIO where something else is at the path. */
 

@@ -288,13 +288,9 @@ void session_set_control(struct session *session, int listening)
 
 static void unmount(struct session *session)
 {
-    int r = unmount_by_steward(session->fuse, session->over,
-                               has_name(session) ? session->settings.steward : NULL);
-
-    if (r != 0) {
-        log_line(session->settings.log, LOG_LEVEL_ERROR, "%s cannot be unmounted: %s",
-                 session->mount_point, strerror(-r));
-    }
+    unmount_by_steward(session->fuse, session->over,
+                       has_name(session) ? session->settings.steward : NULL, session->mount_point,
+                       session->settings.log);
     page_cache_release(&session->filesystem->page_cache);
 }
 
@@ -598,6 +594,7 @@ int session_serve(struct session *session, struct error *error)
         if (is_unmounted(r)) {
             r = 0;
         }
+        session->was_told |= r > 0;
         if (r < 0) {
             error_set(error, -r, "%s: requests can no longer be served: %s", session->mount_point,
                       r == -1 ? "no thread could be started" : strerror(-r));

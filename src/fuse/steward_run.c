@@ -177,6 +177,11 @@ static int take_image(struct work *work, const struct steward_message *message)
 
 static int take_mount(struct work *work, const struct steward_message *message)
 {
+    int r = mounts_know(message->text, message->device, &work->disk.mount);
+
+    if (r != 0) {
+        return r;
+    }
     work->disk.device = message->device;
     work->unmounts = message->unmounts;
     return keep(&work->mount_point, message->text);
@@ -236,20 +241,31 @@ static int be_told(struct work *work, const struct steward_message *message, int
 
 static int was_aborted(const struct work *work)
 {
-    return work->mount_point != NULL &&
-           mount_point_was_aborted(work->mount_point, work->disk.device);
+    return work->mount_point != NULL && mount_point_was_aborted(&work->disk.mount);
 }
 
-/* Only what is ours: since the mount something else may have come to lie on top of it. */
+/*
+ * Only what is ours, and where that is by now: since the mount something else may have come to lie
+ * on top of it, and a directory above may have been renamed.
+ */
 static int unmount(const struct work *work)
 {
+    char *path;
+    unsigned id;
+    int r;
+
     if (work->mount_point == NULL) {
         return -EINVAL;
     }
-    if (work->disk.device != 0 && mounts_device_at(work->mount_point) != work->disk.device) {
-        return -ENXIO;
+    if (work->disk.device == 0) {
+        return mounts_detach(work->mount_point);
     }
-    return mounts_detach(work->mount_point);
+    r = mounts_find(&work->disk.mount, &path, &id);
+    if (r == 0) {
+        r = mounts_detach_exactly(path, id);
+        free(path);
+    }
+    return r;
 }
 
 static int remove_pid_file(const struct work *work)

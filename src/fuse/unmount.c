@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <fuse_lowlevel.h>
 #include <poll.h>
+#include <string.h>
 #include <unistd.h>
 
 /*
@@ -35,7 +36,16 @@ static bool is_over(int device)
     return poll(&connection, 1, 0) == 1 && (connection.revents & POLLERR) != 0;
 }
 
-int unmount_by_steward(struct fuse_session *fuse, int over, struct steward *steward)
+static void tell(const char *mount_point, int r, struct log *log)
+{
+    log_line(log, LOG_LEVEL_ERROR,
+             "%s: cannot be unmounted: %s; it is left without a server: unmount it (findmnt -t "
+             "fuse.qcow2fs says where it is)",
+             mount_point, r == -ESTALE ? "something else is mounted over it" : strerror(-r));
+}
+
+void unmount_by_steward(struct fuse_session *fuse, int over, struct steward *steward,
+                        const char *mount_point, struct log *log)
 {
     int device = fuse_session_fd(fuse), r = 0;
 
@@ -47,6 +57,8 @@ int unmount_by_steward(struct fuse_session *fuse, int over, struct steward *stew
         r = is_done ? 0 : steward_unmount(steward);
     }
     fuse_session_unmount(fuse);
-    /* Something else lies there by now, or nothing: ours was unmounted lazily, or covered. */
-    return r == -ENXIO || r == -EINVAL ? 0 : r;
+    /* Ours is nowhere any more: it was unmounted lazily. */
+    if (r != 0 && r != -ENXIO && r != -EINVAL) {
+        tell(mount_point, r, log);
+    }
 }

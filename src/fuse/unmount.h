@@ -4,6 +4,7 @@
 #define FUSE_UNMOUNT_H
 
 #include "fuse/steward.h"
+#include "util/log.h"
 
 struct fuse_session;
 
@@ -12,8 +13,9 @@ int unmount_prepare(int *over);
 
 /*
  * Nobody answers any more. Closes the connection; then unmounts, unless that was done, or `steward`
- * is NULL, for a mount without a name. `over` stays the caller's. 0 or a negative errno.
+ * is NULL, for a mount without a name. `over` stays the caller's. What is left is said in a line.
  */
-int unmount_by_steward(struct fuse_session *fuse, int over, struct steward *steward);
+void unmount_by_steward(struct fuse_session *fuse, int over, struct steward *steward,
+                        const char *mount_point, struct log *log);
 
 #endif

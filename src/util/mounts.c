@@ -4,6 +4,7 @@
 #include "util/mounts.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +13,7 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 extern char **environ;
 
@@ -151,6 +153,150 @@ dev_t mounts_device_at(const char *path)
     return search.device;
 }
 
+/* --- one that was seen
+ * ------------------------------------------------------------------------------------ */
+
+struct look {
+    struct mount_known *known; /* is set ... */
+    const struct mount_known *wanted;
+    char *path; /* ... or this is, and the next: of what is there */
+    unsigned id;
+    bool is_certain;
+};
+
+static int know(void *context, const struct mount_entry *entry)
+{
+    struct mount_known *known = ((struct look *)context)->known;
+
+    if (strcmp(entry->path, known->path) != 0) {
+        return 0;
+    }
+    free(known->source);
+    known->source = NULL;
+    known->id = entry->device == known->device ? entry->id : 0;
+    if (known->id != 0) {
+        known->source = strdup(entry->source);
+    }
+    return known->id != 0 && known->source == NULL ? -ENOMEM : 0;
+}
+
+int mounts_know(const char *path, dev_t device, struct mount_known *known)
+{
+    struct look look = {.known = known};
+
+    *known = (struct mount_known){.path = strdup(path), .device = device};
+    if (known->path == NULL) {
+        return -ENOMEM;
+    }
+    return device != 0 && mounts_visit(know, &look) == -ENOMEM ? -ENOMEM : 0;
+}
+
+void mounts_forget(struct mount_known *known)
+{
+    free(known->path);
+    free(known->source);
+    *known = (struct mount_known){.id = 0};
+}
+
+static int find(void *context, const struct mount_entry *entry)
+{
+    struct look *look = context;
+    const struct mount_known *wanted = look->wanted;
+    bool is_there = strcmp(entry->path, wanted->path) == 0;
+    bool is_ours = entry->device == wanted->device;
+
+    look->is_certain = is_ours && wanted->id != 0 && entry->id == wanted->id &&
+                       strcmp(entry->source, wanted->source) == 0;
+    if (!look->is_certain && !is_there) {
+        return 0;
+    }
+    free(look->path);
+    look->path = is_ours ? strdup(entry->path) : NULL;
+    look->id = entry->id;
+    if (is_ours && look->path == NULL) {
+        return -ENOMEM;
+    }
+    return look->is_certain;
+}
+
+int mounts_find(const struct mount_known *known, char **path, unsigned *id)
+{
+    struct look look = {.wanted = known};
+    int r = known->device != 0 ? mounts_visit(find, &look) : -ENXIO;
+
+    if (r < 0 || look.path == NULL) {
+        free(look.path);
+        return r < 0 ? r : -ENXIO;
+    }
+    *path = look.path;
+    *id = look.id;
+    return 0;
+}
+
+/* --- unmounting
+ * ------------------------------------------------------------------------------------------- */
+
+/* 0 where what `name` is in the directory belongs to that mount. The server is not asked. */
+static int check_mount(int directory, const char *name, unsigned id)
+{
+    struct statx status;
+
+    if (statx(directory, name, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC, 0,
+              &status) != 0) {
+        return -errno;
+    }
+    return (status.stx_mask & STATX_MNT_ID) == 0 || status.stx_mnt_id == id ? 0 : -ESTALE;
+}
+
+/*
+ * The directory in which the last name of the path is, held open (O_PATH), if that name belongs to
+ * the mount. A negative errno; -ESTALE: to another one.
+ */
+static int hold_directory(const char *path, const char *name, unsigned id)
+{
+    char *above = strndup(path, (size_t)(name - path));
+    int directory, r;
+
+    if (above == NULL) {
+        return -ENOMEM;
+    }
+    directory = open(above, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    r = directory < 0 ? -errno : check_mount(directory, name, id);
+    free(above);
+    if (directory >= 0 && r != 0) {
+        close(directory);
+    }
+    return r != 0 ? r : directory;
+}
+
+/*
+ * Whose a directory above is may put a link in its place since the path was looked at, which would
+ * lead to anything: so the last one is held, and what is in it is looked at again. The rest of it,
+ * a name in a directory that is held, nobody moves who may not unmount it.
+ */
+int mounts_unmount_exactly(const char *path, unsigned id, int flags)
+{
+    const char *slash = strrchr(path, '/');
+    char *place;
+    int directory, r;
+
+    if (id == 0 || slash == NULL || slash[1] == '\0') {
+        return umount2(path, flags) == 0 ? 0 : -errno;
+    }
+    directory = hold_directory(path, slash + 1, id);
+    if (directory < 0) {
+        return directory;
+    }
+    if (asprintf(&place, "/proc/self/fd/%d%s", directory, slash) < 0) {
+        close(directory);
+        return -ENOMEM;
+    }
+    r = umount2(place, flags) == 0 ? 0 : -errno;
+    close(directory);
+    free(place);
+    return r;
+}
+
 /* What an ordinary user has for umount(2). */
 static int unmount_by_helper(const char *path)
 {
@@ -171,10 +317,14 @@ static int unmount_by_helper(const char *path)
     return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -EPERM;
 }
 
+int mounts_detach_exactly(const char *path, unsigned id)
+{
+    int r = mounts_unmount_exactly(path, id, MNT_DETACH | UMOUNT_NOFOLLOW);
+
+    return r == -EPERM ? unmount_by_helper(path) : r;
+}
+
 int mounts_detach(const char *path)
 {
-    if (umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW) == 0) {
-        return 0;
-    }
-    return errno == EPERM ? unmount_by_helper(path) : -errno;
+    return mounts_detach_exactly(path, 0);
 }
