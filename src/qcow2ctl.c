@@ -6,6 +6,7 @@
 #include "ctl/command.h"
 #include "ctl/helper.h"
 #include "disk/keys.h"
+#include "store/nbdkit.h"
 #include "util/box.h"
 #include "util/error.h"
 #include "util/json.h"
@@ -145,6 +146,18 @@ static int flush_output(struct ctl *ctl, int status)
     return CTL_FAILED;
 }
 
+/* Of the command, which is in the table of each that takes images. */
+static void allow_nbdkit(const struct ctl *ctl)
+{
+    const struct option_spec *spec = options_find(ctl->command->flags, "nbdkit");
+
+    if (spec != NULL &&
+        ((const struct option_bool *)(const void *)((const char *)ctl->options + spec->field))
+            ->value) {
+        nbdkit_allow(NULL);
+    }
+}
+
 static int parse_and_run(struct ctl *ctl, int count, char **arguments)
 {
     const char *help;
@@ -154,6 +167,7 @@ static int parse_and_run(struct ctl *ctl, int count, char **arguments)
         return CTL_USAGE;
     }
     if (help == NULL) {
+        allow_nbdkit(ctl);
         status = ctl->command->run(ctl);
     } else if (command_help(ctl->command, help, stdout)) {
         status = CTL_OK;

@@ -273,7 +273,9 @@ static int take_option(int option, char **arguments, struct command_line *line, 
         line->single_threaded = true;
         return 0;
     case 'o':
-        return options_parse(mount_option_table, &line->options, optarg, error);
+        return mount_take_options(optarg,
+                                  optarg != arguments[optind - 1] ? arguments[optind - 1] : NULL,
+                                  &line->options, error);
     case OPTION_READY_FD:
         return parse_descriptor(optarg, line, error);
     case 'h':
@@ -301,13 +303,21 @@ static int name_served(struct command_line *line, struct error *error)
     if (line->options.nbdkit == NULL) {
         return 0;
     }
+    if (line->options.nbdkit[0] == '\0') {
+        nbdkit_allow(NULL);
+        return 0;
+    }
     if (line->mount_point == NULL) {
         line->mount_point = line->image;
         line->image = NULL;
     }
     line->served = nbdkit_make_address(line->options.nbdkit, line->image);
     line->image = line->served;
-    return line->served != NULL ? 0 : error_set(error, ENOMEM, "out of memory for the mount");
+    if (line->served == NULL) {
+        return error_set(error, ENOMEM, "out of memory for the mount");
+    }
+    nbdkit_allow(line->served);
+    return 0;
 }
 
 static int check_command_line(const struct command_line *line, struct error *error)

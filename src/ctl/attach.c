@@ -190,6 +190,7 @@ static int run_attach(struct ctl *ctl)
         .options = options->options,
         .read_only = options->read_only.value,
         .trusts_names = options->common.trust_names.value,
+        .allows_nbdkit = options->common.nbdkit.value,
     };
     struct raw_disk disk;
     int result;
@@ -249,6 +250,7 @@ static const struct option_spec attach_flags[] = {
         .help = "options of qcow2fs(1): NAME=VALUE,...",
     },
     FLAG_TRUST_NAMES(struct attach_options),
+    FLAG_NBDKIT(struct attach_options),
     FLAG_JSON(struct attach_options),
     {.name = NULL},
 };

@@ -526,6 +526,7 @@ static const struct option_spec check_flags[] = {
      .value_name = "WHAT",
      .help = "repair it: leaks frees clusters that nothing refers to; all also corrects errors"},
     FLAG_FORCE_SHARE(struct check_flags),
+    FLAG_NBDKIT(struct check_flags),
     FLAG_LOCKING(struct check_flags),
     FLAG_SANDBOX(struct check_flags),
     FLAG_OUTPUT(struct check_flags),

@@ -108,6 +108,7 @@ struct common_flags {
     struct option_bool progress;
     struct option_bool force_share;
     struct option_bool trust_names;
+    struct option_bool nbdkit;
     struct option_number follow;  /* enum image_follow */
     struct option_number locking; /* enum ctl_locking */
     struct option_number sandbox; /* enum ctl_sandbox */
@@ -160,15 +161,25 @@ bool command_prints_json(const struct common_flags *common);
         .name = "trust-names", .type = OPTION_BOOL, .field = offsetof(target, common.trust_names), \
         .help = "open the files that an image names although its owner, another user, may not"     \
     }
-#define FLAG_FOLLOW(target)                                                                       \
-    {                                                                                             \
-        .name = "follow", .type = OPTION_CHOICE, .field = offsetof(target, common.follow),        \
-        .choices = IMAGE_FOLLOW_CHOICES, .value_name = IMAGE_FOLLOW_CHOICES_HELP,                 \
-        .default_text = "files",                                                                  \
-        .help = "which names that an image brings along are opened: files of this machine; all, " \
-                "also servers; beside, only regular files in that image's directory or below; "   \
-                "none"                                                                            \
+/* qcow2ctl.c acts on it. */
+#define FLAG_NBDKIT(target)                                                                     \
+    {                                                                                           \
+        .name = "nbdkit", .type = OPTION_BOOL, .field = offsetof(target, common.nbdkit),        \
+        .help = "a name nbdkit:WORDS that you give is meant to be an address: run nbdkit with " \
+                "these words"                                                                   \
     }
+/* And FLAG_NBDKIT, for all who open what is named otherwise than in the file system. */
+#define FLAG_FOLLOW(target)                                                                    \
+    {.name = "follow",                                                                         \
+     .type = OPTION_CHOICE,                                                                    \
+     .field = offsetof(target, common.follow),                                                 \
+     .choices = IMAGE_FOLLOW_CHOICES,                                                          \
+     .value_name = IMAGE_FOLLOW_CHOICES_HELP,                                                  \
+     .default_text = "files",                                                                  \
+     .help = "which names that an image brings along are opened: files of this machine; all, " \
+             "also servers; beside, only regular files in that image's directory or below; "   \
+             "none"},                                                                          \
+        FLAG_NBDKIT(target)
 #define FLAG_LOCKING(target)                                                                  \
     {                                                                                         \
         .name = "locking", .type = OPTION_CHOICE, .field = offsetof(target, common.locking),  \

@@ -109,6 +109,7 @@ static int run_mount(struct ctl *ctl)
                 .options = options->options,
                 .read_only = options->read_only.value || options->list.value,
                 .trusts_names = options->common.trust_names.value,
+                .allows_nbdkit = options->common.nbdkit.value,
             },
         .directory = ctl->operands[1],
         .partition = options->partition,
@@ -187,6 +188,7 @@ static const struct option_spec mount_flags[] = {
         .help = "mount nothing: list the partitions, and what each holds",
     },
     FLAG_TRUST_NAMES(struct mount_options),
+    FLAG_NBDKIT(struct mount_options),
     FLAG_JSON(struct mount_options),
     {.name = NULL},
 };

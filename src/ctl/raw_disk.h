@@ -27,7 +27,8 @@ struct raw_disk_settings {
     const char *image;
     const char *options; /* of qcow2fs, as behind -o; NULL: none */
     bool read_only;
-    bool trusts_names; /* or so the options say */
+    bool trusts_names;  /* or so the options say */
+    bool allows_nbdkit; /* likewise */
 };
 
 struct raw_disk {

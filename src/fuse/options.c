@@ -244,13 +244,14 @@ const struct option_spec mount_option_table[] = {
              "that nothing but mounts with it change what the server has: only its size, and a few "
              "blocks, are compared."},
     {.name = "nbdkit",
-     .type = OPTION_STRING,
+     .type = OPTION_OPTIONAL,
      .field = FIELD(nbdkit),
      .value_name = "WORDS",
      .help = "Run nbdkit with these words for as long as the mount is there, and mount what it "
              "serves: nbdkit='curl url=https://HOST/FILE'. IMAGE is the last of the words then, "
              "and may be left out. No shell looks at them; they are separated by spaces, and taken "
-             "together by quotes.",
+             "together by quotes. Without WORDS: names nbdkit:WORDS that you give (IMAGE, "
+             "backing-file, data-file) are meant to be addresses, and not of files.",
      .default_text = "none"},
     {.name = "discard",
      .type = OPTION_CHOICE,

@@ -69,7 +69,7 @@ struct mount_options {
     char *read_cache;                     /* the file of one, or NULL */
     struct option_number read_cache_size; /* bytes */
     struct option_bool read_cache_keep;
-    char *nbdkit;                           /* words of a server to be run, or NULL */
+    char *nbdkit;                           /* words of a server to be run, or "", or NULL */
     struct option_number discard;           /* enum mount_discard */
     struct option_bool growable;            /* a write past the end makes the disk larger */
     char *compress;                         /* what is new: type, "" for the image's, or NULL */
@@ -97,6 +97,13 @@ struct mount_options {
 };
 
 extern const struct option_spec mount_option_table[];
+
+/*
+ * A list of them, as options_parse(). `whole`: the argument that it is part of, as in -oro, or
+ * NULL; a file may have such a name, which a wildcard of a shell finds, and it runs no program.
+ */
+int mount_take_options(const char *list, const char *whole, struct mount_options *options,
+                       struct error *error);
 
 /* The most that take requests: more where a request of this chain is waiting for a server, mostly.
  */

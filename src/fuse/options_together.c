@@ -8,7 +8,29 @@
 #include "util/checked.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
+
+int mount_take_options(const char *list, const char *whole, struct mount_options *options,
+                       struct error *error)
+{
+    char *before = options->nbdkit;
+    int r;
+
+    options->nbdkit = NULL;
+    r = options_parse(mount_option_table, options, list, error);
+    if (options->nbdkit == NULL) {
+        options->nbdkit = before;
+        return r;
+    }
+    free(before);
+    return r != 0 || whole == NULL
+               ? r
+               : error_set(error, EINVAL,
+                           "%s: could be the name of a file, and nbdkit runs a program; write -o "
+                           "and its options as two words, or -- before such a name",
+                           whole);
+}
 
 bool mount_has_overlay(const struct mount_options *options)
 {

@@ -19,8 +19,9 @@
 #include <stdbool.h>
 
 /*
- * Whether a name is the address of an export: nbd://, nbds://, nbd+unix:, nbd+vsock: and the like,
- * or nbdkit: with the words for a server of our own (store/nbdkit.h).
+ * Whether a name is the address of an export: nbd://, nbds://, nbd+unix://, nbd+vsock:// and the
+ * like, of which none can be the name of a file that a wildcard finds; or nbdkit: with the words
+ * for a server of our own (store/nbdkit.h), which can, and has to be allowed.
  */
 bool store_nbd_is_address(const char *name);
 
@@ -36,10 +37,10 @@ int store_nbd_prepare(const char *address, struct error *error);
 
 /*
  * As store_file_open(): -ENOTSUP where libnbd is missing; -EPERM where an image brings the name
- * along; -EINVAL for a socket that is not named as a whole; -ECONNREFUSED and the like where there
- * is no server, -ETIMEDOUT where it does not answer. -EROFS for writing without options->no_locks,
- * since NBD has no locks; to an export that is only read; and where the server has no flush, but
- * for STORE_CACHE_UNSAFE.
+ * along, or nbdkit is not allowed; -EINVAL for a socket that is not named as a whole; -ECONNREFUSED
+ * and the like where there is no server, -ETIMEDOUT where it does not answer. -EROFS for writing
+ * without options->no_locks, since NBD has no locks; to an export that is only read; and where the
+ * server has no flush, but for STORE_CACHE_UNSAFE.
  */
 int store_nbd_open(const char *address, const char *what, const struct store_file_options *options,
                    struct store **store, struct error *error);

@@ -10,7 +10,7 @@
 bool store_nbd_is_address(const char *name)
 {
     static const char *const schemes[] = {
-        "nbd://", "nbds://", "nbd+unix:", "nbds+unix:", "nbd+vsock:", "nbds+vsock:",
+        "nbd://", "nbds://", "nbd+unix://", "nbds+unix://", "nbd+vsock://", "nbds+vsock://",
     };
 
     for (size_t i = 0; i < sizeof(schemes) / sizeof(schemes[0]); i++) {
@@ -27,6 +27,12 @@ int store_nbd_refuse_new(const char *address, const char *what, struct error *er
                      "%s: is the address of an NBD server, where this %s is not made; make it in a "
                      "file, and copy that there (nbdcopy)",
                      address, what);
+}
+
+/* Nothing is run, or told of it, that nobody said he means. */
+static int check_program(const char *address, struct error *error)
+{
+    return nbdkit_is_address(address) ? nbdkit_check_allowed(address, error) : 0;
 }
 
 #ifdef HAVE_LIBNBD
@@ -122,8 +128,11 @@ int store_nbd_prepare(const char *address, struct error *error)
 {
     struct nbd_library library;
     const char *server;
-    int result = load_library(address, &library, error);
+    int result = check_program(address, error);
 
+    if (result == 0) {
+        result = load_library(address, &library, error);
+    }
     return result == 0 && nbdkit_is_address(address) ? nbdkit_start(address, true, &server, error)
                                                      : result;
 }
@@ -132,9 +141,7 @@ int store_nbd_prepare(const char *address, struct error *error)
 
 int store_nbd_prepare(const char *address, struct error *error)
 {
-    (void)address;
-    (void)error;
-    return 0; /* opening it says what is missing */
+    return check_program(address, error); /* opening it says what is missing */
 }
 
 #endif
@@ -142,11 +149,17 @@ int store_nbd_prepare(const char *address, struct error *error)
 int store_nbd_open(const char *address, const char *what, const struct store_file_options *options,
                    struct store **store, struct error *error)
 {
+    int result;
+
     if (options->named_by != NULL) {
         return error_set(error, EPERM,
                          "%s: is an address that %s brings along as its %s; a server is asked for "
                          "nothing on an image's word alone, give the name yourself",
                          address, options->named_by, what);
+    }
+    result = check_program(address, error);
+    if (result < 0) {
+        return result;
     }
     if (options->access == STORE_WRITE && !options->no_locks) {
         return error_set(error, EROFS,

@@ -33,10 +33,36 @@ struct server {
 
 /* Of this process: changed while it has one thread. */
 static struct server *servers;
+static struct {
+    bool all;
+    const char *address; /* or NULL */
+} allowed;
 
 bool nbdkit_is_address(const char *name)
 {
     return strncmp(name, NBDKIT_SCHEME, strlen(NBDKIT_SCHEME)) == 0;
+}
+
+void nbdkit_allow(const char *address)
+{
+    if (address == NULL) {
+        allowed.all = true;
+    } else {
+        allowed.address = address;
+    }
+}
+
+int nbdkit_check_allowed(const char *address, struct error *error)
+{
+    if (allowed.all || (allowed.address != NULL && strcmp(allowed.address, address) == 0)) {
+        return 0;
+    }
+    return error_set(
+        error, EPERM,
+        "%s: is an address of nbdkit, whose words would be run as a program; where "
+        "that is meant, allow it with -o nbdkit (qcow2ctl: --nbdkit), and write ./NAME "
+        "for a file of that name",
+        address);
 }
 
 static struct server *find(const char *address)
@@ -52,14 +78,14 @@ static struct server *find(const char *address)
 char *nbdkit_make_address(const char *words, const char *last)
 {
     size_t size = strlen(NBDKIT_SCHEME) + strlen(words) + 1;
-    char *address = malloc(size + (last != NULL ? 2 * strlen(last) + 1 : 0)), *at = address;
+    char *address = malloc(size + (last != NULL ? 2 * strlen(last) + 3 : 0)), *at = address;
 
     if (address == NULL) {
         return NULL;
     }
     at += snprintf(address, size, "%s%s", NBDKIT_SCHEME, words);
     if (last != NULL) {
-        *at++ = ' ';
+        at = stpcpy(at, last[0] == '-' ? " ./" : " ");
         for (; *last != '\0'; last++) {
             if (strchr(" \t\n\\'\"", *last) != NULL) {
                 *at++ = '\\';
@@ -277,8 +303,11 @@ static int start_nbdkit(struct server *server, bool read_only, struct error *err
 int nbdkit_start(const char *address, bool read_only, const char **server, struct error *error)
 {
     struct server *made = find(address);
-    int result;
+    int result = nbdkit_check_allowed(address, error);
 
+    if (result < 0) {
+        return result;
+    }
     if (made != NULL) {
         *server = made->uri;
         return 0;

@@ -31,16 +31,26 @@
 bool nbdkit_is_address(const char *name);
 
 /*
- * The address for these words and, where `last` is not NULL, this one as it is behind them: for the
- * caller to free, NULL when memory ran out.
+ * A name that begins like an address may be one that somebody else gave to a file, and a wildcard
+ * of a shell to us: nothing is run but what who runs this process has said that he means. This
+ * address, which lives to the end; NULL: each that he gives.
+ */
+void nbdkit_allow(const char *address);
+
+/* 0; -EPERM with a sentence where it is not allowed. */
+int nbdkit_check_allowed(const char *address, struct error *error);
+
+/*
+ * The address for these words and, where `last` is not NULL, this one as it is behind them, and
+ * never an option of nbdkit: for the caller to free, NULL when memory ran out.
  */
 char *nbdkit_make_address(const char *words, const char *last);
 
 /*
  * Starts nbdkit, where it does not run yet for that address; `read_only`: it lets nobody write.
- * *server is the address of its socket, which lives to the end. -EINVAL for words that cannot be
- * meant; -ENOENT where nbdkit is missing; all with a sentence. Whether nbdkit likes the words shows
- * when it is connected to.
+ * *server is the address of its socket, which lives to the end. -EPERM where it is not allowed;
+ * -EINVAL for words that cannot be meant; -ENOENT where nbdkit is missing; all with a sentence.
+ * Whether nbdkit likes the words shows when it is connected to.
  */
 int nbdkit_start(const char *address, bool read_only, const char **server, struct error *error);
 

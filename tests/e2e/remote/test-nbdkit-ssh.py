@@ -97,7 +97,8 @@ def _(directory):
     path, raw = some_image(directory)
     new = os.urandom(MiB)
     with ssh_server(directory) as server:
-        with mount.mount("nbdkit:%s %s" % (server.words, path), "locking=off", writable=True) as mounted:
+        with mount.mount("nbdkit:%s %s" % (server.words, path), "nbdkit", "locking=off",
+                         writable=True) as mounted:
             with twin.Twin(mounted.disk, raw) as both:
                 both.write(3 * MiB, new)
                 both.sync()
@@ -112,7 +113,7 @@ def _(directory):
     path, _raw = some_image(directory)
     with ssh_server(directory) as server:
         server.know(new_key(os.path.join(directory, "another-key")))
-        ctl.refused("info", "nbdkit:%s %s" % (server.words, path), words=["nbdkit", "host key"])
+        ctl.refused("info", "--nbdkit", "nbdkit:%s %s" % (server.words, path), words=["nbdkit", "host key"])
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def _(directory):
     with web_server(path, seen=seen) as url:
         for times in range(2):
             seen.clear()
-            with mount.mount("nbdkit:curl url=" + url, "ro", "read-cache=" + cache,
+            with mount.mount("nbdkit:curl url=" + url, "nbdkit", "ro", "read-cache=" + cache,
                              "read-cache-keep") as mounted:
                 compare.check_files(mounted.disk, raw)
         got = sum(last + 1 - first for first, last in seen)
