@@ -253,7 +253,8 @@ CTL_SOURCES = \
 	src/ctl/backup_point.c \
 	src/ctl/bitmap.c \
 	src/ctl/box.c src/ctl/box.h \
-	src/ctl/salvage.c src/ctl/snapshot.c src/ctl/timeline.c \
+	src/ctl/salvage.c src/ctl/salvage_map.c src/ctl/salvage_map.h \
+	src/ctl/snapshot.c src/ctl/timeline.c \
 	src/ctl/told_traces.c src/ctl/told_traces.h \
 	src/ctl/run.c src/ctl/run.h \
 	src/ctl/daemon.c src/ctl/daemon.h \

@@ -155,6 +155,7 @@ E2E_TESTS = \
 	tests/e2e/ctl/test-ctl-registry-lies.py \
 	tests/e2e/ctl/test-ctl-resize.py \
 	tests/e2e/ctl/test-ctl-salvage.py \
+	tests/e2e/ctl/test-ctl-salvage-cut.py \
 	tests/e2e/ctl/test-ctl-salvage-deduced.py \
 	tests/e2e/ctl/test-ctl-salvage-measured.py \
 	tests/e2e/ctl/test-ctl-sandbox.py \

@@ -4,6 +4,7 @@
 #include "ctl/box.h"
 
 #include "crypto/library.h"
+#include "ctl/interrupt.h"
 #include "ctl/open.h"
 #include "store/nbd.h"
 #include "store/nbdkit.h"
@@ -36,8 +37,12 @@ static int start_opener(struct ctl *ctl, const struct common_flags *flags,
         .beneath = follow == IMAGE_FOLLOW_BESIDE,
         .trusts = flags->trust_names.value,
     };
-    int r = opener_start(&policy);
+    sigset_t before;
+    int r;
 
+    interrupt_hold(&before); /* for ever in the opener: it ends with this process, and not before */
+    r = opener_start(&policy);
+    interrupt_release(&before);
     return r == 0 ? 0
                   : error_set(&ctl->error, -r,
                               "%s: the process that opens files for this one cannot be started: "

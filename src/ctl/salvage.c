@@ -5,7 +5,9 @@
 
 #include "admin/salvage.h"
 #include "ctl/box.h"
+#include "ctl/interrupt.h"
 #include "ctl/open.h"
+#include "ctl/salvage_map.h"
 #include "ctl/told_traces.h"
 #include "disk/view.h"
 #include "util/checked.h"
@@ -35,48 +37,21 @@ struct copying {
     struct ctl *ctl;
     const struct image *image;
     struct view *view;
-    const char *target, *map_path;
+    const char *target;
     int fd;
-    FILE *map; /* or NULL */
+    struct salvage_map map;
     char *buffer;
     struct progress progress;
     uint64_t size;
-    uint64_t begin; /* of the run that is being copied */
-    bool run_lost;  /* whether that is lost */
-    uint64_t lost;  /* bytes */
+    uint64_t reached; /* up to where it is copied */
+    uint64_t lost;    /* bytes */
     uint64_t cluster_size;
     uint64_t file_size; /* of the image as it is, bytes */
 };
 
-/* --- The map that ddrescue reads ------------------------------------------------------- */
-
-static void begin_map(const struct copying *copying)
-{
-    if (copying->map != NULL) {
-        fprintf(copying->map,
-                "# Mapfile. Made by qcow2ctl salvage\n"
-                "# current_pos  current_status  current_pass\n"
-                "0x%08" PRIX64 "     +               1\n"
-                "#      pos        size  status\n",
-                copying->size);
-    }
-}
-
-static void end_run(struct copying *copying, uint64_t end)
-{
-    if (copying->map != NULL && end > copying->begin) {
-        fprintf(copying->map, "0x%08" PRIX64 "  0x%08" PRIX64 "  %c\n", copying->begin,
-                end - copying->begin, copying->run_lost ? '-' : '+');
-    }
-    copying->begin = end;
-}
-
 static void note(struct copying *copying, uint64_t offset, uint64_t length, bool lost)
 {
-    if (lost != copying->run_lost) {
-        end_run(copying, offset);
-        copying->run_lost = lost;
-    }
+    salvage_map_note(&copying->map, offset, lost);
     copying->lost += lost ? length : 0;
 }
 
@@ -159,12 +134,16 @@ static int copy_sectors(struct copying *copying, uint64_t offset, size_t length)
     int r = 0;
 
     for (size_t at = 0; at < length && r == 0; at += part) {
+        if (interrupt_pending(NULL)) { /* a disk that fails may take long for each */
+            return -EINTR;
+        }
         part = (size_t)min_u64(SECTOR, length - at);
         bool lost = view_read(copying->view, offset + at, copying->buffer, part) != 0;
 
         part = lost ? lost_with(copying, offset + at, length - at) : part;
         note(copying, offset + at, part, lost);
         r = lost ? 0 : write_piece(copying, offset + at, copying->buffer, part);
+        copying->reached = r == 0 ? offset + at + part : copying->reached;
     }
     return r;
 }
@@ -207,44 +186,17 @@ static int copy_all(struct copying *copying)
     int r = 0;
 
     for (uint64_t offset = 0, length; offset < copying->size && r == 0; offset += length) {
-        r = copy_next(copying, offset, &length);
-        progress_show(&copying->progress, min_u64(offset + length, copying->size), copying->size);
+        r = interrupt_pending(NULL) ? -EINTR : copy_next(copying, offset, &length);
+        if (r != 0) {
+            break;
+        }
+        copying->reached = min_u64(offset + length, copying->size);
+        progress_show(&copying->progress, copying->reached, copying->size);
     }
-    end_run(copying, copying->size);
     return r;
 }
 
 /* --- Where to ---------------------------------------------------------------------------- */
-
-/* NULL with errno. */
-static FILE *make_map(const char *path)
-{
-    int fd = opener_make(path);
-    FILE *map;
-
-    if (fd < 0) {
-        errno = -fd;
-        return NULL;
-    }
-    map = fdopen(fd, "w");
-    if (map == NULL) {
-        close(fd);
-    }
-    return map;
-}
-
-static int open_map(struct copying *copying)
-{
-    if (copying->map_path != NULL) {
-        copying->map = make_map(copying->map_path);
-        if (copying->map == NULL) {
-            return error_set(&copying->ctl->error, errno,
-                             "%s: cannot be made: %s; name a file that does not exist",
-                             copying->map_path, strerror(errno));
-        }
-    }
-    return 0;
-}
 
 static int refuse_target(struct ctl *ctl, const char *target, int reason)
 {
@@ -261,23 +213,101 @@ static int open_target(struct copying *copying)
         return refuse_target(copying->ctl, copying->target, -copying->fd);
     }
     if (ftruncate(copying->fd, (off_t)copying->size) != 0) {
-        return error_set(error, errno, "%s: cannot have %" PRIu64 " bytes: %s; remove it",
-                         copying->target, copying->size, strerror(errno));
+        return error_set(error, errno, "%s: cannot have %" PRIu64 " bytes: %s", copying->target,
+                         copying->size, strerror(errno));
     }
     return 0;
 }
 
+/* A piece that is there in part makes room for the map. */
+static void drop_piece(const struct copying *copying)
+{
+    if (copying->reached < copying->size) {
+        (void)!ftruncate(copying->fd, (off_t)copying->reached);
+        (void)!ftruncate(copying->fd, (off_t)copying->size);
+    }
+}
+
+static int sync_target(const struct copying *copying, struct error *error)
+{
+    return fsync(copying->fd) == 0 ? 0
+                                   : error_set(error, errno, "%s: cannot be written: %s",
+                                               copying->target, strerror(errno));
+}
+
+/* Nobody shall take a part of the disk for the whole of it. */
+static void discard(struct copying *copying)
+{
+    struct error ignored;
+
+    (void)salvage_map_close(&copying->map, 0, &ignored);
+    if (copying->fd >= 0) {
+        (void)!ftruncate(copying->fd, 0); /* also where it cannot be removed */
+        (void)opener_remove(copying->target);
+    }
+    if (copying->map.path != NULL) {
+        (void)opener_remove(copying->map.path);
+    }
+}
+
+/* What there is of TARGET after a failure. */
+enum rest {
+    REST_NONE,
+    REST_PART, /* the map says up to where */
+    REST_ALL,
+};
+
+/* Behind what has happened. */
+static int tell_rest(const struct copying *copying, enum rest rest, int r, struct error *error)
+{
+    const char *map = copying->map.path;
+    struct error said = *error;
+
+    if (r == -EINTR) {
+        error_set(&said, EINTR, "%s: was interrupted", copying->target);
+    }
+    switch (rest) {
+    case REST_ALL:
+        return error_set(error, -r, "%s; %s is whole all the same", said.text, copying->target);
+    case REST_PART:
+        return error_set(error, -r,
+                         "%s; it holds the disk up to byte %" PRIu64 ", as %s says, and zeros from "
+                         "there on",
+                         said.text, copying->reached, map);
+    default:
+        return map != NULL
+                   ? error_set(error, -r, "%s; it is removed, and %s, too", said.text, map)
+                   : error_set(error, -r, "%s; it is removed (with --map what was copied is kept)",
+                               said.text);
+    }
+}
+
+/* Without a map nothing would tell a part of the disk from the whole. */
 static int close_target(struct copying *copying, int r)
 {
-    struct error *error = &copying->ctl->error;
+    struct error *error = &copying->ctl->error, other, *later = r == 0 ? error : &other;
+    enum rest rest = REST_NONE;
+    int closed = 0;
 
-    if (copying->map != NULL && (ferror(copying->map) | fclose(copying->map)) != 0 && r == 0) {
-        r = error_set(error, EIO, "%s: cannot be written", copying->map_path);
+    if (r != 0) {
+        drop_piece(copying);
     }
-    if (copying->fd >= 0 && (fsync(copying->fd) != 0 || close(copying->fd) != 0) && r == 0) {
-        r = error_set(error, errno, "%s: cannot be written: %s", copying->target, strerror(errno));
+    if (r == 0 || copying->map.file != NULL) {
+        closed = sync_target(copying, later);
+        rest = closed != 0 ? REST_NONE : r == 0 ? REST_ALL : REST_PART;
     }
-    return r;
+    if (rest != REST_NONE) {
+        closed = salvage_map_close(&copying->map, copying->reached, later);
+        rest = closed != 0 && rest == REST_PART ? REST_NONE : rest;
+    }
+    r = r == 0 ? closed : r;
+    if (rest == REST_NONE) {
+        discard(copying);
+    } else if (closed != 0) {
+        (void)opener_remove(copying->map.path);
+    }
+    close(copying->fd);
+    return r == 0 ? 0 : tell_rest(copying, rest, r, error);
 }
 
 /* --- The command ---------------------------------------------------------------------------- */
@@ -357,23 +387,48 @@ static int tell(const struct copying *copying, const struct salvage_report *repo
     return 0;
 }
 
-static int copy_out(struct copying *copying, const struct salvage_report *report)
+static int copy_to_target(struct copying *copying)
 {
-    int r;
+    int r = salvage_map_open(&copying->map, &copying->ctl->error);
 
-    copying->buffer = malloc(PIECE);
-    r = copying->buffer != NULL ? open_map(copying)
-                                : error_set(&copying->ctl->error, ENOMEM, "out of memory");
-    if (r == 0) {
-        r = open_target(copying);
+    if (r != 0) {
+        return r;
+    }
+    r = open_target(copying);
+    if (copying->fd < 0) {
+        discard(copying);
+        return r;
     }
     if (r == 0) {
-        begin_map(copying);
+        salvage_map_begin(&copying->map, copying->size);
         progress_begin(&copying->progress, "qcow2ctl", "copying", NULL);
         r = copy_all(copying);
         progress_end(&copying->progress);
     }
-    r = close_target(copying, r);
+    return close_target(copying, r);
+}
+
+/* A signal that has waited ends the process here, when all is told. */
+static void let_signals_through(struct ctl *ctl, int r, const sigset_t *before)
+{
+    if (r == -EINTR) {
+        log_line(ctl->log, LOG_LEVEL_ERROR, "%s", ctl->error.text);
+    }
+    interrupt_release(before);
+}
+
+static int copy_out(struct copying *copying, const struct salvage_report *report)
+{
+    sigset_t before;
+    int r;
+
+    copying->buffer = malloc(PIECE);
+    if (copying->buffer == NULL) {
+        return error_set(&copying->ctl->error, ENOMEM, "out of memory");
+    }
+    interrupt_hold(&before);
+    r = copy_to_target(copying);
+    let_signals_through(copying->ctl, r, &before);
     if (r == 0) {
         r = tell(copying, report);
     }
@@ -390,10 +445,12 @@ static int run_salvage(struct ctl *ctl)
 {
     const struct salvage_flags *flags = ctl->options;
     struct copying copying = {
-        .ctl = ctl, .target = ctl->operands[1], .map_path = flags->map, .fd = -1};
+        .ctl = ctl, .target = ctl->operands[1], .map = {.path = flags->map}, .fd = -1};
     const struct ctl_box box = {
         .images = {ctl->operands[0]},
-        .makes = {{.path = ctl->operands[1]}, {.path = flags->map}},
+        /* A name that it becomes is what lets it be removed again. */
+        .makes = {{.path = ctl->operands[1], .becomes = ctl->operands[1]},
+                  {.path = flags->map, .becomes = flags->map}},
         .decrypts = true,
     };
     struct salvage_report report;
@@ -488,8 +545,9 @@ const struct command salvage_command = {
         "can be: by copies that snapshots have, by tables that are recognised by their\n"
         "contents, and by the clusters that are left between those of their neighbours.\n"
         "What is certain, deduced and missing is printed. TARGET is a new file; what\n"
-        "cannot be read is zeros in it, and then the exit status is 1. IMAGE is only\n"
-        "read.\n",
+        "cannot be read is zeros in it, and then the exit status is 1. One that is not\n"
+        "copied to its end, for want of room or by a signal, is removed; but with --map,\n"
+        "which says up to where it is the disk. IMAGE is only read.\n",
     .examples = "  qcow2ctl salvage damaged.qcow2 disk.raw\n"
                 "  qcow2ctl salvage --map=disk.map --cluster-size=64k damaged.qcow2 disk.raw\n",
     .options_size = sizeof(struct salvage_flags),
