@@ -43,6 +43,7 @@ UNIT_TESTS += \
 	tests/unit/meta/test-header-write \
 	tests/unit/disk/test-image \
 	tests/unit/disk/test-key-memory \
+	tests/unit/disk/test-header-state \
 	tests/unit/disk/test-inflight \
 	tests/unit/admin/test-info \
 	tests/unit/admin/test-inspect \

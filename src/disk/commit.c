@@ -87,7 +87,10 @@ static int commit_once(struct commit *commit)
     struct l1_changes l1;
     int result;
 
-    result = mapping_settle(source->mapping);
+    result = gate_settle(source->gate, source->barrier);
+    if (result == 0) {
+        result = mapping_settle(source->mapping);
+    }
     if (result == 0) {
         result = allocator_write_back(source->allocator);
     }

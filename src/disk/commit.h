@@ -3,6 +3,7 @@
  * Brings what the cache and memory know of the mapping to the disk, in the
  * order of R1 to R3; then frees what was dropped, as R4 allows.
  *
+ *     0  write the header again, where a write of it failed (gate_settle(), mapping_settle())
  *     1  take the dirty L2 slices, as they are now, and the changed L1 entries
  *     2  sync, unless all that they expose is stable: data, counts (R1, R2)
  *     3  write the slices; where there are L1 entries: sync (R3), write them

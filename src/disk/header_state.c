@@ -14,30 +14,35 @@
 
 #include <errno.h>
 
-/* Writes a feature field, and waits until it is stable. */
-static int write_features(struct writer *writer, enum header_field field, uint64_t value)
+/*
+ * Has the header's feature field say `features`, stably, and *known, what memory has of it. It is
+ * written also where memory has that already, but a write that failed may have left the file with
+ * something else. With prepare_mutex held.
+ */
+static int write_features(struct writer *writer, enum header_field field, uint64_t features,
+                          uint64_t *known)
 {
-    uint8_t raw[sizeof(value)];
+    uint8_t raw[sizeof(features)];
     int result;
 
-    store_be64(raw, value);
+    if (features == *known && gate_is_sure(writer->gate, field, sizeof(raw))) {
+        return 0;
+    }
+    store_be64(raw, features);
     result = gate_write(writer->gate, GATE_HEADER, field, raw, sizeof(raw));
-    return result < 0 ? result : barrier_wait(writer->barrier, barrier_epoch(writer->barrier));
-}
-
-/* The same of the incompatible ones, where they change. With prepare_mutex held. */
-static int write_incompatible(struct writer *writer, uint64_t features)
-{
-    struct header *header = writer->image->header;
-    int result = 0;
-
-    if (features != header->incompatible_features) {
-        result = write_features(writer, HEADER_INCOMPATIBLE_FEATURES, features);
+    if (result == 0) {
+        result = barrier_wait(writer->barrier, barrier_epoch(writer->barrier));
     }
     if (result == 0) {
-        header->incompatible_features = features;
+        *known = features;
     }
     return result;
+}
+
+static int write_incompatible(struct writer *writer, uint64_t features)
+{
+    return write_features(writer, HEADER_INCOMPATIBLE_FEATURES, features,
+                          &writer->image->header->incompatible_features);
 }
 
 /* --- Before the first change -------------------------------------------------------------- */
@@ -51,18 +56,18 @@ static int clear_autoclear(struct writer *writer)
     struct header *header = writer->image->header;
     bool keeps_bitmaps = writer->options.keeps_bitmaps && header->bitmap_count > 0;
     uint64_t kept;
+    bool changes;
     int result = keeps_bitmaps ? 0 : tracking_begin(writer, &keeps_bitmaps);
 
     kept = header->autoclear_features &
            (AUTOCLEAR_RAW_EXTERNAL_DATA | (keeps_bitmaps ? AUTOCLEAR_BITMAPS : 0));
-    if (result < 0 || header->version < 3 || kept == header->autoclear_features) {
+    if (result < 0 || header->version < 3) {
         return result;
     }
-    result = write_features(writer, HEADER_AUTOCLEAR_FEATURES, kept);
-    if (result == 0) {
-        header->autoclear_features = kept;
-    }
-    if (result == 0 && !keeps_bitmaps) { /* as when an image is opened that has stale ones */
+    changes = kept != header->autoclear_features;
+    result = write_features(writer, HEADER_AUTOCLEAR_FEATURES, kept, &header->autoclear_features);
+    if (result == 0 && changes &&
+        !keeps_bitmaps) { /* as when an image is opened that has stale ones */
         header_move_bitmaps(header, 0, 0, 0);
     }
     return result;
@@ -154,9 +159,10 @@ void writer_mark_corrupt(struct writer *writer)
         return;
     }
     pthread_mutex_lock(&writer->prepare_mutex);
-    if (atomic_exchange(&writer->corrupt_to_mark, false) && writer->header->version >= 3) {
-        (void)write_incompatible(writer,
-                                 writer->header->incompatible_features | INCOMPATIBLE_CORRUPT);
+    if (atomic_exchange(&writer->corrupt_to_mark, false) && writer->header->version >= 3 &&
+        write_incompatible(writer, writer->header->incompatible_features | INCOMPATIBLE_CORRUPT) <
+            0) {
+        atomic_store(&writer->corrupt_to_mark, true); /* the next request tries again */
     }
     pthread_mutex_unlock(&writer->prepare_mutex);
 }

@@ -30,7 +30,10 @@ static int sync_all(struct writer *writer)
     return barrier_wait(writer->barrier, barrier_epoch(writer->barrier));
 }
 
-/* The header's field, stable when it returns. */
+/*
+ * The header's field, stable when it returns. Where that fails the file may have the new size all
+ * the same: then it is to have the old one again, now, or before anything is flushed (R7).
+ */
 static int write_size(struct writer *writer, uint64_t size)
 {
     uint8_t raw[sizeof(size)];
@@ -45,6 +48,8 @@ static int write_size(struct writer *writer, uint64_t size)
     }
     if (result == 0) {
         writer->image->header->virtual_size = size;
+    } else {
+        (void)gate_settle(writer->gate, writer->barrier);
     }
     return result;
 }

@@ -3,12 +3,14 @@
 
 #include "meta/gate.h"
 
+#include "meta/format.h"
 #include "util/checked.h"
 
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* Clusters that are remembered together: a bit each. */
 #define GROUP_BITS 6
@@ -48,6 +50,11 @@ struct gate {
     bool conflict;
     uint64_t conflict_offset;
     const char *conflict_table;
+
+    /* Around each write of the header; guards the bytes. A leaf but for the store, and a sync. */
+    pthread_mutex_t header_mutex;
+    uint8_t believed[HEADER_V3_LENGTH]; /* the fields that change, as memory has them */
+    atomic_uint unsure;                 /* of these a bit for each word: see gate_settle() */
 };
 
 static const char *const table_names[GATE_TABLES] = {
@@ -67,6 +74,20 @@ static struct groups *groups_create(uint64_t slots)
     return groups;
 }
 
+/* The fields of the header that change while it is open; of all else nothing is believed. */
+static void encode_fields(const struct header *header, uint8_t bytes[HEADER_V3_LENGTH])
+{
+    store_be64(bytes + HEADER_SIZE, header->virtual_size);
+    store_be32(bytes + HEADER_L1_SIZE, header->l1_entries);
+    store_be64(bytes + HEADER_L1_TABLE_OFFSET, header->l1_offset);
+    store_be64(bytes + HEADER_REFCOUNT_TABLE_OFFSET, header->refcount_table_offset);
+    store_be32(bytes + HEADER_REFCOUNT_TABLE_CLUSTERS, header->refcount_table_clusters);
+    store_be32(bytes + HEADER_NB_SNAPSHOTS, header->snapshot_count);
+    store_be64(bytes + HEADER_SNAPSHOTS_OFFSET, header->snapshots_offset);
+    store_be64(bytes + HEADER_INCOMPATIBLE_FEATURES, header->incompatible_features);
+    store_be64(bytes + HEADER_AUTOCLEAR_FEATURES, header->autoclear_features);
+}
+
 int gate_create(const struct header *header, struct store *file, struct gate **gate)
 {
     *gate = calloc(1, sizeof(**gate));
@@ -75,8 +96,10 @@ int gate_create(const struct header *header, struct store *file, struct gate **g
     }
     (*gate)->header = header;
     (*gate)->file = file;
+    encode_fields(header, (*gate)->believed);
     atomic_init(&(*gate)->groups, groups_create(SLOTS_FIRST));
     pthread_mutex_init(&(*gate)->mutex, NULL);
+    pthread_mutex_init(&(*gate)->header_mutex, NULL);
     if (atomic_load(&(*gate)->groups) == NULL) {
         gate_destroy(*gate);
         *gate = NULL;
@@ -93,6 +116,7 @@ void gate_destroy(struct gate *gate)
         }
         free(atomic_load(&gate->groups));
         pthread_mutex_destroy(&gate->mutex);
+        pthread_mutex_destroy(&gate->header_mutex);
         free(gate);
     }
 }
@@ -306,10 +330,102 @@ int gate_pass(struct gate *gate, enum gate_use use, uint64_t host_offset, uint64
     return -EIO;
 }
 
+/* --- The header ----------------------------------------------------------------------------- */
+
+#define WORD 4 /* bytes: no field is smaller */
+
+/* A bit for each word that [offset, offset + length) has a part of. */
+static unsigned words_of(uint64_t offset, uint64_t length)
+{
+    uint64_t end = min_u64(offset + length, HEADER_V3_LENGTH);
+
+    return offset >= end ? 0
+                         : (unsigned)((UINT64_C(1) << div_round_up(end, WORD)) -
+                                      (UINT64_C(1) << offset / WORD));
+}
+
+/* Those of the fields that change. */
+static unsigned known_words(const struct gate *gate)
+{
+    unsigned words = words_of(HEADER_SIZE, sizeof(uint64_t)) |
+                     words_of(HEADER_L1_SIZE, HEADER_V2_LENGTH - HEADER_L1_SIZE);
+
+    return gate->header->version < 3
+               ? words
+               : words | words_of(HEADER_INCOMPATIBLE_FEATURES, sizeof(uint64_t)) |
+                     words_of(HEADER_AUTOCLEAR_FEATURES, sizeof(uint64_t));
+}
+
+/* With the mutex of the header held. */
+static int write_header(struct gate *gate, uint64_t offset, const void *data, uint64_t length)
+{
+    int result = store_write(gate->file, offset, data, in_memory(length));
+    uint64_t end = min_u64(offset + length, HEADER_V3_LENGTH);
+
+    if (result < 0) { /* the host may have taken it, or some of it */
+        atomic_fetch_or(&gate->unsure, words_of(offset, length) & known_words(gate));
+    } else if (offset < end) {
+        memcpy(gate->believed + offset, data, in_memory(end - offset));
+        atomic_fetch_and(&gate->unsure, ~words_of(offset, length));
+    }
+    return result;
+}
+
+bool gate_is_sure(struct gate *gate, uint64_t offset, uint64_t length)
+{
+    return (atomic_load(&gate->unsure) & words_of(offset, length)) == 0;
+}
+
+/* As gate_settle(), with the mutex of the header held. */
+static int settle(struct gate *gate, struct barrier *barrier)
+{
+    unsigned unsure = atomic_load(&gate->unsure);
+    uint64_t offset, end;
+    int result = 0;
+
+    for (offset = 0; offset < HEADER_V3_LENGTH && result == 0; offset = end + WORD) {
+        for (end = offset; end < HEADER_V3_LENGTH && (unsure & words_of(end, WORD)) != 0;) {
+            end += WORD;
+        }
+        if (offset < end) {
+            result =
+                store_write(gate->file, offset, gate->believed + offset, in_memory(end - offset));
+        }
+    }
+    if (result == 0) { /* not before: who finds the header sure waits for nothing */
+        result = barrier_wait(barrier, barrier_epoch(barrier));
+    }
+    if (result == 0) {
+        atomic_fetch_and(&gate->unsure, ~unsure);
+    }
+    return result;
+}
+
+int gate_settle(struct gate *gate, struct barrier *barrier)
+{
+    int result = 0;
+
+    if (atomic_load(&gate->unsure) != 0) {
+        pthread_mutex_lock(&gate->header_mutex);
+        result = settle(gate, barrier);
+        pthread_mutex_unlock(&gate->header_mutex);
+    }
+    return result;
+}
+
 int gate_write(struct gate *gate, enum gate_use use, uint64_t host_offset, const void *data,
                uint64_t length)
 {
     int result = gate_pass(gate, use, host_offset, length); /* R8 */
 
-    return result < 0 ? result : store_write(gate->file, host_offset, data, in_memory(length));
+    if (result < 0) {
+        return result;
+    }
+    if (use != GATE_HEADER) {
+        return store_write(gate->file, host_offset, data, in_memory(length));
+    }
+    pthread_mutex_lock(&gate->header_mutex);
+    result = write_header(gate, host_offset, data, length);
+    pthread_mutex_unlock(&gate->header_mutex);
+    return result;
 }

@@ -18,6 +18,7 @@
 #define META_GATE_H
 
 #include "meta/header.h"
+#include "store/barrier.h"
 #include "store/store.h"
 
 #include <stdbool.h>
@@ -76,5 +77,15 @@ int gate_pass(struct gate *gate, enum gate_use use, uint64_t host_offset, uint64
 /* Writes what passes: 0, -EIO for a hit, or what the store says. */
 int gate_write(struct gate *gate, enum gate_use use, uint64_t host_offset, const void *data,
                uint64_t length);
+
+/*
+ * A write of the header that failed may have been done all the same, by a server whose answer was
+ * lost, or be done in part: the file has the fields as they were, or as they were to be, until they
+ * are written again. So whoever passes over a write of what a field is has to ask whether that is
+ * sure, and each flush settles it first: it writes what memory has, stably, and fails as long as it
+ * cannot. gate_settle(): 0, also where all is sure, or why it failed.
+ */
+bool gate_is_sure(struct gate *gate, uint64_t offset, uint64_t length);
+int gate_settle(struct gate *gate, struct barrier *barrier);
 
 #endif

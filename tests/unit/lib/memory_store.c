@@ -36,6 +36,7 @@ struct memory_store {
         unsigned times;     /* and so do as many after it, less one */
         int error;
     } failures[MEMORY_STORE_CALLS];
+    bool lands; /* writes that fail */
     struct range failing;
     int failing_error;
     struct range blocked;
@@ -221,12 +222,13 @@ static int memory_write(struct store *store, uint64_t offset, const void *buffer
 {
     struct memory_store *memory = lock_memory(store);
     int rc = count_call(memory, MEMORY_STORE_WRITE);
+    bool fits = range_within(offset, length, INT64_MAX);
 
     wait_while_held(memory);
-    if (rc == 0 && !range_within(offset, length, INT64_MAX)) {
+    if (rc == 0 && !fits) {
         rc = -EFBIG;
     }
-    if (rc == 0 && length > 0) {
+    if ((rc == 0 || (memory->lands && fits)) && length > 0) {
         if (offset + length > memory->size) {
             set_size(memory, offset + length);
         }
@@ -458,6 +460,14 @@ void memory_store_fail(struct store *store, enum memory_store_call call, unsigne
 void memory_store_fail_from(struct store *store, enum memory_store_call call, unsigned n, int error)
 {
     memory_store_fail_times(store, call, n, UINT_MAX, error);
+}
+
+void memory_store_set_lands(struct store *store, bool lands)
+{
+    struct memory_store *memory = lock_memory(store);
+
+    memory->lands = lands;
+    unlock_memory(memory, 0);
 }
 
 void memory_store_fail_reads(struct store *store, uint64_t offset, uint64_t length, int error)

@@ -58,6 +58,9 @@ void memory_store_fail_from(struct store *store, enum memory_store_call call, un
 void memory_store_fail_times(struct store *store, enum memory_store_call call, unsigned n,
                              unsigned times, int error);
 
+/* From now on a write that fails is done all the same, as where only its answer is lost. */
+void memory_store_set_lands(struct store *store, bool lands);
+
 /* Every read that touches the range returns -error; a length of 0 ends that. */
 void memory_store_fail_reads(struct store *store, uint64_t offset, uint64_t length, int error);
 

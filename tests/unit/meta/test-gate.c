@@ -5,12 +5,14 @@
 #include "builder.h"
 #include "header_case.h"
 #include "memory_store.h"
+#include "meta/format.h"
 #include "meta/gate.h"
 #include "suite.h"
 
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <string.h>
 
 #define CLUSTER UINT64_C(512)
 
@@ -215,6 +217,37 @@ START_TEST(a_table_that_moves_is_at_no_third_place)
 }
 END_TEST
 
+/* `_i`: whether the write that failed was done. */
+START_TEST(a_field_of_the_header_is_sure_again_once_it_is_written_as_memory_has_it)
+{
+    struct gate_case subject;
+    struct barrier *barrier;
+    uint8_t size[8], was[512];
+
+    open_case(&subject);
+    memcpy(was, memory_store_data(subject.file), sizeof(was));
+    ck_assert_int_eq(barrier_create(subject.file, subject.file, false, &barrier), 0);
+    memory_store_set_lands(subject.file, _i != 0);
+    memory_store_fail_times(subject.file, MEMORY_STORE_WRITE, 1, 2, EIO);
+    store_be64(size, 4096);
+    ck_assert_int_eq(gate_write(subject.gate, GATE_HEADER, HEADER_SIZE, size, sizeof(size)), -EIO);
+    ck_assert(!gate_is_sure(subject.gate, HEADER_SIZE, sizeof(size)));
+    ck_assert(gate_is_sure(subject.gate, HEADER_INCOMPATIBLE_FEATURES, sizeof(size)));
+    ck_assert_int_eq(gate_settle(subject.gate, barrier), -EIO);
+    ck_assert(!gate_is_sure(subject.gate, HEADER_SIZE, sizeof(size)));
+    ck_assert_int_eq(gate_settle(subject.gate, barrier), 0);
+    ck_assert(gate_is_sure(subject.gate, 0, sizeof(was)));
+    ck_assert_mem_eq(memory_store_data(subject.file), was, sizeof(was));
+    ck_assert_int_eq(gate_write(subject.gate, GATE_HEADER, HEADER_SIZE, size, sizeof(size)), 0);
+    memory_store_fail(subject.file, MEMORY_STORE_WRITE, 1, EIO);
+    ck_assert_int_eq(gate_write(subject.gate, GATE_HEADER, HEADER_SIZE, was, sizeof(size)), -EIO);
+    ck_assert_int_eq(gate_settle(subject.gate, barrier), 0);
+    ck_assert_mem_eq(memory_store_data(subject.file) + HEADER_SIZE, size, sizeof(size));
+    barrier_destroy(barrier);
+    close_case(&subject);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("gate");
@@ -226,6 +259,8 @@ int main(void)
     tcase_add_test(tcase, what_is_two_tables_is_remembered);
     tcase_add_test(tcase, a_hit_is_told_once_and_nothing_is_written);
     tcase_add_test(tcase, a_table_that_moves_is_at_no_third_place);
+    tcase_add_loop_test(
+        tcase, a_field_of_the_header_is_sure_again_once_it_is_written_as_memory_has_it, 0, 2);
     suite_add_tcase(suite, tcase);
     return suite_main(suite);
 }
