@@ -52,6 +52,23 @@ def _(_directory):
     tools.run("sh", "-n", os.path.join(run.SOURCE, "contrib", "alpine", "APKBUILD"))
 
 
+@suite.test("links between the installed documents lead to what is installed", needs=[tools.tool("make")])
+def _(directory):
+    root, top = os.path.join(directory, "root"), "/usr/share/doc/qcow2fs"
+    tools.run("make", "-s", "-C", BUILD, "install-data", "DESTDIR=" + root, "prefix=/usr", "docdir=" + top,
+              timeout=300)
+    links = []
+    for place, _, names in os.walk(root + top):
+        for name in names:
+            if name.endswith(".md"):
+                with open(os.path.join(place, name), encoding="utf-8") as file:
+                    found = re.findall(r"\]\(([^)#:]+)[^):]*\)", file.read())
+                links += [(name, os.path.join(place, link)) for link in found]
+    check(len(links) > 10, "there are %d links", len(links))
+    check_equal([(name, link[len(root):]) for name, link in links if not os.path.exists(link)], [],
+                "what leads nowhere")
+
+
 @suite.test("the spec file of RPM names each file that is installed, and no other",
             needs=[tools.tool("make", "rpmspec")])
 def _(directory):
