@@ -102,15 +102,16 @@ struct fuse_program {
     bool chatters;      /* says what nobody wants to know */
     const char *helper; /* it mounts devices alone, for root: the type by which mount(8) calls it */
     const char *hint;   /* where it failed without root; or NULL */
+    const char *fakes_root; /* the option with which its user may do all in there; or NULL */
 };
 
 static const struct fuse_program programs[] = {
     {"ext2", "fuse2fs", "fuse2fs", .read_only = "ro", .can_write = true, .takes_fsname = true,
-     .takes_offset = true},
+     .takes_offset = true, .fakes_root = "fakeroot"},
     {"ext3", "fuse2fs", "fuse2fs", .read_only = "ro,norecovery", .can_write = true,
-     .takes_fsname = true, .takes_offset = true},
+     .takes_fsname = true, .takes_offset = true, .fakes_root = "fakeroot"},
     {"ext4", "fuse2fs", "fuse2fs", .read_only = "ro,norecovery", .can_write = true,
-     .takes_fsname = true, .takes_offset = true},
+     .takes_fsname = true, .takes_offset = true, .fakes_root = "fakeroot"},
     {"ntfs", "ntfs-3g", "ntfs-3g", .read_only = "ro,norecover", .can_write = true, .resolves = true,
      .chatters = true,
      .hint = "if it runs with root's rights, it needs -o allow_other to get there, and that needs "
@@ -238,11 +239,25 @@ static int run_fuse_program(const struct filesystem_mount *wanted,
                                                                      : result;
 }
 
+/* It asks owners and modes as the kernel does: those of a disk that another machine wrote. */
+static void tell_who_may_write(const struct filesystem_mount *wanted,
+                               const struct fuse_program *program, struct log *log)
+{
+    if (program->fakes_root != NULL && !wanted->read_only && access(wanted->directory, W_OK) != 0 &&
+        errno == EACCES) {
+        log_line(log, LOG_LEVEL_WARNING,
+                 "%s: its top directory is another user's, and not yours to write; to write as "
+                 "root of that file system unmount it, and mount it with --fs-options=%s",
+                 wanted->directory, program->fakes_root);
+    }
+}
+
 static int mount_by_program(const struct filesystem_mount *wanted, const char *type,
                             struct log *log, struct error *error)
 {
     const struct fuse_program *program = find_program(type);
     struct filesystem_mount as_can_be = *wanted;
+    int result;
 
     if (program == NULL) {
         return error_set(error, ENOTSUP,
@@ -263,7 +278,11 @@ static int mount_by_program(const struct filesystem_mount *wanted, const char *t
                          wanted->image, program->program);
     }
     as_can_be.read_only |= !program->can_write;
-    return run_fuse_program(&as_can_be, program, log, error);
+    result = run_fuse_program(&as_can_be, program, log, error);
+    if (result == 0) {
+        tell_who_may_write(&as_can_be, program, log);
+    }
+    return result;
 }
 
 /* --- which of the two, and what is neither ------------------------------------------------- */

@@ -340,7 +340,9 @@ def _(directory):
             for name in (home, path, at):
                 os.chown(name, 65534, 65534)
             done = as_user(program, "mount", *arguments, path, at)
-            check_equal((done.stdout, done.stderr), ("", ""), "what it said")
+            check_equal(done.stdout, "", "what it printed")
+            bad.check_sentence(done.stderr, at, "not yours to write", "--fs-options=fakeroot",
+                               program="qcow2ctl")
             try:
                 # Only the user may look.
                 check_equal(as_user("cat", os.path.join(at, "here")).stdout.encode(), expected,
@@ -354,6 +356,27 @@ def _(directory):
                 if mount.is_mounted(at):
                     run.unmount(at, lazy=True)
             files.check_in_order(path)
+
+
+@suite.test("an ordinary user writes where only root may with fakeroot, and is told of it where he may not",
+            needs=[tools.tool("fuse2fs", "setpriv", "fusermount3")])
+def _(directory):
+    del directory
+    with files.place_of_user() as (home, program):
+        path, at = files.whole(home), directory_in(home)
+        for name in (home, path, at):
+            os.chown(name, 65534, 65534)
+        for arguments, status in ((["--fs-options=fakeroot"], 0), (["-r"], 1), (["-r", "--fs-options=fakeroot"], 1)):
+            done = as_user(program, "mount", *arguments, path, at)
+            try:
+                check_equal((done.stdout, done.stderr), ("", ""), "what it said")
+                done = as_user("cp", "/bin/true", os.path.join(at, "copy"), status=None)
+                check_equal(done.returncode, status, "the status of a copy (%s)" % done.stderr)
+                as_user(program, "umount", at)
+            finally:
+                if mount.is_mounted(at):
+                    run.unmount(at, lazy=True)
+        files.check_in_order(path)
 
 
 @suite.test("root of a container, without rights outside, mounts and unmounts",
