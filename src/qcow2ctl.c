@@ -134,16 +134,20 @@ static const struct command *find_command(const char *name, struct error *error)
     return NULL;
 }
 
-/* Output that nobody got is a failure, of a command that had none so far. */
+/*
+ * Output that nobody got is a failure, of a command that had none so far; and nothing that its
+ * status would answer.
+ */
 static int flush_output(struct ctl *ctl, int status)
 {
+    errno = 0;
     if (fflush(stdout) == 0 && !ferror(stdout)) {
         return status;
     }
     if (ctl->error.code == 0) {
-        error_set(&ctl->error, EIO, "the output could not be written: %s", strerror(errno));
+        ctl_not_printed(ctl, errno != 0 ? errno : EIO);
     }
-    return CTL_FAILED;
+    return ctl->command->unprinted_status != 0 ? ctl->command->unprinted_status : CTL_FAILED;
 }
 
 /* Of the command, which is in the table of each that takes images. */
@@ -252,5 +256,12 @@ int main(int argc, char **argv)
         }
         return run_command(command, argc - 2, argv + 2);
     }
-    return fflush(stdout) == 0 && !ferror(stdout) ? CTL_OK : CTL_FAILED;
+    errno = 0;
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        error_set(&error, errno != 0 ? errno : EIO, "the output could not be written: %s",
+                  strerror(errno != 0 ? errno : EIO));
+        say(error.text);
+        return CTL_FAILED;
+    }
+    return CTL_OK;
 }

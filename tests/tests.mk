@@ -152,6 +152,7 @@ E2E_TESTS = \
 	tests/e2e/ctl/test-ctl-map.py \
 	tests/e2e/ctl/test-ctl-map-svg.py \
 	tests/e2e/ctl/test-ctl-measure.py \
+	tests/e2e/ctl/test-ctl-output.py \
 	tests/e2e/ctl/test-ctl-rebase.py \
 	tests/e2e/ctl/test-ctl-registry-lies.py \
 	tests/e2e/ctl/test-ctl-resize.py \

@@ -213,11 +213,9 @@ static int report_json(struct ctl *ctl, const struct amend_change *change)
     json_put_text(object, "filename", ctl->operands[0]);
     json_put_text(object, "format", "qcow2");
     json_put(object, "amended", now);
-    r = json_print(object, stdout);
+    r = ctl_print_json(ctl, object);
     json_free(object);
-    return r < 0 ? error_set(&ctl->error, -r, "%s: was amended, but that could not be printed: %s",
-                             ctl->operands[0], strerror(-r))
-                 : 0;
+    return r;
 }
 
 /* What changes for the guest is said. */
@@ -225,6 +223,7 @@ static int report(struct ctl *ctl, const struct amend_change *change)
 {
     const struct amend_command_options *options = ctl->options;
 
+    ctl_done(ctl, ctl->operands[0], "is amended");
     if (options->common.quiet.value) {
         return 0;
     }

@@ -152,12 +152,9 @@ static int print_json(struct ctl *ctl, const struct amend_keys_done *done)
     json_put_text(object, "filename", ctl->operands[0]);
     json_put_text(object, "format", "qcow2");
     json_put(object, "amended", now);
-    result = json_print(object, stdout);
+    result = ctl_print_json(ctl, object);
     json_free(object);
-    return result < 0 ? error_set(&ctl->error, -result,
-                                  "%s: was amended, but that could not be printed: %s",
-                                  ctl->operands[0], strerror(-result))
-                      : 0;
+    return result;
 }
 
 int amend_keys_run(struct ctl *ctl, const struct amend_key_options *options,
@@ -181,6 +178,9 @@ int amend_keys_run(struct ctl *ctl, const struct amend_key_options *options,
     keys_close(opened.fresh);
     keys_close(opened.key);
     keys_close(opened.old);
+    if (result == 0) {
+        ctl_done(ctl, ctl->operands[0], "is amended");
+    }
     if (result == 0 && command_prints_json(common)) {
         return print_json(ctl, &done);
     }

@@ -95,6 +95,7 @@ static void say(const struct work *work, const char *what)
 {
     const struct backup_point_options *options = work->ctl->options;
 
+    ctl_done(work->ctl, work->ctl->operands[0], "is changed");
     if (!options->common.quiet.value) {
         printable_line(stdout, "Backup point of bitmap '%s' %s.", work->name, what);
     }

@@ -39,6 +39,7 @@ static void say(const struct work *work, const char *done)
 {
     const struct bitmap_options *options = work->ctl->options;
 
+    ctl_done(work->ctl, work->ctl->operands[0], "is changed");
     if (!options->common.quiet.value) {
         printable_line(stdout, "Bitmap '%s' %s.", work->name, done);
     }

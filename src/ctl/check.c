@@ -192,8 +192,9 @@ static const char *plural(uint64_t count)
     return count == 1 ? "" : "s";
 }
 
-static void print_repaired(const struct checker *checker)
+static void print_repaired(struct checker *checker)
 {
+    ctl_done(checker->ctl, checker->path, "is repaired");
     if (!checker->human) {
         return;
     }
@@ -316,13 +317,9 @@ static int print_json(const struct checker *checker)
         put_unless_zero(object, "findings-omitted",
                         checker->finding_count - kept_findings(checker));
     }
-    result = json_print(object, stdout);
+    result = ctl_print_json(checker->ctl, object);
     json_free(object);
-    if (result < 0) {
-        return error_set(&checker->ctl->error, -result, "the result could not be printed: %s",
-                         strerror(-result));
-    }
-    return 0;
+    return result;
 }
 
 static double percent(uint64_t part, uint64_t whole)

@@ -3,6 +3,8 @@
 
 #include "ctl/command.h"
 
+#include "util/json.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -220,6 +222,33 @@ bool command_wants_json(const struct command *command, int count, char **argumen
         json = how != NULL ? strcmp(how, "json") == 0 : json;
     }
     return json;
+}
+
+/* --- what is printed ----------------------------------------------------------- */
+
+void ctl_done(struct ctl *ctl, const char *path, const char *what)
+{
+    ctl->done.path = path;
+    ctl->done.what = what;
+}
+
+int ctl_not_printed(struct ctl *ctl, int code)
+{
+    return ctl->done.what != NULL
+               ? error_set(&ctl->error, code, "%s: %s, but that could not be printed: %s",
+                           ctl->done.path, ctl->done.what, strerror(code))
+               : error_set(&ctl->error, code, "the output could not be written: %s",
+                           strerror(code));
+}
+
+int ctl_print_json(struct ctl *ctl, const struct json *json)
+{
+    int r = json_print(json, stdout);
+
+    if (r == 0 && fflush(stdout) != 0) {
+        r = -errno;
+    }
+    return r < 0 ? ctl_not_printed(ctl, -r) : 0;
 }
 
 bool command_prints_json(const struct common_flags *common)

@@ -17,6 +17,7 @@
 #include <stddef.h>
 #include <stdio.h>
 
+struct json;
 struct keys;
 
 /*
@@ -40,6 +41,9 @@ struct ctl {
     struct error error; /* printed, where it has a sentence, after the command has returned */
     struct keys *keys;  /* NULL until a command asks for them (ctl_keys()) */
     bool json;          /* --json: errors and log lines are JSON, too, one object a line */
+    struct {
+        const char *path, *what; /* NULL: nothing */
+    } done;                      /* what was done, and is still to be printed: ctl_done() */
 };
 
 struct command {
@@ -57,7 +61,22 @@ struct command {
      * letters are a file name or a value, and which may be the last of many lines.
      */
     int (*run)(struct ctl *ctl);
+    /* The status where what was found could not be printed; 0: CTL_FAILED. Not one of an answer. */
+    int unprinted_status;
 };
+
+/*
+ * The file has been changed, made, ...: "is made". Whatever becomes of what is printed of that, the
+ * sentence says so.
+ */
+void ctl_done(struct ctl *ctl, const char *path, const char *what);
+
+/* The sentence that standard output could not be written, for that errno, which it returns
+ * negative. */
+int ctl_not_printed(struct ctl *ctl, int code);
+
+/* Prints it at once, and says so where that cannot be done. 0 or a negative errno. */
+int ctl_print_json(struct ctl *ctl, const struct json *json);
 
 extern const struct command amend_command;
 extern const struct command attach_command;

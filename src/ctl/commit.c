@@ -41,18 +41,16 @@ static int report_json(struct ctl *ctl, const struct chain_commit_result *result
     json_put_text(object, "base", result->base);
     json_put_number(object, "copied", result->copied);
     json_put_bool(object, "emptied", result->emptied);
-    r = json_print(object, stdout);
+    r = ctl_print_json(ctl, object);
     json_free(object);
-    return r < 0
-               ? error_set(&ctl->error, -r, "%s: was committed, but that could not be printed: %s",
-                           ctl->operands[0], strerror(-r))
-               : 0;
+    return r;
 }
 
 static int report(struct ctl *ctl, const struct chain_commit_result *result)
 {
     const struct commit_flags *flags = ctl->options;
 
+    ctl_done(ctl, ctl->operands[0], "is committed");
     if (flags->common.quiet.value) {
         return 0;
     }

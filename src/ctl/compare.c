@@ -49,11 +49,9 @@ static int print_json(struct comparison *comparison)
     json_add(images, describe(&comparison->sides[0]));
     json_add(images, describe(&comparison->sides[1]));
     json_put(object, "images", images);
-    r = json_print(object, stdout);
+    r = ctl_print_json(comparison->ctl, object);
     json_free(object);
-    return r == 0 ? 0
-                  : error_set(&comparison->ctl->error, -r, "the output could not be written: %s",
-                              strerror(-r));
+    return r;
 }
 
 /* In the words of qemu-img. */
@@ -204,4 +202,5 @@ const struct command compare_command = {
     .options_size = sizeof(struct compare_options),
     .flags = compare_flags,
     .run = run_compare,
+    .unprinted_status = COMPARE_FAILED,
 };

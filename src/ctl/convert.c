@@ -67,12 +67,9 @@ static int report_json(struct conversion *conversion)
     json_put_text(object, "format", conversion->is_raw ? "raw" : "qcow2");
     json_put_number(object, "virtual-size", conversion->size);
     json_put_number(object, "copied", conversion->written);
-    r = json_print(object, stdout);
+    r = ctl_print_json(conversion->ctl, object);
     json_free(object);
-    return r == 0 ? 0
-                  : error_set(&conversion->ctl->error, -r,
-                              "%s: is copied, but that could not be printed: %s", conversion->path,
-                              strerror(-r));
+    return r;
 }
 
 static int run_convert(struct ctl *ctl)
@@ -101,6 +98,9 @@ static int run_convert(struct ctl *ctl)
     }
     if (r == 0) {
         r = make_copy(&conversion);
+    }
+    if (r == 0) {
+        ctl_done(ctl, conversion.path, "is made");
     }
     if (r == 0 && command_prints_json(common) && !common->quiet.value) {
         r = report_json(&conversion);

@@ -83,7 +83,7 @@ static struct json *format_specific(const struct create_parameters *parameters,
 }
 
 static int print_json(const char *path, const struct create_parameters *parameters,
-                      const struct create_plan *plan, struct error *error)
+                      const struct create_plan *plan, struct ctl *ctl)
 {
     struct json *object = json_new_object();
     int result;
@@ -101,11 +101,9 @@ static int print_json(const char *path, const struct create_parameters *paramete
         json_put_bool(object, "encrypted", true);
     }
     json_put(object, "format-specific", format_specific(parameters, &plan->header));
-    result = json_print(object, stdout);
+    result = ctl_print_json(ctl, object);
     json_free(object);
-    return result < 0 ? error_set(error, -result, "%s: was made, but that could not be printed: %s",
-                                  path, strerror(-result))
-                      : 0;
+    return result;
 }
 
 int create_print(struct ctl *ctl, const struct create_parameters *parameters,
@@ -113,8 +111,9 @@ int create_print(struct ctl *ctl, const struct create_parameters *parameters,
 {
     const char *path = ctl->operands[0];
 
+    ctl_done(ctl, path, "is made");
     if (common->output.value == CTL_OUTPUT_JSON) {
-        return print_json(path, parameters, plan, &ctl->error);
+        return print_json(path, parameters, plan, ctl);
     }
     if (!common->quiet.value) {
         print_line(path, parameters, plan);

@@ -212,4 +212,5 @@ const struct command diff_command = {
     .options_size = sizeof(struct diff_options),
     .flags = diff_flags,
     .run = run_diff,
+    .unprinted_status = COMPARE_FAILED,
 };

@@ -196,11 +196,9 @@ static int print_json(struct running *running)
     }
     json_put(object, "files", running->list);
     running->list = NULL;
-    r = json_print(object, stdout);
+    r = ctl_print_json(running->ctl, object);
     json_free(object);
-    return r == 0 ? 0
-                  : error_set(&running->ctl->error, -r, "the output could not be written: %s",
-                              strerror(-r));
+    return r;
 }
 
 /* --- All of it --------------------------------------------------------------------------- */

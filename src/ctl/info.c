@@ -121,12 +121,10 @@ static int print_json(struct ctl *ctl, const struct gathered *gathered)
     struct json *json = options->backing_chain.value
                             ? info_json_list(gathered->inspection, &gathered->extras)
                             : info_json(gathered->inspection, &gathered->extras);
-    int result = json_print(json, stdout);
+    int result = ctl_print_json(ctl, json);
 
     json_free(json);
-    return result == -ENOMEM
-               ? error_set(&ctl->error, ENOMEM, "%s: out of memory", gathered->inspection->path)
-               : result;
+    return result;
 }
 
 static void print_text(const struct ctl *ctl, const struct gathered *gathered)

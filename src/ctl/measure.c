@@ -238,11 +238,9 @@ static int print_json(struct measuring *measuring)
     if (measuring->has_bitmaps) {
         json_put_number(object, "bitmaps", measuring->bitmaps);
     }
-    r = json_print(object, stdout);
+    r = ctl_print_json(measuring->ctl, object);
     json_free(object);
-    return r == 0 ? 0
-                  : error_set(&measuring->ctl->error, -r, "the output could not be written: %s",
-                              strerror(-r));
+    return r;
 }
 
 static int report(struct measuring *measuring)

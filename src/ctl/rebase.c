@@ -69,11 +69,9 @@ static int report_json(struct ctl *ctl, const struct chain_rebase_result *result
     }
     json_put_number(object, "copied", result->copied);
     json_put_number(object, "zeroed", result->zeroed);
-    r = json_print(object, stdout);
+    r = ctl_print_json(ctl, object);
     json_free(object);
-    return r < 0 ? error_set(&ctl->error, -r, "%s: was rebased, but that could not be printed: %s",
-                             ctl->operands[0], strerror(-r))
-                 : 0;
+    return r;
 }
 
 static int report(struct ctl *ctl, const struct chain_rebase_result *result)
@@ -81,6 +79,7 @@ static int report(struct ctl *ctl, const struct chain_rebase_result *result)
     const struct rebase_flags *flags = ctl->options;
     const char *file = flags->backing_file;
 
+    ctl_done(ctl, ctl->operands[0], "is rebased");
     if (flags->common.quiet.value) {
         return 0;
     }

@@ -241,11 +241,9 @@ static int report_json(struct ctl *ctl, uint64_t old, uint64_t size)
     json_put_text(object, "format", "qcow2");
     json_put_number(object, "virtual-size", size);
     json_put_number(object, "previous-virtual-size", old);
-    r = json_print(object, stdout);
+    r = ctl_print_json(ctl, object);
     json_free(object);
-    return r < 0 ? error_set(&ctl->error, -r, "%s: was resized, but that could not be printed: %s",
-                             ctl->operands[0], strerror(-r))
-                 : 0;
+    return r;
 }
 
 static int report(struct ctl *ctl, uint64_t old, uint64_t size)
@@ -253,6 +251,7 @@ static int report(struct ctl *ctl, uint64_t old, uint64_t size)
     const struct resize_options *options = ctl->options;
     char text[SIZE_TEXT_MAX];
 
+    ctl_done(ctl, ctl->operands[0], "is resized");
     if (options->common.quiet.value) {
         return 0;
     }

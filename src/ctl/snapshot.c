@@ -39,10 +39,9 @@ static int print_list(struct ctl *ctl, const struct snapshot_table *table)
         return 0;
     }
     list = info_json_snapshots(table);
-    r = json_print(list, stdout);
+    r = ctl_print_json(ctl, list);
     json_free(list);
-    return r < 0 ? error_set(&ctl->error, -r, "the list could not be printed: %s", strerror(-r))
-                 : 0;
+    return r;
 }
 
 /* "Snapshot 'before' (ID 3) made." */
@@ -50,6 +49,7 @@ static void say(struct ctl *ctl, const char *id, const char *name, const char *d
 {
     const struct snapshot_options *options = ctl->options;
 
+    ctl_done(ctl, ctl->operands[0], "is changed");
     if (!options->common.quiet.value && !ctl->json) {
         printable_line(stdout, "Snapshot '%s' (ID %s) %s.", name, id, done);
     }

@@ -235,11 +235,9 @@ static int print_json(const struct timeline *timeline)
     for (size_t i = 0; i < timeline->count; i++) {
         json_add(list, event_json(&timeline->events[i]));
     }
-    r = json_print(list, stdout);
+    r = ctl_print_json(timeline->ctl, list);
     json_free(list);
-    return r == -ENOMEM ? error_set(&timeline->ctl->error, ENOMEM, "%s: out of memory",
-                                    timeline->image->path)
-                        : r;
+    return r;
 }
 
 /* --- The body that mactime reads ------------------------------------------------------ */

@@ -334,7 +334,7 @@ static int print_json(const struct activity *all, size_t count)
     }
     result = json_print_line(list, stdout);
     json_free(list);
-    return result == 0 && fflush(stdout) != 0 ? -EIO : result;
+    return result == 0 && fflush(stdout) != 0 ? -errno : result;
 }
 
 /* --- again and again ---------------------------------------------------------------------------

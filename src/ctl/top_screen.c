@@ -127,7 +127,7 @@ int top_screen_end(struct top_screen *screen)
     if (screen->is_on) {
         fputs("\033[J", stdout);
     }
-    return fflush(stdout) == 0 ? 0 : -EIO;
+    return fflush(stdout) == 0 ? 0 : -errno;
 }
 
 static long long now(void)

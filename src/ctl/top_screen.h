@@ -27,8 +27,8 @@ bool top_screen_is_on(const struct top_screen *screen);
 /* As it is now; 24 rows of 80 columns where there is none. */
 struct top_size top_screen_size(const struct top_screen *screen);
 
-/* A picture: begin, lines, end, which is 0, or -EIO where it could not be written. `on` as
- * top_screen_is_on(). */
+/* A picture: begin, lines, end, which is 0, or a negative errno where it could not be written. `on`
+ * as top_screen_is_on(). */
 void top_screen_begin(struct top_screen *screen);
 void top_screen_line(bool on, const char *format, ...) __attribute__((format(printf, 2, 3)));
 int top_screen_end(struct top_screen *screen);

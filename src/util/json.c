@@ -255,8 +255,9 @@ static int print(const struct json *json, size_t flags, FILE *out)
     char *text = dump(json, flags);
     int r = text == NULL ? -ENOMEM : 0;
 
+    errno = 0;
     if (r == 0 && fprintf(out, "%s\n", text) < 0) {
-        r = -EIO;
+        r = errno != 0 ? -errno : -EIO;
     }
     free(text);
     return r;

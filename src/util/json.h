@@ -52,8 +52,8 @@ void json_add(struct json *array, struct json *value);
 
 /*
  * Prints the value and a newline: indented by four columns, or in one line, for
- * lists of which each item is printed by itself. 0; -ENOMEM; -EIO when it could
- * not be written.
+ * lists of which each item is printed by itself. 0; -ENOMEM; the negative errno
+ * when it could not be written.
  */
 int json_print(const struct json *json, FILE *out);
 int json_print_line(const struct json *json, FILE *out);

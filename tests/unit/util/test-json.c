@@ -127,7 +127,7 @@ START_TEST(output_that_nobody_gets_is_an_error)
 
     ck_assert_ptr_nonnull(full);
     setvbuf(full, NULL, _IONBF, 0);
-    ck_assert_int_eq(json_print(object, full), -EIO);
+    ck_assert_int_eq(json_print(object, full), -ENOSPC);
     fclose(full);
     json_free(object);
 }
