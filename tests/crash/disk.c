@@ -136,6 +136,12 @@ static int enter(struct disk *disk)
     return -faults->error;
 }
 
+/* Whether the call that enter() said this of changes the disk. */
+static bool is_done(const struct disk *disk, int result)
+{
+    return result == 0 || disk->faults->lands;
+}
+
 static int leave(struct disk *disk, int result)
 {
     if (result < 0 && disk->faults != NULL && disk->faults->silent) {
@@ -180,7 +186,7 @@ static int disk_write(struct store *store, uint64_t offset, const void *buffer, 
     struct disk *disk = to_disk(store);
     int result = enter(disk);
 
-    if (result < 0) { /* hosts end a transfer at a block */
+    if (!is_done(disk, result)) { /* hosts end a transfer at a block */
         uint64_t end = round_down(offset + length / 2, SECTOR);
 
         length = disk->faults->partly && end > offset ? end - offset : 0;
@@ -220,7 +226,7 @@ static int disk_punch(struct store *store, uint64_t offset, uint64_t length)
     struct disk *disk = to_disk(store);
     int result = enter(disk);
 
-    if (result == 0) {
+    if (is_done(disk, result)) {
         do_punch(disk, offset, length);
         record(disk, LOG_PUNCH, offset, length, NULL);
     }
@@ -233,9 +239,9 @@ static int disk_resize(struct store *store, uint64_t size)
     int result = enter(disk);
 
     if (result == 0 && (size > CAPACITY || disk->device)) {
-        result = disk->device ? -EINVAL : -EFBIG;
+        return leave(disk, disk->device ? -EINVAL : -EFBIG);
     }
-    if (result == 0) {
+    if (is_done(disk, result) && size <= CAPACITY && !disk->device) {
         do_resize(disk, size);
         record(disk, LOG_RESIZE, 0, size, NULL);
     }

@@ -29,6 +29,7 @@ struct fault_plan {
     uint64_t at;    /* the number of the one that fails, from 1 on; 0: none */
     int error;      /* positive */
     bool partly;    /* a write has done its first half */
+    bool lands;     /* what is no read and no sync is done, and fails all the same */
     bool silent;    /* it does nothing and returns 0: what the instrument must see */
     bool hit;       /* it was met */
     bool hit_sync;  /* and was a sync */

@@ -4,9 +4,10 @@
  * call of the host fails: see README.md.
  *
  *     faults workload=NAME seed=N step=N       every N-th call, with each kind of failure
- *     faults workload=NAME seed=N call=N kind=eio|enospc|short|silent   one run, and its story
+ *     faults workload=NAME seed=N call=N kind=eio|enospc|short|lost|silent   one run, and its story
  *     faults list
  *
+ * Of the kind `lost` a change is done all the same, and only its answer is lost.
  * Of the kind `silent`, which is no part of the rest, the call that fails says
  * that it succeeded: violations must come of it.
  *
@@ -38,12 +39,13 @@
 static const struct kind {
     const char *name;
     int error;
-    bool partly, silent;
+    bool partly, lands, silent;
 } kinds[] = {
-    {"eio", EIO, false, false},
-    {"enospc", ENOSPC, false, false},
-    {"short", EIO, true, false},
-    {"silent", EIO, false, true}, /* only when asked for */
+    {.name = "eio", .error = EIO},
+    {.name = "enospc", .error = ENOSPC},
+    {.name = "short", .error = EIO, .partly = true},
+    {.name = "lost", .error = EIO, .lands = true},
+    {.name = "silent", .error = EIO, .silent = true}, /* only when asked for */
 };
 
 #define KINDS (sizeof(kinds) / sizeof(kinds[0]))
@@ -140,8 +142,11 @@ static void tell(struct explorer *explorer, const struct run *run, const struct 
 /* False when the run made fewer calls. */
 static bool look_at(struct explorer *explorer, const struct kind *kind, uint64_t call)
 {
-    const struct fault_plan faults = {
-        .at = call, .error = kind->error, .partly = kind->partly, .silent = kind->silent};
+    const struct fault_plan faults = {.at = call,
+                                      .error = kind->error,
+                                      .partly = kind->partly,
+                                      .lands = kind->lands,
+                                      .silent = kind->silent};
     struct run *run = grab(sizeof(*run));
     struct states states;
     struct verify verify;

@@ -193,6 +193,17 @@ struct model_request model_resize(struct model *model, uint64_t old, uint64_t si
     return request;
 }
 
+void model_keep_size(struct model *model, uint64_t size)
+{
+    size_t now = crash_log_mark(model->log, "size");
+
+    pthread_mutex_lock(&model->mutex);
+    model->sizes =
+        room(model->sizes, model->size_count, &model->size_capacity, sizeof(*model->sizes));
+    model->sizes[model->size_count++] = (struct size_version){size, now, now};
+    pthread_mutex_unlock(&model->mutex);
+}
+
 uint64_t model_least_size(const struct model *model, uint64_t size)
 {
     for (size_t i = 0; i < model->size_count; i++) {

@@ -91,6 +91,9 @@ struct model_request model_write(struct model *model, uint64_t offset, uint64_t 
                                  uint8_t *data);
 /* `old`: the size that it has now. */
 struct model_request model_resize(struct model *model, uint64_t old, uint64_t size);
+/* The disk has this size, whatever became of what was asked before: so says a flush from here on.
+ */
+void model_keep_size(struct model *model, uint64_t size);
 struct model_request model_flush(struct model *model);
 /* The disk becomes `bytes`, as many as it has. */
 struct model_request model_replace(struct model *model, const uint8_t *bytes, uint64_t size);

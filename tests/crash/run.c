@@ -56,6 +56,9 @@ static void open_run(struct run *run)
     }
     failed(run, result, "opening");
     run->open = result == 0;
+    if (run->open && run->first_error != 0) {
+        model_keep_size(&run->model, run_size(run));
+    }
 }
 
 void run_close(struct run *run)
@@ -120,6 +123,9 @@ void run_append(struct run *run, uint64_t length)
     result = writer_write(run->session.writer, end, data, length);
     model_done(&run->model, &growth, result);
     model_done(&run->model, &request, result);
+    if (result < 0) {
+        model_keep_size(&run->model, run_size(run));
+    }
     failed(run, result, "writing behind the end");
     free(data);
 }
@@ -161,6 +167,9 @@ void run_resize(struct run *run, uint64_t size)
     request = model_resize(&run->model, run_size(run), size);
     result = writer_resize(run->session.writer, size, NULL);
     model_done(&run->model, &request, result);
+    if (result < 0) { /* the next flush is of a disk of the size that it has */
+        model_keep_size(&run->model, run_size(run));
+    }
     failed(run, result, "resizing");
 }
 

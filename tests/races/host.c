@@ -150,7 +150,7 @@ static void make_stable(struct host *host, uint64_t end)
 
 /* --- Trouble ---------------------------------------------------------------------------------- */
 
-/* 0, or how a call fails that changes nothing. With the mutex held. */
+/* 0, or how a call fails. With the mutex held. */
 static int fails(struct host *host)
 {
     unsigned failing = host->trouble != NULL ? atomic_load(&host->trouble->failing) : 0;
@@ -162,7 +162,13 @@ static int fails(struct host *host)
     return -EIO;
 }
 
-/* The same of one that does: also by a quota, which what was there already may exceed, too. */
+/* Whether one that failed so is done all the same, and only its answer is lost. */
+static bool lands(struct host *host, int result)
+{
+    return result == -EIO && chance_below(&host->chance, 2) == 0;
+}
+
+/* The same of a write: also by a quota, which what was there already may exceed, too. */
 static int refuses(struct host *host)
 {
     int result = fails(host);
@@ -249,7 +255,7 @@ static int host_write(struct store *store, uint64_t offset, const void *buffer, 
 {
     struct host *host = host_of(store);
     const uint8_t *from = buffer;
-    int result;
+    int result, failed = 0;
 
     if (!range_within(offset, length, INT64_MAX)) {
         return -EFBIG;
@@ -257,6 +263,10 @@ static int host_write(struct store *store, uint64_t offset, const void *buffer, 
     schedule_point();
     lock(host);
     result = refuses(host);
+    if (lands(host, result)) {
+        failed = result;
+        result = 0;
+    }
     if (host->fixed > 0 && !range_within(offset, length, host->fixed)) {
         result = -ENOSPC;
     }
@@ -277,7 +287,7 @@ static int host_write(struct store *store, uint64_t offset, const void *buffer, 
         /* Another file may have taken the device meanwhile. */
     }
     unlock(host);
-    return result;
+    return result < 0 ? result : failed;
 }
 
 static int host_sync(struct store *store)
@@ -312,7 +322,7 @@ static int host_punch(struct store *store, uint64_t offset, uint64_t length)
     schedule_point();
     lock(host);
     result = fails(host);
-    if (result == 0 && offset < host->size) {
+    if ((result == 0 || lands(host, result)) && offset < host->size) {
         uint64_t end = min_u64(offset + length, div_round_up(host->size, BLOCK) * BLOCK);
 
         make(host, CHANGE_PUNCH, offset, min_u64(length, host->size - offset), NULL);
@@ -337,7 +347,7 @@ static int host_resize(struct store *store, uint64_t size)
     schedule_point();
     lock(host);
     result = fails(host);
-    if (result == 0) {
+    if (result == 0 || lands(host, result)) {
         if (size < host->size) {
             give_back(host, size, div_round_up(host->size, BLOCK) * BLOCK);
         }
