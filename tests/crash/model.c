@@ -258,7 +258,10 @@ void model_snapshot_made(struct model *model, size_t index, int result)
 
 void model_snapshot_dies(struct model *model, size_t index)
 {
-    model->snapshots[index].dying = crash_log_mark(model->log, "remove snapshot");
+    size_t now = crash_log_mark(model->log, "remove snapshot");
+
+    /* One that failed may have removed it for a moment. */
+    model->snapshots[index].dying = min_u64(model->snapshots[index].dying, now);
 }
 
 void model_snapshot_removed(struct model *model, size_t index, int result)
