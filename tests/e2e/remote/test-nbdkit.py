@@ -390,10 +390,11 @@ def _(directory):
 @suite.test("what a wildcard can find is no address of a server, either")
 def _(directory):
     with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(os.path.join(directory, "socket"))
+        place = os.path.join(run.short(directory), "socket")
+        listening.bind(place)
         listening.listen()
         listening.settimeout(0)
-        where = directory.replace("/", "%2F") + "%2Fsocket"
+        where = place.replace("/", "%2F")
         for scheme in ("nbd", "nbd:unix", "nbd+unix", "nbds+unix", "nbd+vsock", "nbds+vsock", "nbd+ssh", "file",
                        "json", "unix"):
             name = "%s:?socket=%s#.qcow2" % (scheme, where)

@@ -248,6 +248,7 @@ int main(void)
     Suite *suite = suite_create("opener");
     TCase *tcase = tcase_create("opener");
 
+    tcase_add_unchecked_fixture(tcase, scratch_enter, scratch_leave);
     tcase_add_checked_fixture(tcase, setup, NULL);
     tcase_add_test(tcase, what_the_user_named_is_opened_and_nothing_else);
     tcase_add_test(tcase, nothing_is_opened_for_writing);
