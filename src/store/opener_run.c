@@ -28,6 +28,7 @@ struct process {
     const struct opener_policy *policy;
     struct opened *opened; /* room for OPENED_MAX */
     size_t count;
+    uint64_t made; /* a bit for each of policy->makes: it is there, and was made here */
 };
 
 /* --- what is allowed -------------------------------------------------------------------------- */
@@ -136,28 +137,41 @@ static const struct opener_new *find_new(const struct process *process, const ch
     return found->path != NULL ? found : NULL;
 }
 
-static int make_file(const struct process *process, const struct opener_question *question,
+/* Nobody names more than 64. */
+static uint64_t bit_of(const struct process *process, const struct opener_new *named)
+{
+    size_t number = (size_t)(named - process->policy->makes);
+
+    return number < 64 ? UINT64_C(1) << number : 0;
+}
+
+static int make_file(struct process *process, const struct opener_question *question,
                      struct opener_answer *answer)
 {
+    const struct opener_new *wanted = find_new(process, question->path);
     int descriptor = -1;
 
-    if (find_new(process, question->path) != NULL) {
+    if (wanted != NULL) {
         descriptor = open(question->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
         answer->result = descriptor < 0 ? -errno : 0;
     } else {
         answer->result = -EPERM;
     }
+    if (descriptor >= 0) {
+        process->made |= bit_of(process, wanted);
+    }
     return descriptor;
 }
 
-/* Only of what gets another name is the first one ours. */
-static int end_file(const struct process *process, const struct opener_question *question)
+/* Nothing that was there before: what was made here, and only where it may get another name. */
+static int end_file(struct process *process, const struct opener_question *question)
 {
     const struct opener_new *made = find_new(process, question->path);
 
-    if (made == NULL || made->becomes == NULL) {
+    if (made == NULL || made->becomes == NULL || (process->made & bit_of(process, made)) == 0) {
         return -EPERM;
     }
+    process->made &= ~bit_of(process, made);
     return (question->kind == OPENER_REPLACE ? rename(made->path, made->becomes)
                                              : unlink(made->path)) == 0
                ? 0

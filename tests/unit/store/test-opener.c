@@ -179,6 +179,10 @@ START_TEST(what_the_user_named_is_made_and_nothing_else)
     ck_assert_int_eq(opener_make("here/made"), -EEXIST);
     ck_assert_int_eq(opener_remove("here/made"), -EPERM);
     ck_assert_int_eq(opener_replace("here/made", "here/image"), -EPERM);
+    scratch_file("here/part", "here before", 11);
+    ck_assert_int_eq(opener_remove("here/part"), -EPERM);
+    ck_assert_int_eq(opener_replace("here/part", "here/whole"), -EPERM);
+    ck_assert_int_eq(unlink("here/part"), 0);
     made = opener_make("here/part");
     ck_assert_int_ge(made, 0);
     close(made);
