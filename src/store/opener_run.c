@@ -318,11 +318,17 @@ static void part_from_all(const struct process *process)
         part_from_ungiven(process, own, nothing);
         closedir(own);
     } else { /* no descriptor has a name */
-        for (int i = 0; i < STANDARD; i++) {
-            (void)dup2(nothing, i);
+        unsigned socket = (unsigned)process->socket;
+
+        for (unsigned i = 0; i < STANDARD; i++) {
+            if (i != socket) {
+                (void)dup2(nothing, (int)i);
+            }
         }
-        (void)close_range(STANDARD, (unsigned)process->socket - 1, 0);
-        (void)close_range((unsigned)process->socket + 1, ~0U, 0);
+        if (socket > STANDARD) {
+            (void)close_range(STANDARD, socket - 1, 0);
+        }
+        (void)close_range(socket < STANDARD ? STANDARD : socket + 1, ~0U, 0);
     }
     if (nothing >= STANDARD) {
         close(nothing);
