@@ -24,7 +24,8 @@ struct header {
      * Tables that move while others look where they are (header_overlap()): only
      * the header_move functions move them, once others know the header.
      */
-    _Atomic uint64_t l1_offset; /* host offset, bytes */
+    _Atomic uint64_t table_moves; /* how many have begun */
+    _Atomic uint64_t l1_offset;   /* host offset, bytes */
     _Atomic uint32_t l1_entries;
     _Atomic uint64_t refcount_table_offset; /* host offset, bytes */
     _Atomic uint32_t refcount_table_clusters;

@@ -41,20 +41,20 @@ static uint64_t table_offset(const struct header *header, enum header_table tabl
 }
 
 /*
- * A table that moves is, between two changes of its length, at the old place and then at the new
- * one, and is no longer than at both: an offset that was read between two equal lengths goes with
- * them, whatever happens meanwhile.
+ * While one move is made its table is at the old place and then at the new one, and is no longer
+ * than at both: an offset that was read between two equal lengths goes with them. Several moves
+ * in that time may have come back to a length, and are seen by their number.
  */
 static bool is_in_table(const struct header *header, enum header_table table, uint64_t offset,
                         uint64_t length)
 {
-    uint64_t table_at, bytes, again = table_length(header, table);
+    uint64_t table_at, bytes, moves;
 
     do {
-        bytes = again;
+        moves = header->table_moves;
+        bytes = table_length(header, table);
         table_at = table_offset(header, table);
-        again = table_length(header, table);
-    } while (again != bytes);
+    } while (table_length(header, table) != bytes || header->table_moves != moves);
     return ranges_overlap(offset, length, table_at, bytes);
 }
 
@@ -77,6 +77,7 @@ const char *header_overlap(const struct header *header, enum header_table except
 
 void header_move_l1(struct header *header, uint64_t offset, uint32_t entries)
 {
+    header->table_moves++;
     header->l1_entries = (uint32_t)min_u64(header->l1_entries, entries);
     header->l1_offset = offset;
     header->l1_entries = entries;
@@ -84,6 +85,7 @@ void header_move_l1(struct header *header, uint64_t offset, uint32_t entries)
 
 void header_move_refcount_table(struct header *header, uint64_t offset, uint32_t clusters)
 {
+    header->table_moves++;
     header->refcount_table_clusters = (uint32_t)min_u64(header->refcount_table_clusters, clusters);
     header->refcount_table_offset = offset;
     header->refcount_table_clusters = clusters;
@@ -91,6 +93,7 @@ void header_move_refcount_table(struct header *header, uint64_t offset, uint32_t
 
 void header_move_bitmaps(struct header *header, uint64_t offset, uint64_t bytes, uint32_t count)
 {
+    header->table_moves++;
     header->bitmap_count = count;
     header->bitmap_directory_size = min_u64(header->bitmap_directory_size, bytes);
     header->bitmap_directory_offset = offset;

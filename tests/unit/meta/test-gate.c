@@ -11,8 +11,14 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #define CLUSTER UINT64_C(512)
 
@@ -217,6 +223,66 @@ START_TEST(a_table_that_moves_is_at_no_third_place)
 }
 END_TEST
 
+/* What a traced process looks at, and what it has found; shared with its tracer. */
+struct steps {
+    struct header header;
+    _Atomic bool looking;
+    _Atomic unsigned looks, found;
+};
+
+static void look_for_ever(struct steps *steps)
+{
+    ptrace(PTRACE_TRACEME, 0, NULL, NULL);
+    raise(SIGSTOP);
+    for (;;) {
+        steps->looking = true;
+        if (header_overlap(&steps->header, HEADER_TABLE_NONE, SHORT_PLACE + SHORT_LENGTH,
+                           LONG_LENGTH - SHORT_LENGTH) != NULL) {
+            steps->found++;
+        }
+        steps->looking = false;
+        steps->looks++;
+    }
+}
+
+/* Who looks stands still between two instructions, for as long as some moves take. */
+START_TEST(a_table_that_moved_several_times_is_at_no_third_place)
+{
+    struct steps *steps =
+        mmap(NULL, sizeof(*steps), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    unsigned seed = 1, undisturbed = 0;
+    int status;
+    pid_t child;
+
+    ck_assert_ptr_ne(steps, MAP_FAILED);
+    steps->header.cluster_size = CLUSTER;
+    header_move_l1(&steps->header, LONG_PLACE, LONG_LENGTH / 8);
+    child = fork();
+    if (child == 0) {
+        look_for_ever(steps);
+    }
+    ck_assert_int_gt(child, 0);
+    ck_assert_int_eq(waitpid(child, &status, 0), child);
+    ck_assert_int_eq(ptrace(PTRACE_SETOPTIONS, child, NULL, PTRACE_O_EXITKILL), 0);
+    while (steps->looks < 60 && steps->found == 0) {
+        ck_assert_int_eq(ptrace(PTRACE_SINGLESTEP, child, NULL, NULL), 0);
+        ck_assert_int_eq(waitpid(child, &status, 0), child);
+        ck_assert(WIFSTOPPED(status));
+        undisturbed += steps->looking && steps->looks == 0;
+        if (steps->looking && steps->looks > 0 && (unsigned)rand_r(&seed) % undisturbed < 10) {
+            bool is_long = steps->header.l1_offset == LONG_PLACE;
+
+            header_move_l1(&steps->header, is_long ? SHORT_PLACE : LONG_PLACE,
+                           (uint32_t)((is_long ? SHORT_LENGTH : LONG_LENGTH) / 8));
+        }
+    }
+    kill(child, SIGKILL);
+    waitpid(child, &status, 0);
+    ck_assert_uint_eq(steps->found, 0);
+    munmap(steps, sizeof(*steps));
+}
+END_TEST
+
 /* `_i`: whether the write that failed was done. */
 START_TEST(a_field_of_the_header_is_sure_again_once_it_is_written_as_memory_has_it)
 {
@@ -253,12 +319,14 @@ int main(void)
     Suite *suite = suite_create("gate");
     TCase *tcase = tcase_create("gate");
 
+    tcase_set_timeout(tcase, 120);
     tcase_add_test(tcase, what_a_write_is_of_says_what_it_may_overwrite);
     tcase_add_test(tcase, a_range_is_looked_at_as_a_whole);
     tcase_add_test(tcase, many_tables_are_known_wherever_they_lie);
     tcase_add_test(tcase, what_is_two_tables_is_remembered);
     tcase_add_test(tcase, a_hit_is_told_once_and_nothing_is_written);
     tcase_add_test(tcase, a_table_that_moves_is_at_no_third_place);
+    tcase_add_test(tcase, a_table_that_moved_several_times_is_at_no_third_place);
     tcase_add_loop_test(
         tcase, a_field_of_the_header_is_sure_again_once_it_is_written_as_memory_has_it, 0, 2);
     suite_add_tcase(suite, tcase);
