@@ -400,13 +400,12 @@ static char *absolute(const char *path)
 }
 
 /* NULL where that cannot be: the mount needs it not, and qcow2ctl does. */
-static struct registry_entry *enter_registry(const struct command_line *line,
-                                             const struct source *source, const char *image,
-                                             const char *mount_point, struct log *log,
+static struct registry_entry *enter_registry(const struct source *source, const char *image,
+                                             const char *mount_point, dev_t device, struct log *log,
                                              struct steward *steward)
 {
-    struct registry_entry *entry = listing_enter(image, mount_point, line->options.mounted_device,
-                                                 source->writer != NULL, source->image->is_overlay);
+    struct registry_entry *entry = listing_enter(image, mount_point, device, source->writer != NULL,
+                                                 source->image->is_overlay);
 
     if (entry != NULL) {
         (void)steward_tell_registry(steward, entry);
@@ -468,7 +467,7 @@ static int mount_and_serve(const struct command_line *line, struct source *sourc
         r = announce_pid(announce, steward, error);
     }
     if (r == 0) {
-        *entry = enter_registry(line, source, image, mount_point, log, steward);
+        *entry = enter_registry(source, image, mount_point, session_device(session), log, steward);
         session_set_control(session, registry_listen(*entry));
         r = session_serve(session, error);
         announce_stopping(announce);

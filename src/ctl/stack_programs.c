@@ -173,47 +173,32 @@ static int add_named(struct stacks *stacks, struct fuse_mounts *mounts, pid_t pi
                : 0;
 }
 
-/* The number of the connection that such a descriptor is one of; 0: it is none, or is not said. */
-static unsigned connection_of(int descriptors, const char *number)
-{
-    int file = openat(descriptors, number, O_RDONLY | O_CLOEXEC);
-    char text[1024];
-    const char *found;
-    ssize_t length;
+struct served {
+    const struct fuse_mounts *mounts;
+    struct fuse_mount *found;
+};
 
-    if (file < 0) {
-        return 0;
+static bool find_unnamed(void *context, unsigned number)
+{
+    struct served *served = context;
+
+    for (size_t i = 0; i < served->mounts->count && served->found == NULL; i++) {
+        struct fuse_mount *mount = &served->mounts->list[i];
+
+        if (!mount->is_named && mount->device == makedev(0, number)) {
+            served->found = mount;
+        }
     }
-    length = read(file, text, sizeof(text) - 1);
-    close(file);
-    text[length > 0 ? length : 0] = '\0';
-    found = strstr(text, "fuse_connection:");
-    return found != NULL ? (unsigned)strtoul(strchr(found, ':') + 1, NULL, 10) : 0;
+    return served->found != NULL;
 }
 
 /* What the process serves, of that which nobody's arguments name; or NULL. */
-static struct fuse_mount *mount_of_connection(struct fuse_mounts *mounts, pid_t pid)
+static struct fuse_mount *mount_of_connection(const struct fuse_mounts *mounts, pid_t pid)
 {
-    char path[48];
-    struct fuse_mount *found = NULL;
-    struct dirent *item;
-    DIR *stream;
+    struct served served = {.mounts = mounts};
 
-    snprintf(path, sizeof(path), "/proc/%ld/fdinfo", (long)pid);
-    stream = opendir(path);
-    while (stream != NULL && found == NULL && (item = readdir(stream)) != NULL) {
-        unsigned number = item->d_name[0] != '.' ? connection_of(dirfd(stream), item->d_name) : 0;
-
-        for (size_t i = 0; number != 0 && i < mounts->count && found == NULL; i++) {
-            struct fuse_mount *mount = &mounts->list[i];
-
-            found = !mount->is_named && mount->device == makedev(0, number) ? mount : NULL;
-        }
-    }
-    if (stream != NULL) {
-        closedir(stream);
-    }
-    return found;
+    (void)process_visit_connections(pid, find_unnamed, &served);
+    return served.found;
 }
 
 /* A directory above may have another name by now: the kernel says which connection is whose. */

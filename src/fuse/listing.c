@@ -3,8 +3,6 @@
 
 #include "fuse/listing.h"
 
-#include "util/mounts.h"
-
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -12,7 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
-struct registry_entry *listing_enter(const char *image, const char *mount_point, const char *device,
+struct registry_entry *listing_enter(const char *image, const char *mount_point, dev_t device,
                                      bool writable, bool overlay)
 {
     struct registry_record record = {
@@ -21,9 +19,7 @@ struct registry_entry *listing_enter(const char *image, const char *mount_point,
         .overlay = overlay,
         .since = (int64_t)time(NULL),
     };
-    unsigned major_number, minor_number;
     char point[4096], path[4096];
-    dev_t found;
 
     if (snprintf(path, sizeof(path), "%s", image) >= (int)sizeof(path)) {
         errno = ENAMETOOLONG;
@@ -38,13 +34,7 @@ struct registry_entry *listing_enter(const char *image, const char *mount_point,
     }
     record.image = path;
     record.mount_point = point;
-    if (device != NULL && sscanf(device, "%u:%u", &major_number, &minor_number) == 2) {
-        record.major = major_number;
-        record.minor = minor_number;
-    } else {
-        found = mounts_device_at(mount_point);
-        record.major = major(found);
-        record.minor = minor(found);
-    }
+    record.major = major(device);
+    record.minor = minor(device);
     return registry_enter(&record);
 }

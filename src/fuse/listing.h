@@ -7,11 +7,10 @@
 
 /*
  * Enters this process, which serves `image` at `mount_point`; both are paths as they were before
- * the working directory changed, absolute. `device` is MAJOR:MINOR where who mounted has told it,
- * or NULL. With `overlay` what is written does not go to the image. NULL, with errno, where
- * that cannot be.
+ * the working directory changed, absolute. `device` is that of the mount's files, 0 if unknown.
+ * With `overlay` what is written does not go to the image. NULL, with errno, where that cannot be.
  */
-struct registry_entry *listing_enter(const char *image, const char *mount_point, const char *device,
+struct registry_entry *listing_enter(const char *image, const char *mount_point, dev_t device,
                                      bool writable, bool overlay);
 
 #endif

@@ -40,7 +40,7 @@ struct session {
     char *mount_point; /* absolute */
     struct filesystem *filesystem;
     struct own_mount *own; /* with a writer */
-    dev_t device;          /* of the files under the mount point; 0: unknown */
+    dev_t device;          /* as session_device() has it */
     bool was_told;         /* to end, by a signal */
     int unsaved;           /* the negative errno of what the kernel could not hand over; 0 */
     struct fuse_session *fuse;
@@ -83,7 +83,6 @@ static ino_t disk_inode(bool is_directory)
     return is_directory ? TREE_DISK : TREE_ROOT;
 }
 
-/* The device of the files under the mount point; 0 where that cannot be told. */
 static dev_t find_device(const struct session *session)
 {
     const char *told = session->settings.options->mounted_device;
@@ -279,6 +278,11 @@ static void close_descriptor(int *descriptor)
         close(*descriptor);
         *descriptor = -1;
     }
+}
+
+dev_t session_device(const struct session *session)
+{
+    return session->device;
 }
 
 void session_set_control(struct session *session, int listening)

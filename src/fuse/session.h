@@ -24,6 +24,7 @@
 #include "util/log.h"
 
 #include <stdbool.h>
+#include <sys/types.h>
 
 struct session;
 
@@ -68,6 +69,9 @@ int session_background(struct session *session, enum session_process *process, s
  * session_serve(), which answers there where the disk can be written.
  */
 void session_set_control(struct session *session, int listening);
+
+/* The device of the files under the mount point; 0 where that could not be told. */
+dev_t session_device(const struct session *session);
 
 /* Returns 0 after an unmount or a signal to end; a negative errno with a sentence. */
 int session_serve(struct session *session, struct error *error);

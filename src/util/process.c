@@ -3,6 +3,7 @@
 
 #include "util/process.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -10,6 +11,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -147,4 +149,43 @@ bool process_real_user(pid_t pid, uid_t *user)
         fclose(file);
     }
     return found;
+}
+
+/* The number of the connection that such a descriptor is one of; 0: it is none, or is not said. */
+static unsigned connection_of(int descriptors, const char *number)
+{
+    int file = openat(descriptors, number, O_RDONLY | O_CLOEXEC);
+    char text[1024];
+    const char *found;
+    ssize_t length;
+
+    if (file < 0) {
+        return 0;
+    }
+    length = read(file, text, sizeof(text) - 1);
+    close(file);
+    text[length > 0 ? length : 0] = '\0';
+    found = strstr(text, "fuse_connection:");
+    return found != NULL ? (unsigned)strtoul(strchr(found, ':') + 1, NULL, 10) : 0;
+}
+
+bool process_visit_connections(pid_t pid, bool (*each)(void *context, unsigned number),
+                               void *context)
+{
+    char path[48];
+    struct dirent *item;
+    bool ended = false;
+    DIR *stream;
+
+    snprintf(path, sizeof(path), "/proc/%ld/fdinfo", (long)pid);
+    stream = opendir(path);
+    while (stream != NULL && !ended && (item = readdir(stream)) != NULL) {
+        unsigned number = item->d_name[0] != '.' ? connection_of(dirfd(stream), item->d_name) : 0;
+
+        ended = number != 0 && each(context, number);
+    }
+    if (stream != NULL) {
+        closedir(stream);
+    }
+    return ended;
 }

@@ -41,6 +41,14 @@ bool process_may_leave_memory(void);
  * none. */
 bool process_real_user(pid_t pid, uid_t *user);
 
+/*
+ * Calls `each` with the number of each FUSE connection that the process has a descriptor of, until
+ * that returns true; whether it did. Kernels that do not say which connection is whose
+ * (fuse_connection in fdinfo), and processes of others, have none.
+ */
+bool process_visit_connections(pid_t pid, bool (*each)(void *context, unsigned number),
+                               void *context);
+
 /* A long chain takes more descriptors than most shells allow at first. */
 void process_raise_descriptor_limit(void);
 

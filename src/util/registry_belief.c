@@ -58,14 +58,26 @@ static int look_at(void *context, const struct mount_entry *entry)
     return 0;
 }
 
-/* Of a mount without a name, or of another mount namespace: a connection belongs to who made it. */
-static bool has_own_connection(const struct registry_record *record)
+static bool is_of_record(void *context, unsigned number)
+{
+    return number == ((const struct registry_record *)context)->minor;
+}
+
+/*
+ * Of a mount without a name, or of another mount namespace: a connection belongs to who made it,
+ * and nobody else has a descriptor of it. fusectl is not mounted everywhere.
+ */
+static bool has_own_connection(struct registry_record *record)
 {
     struct stat status;
     char path[64];
 
+    if (record->major != 0) {
+        return false;
+    }
     snprintf(path, sizeof(path), "/sys/fs/fuse/connections/%" PRIu64, record->minor);
-    return record->major == 0 && stat(path, &status) == 0 && status.st_uid == record->user;
+    return stat(path, &status) == 0 ? status.st_uid == record->user
+                                    : process_visit_connections(record->pid, is_of_record, record);
 }
 
 static void judge_mount(struct registry_record *record)

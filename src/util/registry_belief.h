@@ -5,7 +5,8 @@
  * upon it, and what root is told, touches nothing but that user's own processes, mounts and images.
  *
  *     the process    its real user is the record's owner
- *     the device     it is a mount that FUSE says that owner made (user_id=)
+ *     the device     it is a mount that FUSE says that owner made (user_id=); or, of one that is
+ *                    not seen, its connection is his, or the process holds it
  *     the path       that mount is what is seen there
  *     the image      the process has it open, to write where the record says so; or, where nobody
  *                    may see what that has open, it belongs to the owner

@@ -112,6 +112,20 @@ def something_of_roots(directory):
             tools.run("umount", at)
 
 
+CONNECTIONS = "/sys/fs/fuse/connections"
+
+# Where the kernel's list of connections is mounted, and where it is not, as in many containers.
+WAYS = {"fusectl": "mountpoint -q %s || mount -t fusectl none %s" % (CONNECTIONS, CONNECTIONS),
+        "none": "! mountpoint -q %s || umount %s" % (CONNECTIONS, CONNECTIONS)}
+
+
+def listed_with(way, path):
+    """files.listed(), in mounts of its own."""
+    text = tools.output("unshare", "--mount", "sh", "-ec", WAYS[way] + '; exec "$@"', "sh", ctl.program(),
+                        "list", "--json")
+    return [item for item in json.loads(text) if item["image"] == os.path.realpath(path)]
+
+
 def snapshots(path):
     return [line.split()[1] for line in tools.output("qemu-img", "snapshot", "-l", path)
             .splitlines()[2:]]
@@ -238,7 +252,8 @@ def _(directory):
 
 
 @suite.test("a user's files are seen by root, and unmounted, that a program of his shows",
-            needs=[tools.tool("fusermount3", "fuse2fs", "debugfs"), tools.file_system("ext4")])
+            needs=[tools.tool("fusermount3", "fuse2fs", "debugfs", "unshare", "mountpoint"),
+                   tools.file_system("ext4")])
 def _(directory):
     del directory
     with files.place_of_user() as (home, program):
@@ -250,10 +265,28 @@ def _(directory):
             tools.run(*bad.user_prefix(bad.NOBODY), program, "mount", path, at,
                       env=files.environment())
             with bad.unmounted_at_the_end(at):
-                check_equal([each["file-systems"] for each in files.listed(path)], [[at]], "the list")
+                for connections in WAYS:
+                    check_equal([each["file-systems"] for each in listed_with(connections, path)], [[at]],
+                                "the list, with %s" % connections)
                 files.qcow2ctl("umount", way)
                 check(not mount.is_mounted(at), "still mounted")
             files.check_nothing_left(path)
+
+
+@suite.test("what root has attached is not a user's who says that it is his daemon's",
+            needs=[tools.loop, tools.tool("unshare", "mountpoint")])
+def _(directory):
+    roots = files.whole(directory)
+    with place() as (home, _program), files.attached(roots) as device:
+        path = image_of(home, "x.qcow2")
+        with open("/run/qcow2fs/%d" % files.listed(roots)[0]["pid"], encoding="utf-8") as file:
+            pairs = dict(pair.split("=", 1) for pair in file.read().split("\0") if pair)
+        with liar(record(path, device=os.makedev(int(pairs["major"]), int(pairs["minor"]))), [path]):
+            for connections in WAYS:
+                check_equal([each["loop-devices"] for each in listed_with(connections, roots)], [[device]],
+                            "root's, with %s" % connections)
+                check_equal([each["loop-devices"] for each in listed_with(connections, path)], [[]],
+                            "the user's, with %s" % connections)
 
 
 @suite.test("nothing that is mounted in a user's directory keeps root waiting")
