@@ -24,7 +24,7 @@ static int no_answer(const struct stack *stack, int result, struct error *error)
 int daemon_ask(const struct stack *stack, const struct control_message *request, int milliseconds,
                struct control_message *answer, struct error *error)
 {
-    int socket = registry_connect(stack->descriptor);
+    int socket = registry_connect(stack->descriptor, milliseconds);
     const char *code, *message;
     int result;
 

@@ -21,6 +21,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
@@ -158,11 +159,32 @@ int registry_listen(const struct registry_entry *entry)
     return listening;
 }
 
-int registry_connect(int descriptor)
+/* As registry_connect(). */
+static int connect_within(const struct sockaddr_un *address, int milliseconds)
+{
+    const struct timeval limit = {.tv_sec = milliseconds / 1000,
+                                  .tv_usec = milliseconds % 1000 * 1000};
+    int connected = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0), result = 0;
+
+    if (connected < 0) {
+        return -errno;
+    }
+    if ((milliseconds >= 0 &&
+         setsockopt(connected, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)) != 0) ||
+        connect(connected, (const struct sockaddr *)address, sizeof(*address)) != 0) {
+        result = errno == EAGAIN ? -ETIMEDOUT : -errno;
+    }
+    if (result != 0) {
+        close(connected);
+    }
+    return result == 0 ? connected : result;
+}
+
+int registry_connect(int descriptor, int milliseconds)
 {
     char link[48], path[4096];
     struct sockaddr_un address;
-    int directory, connected, result = 0;
+    int directory, result;
     ssize_t length;
     char *slash;
 
@@ -182,16 +204,9 @@ int registry_connect(int descriptor)
         return -errno;
     }
     address = socket_address(directory, slash + 1);
-    connected = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-    if (connected < 0 ||
-        connect(connected, (const struct sockaddr *)&address, sizeof(address)) != 0) {
-        result = -errno;
-    }
+    result = connect_within(&address, milliseconds);
     close(directory);
-    if (result != 0 && connected >= 0) {
-        close(connected);
-    }
-    return result == 0 ? connected : result;
+    return result;
 }
 
 /* Whether its daemon has ended; the lock is held then. */

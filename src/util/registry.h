@@ -88,9 +88,11 @@ int registry_wait(int descriptor, int milliseconds, struct registry_record *reco
 
 /*
  * Connects to the socket of the daemon whose file is open at `descriptor`: its own descriptor, or a
- * negative errno; -ENOENT and -ECONNREFUSED where nobody listens.
+ * negative errno; -ENOENT and -ECONNREFUSED where nobody listens; -ETIMEDOUT where nobody has taken
+ * those who came before for so many milliseconds, which is all that a daemon that is stopped does;
+ * -1: that is waited for.
  */
-int registry_connect(int descriptor);
+int registry_connect(int descriptor, int milliseconds);
 
 void registry_release(struct registry_record *record);
 

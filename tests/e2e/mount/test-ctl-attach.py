@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 
 from lib import bad, compare, ctl, files, image, mount, run, tap, tools
 from lib.files import qcow2ctl
@@ -142,6 +143,25 @@ def _(directory):
         qcow2ctl("detach", device)
     for path in (first, second):
         files.check_in_order(path)
+
+
+@suite.test("a daemon that is stopped is listed also where so many have asked it that none gets through")
+def _(directory):
+    path = image.create(os.path.join(directory, "image.qcow2"), MiB)
+    with mount.mount(path, directory=True, foreground=False, writable=True), contextlib.ExitStack() as asking:
+        pid = files.listed(path)[0]["pid"]
+        bad.stop(pid)
+        try:
+            with contextlib.suppress(BlockingIOError):
+                for _ in range(1000):
+                    other = asking.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+                    other.setblocking(False)
+                    other.connect("/run/qcow2fs/%d.control" % pid)
+            for arguments in (("list",), ("list", "--json"), ("top", "--once")):
+                said = ctl.ctl(*arguments, seconds=bad.SOON).stdout
+                check(os.path.basename(path) in said, "%s shows it not: %s", arguments, said)
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
 
 @suite.test("a mount that is gone, and whose daemon still has something to do, is not taken for the next")
