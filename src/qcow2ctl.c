@@ -140,12 +140,13 @@ static const struct command *find_command(const char *name, struct error *error)
  */
 static int flush_output(struct ctl *ctl, int status)
 {
-    errno = 0;
-    if (fflush(stdout) == 0 && !ferror(stdout)) {
+    int r = printable_flush(stdout);
+
+    if (r == 0) {
         return status;
     }
     if (ctl->error.code == 0) {
-        ctl_not_printed(ctl, errno != 0 ? errno : EIO);
+        ctl_not_printed(ctl, -r);
     }
     return ctl->command->unprinted_status != 0 ? ctl->command->unprinted_status : CTL_FAILED;
 }
@@ -230,6 +231,7 @@ int main(int argc, char **argv)
     const char *first = argc > 1 ? argv[1] : "";
     const struct command *command;
     struct error error = {0};
+    int r;
 
     if (process_hold_standard_descriptors() != 0) {
         return CTL_FAILED;
@@ -256,10 +258,9 @@ int main(int argc, char **argv)
         }
         return run_command(command, argc - 2, argv + 2);
     }
-    errno = 0;
-    if (fflush(stdout) != 0 || ferror(stdout)) {
-        error_set(&error, errno != 0 ? errno : EIO, "the output could not be written: %s",
-                  strerror(errno != 0 ? errno : EIO));
+    r = printable_flush(stdout);
+    if (r != 0) {
+        error_set(&error, -r, "the output could not be written: %s", strerror(-r));
         say(error.text);
         return CTL_FAILED;
     }

@@ -541,6 +541,8 @@ static enum exit_status mount_command(const struct command_line *line)
 
 static enum exit_status run(const struct command_line *line)
 {
+    int r;
+
     switch (line->action) {
     case ACTION_MOUNT:
         return mount_command(line);
@@ -557,7 +559,12 @@ static enum exit_status run(const struct command_line *line)
         options_names(mount_option_table, stdout);
         break;
     }
-    return fflush(stdout) == 0 && !ferror(stdout) ? EXIT_OK : EXIT_FAILED;
+    r = printable_flush(stdout);
+    if (r != 0) {
+        printable_line(stderr, "qcow2fs: the output could not be written: %s", strerror(-r));
+        return EXIT_FAILED;
+    }
+    return EXIT_OK;
 }
 
 int main(int argc, char **argv)

@@ -3,6 +3,7 @@
 
 #include "util/printable.h"
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -153,4 +154,13 @@ void printable_line(FILE *out, const char *format, ...)
     va_start(arguments, format);
     printable_vline(out, format, arguments);
     va_end(arguments);
+}
+
+int printable_flush(FILE *out)
+{
+    errno = 0;
+    if (fflush(out) == 0 && !ferror(out)) {
+        return 0;
+    }
+    return errno != 0 ? -errno : -EIO;
 }

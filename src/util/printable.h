@@ -53,4 +53,7 @@ void printable_vline(FILE *out, const char *format, va_list arguments)
 /* The same, but cleaned only where `out` is a terminal: what a program reads names files by. */
 void printable_exact_line(FILE *out, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* Hands over what was printed. 0, or a negative errno: not all of it, now or before, arrived. */
+int printable_flush(FILE *out);
+
 #endif
