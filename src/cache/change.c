@@ -104,13 +104,18 @@ static void list_dirty(struct cache_pool *pool, struct shard *shard, struct bloc
     atomic_fetch_add_explicit(&pool->dirty_bytes, block->entry.size, memory_order_relaxed);
 }
 
-static void publish(struct cache_pool *pool, struct block *old, struct block *copy,
+/* False: `old` is not what the pool has there any more, and nothing was done. */
+static bool publish(struct cache_pool *pool, struct block *old, struct block *copy,
                     const struct cache_change *change)
 {
     struct shard *shard = shard_of_key(pool, copy->entry.key);
     bool dirty;
 
     pthread_mutex_lock(&shard->mutex);
+    if (old->state == BLOCK_STALE) {
+        pthread_mutex_unlock(&shard->mutex);
+        return false;
+    }
     dirty = change->write_through == NULL || old->dirty != NULL;
     if (change->write_through == NULL) {
         mark_range(copy->dirty, change->offset, change->length);
@@ -126,6 +131,7 @@ static void publish(struct cache_pool *pool, struct block *old, struct block *co
     }
     pthread_mutex_unlock(&shard->mutex);
     cache_pool_unpin(pool, &copy->entry);
+    return true;
 }
 
 /*
@@ -184,14 +190,17 @@ static void rewrite_later(struct cache_pool *pool, struct cache_key key, size_t 
     (void)cache_pool_change(pool, key, size, fill, fill_context, &change);
 }
 
-int cache_pool_change(struct cache_pool *pool, struct cache_key key, size_t size,
-                      cache_fill_fn *fill, void *fill_context, const struct cache_change *change)
+/* As cache_pool_change(); *again: another change came first, and this one is still to be made. */
+static int try_change(struct cache_pool *pool, struct cache_key key, size_t size,
+                      cache_fill_fn *fill, void *fill_context, const struct cache_change *change,
+                      bool *again)
 {
     const struct cache_entry *entry;
     struct block *old, *copy;
     bool written = false;
     int result = cache_pool_get(pool, key, size, fill, fill_context, &entry);
 
+    *again = false;
     if (result < 0) {
         return result;
     }
@@ -209,17 +218,26 @@ int cache_pool_change(struct cache_pool *pool, struct cache_key key, size_t size
                                        (const uint8_t *)copy->entry.data + change->offset,
                                        change->length);
     }
-    if (result < 0) {
-        if (copy != NULL) {
-            block_free(pool, copy);
-        }
-    } else {
-        publish(pool, old, copy, change);
+    *again = result == 0 && !publish(pool, old, copy, change);
+    if ((result < 0 || *again) && copy != NULL) {
+        block_free(pool, copy);
     }
     if (result < 0 && written) { /* with the old block pinned: it need not be read again */
         rewrite_later(pool, key, size, fill, fill_context, change);
     }
     cache_pool_unpin(pool, entry);
+    return result;
+}
+
+int cache_pool_change(struct cache_pool *pool, struct cache_key key, size_t size,
+                      cache_fill_fn *fill, void *fill_context, const struct cache_change *change)
+{
+    bool again;
+    int result;
+
+    do {
+        result = try_change(pool, key, size, fill, fill_context, change, &again);
+    } while (again);
     return result;
 }
 

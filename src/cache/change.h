@@ -14,8 +14,10 @@
  * Dirty blocks are pinned: they leave the pool only after they were written.
  * What is dirty is known by sectors of 512 bytes, and only those are written.
  *
- * The callers see to it that nobody else changes the same block at the same
- * time, and that one write-back of a pool is under way at a time.
+ * Of two changes of one block at the same time the later one is made again, from what the other
+ * has left. The callers see to it that none changes bytes which another one changes, or writes
+ * through; in a damaged image two tables may be one, and then no memory is at risk. And they see to
+ * it that one write-back of a pool is under way at a time.
  */
 #ifndef CACHE_CHANGE_H
 #define CACHE_CHANGE_H
@@ -29,7 +31,7 @@
 struct cache_change {
     size_t offset, length; /* bytes that `apply` changes */
     uint64_t epoch;        /* of the barrier: must be stable before the block is written */
-    /* Must call nothing of the pool: it may run under a shard's mutex. */
+    /* May be called twice; must call nothing of the pool: it may run under a shard's mutex. */
     void (*apply)(void *context, void *data);
     void *context;
     /*

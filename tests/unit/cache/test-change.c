@@ -94,6 +94,56 @@ START_TEST(dirty_blocks_are_never_evicted_and_clean_ones_are)
 }
 END_TEST
 
+/* Another change of the same block, in the midst of ours, which has its copy already. */
+static void change_meanwhile(struct disk *disk)
+{
+    disk_change(disk, 5, 200, 10, 0xDD);
+}
+
+struct first_stamp {
+    struct stamp stamp; /* first: apply_stamp() takes it for that */
+    struct disk *disk;
+    unsigned applied;
+};
+
+static void apply_in_the_midst(void *context, void *data)
+{
+    struct first_stamp *first = context;
+
+    if (first->applied++ == 0) {
+        change_meanwhile(first->disk);
+    }
+    apply_stamp(context, data);
+}
+
+/* `_i`: whether it is written through. */
+START_TEST(of_two_changes_of_a_block_at_once_both_are_made)
+{
+    struct disk *disk = disk_make(BLOCKS * BLOCK);
+    const struct cache_entry *reader = disk_pin(disk, 5); /* so that each makes a copy */
+    struct first_stamp first = {.stamp = {100, 10, 0xEE}, .disk = disk};
+    struct place place = {.disk = disk, .offset = 5 * BLOCK};
+    const struct cache_change change = {
+        .offset = 100, .length = 10, .epoch = 1, .apply = apply_in_the_midst, .context = &first};
+
+    disk->during = _i != 0 ? change_meanwhile : NULL;
+    ck_assert_int_eq(
+        _i != 0 ? disk_change_with(disk, 5, &first.stamp, 1, true)
+                : cache_pool_change(disk->pool, disk_key(5), BLOCK, disk_fill, &place, &change),
+        0);
+    ck_assert_uint_eq(disk_byte(disk, 5, 100), 0xEE);
+    ck_assert_uint_eq(disk_byte(disk, 5, 200), 0xDD);
+    ck_assert_uint_eq(((const uint8_t *)reader->data)[100], 6);
+    cache_pool_unpin(disk->pool, reader);
+    ck_assert_uint_eq(disk_cached(disk), BLOCK);
+    disk_write_back(disk);
+    ck_assert_uint_eq(disk->bytes[5 * BLOCK + 100], 0xEE);
+    ck_assert_uint_eq(disk->bytes[5 * BLOCK + 200], 0xDD);
+    disk_expect_clean(disk);
+    disk_free(disk);
+}
+END_TEST
+
 START_TEST(a_failed_fill_changes_nothing)
 {
     struct disk *disk = disk_make(4 * BLOCK);
@@ -274,6 +324,7 @@ int main(void)
     tcase_add_test(tcase, a_pinned_reader_keeps_the_old_bytes);
     tcase_add_test(tcase, a_block_that_nobody_reads_changes_where_it_is);
     tcase_add_test(tcase, dirty_blocks_are_never_evicted_and_clean_ones_are);
+    tcase_add_loop_test(tcase, of_two_changes_of_a_block_at_once_both_are_made, 0, 2);
     tcase_add_test(tcase, a_failed_fill_changes_nothing);
     tcase_add_test(tcase, write_through_writes_the_changed_bytes_and_leaves_the_block_clean);
     tcase_add_test(tcase, write_through_leaves_what_was_dirty_dirty);
