@@ -145,6 +145,7 @@ void check_close(struct check *check)
 {
     check_counts_destroy(check->counts);
     check_counts_destroy(check->exclusive);
+    check_counts_destroy(check->leaked);
     check_walk_end(check);
     free(check->snapshots);
     free(check->blocks);
@@ -344,6 +345,8 @@ int check_image(struct header *header, struct store *file, const char *name,
     memset(result, 0, sizeof(*result));
     status = run_check(&check);
     result->too_low = check.too_low;
+    result->uncountable = check.uncountable;
+    result->falsely_copied = check.falsely_copied;
     check_close(&check);
     return status;
 }

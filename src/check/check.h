@@ -115,6 +115,13 @@ struct check_result {
     uint64_t overlaps;
     /* Clusters whose count is lower than what refers to them: a writer would hand these out. */
     uint64_t too_low;
+    /*
+     * References to clusters that have more of them than refcounts of this width can say: a writer
+     * would free what others still name. No repair mends that.
+     */
+    uint64_t uncountable;
+    /* Entries with COPIED set whose cluster others name, too: a writer would change it for all. */
+    uint64_t falsely_copied;
     /* Of these, what is repaired now. */
     uint64_t fixed_leaks;
     uint64_t fixed_errors;

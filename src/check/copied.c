@@ -26,9 +26,22 @@ static bool corrected(struct check *check)
     return check->plan.copied;
 }
 
-/* The same, of one that is a finding. */
-static bool found_wrong(struct check *check, const char *what, uint64_t index, uint64_t entry)
+/* Whether something else refers to that cluster, too: not where only its count is too high. */
+static bool is_shared(const struct check *check, uint64_t host_offset)
 {
+    uint64_t cluster = host_offset >> check->header->cluster_bits;
+
+    return cluster < check->limit && check_counts_get(check->counts, cluster) > 1 &&
+           (check->leaked == NULL || check_counts_get(check->leaked, cluster) == 0);
+}
+
+/* The same, of one that is a finding, and names what is at host_offset. */
+static bool found_wrong(struct check *check, const char *what, uint64_t index, uint64_t entry,
+                        uint64_t host_offset)
+{
+    if (l2_entry_is_copied(entry) && is_shared(check, host_offset)) {
+        check->falsely_copied += check->weight;
+    }
     check_found(check, CHECK_ERROR,
                 "%s %" PRIu64 " (0x%016" PRIx64 ") has the COPIED bit %s, which is wrong", what,
                 index, entry, l2_entry_is_copied(entry) ? "set" : "clear");
@@ -42,7 +55,8 @@ static int check_l1_entry(struct check *check, uint64_t index, uint64_t *entry, 
     if (table == 0) {
         return 0;
     }
-    if (wrong_copied(check, *entry, table) && found_wrong(check, "L1 entry", index, *entry)) {
+    if (wrong_copied(check, *entry, table) &&
+        found_wrong(check, "L1 entry", index, *entry, table)) {
         *changed = true;
         *entry ^= ENTRY_COPIED;
     }
@@ -69,7 +83,7 @@ static bool check_l2_entry(struct check *check, uint64_t entry)
         wrong = wrong_copied(check, entry, host_offset);
     }
     return wrong && found_wrong(check, "L2 entry of data cluster",
-                                host_offset >> header->cluster_bits, entry);
+                                host_offset >> header->cluster_bits, entry, host_offset);
 }
 
 static int check_l2_table(struct check *check, uint64_t host_offset, uint8_t *table,

@@ -87,8 +87,12 @@ struct check {
     uint64_t unsound_snapshots;       /* entries with faults, each is an error */
     bool stray_snapshots;             /* there are none, but the header names an impossible place */
 
+    struct check_counts *leaked; /* 1: only one refers to it, whatever its count; NULL: none */
+
     struct check_plan plan;
     uint64_t too_low, too_high; /* findings that are repaired together */
+    uint64_t uncountable;       /* references that a count of this width cannot say */
+    uint64_t falsely_copied;    /* COPIED bits that are set where more than one reference is */
     uint64_t corrected_copied;  /* COPIED bits that are now as they should be */
 
     uint64_t work_done, work_total; /* L1 entries, for progress() */

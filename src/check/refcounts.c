@@ -266,7 +266,16 @@ static int keep_stored(struct check *check, uint64_t cluster, uint64_t stored, u
     bool repaired = stored > counted ? check->plan.lower : check->plan.raise;
     int result = 0;
 
-    if (!repaired && !check->plan.rebuild) {
+    if (repaired || check->plan.rebuild) {
+        return 0;
+    }
+    if (stored > 1 && counted == 1 && check->leaked == NULL) {
+        result = check_counts_create(check->limit + 1, &check->leaked);
+    }
+    if (stored > 1 && counted == 1 && result == 0) {
+        result = check_counts_set(check->leaked, cluster, 1);
+    }
+    if (result == 0) {
         result = check_counts_set(check->counts, cluster, stored);
     }
     return result < 0 ? check_failed(check, result, "comparing refcounts") : 0;

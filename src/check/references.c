@@ -86,6 +86,7 @@ static int count_weighted(struct check *check, uint64_t first, uint64_t length, 
         }
         if (added < weight) {
             check->saturated = true;
+            check->uncountable += weight - added;
             check->weight = weight - added;
             check_found(check, CHECK_ERROR,
                         "cluster %" PRIu64 ": %" PRIu64 " references of the %s are too many for "
@@ -118,6 +119,7 @@ static int count_clusters(struct check *check, uint64_t first, uint64_t length, 
         length -= done;
         if (length > 0) {
             check->saturated = true;
+            check->uncountable++;
             check_found(check, CHECK_ERROR,
                         "cluster %" PRIu64 ": the reference of the %s is one too many for "
                         "refcounts of %u bits; convert the image with qemu-img convert",

@@ -40,6 +40,29 @@ static void report_progress(void *context, uint64_t done, uint64_t total)
     }
 }
 
+/* COPIED bits may have been corrected, and the snapshot table has another place, and length. */
+static int read_again(struct image *image, struct error *error)
+{
+    struct snapshot_table *table;
+    struct store_info info;
+    int result = store_info(image->file, &info);
+
+    if (result < 0) {
+        return error_set(error, -result, "%s: its size cannot be found: %s", image->path,
+                         strerror(-result));
+    }
+    if (image->snapshots != NULL) { /* of what is behind another image nobody asks for them */
+        result =
+            snapshot_table_read(image->file, image->header, info.size, image->path, &table, error);
+        if (result < 0) {
+            return result;
+        }
+        snapshot_table_free(image->snapshots);
+        image->snapshots = table;
+    }
+    return mapping_reload(image->active, image->path, error);
+}
+
 /* `why` the image is repaired. */
 static int repair(struct writer *writer, const char *why, struct check_result *result,
                   struct error *error)
@@ -65,8 +88,7 @@ static int repair(struct writer *writer, const char *why, struct check_result *r
             image->path, why, result->errors - result->fixed_errors + result->unreadable);
     }
     writer->compared = true;
-    /* COPIED bits may have been corrected. */
-    return mapping_reload(image->active, image->path, error);
+    return read_again(image, error);
 }
 
 int writer_repair(struct writer *writer, struct error *error)
@@ -122,50 +144,97 @@ static int tables_bytes(const struct image *image, uint64_t *bytes)
     return 0;
 }
 
-static void low_sentence(const struct writer *writer, const char *what, struct error *error)
+/* Why an image is only read: for each request that would change it, and for who may mend that. */
+struct fault {
+    const char *refused, *remedy;
+};
+
+static const struct fault too_low = {
+    "its refcounts are too low; repair it with qcow2ctl check --repair=all",
+    "repair it with qcow2ctl check --repair, or mount it with -o repair=on",
+};
+
+static const struct fault falsely_copied = {
+    "its COPIED bits are wrong; repair it with qcow2ctl check --repair=all",
+    "repair it with qcow2ctl check --repair, or mount it with -o repair=on",
+};
+
+static const struct fault uncountable = {
+    "its refcounts cannot say how often its clusters are in use; copy it with qcow2ctl convert",
+    "copy it with qcow2ctl convert",
+};
+
+static void fault_sentence(const struct writer *writer, const struct fault *fault, const char *what,
+                           struct error *error)
 {
     error_set(error, EUCLEAN,
-              "%s: %s: new data would overwrite what is there, so it is only read; repair it with "
-              "qcow2ctl check --repair, or mount it with -o repair=on",
-              writer->image->path, what);
+              "%s: %s: new data would overwrite what is there, so it is only read; %s",
+              writer->image->path, what, fault->remedy);
 }
 
 /* From now on. What was written before is still flushed. */
-static void only_read(struct writer *writer, const char *what)
+static void only_read(struct writer *writer, const struct fault *fault, const char *what)
 {
     struct error sentence;
 
-    low_sentence(writer, what, &sentence);
-    writer_refuse(writer, "its refcounts are too low; repair it with qcow2ctl check --repair=all",
-                  sentence.text);
+    fault_sentence(writer, fault, what, &sentence);
+    writer_refuse(writer, fault->refused, sentence.text);
 }
 
 /*
  * Nothing may be written: where a check was asked for that is an error. Otherwise it is said, the
  * disk can be read, and each change fails with EROFS.
  */
-static int refuse_low(struct writer *writer, const char *what, struct error *error)
+static int refuse(struct writer *writer, const struct fault *fault, const char *what,
+                  struct error *error)
 {
     if (writer->options.refuse_at_once || writer->options.check == WRITER_CHECK_ON) {
-        low_sentence(writer, what, error);
+        fault_sentence(writer, fault, what, error);
         return -EUCLEAN;
     }
-    only_read(writer, what);
+    only_read(writer, fault, what);
     return 0;
 }
 
-static int repair_low(struct writer *writer, struct error *error)
+static int repair_counts(struct writer *writer, struct error *error)
 {
     struct check_result result;
-    int status = repair(writer, "has refcounts that are too low", &result, error);
+    int status = repair(writer, "has wrong refcounts", &result, error);
 
     if (status == 0) {
         log_line(writer->image->log, LOG_LEVEL_INFO,
-                 "%s: had refcounts that were too low; they were repaired: %" PRIu64
-                 " errors, %" PRIu64 " leaked clusters",
+                 "%s: had wrong refcounts; they were repaired: %" PRIu64 " errors, %" PRIu64
+                 " leaked clusters",
                  writer->image->path, result.fixed_errors, result.fixed_leaks);
     }
     return status;
+}
+
+/* What a comparison has found that makes it dangerous to write. */
+static int judge(struct writer *writer, const struct check_result *result, struct error *error)
+{
+    const struct fault *fault = &too_low;
+    char what[160];
+
+    if (result->uncountable > 0) {
+        fault = &uncountable;
+        snprintf(what, sizeof(what),
+                 "its clusters have %" PRIu64 " references more than refcounts of %u bits can say",
+                 result->uncountable, 1U << writer->header->refcount_order);
+    } else if (result->too_low > 0) {
+        snprintf(what, sizeof(what), "%" PRIu64 " of its clusters have refcounts that are too low",
+                 result->too_low);
+    } else if (result->falsely_copied > 0) {
+        fault = &falsely_copied;
+        snprintf(what, sizeof(what),
+                 "%" PRIu64 " of its entries have the COPIED bit set, and others refer to their "
+                 "clusters, too",
+                 result->falsely_copied);
+    } else {
+        return 0;
+    }
+    return writer->options.repair ? repair_counts(writer, error)
+                                  : refuse(writer, fault, what, error);
 }
 
 int writer_check(struct writer *writer, struct error *error)
@@ -175,7 +244,6 @@ int writer_check(struct writer *writer, struct error *error)
     struct image *image = writer->image;
     struct error own = {0};
     struct check_result result;
-    char what[96];
     struct stop stop;
     uint64_t bytes;
     int status;
@@ -209,15 +277,7 @@ int writer_check(struct writer *writer, struct error *error)
         return status;
     }
     writer->compared = true;
-    if (result.too_low == 0) {
-        return 0;
-    }
-    if (writer->options.repair) {
-        return repair_low(writer, error);
-    }
-    snprintf(what, sizeof(what), "%" PRIu64 " of its clusters have refcounts that are too low",
-             result.too_low);
-    return refuse_low(writer, what, error);
+    return judge(writer, &result, error);
 }
 
 /* Counts of 0 among the clusters of [offset, offset + length). */
@@ -238,7 +298,7 @@ static int check_counted(struct writer *writer, uint64_t offset, uint64_t length
         if (count == 0) {
             snprintf(what, sizeof(what), "the %s at 0x%" PRIx64 " is counted as free", table,
                      cluster << writer->header->cluster_bits);
-            return refuse_low(writer, what, error);
+            return refuse(writer, &too_low, what, error);
         }
     }
     return 0;
@@ -330,7 +390,7 @@ int writer_check_tables(struct writer *writer, struct error *error)
     if (gate_conflict(writer->gate, &host_offset, &table)) {
         snprintf(what, sizeof(what), "the cluster at 0x%" PRIx64 " is two tables, one in the %s",
                  host_offset, table);
-        return refuse_low(writer, what, error);
+        return refuse(writer, &too_low, what, error);
     }
     if (writer->compared) {
         return 0;
@@ -377,7 +437,7 @@ static void look_at_run(struct writer *writer, const struct cluster_run *run, ui
         found) {
         snprintf(what, sizeof(what), "the cluster in use at 0x%" PRIx64 " is counted as free",
                  offset);
-        only_read(writer, what);
+        only_read(writer, &too_low, what);
     }
 }
 

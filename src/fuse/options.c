@@ -307,7 +307,8 @@ const struct option_spec mount_option_table[] = {
              "is written, since new data overwrites what is wrongly counted as free. auto does so "
              "where it takes some 100 ms at most (up to about 1 TiB of data), and looks only at "
              "the tables of a larger image, and at what they name when they are read; where counts "
-             "are too low, writing fails with EROFS. With on the mount is refused then.",
+             "are too low, or entries call a cluster their own that is shared, writing fails with "
+             "EROFS. With on the mount is refused then.",
      .default_text = "auto"},
     {.name = "metadata-interval",
      .type = OPTION_UINT,

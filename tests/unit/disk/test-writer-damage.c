@@ -7,6 +7,7 @@
 #include "suite.h"
 #include "writer_case.h"
 
+#include "disk/snapshots.h"
 #include "meta/format.h"
 
 #include <errno.h>
@@ -291,6 +292,120 @@ START_TEST(counts_that_are_too_low_are_repaired_where_that_is_wanted)
 }
 END_TEST
 
+/* Two entries name one data cluster, both with the COPIED bit; its count says 2, if it can. */
+static struct store *shared_twice(uint32_t refcount_order)
+{
+    struct builder_options options = writer_case_large_disk();
+    struct builder *builder;
+    struct store *file;
+    uint64_t data;
+
+    options.refcount_order = refcount_order;
+    builder = builder_create(&options);
+    data = writer_case_pattern(builder, 0, 1);
+    file = builder_store(builder);
+    builder_destroy(builder);
+    disk_set_u64(file, disk_l2_place(file, 0) + 2 * L2_ENTRY_BYTES, disk_l2_entry(file, 0));
+    if (refcount_order == 4) {
+        disk_set_refcount(file, data, 2);
+    }
+    return file;
+}
+
+/* Each change of one of them would be seen in the other, or free it. */
+static void expect_only_read(struct writer_case *subject, const char *why)
+{
+    uint8_t byte = 1;
+
+    ck_assert_msg(strstr(subject->log.text, why) != NULL, "%s", subject->log.text);
+    ck_assert_int_eq(writer_write(subject->writer, 0, &byte, 1), -EROFS);
+    ck_assert_int_eq(writer_zero(subject->writer, 0, CLUSTER, true, NULL), -EROFS);
+    expect_pattern(subject, 2 * CLUSTER, CLUSTER, 1, 0);
+    ck_assert_uint_eq(memory_store_calls(subject->file, MEMORY_STORE_WRITE), 0);
+    ck_assert_uint_eq(memory_store_calls(subject->file, MEMORY_STORE_PUNCH), 0);
+}
+
+START_TEST(more_references_than_counts_can_say_leave_the_disk_read_only)
+{
+    const struct writer_options options = {.check = WRITER_CHECK_AUTO, .discard = true};
+    struct writer_case subject;
+
+    writer_case_open(&subject, shared_twice(0), &options);
+    expect_only_read(&subject, "have 1 references more than refcounts of 1 bits can say");
+    ck_assert_ptr_nonnull(strstr(subject.log.text, "copy it with qcow2ctl convert"));
+    store_close(writer_case_end(&subject, NULL));
+}
+END_TEST
+
+START_TEST(copied_bits_of_what_is_shared_leave_the_disk_read_only)
+{
+    const struct writer_options options = {.check = WRITER_CHECK_AUTO, .discard = true};
+    struct writer_case subject;
+
+    writer_case_open(&subject, shared_twice(4), &options);
+    expect_only_read(&subject, "2 of its entries have the COPIED bit set, and others refer");
+    ck_assert_ptr_nonnull(strstr(subject.log.text, "qcow2ctl check --repair"));
+    store_close(writer_case_end(&subject, NULL));
+}
+END_TEST
+
+START_TEST(copied_bits_of_what_is_shared_are_repaired_where_that_is_wanted)
+{
+    const struct writer_options options = {.check = WRITER_CHECK_AUTO, .repair = true};
+    struct writer_case subject;
+
+    writer_case_open(&subject, shared_twice(4), &options);
+    expect_write(&subject, 0, CLUSTER, 4);
+    expect_pattern(&subject, 2 * CLUSTER, CLUSTER, 1, 0);
+    expect_write(&subject, 2 * CLUSTER, CLUSTER / 2, 5);
+    expect_pattern(&subject, 0, CLUSTER, 4, 0);
+    store_close(writer_case_end(&subject, NULL));
+}
+END_TEST
+
+/* Only a leak: whose count is too high is shared with nobody. */
+START_TEST(a_count_that_is_too_high_is_written_to_whatever_its_copied_bit)
+{
+    const struct writer_options options = {.check = WRITER_CHECK_AUTO};
+    struct builder_options built = writer_case_large_disk();
+    struct builder *builder = builder_create(&built);
+    uint64_t data = writer_case_pattern(builder, 0, 1);
+    struct store *file = builder_store(builder);
+    struct writer_case subject;
+
+    builder_destroy(builder);
+    disk_set_refcount(file, data, 2);
+    writer_case_open(&subject, file, &options);
+    expect_write(&subject, 0, CLUSTER, 4);
+    ck_assert_ptr_null(strstr(subject.log.text, "COPIED"));
+    store_close(writer_case_end(&subject, NULL));
+}
+END_TEST
+
+/* The repair of an image that is dirty gives the snapshot table what it lacks, at another place. */
+START_TEST(snapshots_are_changed_after_a_repair_that_moved_their_table)
+{
+    struct builder_options options = writer_case_large_disk();
+    struct writer_case subject;
+    struct error error = {0};
+    struct builder *builder;
+    struct store *file;
+
+    options.incompatible_features = INCOMPATIBLE_DIRTY;
+    builder = builder_create(&options);
+    writer_case_pattern(builder, 0, 1);
+    builder_snapshot(builder, &(struct builder_snapshot){
+                                  .id = "1", .name = "first", .l1 = builder_add_l1(builder, 1)});
+    writer_case_build(&subject, builder, NULL);
+    ck_assert_msg(writer_snapshot_make(subject.writer, "second", &error) == 0, "%s", error.text);
+    expect_write(&subject, 0, CLUSTER, 4);
+    ck_assert_msg(writer_snapshot_remove(subject.writer, 0, &error) == 0, "%s", error.text);
+    file = writer_case_end(&subject, NULL);
+    expect_sound(file, false);
+    store_close(file);
+}
+END_TEST
+
 START_TEST(an_image_in_order_is_written_whichever_check_is_made)
 {
     const struct writer_options options = {.check = (enum writer_check)_i};
@@ -342,6 +457,11 @@ int main(void)
                         TARGET_L2_TABLE);
     tcase_add_test(r8, counts_that_are_too_low_leave_the_disk_read_only);
     tcase_add_test(r8, counts_that_are_too_low_are_repaired_where_that_is_wanted);
+    tcase_add_test(r8, more_references_than_counts_can_say_leave_the_disk_read_only);
+    tcase_add_test(r8, copied_bits_of_what_is_shared_leave_the_disk_read_only);
+    tcase_add_test(r8, copied_bits_of_what_is_shared_are_repaired_where_that_is_wanted);
+    tcase_add_test(r8, a_count_that_is_too_high_is_written_to_whatever_its_copied_bit);
+    tcase_add_test(r8, snapshots_are_changed_after_a_repair_that_moved_their_table);
     tcase_add_loop_test(r8, an_image_in_order_is_written_whichever_check_is_made, 0, 3);
     tcase_add_test(r8, an_impossible_entry_met_by_a_write_stops_writing_too);
     suite_add_tcase(suite, r8);
