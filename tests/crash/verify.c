@@ -78,6 +78,9 @@ static const char *check_counts(struct verify *verify, struct session *session, 
     if (status < 0) {
         return FOUND(verify, "%s: %s", when, error.text);
     }
+    if (result.falsely_copied > 0) { /* nothing would be written to it any more */
+        return FOUND(verify, "%s: COPIED bits are set of what is shared%s", when, lines.text);
+    }
     /* While a snapshot is made or removed they do not agree with the counts; it does no harm. */
     if (session->image->header->version < 3 && verify->model->snapshot_count > 0) {
         verify->copied = verify->copied || lines.copied > 0;
