@@ -359,7 +359,10 @@ static int close_writer(struct amend *amend, int result)
     return result == 0 && closed < 0 ? amend_failed(amend, closed, "saving the image") : result;
 }
 
-/* What the steps rely on: references and refcounts that agree. */
+/*
+ * What the steps rely on: no refcount is lower than the references are, no table is anything else.
+ * Higher it may be (a leak): so no step may take it for their number.
+ */
 static int check_sound(struct amend *amend)
 {
     struct image *image = amend->image;
@@ -369,11 +372,11 @@ static int check_sound(struct amend *amend)
 
     amend_begin(amend, "checking the image", "L2 tables");
     result = check_image(image->header, image->file, image->path, &options, &found, amend->error);
-    if (result == 0 && (found.errors > 0 || found.unreadable > 0)) {
+    if (result == 0 && !check_is_clean(&found)) {
         return error_set(amend->error, EUCLEAN,
                          "%s: is damaged (%" PRIu64 " errors), too much for this change; repair "
                          "it first with qcow2ctl check --repair=all",
-                         image->path, found.errors + found.unreadable);
+                         image->path, max_u64(found.errors + found.unreadable, found.overlaps));
     }
     return result;
 }

@@ -4,16 +4,19 @@
  * reads as zeros, else a cluster full of zeros.
  *
  * The active state is changed as a guest would. The L2 tables of snapshots are
- * changed in place: each entry is 8 bytes, and says the same before and after.
- * Several snapshots may have the same table; its refcount says how many, and
- * each cluster that it comes to name gets as many references. A table that the
- * active state shares with them holds no zero cluster any more by then: where
- * it did, the active state has a copy of its own now.
+ * changed in place, each once: each entry is 8 bytes, and says the same before
+ * and after. Several snapshots may have the same table: the L1 entries that name
+ * it are counted, and each cluster that it comes to name gets as many references,
+ * each that it named loses as many. Its refcount does not tell: that may be
+ * higher, where a crash has left a leak. A table that the active state shares
+ * with them holds no zero cluster any more by then: where it did, the active
+ * state has a copy of its own now.
  */
 #include "config.h"
 
 #include "admin/amend_internal.h"
 
+#include "check/counts.h"
 #include "util/checked.h"
 
 #include <errno.h>
@@ -105,7 +108,12 @@ struct table {
     uint64_t *dropped;     /* host offsets of clusters that its zero clusters kept */
     size_t dropped_count;
     size_t begin, end; /* of what has changed, bytes; none where end is 0 */
+    /* By their clusters how many L1 entries name each table that is still to be changed. */
+    struct check_counts *names;
 };
+
+/* Called for each L1 entry that names a table. */
+typedef int named_fn(struct amend *amend, struct table *table);
 
 /* A cluster that reads as zeros, with as many references as the table has. */
 static int make_zero_cluster(struct writer *writer, uint64_t references, uint64_t *host_offset)
@@ -197,16 +205,26 @@ static int write_entries(struct amend *amend, struct table *table)
     return result;
 }
 
+static uint64_t cluster_of(const struct amend *amend, const struct table *table)
+{
+    return table->host_offset >> amend->image->header->cluster_bits;
+}
+
+/* named_fn: what has not been done where another entry named it. */
 static int expand_table(struct amend *amend, struct table *table)
 {
-    uint64_t cluster = table->host_offset >> amend->image->header->cluster_bits;
-    int result = store_read(amend->image->file, table->host_offset, table->entries,
-                            in_memory(amend->image->header->cluster_size));
+    int result;
 
+    table->references = check_counts_get(table->names, cluster_of(amend, table));
+    if (table->references == 0) {
+        return 0;
+    }
     table->dropped_count = 0;
     table->end = 0;
+    result = check_counts_set(table->names, cluster_of(amend, table), 0);
     if (result == 0) {
-        result = refcounts_get(amend->writer->refcounts, cluster, &table->references);
+        result = store_read(amend->image->file, table->host_offset, table->entries,
+                            in_memory(amend->image->header->cluster_size));
     }
     if (result == 0) {
         result = change_entries(amend, table);
@@ -214,8 +232,8 @@ static int expand_table(struct amend *amend, struct table *table)
     return result == 0 ? write_entries(amend, table) : result;
 }
 
-static int expand_snapshot(struct amend *amend, const struct snapshot *snapshot,
-                           struct table *table)
+static int walk_snapshot(struct amend *amend, const struct snapshot *snapshot, struct table *table,
+                         named_fn *named)
 {
     size_t length = (size_t)snapshot->l1_entries * L1_ENTRY_BYTES;
     uint8_t *l1 = malloc(length + 1);
@@ -228,10 +246,47 @@ static int expand_snapshot(struct amend *amend, const struct snapshot *snapshot,
         table->host_offset = l1_entry_table(load_be64(l1 + (size_t)i * L1_ENTRY_BYTES));
         table->guest_offset = (uint64_t)i << header_l1_entry_bits(amend->image->header);
         if (table->host_offset != 0) {
-            result = expand_table(amend, table);
+            result = named(amend, table);
         }
     }
     free(l1);
+    return result;
+}
+
+/* named_fn */
+static int count_name(struct amend *amend, struct table *table)
+{
+    uint64_t done;
+    bool shared;
+    int result =
+        check_counts_add(table->names, cluster_of(amend, table), 1, UINT64_MAX, &done, &shared);
+
+    return result == -ERANGE ? -EUCLEAN : result; /* past the end of the file */
+}
+
+/*
+ * Of the L1 tables, which no two snapshots have in common (check_sound()), each byte is read once;
+ * memory is taken by clusters of the file.
+ */
+static int count_names(struct amend *amend, struct table *table)
+{
+    const struct snapshot_table *snapshots = amend->image->snapshots;
+    const struct header *header = amend->image->header;
+    struct store_info info;
+    int result = store_info(amend->image->file, &info);
+
+    if (result == 0) {
+        result = check_counts_create(div_round_up(info.size, header->cluster_size), &table->names);
+    }
+    for (uint64_t i = 0; i < header->l1_entries && result == 0; i++) {
+        table->host_offset = mapping_table(amend->image->active, i);
+        if (table->host_offset != 0) {
+            result = count_name(amend, table);
+        }
+    }
+    for (size_t i = 0; i < snapshots->count && result == 0; i++) {
+        result = walk_snapshot(amend, &snapshots->snapshots[i], table, count_name);
+    }
     return result;
 }
 
@@ -240,7 +295,7 @@ static int expand_snapshots(struct amend *amend)
     const struct snapshot_table *snapshots = amend->image->snapshots;
     size_t cluster = in_memory(amend->image->header->cluster_size);
     struct table table = {0};
-    int result = 0;
+    int result;
 
     if (snapshots->count == 0) {
         return 0;
@@ -248,13 +303,12 @@ static int expand_snapshots(struct amend *amend)
     amend_begin(amend, "replacing zero clusters of snapshots", "snapshots");
     table.entries = malloc(cluster);
     table.dropped = malloc(cluster / L2_ENTRY_BYTES * sizeof(*table.dropped));
-    if (table.entries == NULL || table.dropped == NULL) {
-        result = -ENOMEM;
-    }
+    result = table.entries == NULL || table.dropped == NULL ? -ENOMEM : count_names(amend, &table);
     for (size_t i = 0; i < snapshots->count && result == 0; i++) {
-        result = expand_snapshot(amend, &snapshots->snapshots[i], &table);
+        result = walk_snapshot(amend, &snapshots->snapshots[i], &table, expand_table);
         amend_progress(amend, i + 1, snapshots->count);
     }
+    check_counts_destroy(table.names);
     free(table.dropped);
     free(table.entries);
     return result == 0 ? writer_flush(amend->writer) : result;
