@@ -334,11 +334,17 @@ static void forward_progress(void *context, uint64_t done, uint64_t total)
     amend_progress(context, done, total);
 }
 
-/* Counts are kept strictly: nothing here may need the dirty bit, which version 2 has not. */
-static int open_writer(struct amend *amend)
+/*
+ * Counts are kept strictly: nothing here may need the dirty bit, which version 2 has not. Where
+ * they are too low nothing may be allocated or freed, so `check` looks for that, but where that was
+ * done already, or a header alone is changed.
+ */
+static int open_writer(struct amend *amend, enum writer_check check)
 {
     const struct writer_options options = {
         .discard = true,
+        .check = check,
+        .refuse_at_once = true,
         .lazy_refcounts = {.set = true, .value = false},
         .progress = forward_progress,
         .progress_context = amend,
@@ -435,12 +441,14 @@ static int prepare(struct amend *amend)
     const struct amend_change *change = amend->change;
     struct image *image = amend->image;
     bool snapshots = is_upgrade(image, change) && !snapshot_table_has_sizes(image->snapshots);
-    int result = open_writer(amend);
+    bool all_counts = snapshots || is_downgrade(image, change);
+    bool some_counts = !all_counts && changes_size(image, change);
+    int result = open_writer(amend, some_counts ? WRITER_CHECK_AUTO : WRITER_CHECK_OFF);
 
     if (result < 0) {
         return result;
     }
-    if (snapshots || is_downgrade(image, change)) {
+    if (all_counts) {
         result = check_sound(amend);
     }
     if (result == 0 && snapshots) {
@@ -491,7 +499,7 @@ static int change_disk(struct amend *amend)
     if (!changes_size(amend->image, change) && !down) {
         return 0;
     }
-    result = open_writer(amend);
+    result = open_writer(amend, WRITER_CHECK_AUTO);
     if (result < 0) {
         return result;
     }

@@ -26,10 +26,13 @@
 
 struct writer;
 
-/* Whether the counts of an image are compared with its references before it is written. */
+/*
+ * Whether the counts of an image are compared with its references before it is written. Who says
+ * nothing has it done.
+ */
 enum writer_check {
-    WRITER_CHECK_OFF,
     WRITER_CHECK_AUTO, /* as a whole where that is quick; else the tables alone */
+    WRITER_CHECK_OFF, /* for who writes to no cluster of it, or knows it, or wants to see it fail */
     WRITER_CHECK_ON,
 };
 

@@ -301,7 +301,7 @@ const struct option_spec mount_option_table[] = {
     {.name = "check",
      .type = OPTION_CHOICE,
      .field = FIELD(check),
-     .choices = "off auto on",
+     .choices = "auto off on", /* enum writer_check */
      .value_name = "auto|on|off",
      .help = "Whether the counts of used clusters are compared with what is used before the image "
              "is written, since new data overwrites what is wrongly counted as free. auto does so "

@@ -223,7 +223,7 @@ void mount_writer_options(const struct mount_options *options, struct writer_opt
         .compress = options->compress,
         .no_repair = options->repair.set && !options->repair.value,
         .repair = options->repair.set && options->repair.value,
-        .check = options->check.set ? (enum writer_check)options->check.value : WRITER_CHECK_AUTO,
+        .check = (enum writer_check)options->check.value, /* 0, auto, where it is not set */
         .lazy_refcounts = options->lazy_refcounts,
         .interval = options->metadata_interval.set ? (unsigned)options->metadata_interval.value
                                                    : WRITER_INTERVAL_DEFAULT,

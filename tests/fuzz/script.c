@@ -164,6 +164,7 @@ static void choose_options(struct script *script)
         .discard = (bits & 8) != 0,
         .growable = (bits & 16) != 0,
         .no_repair = (bits & 0xe0) == 0xe0,
+        .check = WRITER_CHECK_OFF, /* what counts that are wrong lead to is to be seen */
         .lazy_refcounts = {.set = (bits & 0x60) == 0x60, .value = (bits & 0x80) != 0},
     };
 }

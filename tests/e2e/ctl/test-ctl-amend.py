@@ -416,6 +416,25 @@ def _(directory):
                 unchanged=[path])
 
 
+@suite.test("where a cluster in use is counted as free nothing is allocated; a header may change")
+def _(directory):
+    path = plain(directory)
+    before = changed.digest(path)
+    with qcow2.Qcow2(path) as opened:
+        host_offset = opened.l2_entry(3 * 64 * KiB) & ~(1 << 63)
+        opened.set_refcount(host_offset, 0)
+    for options in ("size=2G", "size=2G,refcount_bits=8", "size=2G,compat=0.10", "compat=0.10"):
+        ctl.refused("amend", "-o", options, path, words=("check --repair",), unchanged=[path])
+    amended(path, "lazy_refcounts=on")
+    changed.check_shown(path, before)
+    amended(path, "refcount_bits=8,lazy_refcounts=off")  # all are counted anew
+    write.check_clean(path)
+    amended(path, "size=8M")
+    write.check_clean(path)
+    check(changed.digest(path)[None] == before[None] + bytes(8 * MiB - SIZE),
+          "the disk shows other bytes")
+
+
 @suite.test("header fields that cannot be give one sentence, and change nothing")
 def _(directory):
     for kind in ("plain", "snapshots", "backing"):

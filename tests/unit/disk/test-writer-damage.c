@@ -18,7 +18,9 @@
 #define M       (UINT64_C(1) << 20)
 #define CLUSTER (64 * K)
 
-static const struct writer_options discard = {.discard = true};
+/* What counts that are too low lead to is to be seen. */
+static const struct writer_options unchecked = {.check = WRITER_CHECK_OFF};
+static const struct writer_options discard = {.check = WRITER_CHECK_OFF, .discard = true};
 
 /* --- R8 ------------------------------------------------------------------------------------------
  */
@@ -61,7 +63,7 @@ static void open_damaged(struct writer_case *subject, uint32_t version, enum tar
     builder_destroy(builder);
     disk_set_u64(file, disk_l2_place(file, 0) + 2 * L2_ENTRY_BYTES,
                  target_offset(file, target) | flags);
-    writer_case_open(subject, file, NULL);
+    writer_case_open(subject, file, &unchecked);
     /* The blocks that the cache knows are those that were used. */
     expect_write(subject, CLUSTER, 10, 5);
     expect_flush(subject);
@@ -144,7 +146,7 @@ START_TEST(an_l1_entry_that_names_another_table_is_refused)
     if (target == TARGET_L1_TABLE) {
         memcpy(before, memory_store_data(file) + host, CLUSTER);
     }
-    writer_case_open(&subject, file, NULL);
+    writer_case_open(&subject, file, &unchecked);
     ck_assert_int_eq(writer_write(subject.writer, 800 * M, &byte, 1), -EIO);
     ck_assert_uint_eq(disk_u64(file, HEADER_INCOMPATIBLE_FEATURES), INCOMPATIBLE_CORRUPT);
     (void)writer_flush(subject.writer);
@@ -189,7 +191,7 @@ START_TEST(a_refcount_block_that_is_another_table_is_not_written)
     table = target_offset(file, _i == 0 ? TARGET_L1_TABLE : TARGET_L2_TABLE);
     memcpy(before, memory_store_data(file) + table, CLUSTER);
     disk_set_u64(file, disk_u64(file, HEADER_REFCOUNT_TABLE_OFFSET), table);
-    writer_case_open(&subject, file, NULL);
+    writer_case_open(&subject, file, &unchecked);
     ck_assert_int_eq(writer_write(subject.writer, 10 * CLUSTER, &byte, 1), -EIO);
     ck_assert_uint_eq(disk_u64(file, HEADER_INCOMPATIBLE_FEATURES), INCOMPATIBLE_CORRUPT);
     ck_assert_mem_eq(memory_store_data(file) + table, before, CLUSTER);
@@ -257,7 +259,7 @@ static struct store *uncounted(void)
 
 START_TEST(counts_that_are_too_low_leave_the_disk_read_only)
 {
-    const struct writer_options options = {.check = WRITER_CHECK_AUTO, .growable = true};
+    const struct writer_options options = {.growable = true}; /* who says nothing has it checked */
     struct writer_case subject;
     uint8_t byte = 1;
 
@@ -279,7 +281,7 @@ END_TEST
 
 START_TEST(counts_that_are_too_low_are_repaired_where_that_is_wanted)
 {
-    const struct writer_options options = {.check = WRITER_CHECK_AUTO, .repair = true};
+    const struct writer_options options = {.repair = true};
     struct writer_case subject;
     struct store *file;
 
