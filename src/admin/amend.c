@@ -529,7 +529,7 @@ static int change_header(struct amend *amend)
         return 0;
     }
     /* R6: what an unknown bit promises may not be true any more. */
-    changed.autoclear_features &= AUTOCLEAR_BITMAPS | AUTOCLEAR_RAW_EXTERNAL_DATA;
+    changed.autoclear_features &= AUTOCLEAR_KNOWN;
     return write_header(amend, &changed);
 }
 

@@ -5,6 +5,7 @@
 
 #include "crypto/library.h"
 #include "meta/format.h"
+#include "meta/header_write.h"
 #include "meta/luks_write.h"
 
 #include <errno.h>
@@ -12,6 +13,7 @@
 #include <string.h>
 
 struct change {
+    struct image *image;
     const struct amend_keys *keys;
     struct amend_keys_done *done;
     struct luks luks;
@@ -37,6 +39,16 @@ static bool can_try(const struct change *change, size_t slot)
     return change->luks.slots[slot].active &&
            luks_slot_problem(&change->luks, change->edit.length, slot,
                              change->keys->iterations_max) == NULL;
+}
+
+/* Before the first write. */
+static int begin(struct change *change)
+{
+    int result = header_clear_unknown(change->edit.file, change->image->header); /* R6 */
+
+    return result == 0 ? 0
+                       : error_set(change->error, -result, "%s: its header cannot be written: %s",
+                                   change->edit.name, strerror(-result));
 }
 
 /* --- Adding ----------------------------------------------------------------------------------- */
@@ -84,6 +96,9 @@ static int add(struct change *change)
             result = error_set(change->error, EKEYREJECTED, "%s: the key is not one of this image",
                                change->edit.name);
         }
+    }
+    if (result == 0) {
+        result = begin(change);
     }
     if (result == 0) {
         result = luks_fill_slot(&change->edit, slot, master, change->keys->fresh,
@@ -178,6 +193,9 @@ static int empty(struct change *change)
             result = luks_check_slot(&change->edit, i, change->error);
         }
     }
+    if (result == 0) {
+        result = begin(change);
+    }
     for (size_t i = 0; i < LUKS_SLOTS && result == 0; i++) {
         if ((chosen & UINT32_C(1) << i) != 0) {
             result = luks_empty_slot(&change->edit, i, change->error);
@@ -222,7 +240,7 @@ static int open_header(struct image *image, struct change *change)
 int amend_keys(struct image *image, const struct amend_keys *keys, struct amend_keys_done *done,
                struct error *error)
 {
-    struct change change = {.keys = keys, .done = done, .error = error};
+    struct change change = {.image = image, .keys = keys, .done = done, .error = error};
     int result = open_header(image, &change);
 
     *done = (struct amend_keys_done){0};

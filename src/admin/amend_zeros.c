@@ -316,8 +316,11 @@ static int expand_snapshots(struct amend *amend)
 
 int amend_expand_zeros(struct amend *amend)
 {
-    int result = expand_active(amend);
+    int result = writer_prepare(amend->writer); /* R6 */
 
+    if (result == 0) {
+        result = expand_active(amend);
+    }
     if (result == 0) {
         result = expand_snapshots(amend);
     }

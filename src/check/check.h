@@ -164,10 +164,11 @@ static inline bool check_is_clean(const struct check_result *result)
 
 /*
  * Gives the image, of version 3 and clean, refcounts of 1 << `order` bits: counts
- * all references and writes them anew (see check_width.c). options->repair_... mean
- * nothing. 0, or a negative errno with a sentence: -ERANGE where a cluster has
- * more references than such a count can say, -EUCLEAN for a damaged image,
- * -ENOTSUP on a block device; then the refcounts are as they were.
+ * all references, clears unknown autoclear features (R6), and writes the counts
+ * anew (see width.c). options->repair_... mean nothing. 0, or a negative errno with
+ * a sentence: -ERANGE where a cluster has more references than such a count can
+ * say, -EUCLEAN for a damaged image, -ENOTSUP on a block device; then the refcounts
+ * are as they were.
  */
 int check_change_width(struct header *header, struct store *file, const char *name, uint32_t order,
                        const struct check_options *options, struct error *error);

@@ -69,6 +69,7 @@ enum header_field {
 
 #define AUTOCLEAR_BITMAPS           (UINT64_C(1) << 0)
 #define AUTOCLEAR_RAW_EXTERNAL_DATA (UINT64_C(1) << 1)
+#define AUTOCLEAR_KNOWN             (AUTOCLEAR_BITMAPS | AUTOCLEAR_RAW_EXTERNAL_DATA)
 
 /* --- Header extensions ------------------------------------------------------ */
 

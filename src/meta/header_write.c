@@ -422,3 +422,23 @@ int header_write(struct store *file, const struct header *header, const struct h
     }
     return r;
 }
+
+int header_clear_unknown(struct store *file, struct header *header)
+{
+    uint64_t kept = header->autoclear_features & AUTOCLEAR_KNOWN;
+    uint8_t raw[sizeof(kept)];
+    int r;
+
+    if (kept == header->autoclear_features) {
+        return 0;
+    }
+    store_be64(raw, kept);
+    r = store_write(file, HEADER_AUTOCLEAR_FEATURES, raw, sizeof(raw));
+    if (r == 0) {
+        r = store_sync(file);
+    }
+    if (r == 0) {
+        header->autoclear_features = kept;
+    }
+    return r;
+}

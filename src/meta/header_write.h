@@ -83,4 +83,10 @@ int header_encode(const struct header *header, const struct header_rest *rest, c
 int header_write(struct store *file, const struct header *header, const struct header_rest *rest,
                  const char *name, struct error *error);
 
+/*
+ * R6, for who changes a file without a writer: autoclear bits that are not known are cleared,
+ * stably, and in `header`; nothing is written where there are none. 0 or a negative errno.
+ */
+int header_clear_unknown(struct store *file, struct header *header);
+
 #endif

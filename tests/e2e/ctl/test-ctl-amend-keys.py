@@ -5,7 +5,7 @@
 import json
 import os
 
-from lib import ctl, encrypted, tap, tools
+from lib import ctl, encrypted, qcow2, tap, tools
 from lib.image import MiB
 from lib.tap import check, check_equal
 
@@ -100,6 +100,22 @@ def _(directory):
     done = theirs(path, keys, "encrypt.state=inactive,encrypt.old-secret=three", "one")
     check_equal(done.returncode, 0, "QEMU's status: " + done.stderr)
     opens(path, keys, "one")
+
+
+@suite.test("a key that is added or erased clears autoclear bits that are not known (R6)")
+def _(directory):
+    path, keys = make(directory)
+
+    def changes(change):
+        with qcow2.Qcow2(path) as opened:
+            opened["autoclear_features"] |= 1 << 50
+        change()
+        with qcow2.Qcow2(path) as opened:
+            check_equal(opened["autoclear_features"], 0, "the bits")
+
+    changes(lambda: add(path, keys, "one", "two"))
+    changes(lambda: amend(path, "encrypt.state=inactive,encrypt.keyslot=0"))
+    opens(path, keys, "two")
 
 
 @suite.test("a key is exchanged: the new one is there before the old one is erased")

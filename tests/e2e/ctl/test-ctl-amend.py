@@ -209,6 +209,39 @@ def _(directory):
     write.check_clean(path)
 
 
+CHANGES = (
+    *("amend --shrink -o %s IMAGE" % options for options in (
+        "lazy_refcounts=on", "refcount_bits=8", "refcount_bits=64", "size=8M", "size=2M",
+        "size=8M,refcount_bits=32")),
+    "resize IMAGE 8M", "snapshot -c two IMAGE", "snapshot -d one IMAGE", "snapshot -a one IMAGE",
+    "snapshot --rename=one two IMAGE", "bitmap --add IMAGE new", "check --repair=leaks IMAGE",
+    "check --repair=all IMAGE", "commit IMAGE", "rebase -b other.qcow2 -F qcow2 IMAGE",
+    "rebase -u -b other.qcow2 -F qcow2 IMAGE")
+
+
+@suite.test("whatever changes an image clears autoclear bits that are not known (R6)")
+def _(directory):
+    for name in ("base.qcow2", "other.qcow2"):
+        image.create(os.path.join(directory, name), SIZE)
+    for command in CHANGES:
+        behind = "commit" in command or "rebase" in command
+        path = plain(directory, **({"backing": "base.qcow2", "backing_format": "qcow2"}
+                                   if behind else {}))
+        if not behind:
+            snapshot(path, "one")
+        with qcow2.Qcow2(path) as opened:
+            opened["autoclear_features"] |= 1 << 50
+            end = -(-opened.end() // (64 * KiB)) * 64 * KiB
+            opened.write(end, bytes(64 * KiB))
+            opened.set_refcount(end, 1)  # what the unknown feature has
+        ctl.ctl(*[path if each == "IMAGE" else each for each in command.split()])
+        with qcow2.Qcow2(path) as opened:
+            check_equal(opened["autoclear_features"] & ~qcow2.AUTOCLEAR_BITMAPS, 0,
+                        "the bits after " + command)
+        write.check_clean(path, leaks=True)
+        os.unlink(path)
+
+
 @suite.test("an image that is dirty is repaired first")
 def _(directory):
     path = plain(directory, lazy_refcounts="on")
