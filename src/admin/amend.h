@@ -12,12 +12,14 @@
  *     to 0.10  zero clusters unmapped, or replaced by clusters of zeros: in
  *              the active state by the writer, in the L2 tables of snapshots
  *              in place, entry by entry (R1, R2, R4)                         sync
+ *              where what they drop may be the active state's alone then: dirty
+ *              before, and its COPIED bits corrected and clean afterwards    sync
  *              header of version 2                                          sync
  *     width    new refcount table and blocks behind the end                 sync
  *              one write of the header names both them and their width      sync
  *
- * What was begun and not finished is no damage, at worst leaked clusters; the
- * same change can be asked for again.
+ * What was begun and not finished is no damage, at worst leaked clusters, or an
+ * image that is dirty; the same change can be asked for again.
  */
 #ifndef IMAGE_AMEND_H
 #define IMAGE_AMEND_H

@@ -179,6 +179,28 @@ static int sync_all(struct writer *writer)
     return barrier_wait(writer->barrier, barrier_epoch(writer->barrier));
 }
 
+/*
+ * What the table drops may be left with one reference, of the active state: then that is to get its
+ * COPIED bit, which it does when the writer is closed. Until then the image is dirty. A refcount
+ * that is too high has this done in vain, and no more.
+ */
+static int expect_copied(struct writer *writer, const struct table *table)
+{
+    int result = 0;
+
+    for (size_t i = 0; i < table->dropped_count && result == 0 && !writer->unsettled; i++) {
+        uint64_t count;
+
+        result = refcounts_get(writer->refcounts, table->dropped[i] / writer_cluster_size(writer),
+                               &count);
+        if (result == 0 && count > table->references) {
+            result = writer_mark_dirty(writer);
+            writer->unsettled = result == 0;
+        }
+    }
+    return result;
+}
+
 static int write_entries(struct amend *amend, struct table *table)
 {
     struct writer *writer = amend->writer;
@@ -195,6 +217,9 @@ static int write_entries(struct amend *amend, struct table *table)
     }
     if (result == 0) {
         result = sync_all(writer);
+    }
+    if (result == 0) {
+        result = expect_copied(writer, table);
     }
     for (size_t i = 0; i < table->dropped_count && result == 0; i++) {
         for (uint64_t reference = 0; reference < table->references && result == 0; reference++) {

@@ -63,6 +63,18 @@ def old_snapshots(place):
     return path
 
 
+def gone_back(place):
+    """The disk has the data of a snapshot again that is gone; another's zero cluster keeps it."""
+    path = image.create(os.path.join(place, "image.qcow2"), SIZE)
+    image.io(path, image.write(0, MiB, 1))
+    snapshot(path, "one")
+    image.io(path, "write -q -z 0 64k")
+    snapshot(path, "two")
+    for option in ("-a", "-d"):
+        tools.run("qemu-img", "snapshot", option, "one", path)
+    return path
+
+
 def strip_extra_data(opened):
     """Takes all extra data from the entries of the snapshot table."""
     start, entries, table = opened["snapshots_offset"], opened.snapshots(), b""
@@ -124,6 +136,7 @@ def same(sentence, make, *steps, needs=()):
 for title, maker in ZEROS.items():
     same("down and up, %s" % title, maker, "compat=0.10", "compat=1.1")
     wider(title, maker, 64, 8, 16)
+same("down, where a snapshot's zeros keep what the disk has", gone_back, "compat=0.10")
 same("lazy refcounts on and off", plain, "lazy_refcounts=on", "lazy_refcounts=on",
      "lazy_refcounts=off")
 same("down, with lazy refcounts, by another name", lambda place: plain(place, lazy_refcounts="on"),
