@@ -11,6 +11,7 @@ UNIT_TESTS += \
 	tests/unit/meta/test-allocator-fill \
 	tests/unit/meta/test-allocator-pack \
 	tests/unit/admin/test-amend \
+	tests/unit/admin/test-amend-crash \
 	tests/unit/admin/test-audit \
 	tests/unit/admin/test-audit-clusters \
 	tests/unit/store/test-barrier \
@@ -369,6 +370,7 @@ if HAVE_CHECK
 check_LIBRARIES += tests/unit/lib/libunit.a
 endif
 tests_unit_lib_libunit_a_SOURCES = \
+	tests/unit/lib/amend_case.c tests/unit/lib/amend_case.h \
 	tests/unit/lib/assemble.c tests/unit/lib/assemble.h \
 	tests/unit/lib/audit_case.c tests/unit/lib/audit_case.h \
 	tests/unit/lib/builder.c tests/unit/lib/builder.h \
