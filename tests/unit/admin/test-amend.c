@@ -117,6 +117,32 @@ START_TEST(a_damaged_image_is_not_taken_down)
 }
 END_TEST
 
+/* The next entry of the snapshot table ("Snapshot table entry"). */
+static uint64_t next_snapshot(struct store *file, uint64_t entry)
+{
+    uint32_t names = disk_u32(file, entry + SNAPSHOT_ID_LENGTH); /* 16 bits each */
+    uint64_t length = SNAPSHOT_FIXED_LENGTH + disk_u32(file, entry + SNAPSHOT_EXTRA_DATA_SIZE) +
+                      (names >> 16) + (names & UINT16_MAX);
+
+    return entry + (length + 7) / 8 * 8;
+}
+
+/* Of the second snapshot and the third, whose L2 table is the same already. */
+START_TEST(an_l1_table_that_two_snapshots_have_is_damage_though_its_count_be_too_high)
+{
+    const struct amend_change change = {.version = 2};
+    struct store *file = amend_case_make(3, false);
+    uint64_t second = next_snapshot(file, disk_u64(file, HEADER_SNAPSHOTS_OFFSET));
+    uint64_t third = next_snapshot(file, second);
+    uint64_t l1 = disk_u64(file, second + SNAPSHOT_L1_TABLE_OFFSET);
+
+    disk_set_u64(file, third + SNAPSHOT_L1_TABLE_OFFSET, l1);
+    disk_set_refcount(file, l1, 3);
+    expect_sound(file, true);
+    expect_refused(file, &change, EUCLEAN);
+}
+END_TEST
+
 /* Whether a check finds nothing but leaks. */
 static bool only_leaks(struct store *file)
 {
@@ -212,6 +238,8 @@ int main(void)
     tcase_add_loop_test(tcase, an_unknown_extension_stays_byte_for_byte, 0, 2);
     tcase_add_test(tcase, what_is_so_already_writes_nothing);
     tcase_add_test(tcase, a_damaged_image_is_not_taken_down);
+    tcase_add_test(tcase,
+                   an_l1_table_that_two_snapshots_have_is_damage_though_its_count_be_too_high);
     tcase_add_loop_test(tcase, a_count_that_is_higher_than_its_references_costs_nobody_anything, 0,
                         4);
     tcase_add_loop_test(tcase, a_failing_host_leaves_a_sound_image, MEMORY_STORE_WRITE,
