@@ -150,6 +150,7 @@ E2E_TESTS = \
 	tests/e2e/ctl/test-ctl-hash.py \
 	tests/e2e/ctl/test-ctl-hostile-names.py \
 	tests/e2e/ctl/test-ctl-info.py \
+	tests/e2e/ctl/test-ctl-interrupted.py \
 	tests/e2e/ctl/test-ctl-map.py \
 	tests/e2e/ctl/test-ctl-map-svg.py \
 	tests/e2e/ctl/test-ctl-measure.py \

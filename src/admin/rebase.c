@@ -188,6 +188,9 @@ static int name_new(struct rebasing *rebasing)
 {
     const struct amend_options options = {0};
 
+    if (stop_requested(rebasing->options->work.stop)) {
+        return stopped(rebasing);
+    }
     return amend_apply(rebasing->image, &rebasing->change, &options, rebasing->error);
 }
 

@@ -38,11 +38,11 @@ static void show(void *context, uint64_t done, uint64_t total)
     progress_show(&watching->progress, done, total);
 }
 
-static void end(struct watching *watching)
+static void end(struct watching *watching, int result)
 {
     if (watching->holding) {
         progress_end(&watching->progress);
-        interrupt_release(&watching->before); /* one that has waited ends us here */
+        interrupt_end(&watching->before, result);
     }
 }
 
@@ -68,6 +68,6 @@ int ctl_chain_work(struct ctl *ctl, const struct common_flags *flags, const char
     stop_init(&stop, NULL);
     stop_ask(&stop, is_interrupted, &watching);
     r = fn(ctl, &work, context);
-    end(&watching);
+    end(&watching, r);
     return r;
 }

@@ -13,8 +13,8 @@ typedef int chain_work_fn(struct ctl *ctl, const struct chain_work *work, void *
 /*
  * Calls `fn`. Until that begins to change something (chain_work_begin()) a signal ends the process
  * at once, also while it derives keys; from then on signals wait that would do so, and it is asked
- * to stop instead. `what` is what the line of progress says. The result is that of `fn`, unless a
- * signal ends the process now.
+ * to stop instead. `what` is what the line of progress says. The result is that of `fn`; where that
+ * is -EINTR, the signal ends the process now.
  */
 int ctl_chain_work(struct ctl *ctl, const struct common_flags *flags, const char *what,
                    chain_work_fn *fn, void *context);

@@ -47,11 +47,14 @@ static int make_copy(struct conversion *conversion)
     if (r == 0 && conversion->target.existing != NULL) {
         r = convert_bitmaps_to_existing(conversion);
     }
+    if (r == 0 && !in_place && interrupt_pending(NULL)) {
+        r = -EINTR;
+    }
     if (r == 0) {
         r = convert_name_files(conversion);
     }
     r = convert_close_target(conversion, r);
-    interrupt_release(&before); /* a signal that has waited ends us here */
+    interrupt_end(&before, r);
     return r != -EINTR
                ? r
                : error_set(&conversion->ctl->error, EINTR, "%s: was interrupted, and %s",

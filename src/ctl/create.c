@@ -291,6 +291,9 @@ static int write_files(struct creation *creation)
         result = create_write(&creation->plan, &target, &creation->ctl->error);
         progress_end(&creation->progress);
     }
+    if (result == 0 && !target.is_device && interrupt_pending(NULL)) {
+        result = -EINTR;
+    }
     if (result < 0 && target.keep_data && !target.data_is_device) {
         (void)store_resize(creation->existing_data, before.size);
     }
@@ -335,7 +338,7 @@ static int make_files(struct creation *creation)
     new_file_abandon(creation->data);
     new_file_abandon(creation->image);
     store_close(creation->existing_data);
-    interrupt_release(&before);
+    interrupt_end(&before, result);
     return result != -EINTR ? result
                             : error_set(&creation->ctl->error, EINTR,
                                         "%s: was interrupted, and is not made", creation->path);

@@ -368,7 +368,7 @@ static int tell(const struct copying *copying, const struct salvage_report *repo
     }
     if (command_prints_json(&flags->common)) {
         struct json *json = salvage_json(report, copying->ctl->operands[0]);
-        int r = json_print(json, stdout);
+        int r = ctl_print_json(copying->ctl, json);
 
         json_free(json);
         return r;
@@ -414,7 +414,7 @@ static void let_signals_through(struct ctl *ctl, int r, const sigset_t *before)
     if (r == -EINTR) {
         log_line(ctl->log, LOG_LEVEL_ERROR, "%s", ctl->error.text);
     }
-    interrupt_release(before);
+    interrupt_end(before, r);
 }
 
 static int copy_out(struct copying *copying, const struct salvage_report *report)
@@ -430,6 +430,7 @@ static int copy_out(struct copying *copying, const struct salvage_report *report
     r = copy_to_target(copying);
     let_signals_through(copying->ctl, r, &before);
     if (r == 0) {
+        ctl_done(copying->ctl, copying->target, "is made");
         r = tell(copying, report);
     }
     if (r == 0 && copying->lost > 0) {

@@ -39,7 +39,7 @@ CASES = [
     (["snapshot", "-l", "a.qcow2"], 1, None, BOTH),
     (["hash", "a.qcow2"], 1, None, BOTH),
     (["timeline", "a.qcow2"], 1, None, BOTH),
-    (["salvage", "a.qcow2", "new"], 1, None, BOTH),
+    (["salvage", "a.qcow2", "disk.raw"], 1, "disk.raw: is made", BOTH),
     (["list"], 1, None, JSON),
     (["compare", "a.qcow2", "a.qcow2"], 2, None, BOTH),
     (["compare", "a.qcow2", "pieces.qcow2"], 2, None, BOTH),
