@@ -57,11 +57,39 @@ static char *directory_of(const char *path)
                : directory;
 }
 
+/* It may still be somebody's working directory. */
+static bool is_removed(const char *directory)
+{
+    struct stat status;
+
+    return stat(directory, &status) == 0 && status.st_nlink == 0;
+}
+
+/* What is said of a removed directory; 0: it is not. */
+static int refuse_removed(const struct new_file *file, int code, struct error *error)
+{
+    char *directory = directory_of(file->target);
+    int result = 0;
+
+    if (directory != NULL && is_removed(directory)) {
+        result = error_set(error, code,
+                           "%s: the directory %s was removed, and this %s cannot be made in it; go "
+                           "to another one",
+                           file->path, directory, file->what);
+    }
+    free(directory);
+    return result;
+}
+
 static int cannot_make(const struct new_file *file, int code, struct error *error)
 {
     int length = directory_length(file->target);
     const char *directory = length > 0 ? file->target : ".";
+    int removed = refuse_removed(file, code, error);
 
+    if (removed != 0) {
+        return removed;
+    }
     length = length > 0 ? length : 1;
     switch (code) {
     case ENOENT:

@@ -33,6 +33,15 @@ def write_file(path, data=b""):
     return path
 
 
+@suite.test("of a directory that was removed it is said that it was")
+def _(directory):
+    path = image.create(os.path.join(directory, "source"), MiB)
+    script = 'mkdir gone; cd gone; rmdir ../gone; exec "$@"'
+    for command in (["create", "a.qcow2", "1M"], ["convert", path, "a.qcow2"]):
+        done = tools.run("sh", "-c", script, "sh", ctl.program(), *command, cwd=directory, status=1)
+        bad.check_sentence(done.stderr, "a.qcow2", "the directory . was removed", program="qcow2ctl")
+
+
 # --- options ---------------------------------------------------------------------------------
 
 # -o, the size, and what the sentence says; qemu-img refuses all of them, too
