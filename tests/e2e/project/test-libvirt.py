@@ -288,6 +288,15 @@ def _(directory):
         check(done.stderr.replace("\n", "").isprintable(), "%r", done.stderr)
 
 
+@suite.test("a command that cannot be printed is told, and qcow2fs is not called missing")
+def _(directory):
+    path = write(directory, DISK % ("type='file'", '<driver type="qcow2"/><source file="/a"/>'))
+    done = tools.run("sh", "-c", 'exec "$@" >/dev/full', "sh", SCRIPT, "--print", path, "vda", "/mnt",
+                     status=1)
+    check_equal(done.stderr, "qcow2fs-domain: the command could not be printed: No space left on device\n",
+                "what it said")
+
+
 @suite.test("a wrong command line is told with status 2")
 def _(directory):
     for arguments in ((), ("domain.xml",), ("a", "b", "c", "d"), ("--no-such", "a", "b", "c")):
