@@ -109,6 +109,20 @@ static int check_read_cache(const struct opening *opening, const struct source *
                            opening->path);
 }
 
+/* As what is said of backing-file: a name in place of another. */
+static int check_data_file(const struct opening *opening, const struct source *source,
+                           struct error *error)
+{
+    const struct header *header = image_named(source->image)->header;
+
+    return opening->options->data_file == NULL || (header != NULL && header->external_data_file)
+               ? 0
+               : error_set(error, EINVAL,
+                           "%s: has no external data file, so none can be named in its place; "
+                           "leave out -o data-file=",
+                           opening->path);
+}
+
 static int open_image(const struct opening *opening, enum store_access access,
                       struct source *source, struct error *error)
 {
@@ -137,6 +151,11 @@ static int open_image(const struct opening *opening, enum store_access access,
                         : image_open(opening->path, &image, opening->log, &source->image, error);
     }
     if (r != 0) {
+        return r;
+    }
+    r = check_data_file(opening, source, error);
+    if (r != 0) {
+        close_image(source);
         return r;
     }
     r = check_read_cache(opening, source, error);

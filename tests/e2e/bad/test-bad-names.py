@@ -334,6 +334,9 @@ def _(directory):
                 "backing-file=elsewhere.raw"))
     alone = image.create(os.path.join(directory, "alone.qcow2"), 64 * KiB)
     bad.refused(alone, "has no backing file", options=("ro", "backing-file=" + moved))
+    bad.refused(alone, "has no external data file", "leave out -o data-file=",
+                options=("ro", "data-file=" + moved))
+    bad.refused(moved, "has no external data file", options=("format=raw", "overlay", "data-file=" + raw))
     bad.refused(path, "cycle", options=("ro", "backing-file=" + path))
 
 
