@@ -87,6 +87,14 @@ static int read_hidden(int terminal, const char *question, char *answer, size_t 
     return result;
 }
 
+/* What the terminal would have done; in a box (util/box.h) nobody but us can be told. */
+static void interrupt(void)
+{
+    if (kill(0, SIGINT) != 0) {
+        raise(SIGINT);
+    }
+}
+
 int prompt_open(void)
 {
     int terminal = isatty(STDIN_FILENO) == 1 ? open("/dev/tty", O_RDWR | O_CLOEXEC | O_NOCTTY) : -1;
@@ -104,5 +112,8 @@ int prompt_hidden(int terminal, const char *question, char *answer, size_t size,
     }
     result = read_hidden(terminal, question, answer, size, length);
     (void)write_all(terminal, "\n");
+    if (result == -EINTR) {
+        interrupt();
+    }
     return result;
 }

@@ -251,5 +251,23 @@ interrupted("commit", "commit")
 interrupted("rebase", "rebase", "-b", "")
 
 
+@suite.test("Ctrl-C at the question for a passphrase ends it by SIGINT, without a sentence")
+def _(directory):
+    key = encrypted.key_file(directory, "key", b"secret")
+    path = encrypted.create(os.path.join(directory, "image.qcow2"), MiB, key)
+    raw = os.path.join(directory, "raw")
+    for command in (["convert", "-O", "raw", path, raw], ["hash", path], ["compare", path, path]):
+        script = "trap : INT; stty -a >before; \"$@\"; echo status $?; stty -a >after"
+        shown, _ = encrypted.at_terminal(["/bin/bash", "-c", "cd %s; %s" % (directory, script), "bash",
+                                          ctl.program(), *command], b"\x03")
+        check_equal(shown.split(b": ", 1)[1].split(), [b"status", b"130"], "what it shows")
+        modes = []
+        for name in ("before", "after"):
+            with open(os.path.join(directory, name), encoding="ascii") as file:
+                modes.append(file.read())
+        check_equal(modes[1], modes[0], "the terminal")
+    check(not os.path.exists(raw), "a file was made")
+
+
 if __name__ == "__main__":
     suite.main()
