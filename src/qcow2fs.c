@@ -62,6 +62,14 @@ static void say(const char *text)
     printable_line(stderr, "qcow2fs: %s", text);
 }
 
+/* Behind the sentence. */
+static void say_code(const struct command_line *line, const struct error *error)
+{
+    if (line->options.errno_told.value) {
+        printable_line(stderr, ERROR_CODE_LINE, error->code);
+    }
+}
+
 static void log_to_stderr(void *context, enum log_level level, const char *line)
 {
     (void)context;
@@ -371,6 +379,7 @@ static int mount_and_serve(const struct command_line *line, struct source *sourc
         /* All that there is to close, and to write, belongs to the server. */
         if (r != 0) {
             say(error->text);
+            say_code(line, error);
         }
         _exit(r == 0 && process == SESSION_DONE ? EXIT_OK : EXIT_FAILED);
     }
@@ -444,6 +453,7 @@ static enum exit_status mount_command(const struct command_line *line)
     nbdkit_stop();
     if (error.code != 0) {
         log_line(&log, LOG_LEVEL_ERROR, "%s", error.text);
+        say_code(line, &error);
     }
     steward_stop(steward);
     log_release(&log);
@@ -489,6 +499,7 @@ int main(int argc, char **argv)
     }
     if (parse_command_line(argc, argv, &line, &error) != 0) {
         say(error.text);
+        say_code(&line, &error);
         status = EXIT_USAGE;
     } else {
         status = run(&line);

@@ -95,7 +95,8 @@ static char *join_options(const struct raw_disk_settings *settings, dev_t device
         snprintf(number, sizeof(number), ",mounted-device=%u:%u", major(device), minor(device));
     }
     /* What the options say of nbdkit counts, too, and more. */
-    if (asprintf(&joined, "%s%s%s%s%s,shown-to-others", settings->allows_nbdkit ? "nbdkit," : "",
+    if (asprintf(&joined, "errno-told,%s%s%s%s%s,shown-to-others",
+                 settings->allows_nbdkit ? "nbdkit," : "",
                  settings->options != NULL ? settings->options : "",
                  settings->read_only ? ",ro" : "", settings->trusts_names ? ",trust-names" : "",
                  number) < 0) {

@@ -164,15 +164,35 @@ static void log_lines(struct log *log, char *text, const char *program)
     }
 }
 
+/* What a program says behind its sentence: more of it, or, if it is ours, the code. */
+static void take_more(struct error *why, const char *line, const char *program)
+{
+    size_t used = strlen(why->text);
+    int code;
+
+    if (strcmp(program, "qcow2fs") == 0 && sscanf(line, ERROR_CODE_LINE, &code) == 1 && code > 0) {
+        why->code = code;
+        return;
+    }
+    line += strspn(line, " \t");
+    used -= used > 0 && why->text[used - 1] == '.';
+    snprintf(why->text + used, sizeof(why->text) - used, "; %s", line);
+    used = strlen(why->text);
+    if (why->text[used - 1] == '.') {
+        why->text[used - 1] = '\0';
+    }
+}
+
 /*
- * The last line that is no continuation of another (mount(8) indents these) is why; the
- * others are lines of the log. Where there is no log, the first one is, which no usage text
- * follows.
+ * The last line that is no continuation of another (mount(8) indents these) is why, with what
+ * continues it; the others are lines of the log. Where there is no log, the first one is, which no
+ * usage text follows.
  */
 static int explain(char *text, const char *program, int status, struct log *log,
                    struct error *error)
 {
-    char *state = NULL, *why = NULL;
+    struct error why = {0};
+    char *state = NULL;
 
     if (WIFSIGNALED(status)) {
         return error_set(error, EIO, "%s: was ended by signal %d (%s)", program, WTERMSIG(status),
@@ -180,17 +200,20 @@ static int explain(char *text, const char *program, int status, struct log *log,
     }
     for (char *line = strtok_r(text, "\n", &state); line != NULL;
          line = strtok_r(NULL, "\n", &state)) {
-        if (why != NULL && (line[0] == ' ' || log == NULL)) {
-            pass_on(log, line, program);
+        if (why.code != 0 && log == NULL) {
             continue;
         }
-        if (why != NULL) {
-            pass_on(log, why, program);
+        if (why.code != 0 && line[0] == ' ') {
+            take_more(&why, line, program);
+            continue;
         }
-        why = line;
+        if (why.code != 0) {
+            pass_on(log, why.text, program);
+        }
+        error_set(&why, EIO, "%s", without_name(line, program));
     }
-    return why != NULL
-               ? error_set(error, EIO, "%s", without_name(why, program))
+    return why.code != 0
+               ? error_set(error, why.code, "%s", why.text)
                : error_set(error, EIO, "%s: ended with status %d", program, WEXITSTATUS(status));
 }
 

@@ -11,8 +11,9 @@
  * `keep` (ends with -1; may be NULL) besides the standard ones, and waits until it has
  * ended, and whatever it left behind has let go of standard error. 0 when it ended
  * with status 0: what it said is then a line of `log` each, or nobody's where that is NULL.
- * Otherwise -ENOENT where there is no such program, or -EIO: `error` has what it said (the last
- * line; the first where `log` is NULL), or how it ended. Its standard output is nobody's.
+ * Otherwise -ENOENT where there is no such program, or -EIO, or what qcow2fs said that it is
+ * (ERROR_CODE_LINE): `error` has the sentence (the last line, with what continues it; the first
+ * where `log` is NULL), or how it ended. Its standard output is nobody's.
  */
 int run_program(const char *const argv[], const int *keep, struct log *log, struct error *error);
 

@@ -496,6 +496,11 @@ const struct option_spec mount_option_table[] = {
         .type = OPTION_BOOL,
         .field = FIELD(shown_to_others),
     },
+    {
+        .name = "errno-told", /* of qcow2ctl, which passes it on */
+        .type = OPTION_BOOL,
+        .field = FIELD(errno_told),
+    },
     {.name = "x-*", IGNORED},
     {.name = "X-*", IGNORED},
     {.name = "comment*", IGNORED},

@@ -48,6 +48,7 @@ struct mount_options {
     struct option_bool allow_probed_backing;
     struct option_bool trust_names;
     struct option_bool shown_to_others;      /* by what is put on top of the disk */
+    struct option_bool errno_told;           /* behind the sentence of an error */
     struct option_number follow;             /* enum image_follow */
     char *key_files;                         /* for keys_open(), or NULL */
     struct option_number key_iterations_max; /* 0: any */

@@ -11,6 +11,9 @@
 
 #define ERROR_TEXT_MAX 2048
 
+/* The line behind its sentence by which qcow2fs tells qcow2ctl the code (-o errno-told). */
+#define ERROR_CODE_LINE "  errno %d"
+
 struct error {
     int code; /* a positive errno, 0 while nothing is wrong */
     char text[ERROR_TEXT_MAX];

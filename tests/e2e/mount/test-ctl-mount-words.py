@@ -1,0 +1,55 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""What qcow2ctl mount and attach say: of what is mounted, and of what is not."""
+
+import errno
+import json
+import os
+
+from lib import bad, ctl, files, mount, tap, tools
+from lib.image import MiB
+from lib.tap import check, check_equal
+
+suite = tap.Suite(needs=[tools.fuse, tools.root, tools.loop, tools.QEMU, tools.tool("debugfs"),
+                         tools.file_system("ext4")])
+
+
+def made(directory):
+    path, at = files.whole(directory, size=16 * MiB), os.path.join(directory, "at")
+    os.mkdir(at)
+    return path, at
+
+
+def refused(path, at, *arguments, words=(), status=1):
+    said = ctl.refused(*arguments, words=words, status=status)
+    check(not mount.is_mounted(at), "mounted")
+    files.check_nothing_left(path)
+    return said
+
+
+@suite.test("of what mount(8) says why comes first, and all is one sentence", needs=[tools.file_system("xfs")])
+def _(directory):
+    path, at = made(directory)
+    said = refused(path, at, "mount", "-t", "xfs", path, at, words=[at, "wrong fs type"])
+    check(said.index("wrong fs type") < said.find("dmesg") or "dmesg" not in said, "it said %s", said)
+
+
+@suite.test("errno is that of the failure, also where qcow2fs met it")
+def _(directory):
+    path, at = made(directory)
+    missing = os.path.join(directory, "missing")
+    for arguments, number in (([missing], errno.ENOENT), (["-o", "data-file=x", path], errno.EINVAL),
+                              (["-o", "no-such-option", path], errno.EINVAL),
+                              (["-o", "pid-file=" + os.path.join(missing, "pid"), path], errno.ENOENT)):
+        for command in (["mount", "--json", *arguments, at], ["attach", "--json", *arguments]):
+            done = ctl.ctl(*command, status=1)
+            check_equal(len(done.stderr.splitlines()), 1, "lines: %s" % done.stderr)
+            check_equal(json.loads(done.stderr)["errno"], number, "errno of %s" % done.stderr)
+            files.check_nothing_left(path)
+    done = ctl.ctl("mount", missing, at, status=1)
+    bad.check_sentence(done.stderr, missing, program="qcow2ctl")
+    check("errno" not in done.stderr, "it said %s", done.stderr)
+
+
+if __name__ == "__main__":
+    suite.main()
