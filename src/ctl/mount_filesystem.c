@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <unistd.h>
 
 /* What keeps a read-only mount from replaying a journal, which it could not write. */
@@ -345,39 +346,90 @@ static bool is_root_of_the_host(void)
     return geteuid() == 0 && inside == 0 && outside == 0 && count == UINT32_MAX;
 }
 
-static bool kernel_knows(const char *type)
+enum kernel_type {
+    KERNEL_UNKNOWN, /* it may have a module */
+    KERNEL_DEVICE,
+    KERNEL_NO_DEVICE, /* tmpfs, proc and the like show what is on no disk */
+};
+
+static enum kernel_type kernel_type(const char *type)
 {
     FILE *list = fopen("/proc/filesystems", "re");
+    enum kernel_type found = KERNEL_UNKNOWN;
     char line[128];
-    bool known = false;
 
-    while (list != NULL && !known && fgets(line, sizeof(line), list) != NULL) {
+    while (list != NULL && found == KERNEL_UNKNOWN && fgets(line, sizeof(line), list) != NULL) {
         char *name = strchr(line, '\t');
 
         line[strcspn(line, "\n")] = '\0';
-        known = name != NULL && strcmp(name + 1, type) == 0;
+        if (name != NULL && strcmp(name + 1, type) == 0) {
+            found = name == line ? KERNEL_DEVICE : KERNEL_NO_DEVICE;
+        }
     }
     if (list != NULL) {
         fclose(list);
     }
-    return known;
+    return found;
+}
+
+/* mount(8) takes a list, and tries each. */
+static int check_type(const struct filesystem_mount *wanted, struct error *error)
+{
+    char *types = wanted->type != NULL ? strdup(wanted->type) : NULL, *state = NULL;
+    int result = 0;
+
+    if (types == NULL) {
+        return wanted->type == NULL ? 0 : error_set(error, ENOMEM, "out of memory for the mount");
+    }
+    for (char *type = strtok_r(types, ",", &state); type != NULL && result == 0;
+         type = strtok_r(NULL, ",", &state)) {
+        if (kernel_type(type) == KERNEL_NO_DEVICE) {
+            result = error_set(error, EINVAL,
+                               "%s: a file system of the type %s is on no disk, and would show "
+                               "nothing of this one; leave --fs-type out, or name the type of "
+                               "what is there",
+                               wanted->image, type);
+        }
+    }
+    free(types);
+    return result;
+}
+
+/* A module that was loaded for the mount has told what it is only now. */
+static int mount_and_check(const struct filesystem_mount *wanted, const char *type, struct log *log,
+                           struct error *error)
+{
+    int result = mount_by_kernel(wanted, type, log, error);
+
+    if (result == 0) {
+        result = check_type(wanted, error);
+        if (result != 0) {
+            (void)umount2(wanted->directory, MNT_DETACH);
+        }
+    }
+    return result;
 }
 
 int mount_filesystem(const struct filesystem_mount *wanted, struct log *log, struct error *error)
 {
     const struct filesystem_found *found = wanted->place->found;
     const char *type = wanted->type != NULL ? wanted->type : found->type;
+    int checked = check_type(wanted, error);
 
+    if (checked != 0) {
+        return checked;
+    }
     if (wanted->type == NULL && found->usage != FILESYSTEM_MOUNT) {
         return refuse(wanted, error);
     }
     if (is_root_of_the_host() && access("/dev/loop-control", W_OK) == 0) {
         /* A kernel without that file system, and without a module for it, may have a program. */
-        const struct fuse_program *other = kernel_knows(type) ? NULL : find_program(type);
+        const struct fuse_program *other =
+            kernel_type(type) != KERNEL_UNKNOWN ? NULL : find_program(type);
         bool has_other = other != NULL && run_find(other->program) == 0;
-        int result = mount_by_kernel(wanted, type, has_other ? NULL : log, error);
+        int result = mount_and_check(wanted, type, has_other ? NULL : log, error);
 
-        if (result != -EIO || !has_other || kernel_knows(type)) {
+        if (result != -EIO || !has_other || kernel_type(type) != KERNEL_UNKNOWN) {
             return result;
         }
         *error = (struct error){0};

@@ -27,6 +27,15 @@ def refused(path, at, *arguments, words=(), status=1):
     return said
 
 
+@suite.test("a file system that is on no disk is not mounted in place of that of the image")
+def _(directory):
+    path, at = made(directory)
+    for kind in ("tmpfs", "proc", "xfs,tmpfs"):
+        refused(path, at, "mount", "-t", kind, path, at, words=[path, kind.split(",")[-1], "--fs-type"])
+    with files.mounted(path, at, "-t", "ext4"):
+        check_equal(os.path.exists(os.path.join(at, "here")), True, "a file of the image")
+
+
 @suite.test("of what mount(8) says why comes first, and all is one sentence", needs=[tools.file_system("xfs")])
 def _(directory):
     path, at = made(directory)
