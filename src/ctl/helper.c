@@ -214,7 +214,7 @@ static int run_mount(int count, char **arguments, struct log *log, struct error 
             (void)dead_mount_clear(words.directory, log); /* what cannot be cleared is met next */
         }
         status = words.fake || (dead_files_refuse(words.directory, error) == 0 &&
-                                mount_image(&request, log, error) == 0)
+                                mount_image(&request, NULL, log, error) == 0)
                      ? HELPER_OK
                      : HELPER_FAILED;
     }

@@ -9,11 +9,13 @@
 #include "ctl/raw_disk.h"
 #include "util/dead_mount.h"
 #include "util/directory.h"
+#include "util/json.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 
 struct mount_options {
     struct common_flags common;
@@ -83,9 +85,32 @@ static int list(struct ctl *ctl, const struct raw_disk_settings *settings)
     return result;
 }
 
-/* A FUSE program keeps the name that it was given, from wherever it was. */
-static int mount_at(struct mount_request *request, struct log *log, struct error *error)
+static int report_json(struct ctl *ctl, const struct mount_request *request,
+                       const struct mount_outcome *outcome)
 {
+    struct json *object = json_new_object();
+    struct statvfs status;
+    int r;
+
+    json_put_text(object, "image", request->disk.image);
+    json_put_text(object, "mount-point", request->directory);
+    if (outcome->partition != 0) {
+        json_put_number(object, "partition", outcome->partition);
+    }
+    json_put_text(object, "fstype", outcome->type);
+    if (statvfs(request->directory, &status) == 0) {
+        json_put_bool(object, "read-only", (status.f_flag & ST_RDONLY) != 0);
+    }
+    r = ctl_print_json(ctl, object);
+    json_free(object);
+    return r;
+}
+
+/* A FUSE program keeps the name that it was given, from wherever it was. */
+static int mount_at(struct ctl *ctl, struct mount_request *request)
+{
+    struct error *error = &ctl->error;
+    struct mount_outcome outcome = {0};
     char *absolute = realpath(request->directory, NULL);
     int result;
 
@@ -94,7 +119,11 @@ static int mount_at(struct mount_request *request, struct log *log, struct error
                          strerror(errno));
     }
     request->directory = absolute;
-    result = mount_image(request, log, error);
+    result = mount_image(request, &outcome, ctl->log, error);
+    if (result == 0) {
+        ctl_done(ctl, ctl->operands[1], "is mounted");
+        result = ctl->json ? report_json(ctl, request, &outcome) : 0;
+    }
     free(absolute);
     return result;
 }
@@ -115,9 +144,15 @@ static int run_mount(struct ctl *ctl)
         .partition = options->partition,
         .fs_options = options->fs_options,
         .fs_type = options->fs_type,
-        .lists = true,
+        .lists = !ctl->json, /* what it says is JSON then */
     };
 
+    if (options->list.value && request.directory != NULL) {
+        error_set(&ctl->error, EINVAL,
+                  "--list mounts nothing, so it takes no directory; leave out --list, or %s",
+                  request.directory);
+        return CTL_USAGE;
+    }
     if (options->list.value) {
         return list(ctl, &request.disk) == 0 ? CTL_OK : CTL_FAILED;
     }
@@ -126,12 +161,15 @@ static int run_mount(struct ctl *ctl)
                   request.disk.image);
         return CTL_USAGE;
     }
+    if (ctl->json && json_require(&ctl->error) < 0) {
+        return CTL_FAILED;
+    }
     (void)dead_mount_clear(request.directory, ctl->log); /* what cannot be cleared is met next */
     if (dead_files_refuse(request.directory, &ctl->error) != 0 ||
         check_directory(options, request.directory, &ctl->error) != 0) {
         return CTL_FAILED;
     }
-    return mount_at(&request, ctl->log, &ctl->error) == 0 ? CTL_OK : CTL_FAILED;
+    return mount_at(ctl, &request) == 0 ? CTL_OK : CTL_FAILED;
 }
 
 static const struct option_spec mount_flags[] = {
@@ -189,7 +227,14 @@ static const struct option_spec mount_flags[] = {
     },
     FLAG_TRUST_NAMES(struct mount_options),
     FLAG_NBDKIT(struct mount_options),
-    FLAG_JSON(struct mount_options),
+    {
+        .name = "json",
+        .type = OPTION_PRESET,
+        .field = offsetof(struct mount_options, common.output),
+        .min = CTL_OUTPUT_JSON,
+        .help = "print JSON: image, mount-point, partition (of a disk that has some), fstype and "
+                "read-only; with --list: size, label-type, partitions, and what each holds",
+    },
     {.name = NULL},
 };
 

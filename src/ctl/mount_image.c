@@ -7,9 +7,20 @@
 #include "ctl/mount_filesystem.h"
 
 #include <errno.h>
+#include <stdio.h>
+
+static void note(struct mount_outcome *outcome, const struct filesystem_mount *mounted)
+{
+    if (outcome != NULL) {
+        outcome->partition = mounted->place->partition;
+        snprintf(outcome->type, sizeof(outcome->type), "%s",
+                 mounted->type != NULL ? mounted->type : mounted->place->found->type);
+    }
+}
 
 static int mount_place(const struct mount_request *request, struct raw_disk *disk,
-                       const struct contents *contents, struct log *log, struct error *error)
+                       const struct contents *contents, struct mount_outcome *outcome,
+                       struct log *log, struct error *error)
 {
     struct contents_place place;
     const struct filesystem_mount wanted = {
@@ -27,10 +38,17 @@ static int mount_place(const struct mount_request *request, struct raw_disk *dis
     if ((result == -ENOENT || result == -ENOTUNIQ) && request->lists && contents->table.count > 0) {
         contents_print(contents, disk->size, stderr);
     }
-    return result == 0 ? mount_filesystem(&wanted, log, error) : result;
+    if (result == 0) {
+        result = mount_filesystem(&wanted, log, error);
+    }
+    if (result == 0) {
+        note(outcome, &wanted);
+    }
+    return result;
 }
 
-int mount_image(const struct mount_request *request, struct log *log, struct error *error)
+int mount_image(const struct mount_request *request, struct mount_outcome *outcome, struct log *log,
+                struct error *error)
 {
     struct contents contents;
     struct raw_disk disk;
@@ -41,7 +59,7 @@ int mount_image(const struct mount_request *request, struct log *log, struct err
     }
     result = contents_read(disk.file, disk.size, request->disk.image, log, &contents, error);
     if (result == 0) {
-        result = mount_place(request, &disk, &contents, log, error);
+        result = mount_place(request, &disk, &contents, outcome, log, error);
         contents_release(&contents);
     }
     if (result == 0) {

@@ -15,7 +15,17 @@ struct mount_request {
     bool lists;             /* on stderr what there is, where it cannot be told which is meant */
 };
 
-/* 0, or a negative errno with a sentence: then nothing is mounted, and the image is free again. */
-int mount_image(const struct mount_request *request, struct log *log, struct error *error);
+/* What came to be mounted. */
+struct mount_outcome {
+    unsigned partition; /* its number; 0: the whole disk */
+    char type[64];      /* of its file system */
+};
+
+/*
+ * 0, or a negative errno with a sentence: then nothing is mounted, and the image is free again.
+ * `outcome` may be NULL.
+ */
+int mount_image(const struct mount_request *request, struct mount_outcome *outcome, struct log *log,
+                struct error *error);
 
 #endif

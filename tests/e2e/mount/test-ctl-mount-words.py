@@ -7,6 +7,7 @@ import json
 import os
 
 from lib import bad, ctl, files, mount, tap, tools
+from lib.files import qcow2ctl
 from lib.image import MiB
 from lib.tap import check, check_equal
 
@@ -41,6 +42,39 @@ def _(directory):
     path, at = made(directory)
     said = refused(path, at, "mount", "-t", "xfs", path, at, words=[at, "wrong fs type"])
     check(said.index("wrong fs type") < said.find("dmesg") or "dmesg" not in said, "it said %s", said)
+
+
+@suite.test("a list of what there is takes no directory")
+def _(directory):
+    path, at = made(directory)
+    refused(path, at, "mount", "--list", path, at, words=["--list", at], status=64)
+
+
+@suite.test("mount --json tells what is mounted, and how")
+def _(directory):
+    path, at = made(directory)
+    parted = files.partitioned(directory)
+    for arguments, partition, read_only in (([path], None, False), (["-r", path], None, True),
+                                            (["-p", "1", parted], 1, False)):
+        done = qcow2ctl("mount", "--json", *arguments, at)
+        try:
+            told = json.loads(done.stdout)
+            check_equal(told, dict({"image": arguments[-1], "mount-point": at, "fstype": "ext4",
+                                    "read-only": read_only}, **({"partition": partition} if partition else {})),
+                        "what it tells")
+        finally:
+            qcow2ctl("umount", at)
+        files.check_nothing_left(arguments[-1])
+
+
+@suite.test("with --json a choice between file systems is asked for in JSON")
+def _(directory):
+    at = os.path.join(directory, "at")
+    os.mkdir(at)
+    parted = files.partitioned(directory)
+    done = ctl.ctl("mount", "--json", parted, at, status=1)
+    for line in done.stderr.splitlines():
+        check("error" in json.loads(line), "it says %s", line)
 
 
 @suite.test("errno is that of the failure, also where qcow2fs met it")
