@@ -163,19 +163,26 @@ static bool is_flag(const char *argument)
     return argument[0] == '-' && argument[1] != '\0' && strchr("0123456789.", argument[1]) == NULL;
 }
 
+/* list and top have none. */
+static const char *before_operands(const struct command *command)
+{
+    return *command->operands_text != '\0' ? " " : "";
+}
+
 static int check_operands(struct ctl *ctl)
 {
     const struct command *command = ctl->command;
+    const char *space = before_operands(command);
 
     if (ctl->operand_count < command->min_operands) {
         return error_set(&ctl->error, EINVAL,
-                         "something is missing; write qcow2ctl %s [OPTIONS] %s, or see --help",
-                         command->name, command->operands_text);
+                         "something is missing; write qcow2ctl %s [OPTIONS]%s%s, or see --help",
+                         command->name, space, command->operands_text);
     }
     if (ctl->operand_count > command->max_operands) {
         return error_set(
-            &ctl->error, EINVAL, "'%s' is one argument too many; write qcow2ctl %s [OPTIONS] %s",
-            ctl->operands[command->max_operands], command->name, command->operands_text);
+            &ctl->error, EINVAL, "'%s' is one argument too many; write qcow2ctl %s [OPTIONS]%s%s",
+            ctl->operands[command->max_operands], command->name, space, command->operands_text);
     }
     return 0;
 }
@@ -260,8 +267,8 @@ bool command_prints_json(const struct common_flags *common)
 
 static void print_help(const struct command *command, FILE *out)
 {
-    fprintf(out, "Usage: qcow2ctl %s [OPTIONS] %s\n\n%s\n", command->name, command->operands_text,
-            command->description);
+    fprintf(out, "Usage: qcow2ctl %s [OPTIONS]%s%s\n\n%s\n", command->name,
+            before_operands(command), command->operands_text, command->description);
     options_help_flags(command->flags, out);
     if (command->values != NULL) {
         fputs("  -o, --options=NAME=VALUE,...  what the image is to be, see below\n", out);

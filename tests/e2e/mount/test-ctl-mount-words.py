@@ -94,5 +94,14 @@ def _(directory):
     check("errno" not in done.stderr, "it said %s", done.stderr)
 
 
+@suite.test("the hint of a command without operands ends with a word")
+def _(directory):
+    for command in ("list", "top"):
+        said = ctl.refused(command, directory, words=["'%s'" % directory], status=64)
+        check(said.endswith("qcow2ctl %s [OPTIONS]\n" % command), "it said %r", said)
+        check_equal(ctl.ctl(command, "--help").stdout.splitlines()[0], "Usage: qcow2ctl %s [OPTIONS]" % command,
+                    "the help")
+
+
 if __name__ == "__main__":
     suite.main()
