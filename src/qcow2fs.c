@@ -5,6 +5,7 @@
 #include "disk/traces.h"
 #include "fuse/announce.h"
 #include "fuse/help.h"
+#include "fuse/inherited.h"
 #include "fuse/listing.h"
 #include "fuse/options.h"
 #include "fuse/session.h"
@@ -52,6 +53,7 @@ struct command_line {
     bool debug;
     bool single_threaded;
     int ready_descriptor; /* or -1 */
+    struct inherited inherited;
     struct mount_options options;
 };
 
@@ -383,6 +385,9 @@ static int mount_and_serve(const struct command_line *line, struct source *sourc
         }
         _exit(r == 0 && process == SESSION_DONE ? EXIT_OK : EXIT_FAILED);
     }
+    if (!line->foreground) {
+        inherited_close(&line->inherited);
+    }
     if (r == 0) {
         r = announce_pid(announce, steward, error);
     }
@@ -502,8 +507,10 @@ int main(int argc, char **argv)
         say_code(&line, &error);
         status = EXIT_USAGE;
     } else {
+        inherited_find(&line.inherited, argv, line.ready_descriptor);
         status = run(&line);
     }
+    inherited_release(&line.inherited);
     options_release(mount_option_table, &line.options);
     free(line.served);
     if (line.action == ACTION_MOUNT && process_may_leave_memory()) {

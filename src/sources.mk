@@ -286,6 +286,7 @@ src_qcow2fs_SOURCES = \
 	src/fuse/copies.c src/fuse/copies.h \
 	src/fuse/files.c src/fuse/files.h \
 	src/fuse/help.c src/fuse/help.h \
+	src/fuse/inherited.c src/fuse/inherited.h \
 	src/fuse/io_uring.c src/fuse/io_uring.h \
 	src/fuse/control.c src/fuse/control.h \
 	src/fuse/kernel_options.c src/fuse/kernel_options.h \

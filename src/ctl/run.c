@@ -101,6 +101,10 @@ static void become(const char *const argv[], const int *keep, int output)
     sigset_t none;
     int nowhere;
 
+    if (strcmp(argv[0], "qcow2fs") != 0) {
+        /* What we were started with no daemon shall keep; qcow2fs may be told to open it. */
+        (void)close_range(STDERR_FILENO + 1, ~0U, CLOSE_RANGE_CLOEXEC);
+    }
     for (; keep != NULL && *keep >= 0; keep++) {
         (void)fcntl(*keep, F_SETFD, 0);
     }

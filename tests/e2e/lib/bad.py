@@ -340,6 +340,14 @@ def wait_for(condition, what, seconds=tools.TIMEOUT):
         time.sleep(0.01)
 
 
+def is_at_end(pipe):
+    """Whether nobody has the other end of a pipe, that of ours not waiting for anything."""
+    try:
+        return os.read(pipe, 1) == b""
+    except BlockingIOError:
+        return False
+
+
 def stop(pid):
     """Stops a process. kill() returns before its threads have stopped, and they may go on with their work till then."""
     os.kill(pid, signal.SIGSTOP)

@@ -5,8 +5,10 @@
 import errno
 import json
 import os
+import shutil
+import subprocess
 
-from lib import bad, ctl, files, mount, tap, tools
+from lib import bad, ctl, files, mount, run, tap, tools
 from lib.files import qcow2ctl
 from lib.image import MiB
 from lib.tap import check, check_equal
@@ -92,6 +94,27 @@ def _(directory):
     done = ctl.ctl("mount", missing, at, status=1)
     bad.check_sentence(done.stderr, missing, program="qcow2ctl")
     check("errno" not in done.stderr, "it said %s", done.stderr)
+
+
+@suite.test("the FUSE program of a mount keeps nothing that qcow2ctl was started with",
+            needs=[tools.tool("fuse2fs", "setpriv", "fusermount3")])
+def _(directory):
+    with files.place_of_user() as (home, program):
+        path, at = [shutil.move(item, home) for item in made(directory)]
+        for item in (home, path, at):
+            os.chown(item, 65534, 65534)
+        ours, its = os.pipe()
+        try:
+            process = run.start([*bad.user_prefix(bad.NOBODY), program, "mount", path, at], pass_fds=(its,),
+                                stderr=subprocess.DEVNULL)
+            os.close(its)
+            check_equal(process.wait(tools.TIMEOUT), 0, "the status")
+            os.set_blocking(ours, False)
+            bad.wait_for(lambda: bad.is_at_end(ours), "the pipe is let go of")
+        finally:
+            os.close(ours)
+            tools.run(*bad.user_prefix(bad.NOBODY), "fusermount3", "-u", at, status=None)
+        files.check_nothing_left(path)
 
 
 @suite.test("the hint of a command without operands ends with a word")

@@ -30,6 +30,57 @@ def _(directory):
             bad.check_disk(at, name, expected)
 
 
+@contextlib.contextmanager
+def with_pipe(*arguments, at, foreground=False):
+    """A mount whose daemon was started with a pipe's end; the other end."""
+    ours, its = os.pipe()
+    try:
+        with bad.unmounted_at_the_end(at):
+            process = run.start([run.program(), *(["-f"] if foreground else []), "-o", "ro", *arguments, at],
+                                pass_fds=(its,), stdin=subprocess.DEVNULL)
+            os.close(its)
+            its = -1
+            if foreground:
+                bad.wait_for(lambda: mount.is_mounted(at), "it is mounted")
+            else:
+                check_equal(process.wait(tools.TIMEOUT), 0, "the status")
+            os.set_blocking(ours, False)
+            yield ours
+        process.wait(tools.TIMEOUT)
+    finally:
+        os.close(ours)
+        if its >= 0:
+            os.close(its)
+
+
+@suite.test("in the background a daemon lets go of what it was started with; in the foreground it keeps it")
+def _(directory):
+    path, at = bad.sample("plain", directory), bad.mount_point(directory)
+    expected = bad.contents(path)
+    with with_pipe(path, at=at) as pipe:
+        bad.wait_for(lambda: bad.is_at_end(pipe), "the pipe is let go of")
+        bad.check_disk(at, "", expected)
+    with with_pipe(path, at=at, foreground=True) as pipe:
+        bad.check_disk(at, "", expected)
+        check(not bad.is_at_end(pipe), "the pipe is let go of")
+    bad.wait_for(lambda: not run.processes(run.directory), "no daemon runs")
+
+
+@suite.test("an image and a descriptor to be told on, handed over, do their work in the background")
+def _(directory):
+    path, at = bad.sample("plain", directory), bad.mount_point(directory)
+    expected = bad.contents(path)
+    with open(path, "rb") as file, bad.unmounted_at_the_end(at):
+        ours, its = os.pipe()
+        process = run.start([run.program(), "-o", "ro", "--ready-fd=%d" % its, "/dev/fd/%d" % file.fileno(),
+                             at], pass_fds=(its, file.fileno()), stdin=subprocess.DEVNULL)
+        os.close(its)
+        with open(ours, "rb") as told:
+            check_equal(told.read(), b"\n", "what is told, to its end")
+        check_equal(process.wait(tools.TIMEOUT), 0, "the status")
+        bad.check_disk(at, "", expected)
+
+
 @suite.test("a failure in the background is told by status and sentence too")
 def _(directory):
     path, at = bad.sample("plain", directory), bad.mount_point(directory)
