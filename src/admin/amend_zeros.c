@@ -282,7 +282,7 @@ static int walk_snapshot(struct amend *amend, const struct snapshot *snapshot, s
 static int count_name(struct amend *amend, struct table *table)
 {
     uint64_t done;
-    bool shared;
+    bool shared = false;
     int result =
         check_counts_add(table->names, cluster_of(amend, table), 1, UINT64_MAX, &done, &shared);
 
