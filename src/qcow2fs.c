@@ -325,8 +325,9 @@ static struct registry_entry *enter_registry(const struct source *source, const 
                                              const char *mount_point, dev_t device, struct log *log,
                                              struct steward *steward)
 {
-    struct registry_entry *entry = listing_enter(image, mount_point, device, source->writer != NULL,
-                                                 source->image->is_overlay);
+    struct registry_entry *entry =
+        listing_enter(image, &image_named(source->image)->is, mount_point, device,
+                      source->writer != NULL, source->image->is_overlay);
 
     if (entry != NULL) {
         (void)steward_tell_registry(steward, entry);

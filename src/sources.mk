@@ -260,7 +260,7 @@ CTL_SOURCES = \
 	src/ctl/daemon.c src/ctl/daemon.h \
 	src/ctl/freeze.c src/ctl/freeze.h \
 	src/ctl/stack.c src/ctl/stack.h src/ctl/stack_internal.h \
-	src/ctl/stack_programs.c \
+	src/ctl/stack_choose.c src/ctl/stack_programs.c src/ctl/stack_users.c \
 	src/ctl/teardown.c src/ctl/teardown.h \
 	src/ctl/umount.c \
 	src/fuse/names.c src/fuse/names.h \

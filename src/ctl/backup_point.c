@@ -248,12 +248,29 @@ static int check_mount(const struct work *work)
     const struct registry_record *daemon = &work->stack->daemon;
 
     if (strcmp(daemon->image, daemon->mount_point) != 0) {
-        return 0;
+        return stack_check_image(work->stack, &work->ctl->error);
     }
     return error_set(&work->ctl->error, EINVAL,
                      "%s: is mounted over itself, where no backup can be read; mount it over a "
                      "directory: qcow2fs IMAGE DIRECTORY",
                      daemon->image);
+}
+
+static int find_mount(struct work *work, struct stacks *stacks)
+{
+    const char *path = work->ctl->operands[0];
+    struct stack *stack;
+    int r = stacks_find_writer(stacks, path, &stack, &work->ctl->error);
+
+    if (r != 0) {
+        return r;
+    }
+    work->stack = stack;
+    return stack != NULL ? check_mount(work)
+                         : error_set(&work->ctl->error, EINVAL,
+                                     "%s: is not mounted for writing by qcow2fs; mount it first: "
+                                     "qcow2fs IMAGE DIRECTORY",
+                                     path);
 }
 
 static int find_and_do(struct ctl *ctl)
@@ -271,13 +288,7 @@ static int find_and_do(struct ctl *ctl)
         free(work.kept);
         return error_set(&ctl->error, -r, "what is mounted cannot be told: %s", strerror(-r));
     }
-    work.stack = stacks_find_writer(&stacks, ctl->operands[0]);
-    r = work.stack != NULL
-            ? check_mount(&work)
-            : error_set(&ctl->error, EINVAL,
-                        "%s: is not mounted for writing by qcow2fs; mount it first: qcow2fs IMAGE "
-                        "DIRECTORY",
-                        ctl->operands[0]);
+    r = find_mount(&work, &stacks);
     if (r == 0) {
         r = do_it(&work);
     }

@@ -160,7 +160,7 @@ static int change_mounted(const struct work *work, const struct stack *stack)
     char granularity[24];
     int r;
 
-    if (options->source_file != NULL && !is_itself(options->source_file, stack->daemon.image)) {
+    if (options->source_file != NULL && !stack_has_image(stack, options->source_file)) {
         return error_set(&work->ctl->error, EBUSY,
                          "%s: is mounted, and bitmaps of another image are merged into one that is "
                          "not in use; unmount it first: qcow2ctl umount %s",
@@ -198,10 +198,12 @@ static int run_mounted(struct ctl *ctl, bool *is_mounted)
     if (r < 0) {
         return error_set(&ctl->error, -r, "what is mounted cannot be told: %s", strerror(-r));
     }
-    stack = stacks_find_writer(&stacks, ctl->operands[0]);
+    r = stacks_find_writer(&stacks, ctl->operands[0], &stack, &ctl->error);
     *is_mounted = stack != NULL;
-    r = stack != NULL ? change_mounted(&work, stack)
-                      : stacks_refuse_reader(&stacks, ctl->operands[0], &ctl->error);
+    if (r == 0) {
+        r = stack != NULL ? change_mounted(&work, stack)
+                          : stacks_refuse_reader(&stacks, ctl->operands[0], &ctl->error);
+    }
     stacks_release(&stacks);
     return r;
 }

@@ -196,6 +196,16 @@ static int change_mounted(struct ctl *ctl, const struct stack *stack)
     return ctl->json ? list_image(ctl, stack->daemon.image, true) : 0;
 }
 
+static int use_mounted(struct ctl *ctl, const struct stack *stack, bool changes)
+{
+    int r = !changes || ctl->json ? stack_check_image(stack, &ctl->error) : 0;
+
+    if (r != 0) {
+        return r;
+    }
+    return changes ? change_mounted(ctl, stack) : list_image(ctl, stack->daemon.image, true);
+}
+
 /* Those that have it mounted are asked, where one of them writes to it. */
 static int run_mounted(struct ctl *ctl, const char *path, bool changes, bool *is_mounted)
 {
@@ -208,16 +218,16 @@ static int run_mounted(struct ctl *ctl, const char *path, bool changes, bool *is
     if (r < 0) {
         return error_set(&ctl->error, -r, "what is mounted cannot be told: %s", strerror(-r));
     }
-    stack = stacks_find_writer(&stacks, path);
+    r = stacks_find_writer(&stacks, path, &stack, &ctl->error);
     *is_mounted = stack != NULL;
     if (stack != NULL) {
-        r = changes ? change_mounted(ctl, stack) : list_image(ctl, stack->daemon.image, true);
-    } else if (options->freeze != NULL) {
+        r = use_mounted(ctl, stack, changes);
+    } else if (r == 0 && options->freeze != NULL) {
         *is_mounted = true;
         r = error_set(&ctl->error, EINVAL,
                       "%s: is not mounted for writing by qcow2fs, so there is nothing to freeze",
                       path);
-    } else if (changes) {
+    } else if (r == 0 && changes) {
         r = stacks_refuse_reader(&stacks, path, &ctl->error);
     }
     stacks_release(&stacks);

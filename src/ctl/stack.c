@@ -3,13 +3,10 @@
 
 #include "ctl/stack_internal.h"
 
-#include "store/nbd.h"
 #include "util/mounts.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -38,7 +35,7 @@ static bool is_gone(const char *mount_point)
     return statx(AT_FDCWD, mount_point, AT_STATX_DONT_SYNC, 0, &status) != 0 && errno == ENOENT;
 }
 
-static dev_t device_of(const struct stack *stack)
+dev_t stack_device(const struct stack *stack)
 {
     return makedev((unsigned)stack->daemon.major, (unsigned)stack->daemon.minor);
 }
@@ -54,7 +51,8 @@ static struct timespec beginning_of(const struct stack *stack)
 
 static int compare_devices(const void *one, const void *other)
 {
-    dev_t a = device_of(*(struct stack *const *)one), b = device_of(*(struct stack *const *)other);
+    dev_t a = stack_device(*(struct stack *const *)one),
+          b = stack_device(*(struct stack *const *)other);
 
     return a < b ? -1 : a > b;
 }
@@ -84,7 +82,7 @@ static int sort_by_device(struct stacks *stacks)
         return -ENOMEM;
     }
     for (size_t i = 0; i < stacks->count; i++) {
-        if (device_of(&stacks->list[i]) != 0) {
+        if (stack_device(&stacks->list[i]) != 0) {
             stacks->by_device[stacks->device_count++] = &stacks->list[i];
         }
     }
@@ -93,7 +91,7 @@ static int sort_by_device(struct stacks *stacks)
         struct stack *each = stacks->by_device[i],
                      *last = kept > 0 ? stacks->by_device[kept - 1] : NULL;
 
-        if (last != NULL && device_of(last) == device_of(each)) {
+        if (last != NULL && stack_device(last) == stack_device(each)) {
             stacks->by_device[kept - 1] = younger(each, last);
         } else {
             stacks->by_device[kept++] = each;
@@ -290,206 +288,4 @@ void stacks_release(struct stacks *stacks)
     free(stacks->list);
     free(stacks->by_device);
     memset(stacks, 0, sizeof(*stacks));
-}
-
-/* --- which one ---------------------------------------------------------------------------------
- */
-
-struct wanted {
-    const char *path; /* absolute */
-    dev_t device;     /* of the files there; 0: unknown */
-    dev_t node;       /* of a device node; 0 */
-};
-
-static bool belongs(const struct stack *stack, const struct wanted *wanted)
-{
-    if ((!stack->daemon.is_image_doubted && strcmp(wanted->path, stack->daemon.image) == 0) ||
-        strcmp(wanted->path, stack->daemon.mount_point) == 0 ||
-        (wanted->device != 0 && wanted->device == device_of(stack))) {
-        return true;
-    }
-    for (size_t i = 0; i < stack->loop_count; i++) {
-        if (wanted->node != 0 && loop_has_device(&stack->loops[i], wanted->node)) {
-            return true;
-        }
-    }
-    for (size_t i = 0; i < stack->mount_count; i++) {
-        if (strcmp(wanted->path, stack->mounts[i].path) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* What is at that path, for belongs(); *absolute is to be freed. */
-static struct wanted look_at(const char *path, char **absolute)
-{
-    struct wanted wanted;
-    struct statx status;
-
-    *absolute = realpath(path, NULL);
-    wanted = (struct wanted){.path = *absolute != NULL ? *absolute : path};
-    if (statx(AT_FDCWD, path, AT_STATX_DONT_SYNC, STATX_TYPE, &status) == 0) {
-        wanted.device = makedev(status.stx_dev_major, status.stx_dev_minor);
-        if (S_ISBLK(status.stx_mode)) {
-            wanted.node = makedev(status.stx_rdev_major, status.stx_rdev_minor);
-        }
-    }
-    return wanted;
-}
-
-/* A file that another user calls his image, and may be anybody's: nothing is done to that. */
-static bool has_doubted_file(const struct registry_record *daemon)
-{
-    return daemon->is_image_doubted && !store_nbd_is_address(daemon->image);
-}
-
-struct stack *stacks_find_writer(struct stacks *stacks, const char *path)
-{
-    char *absolute;
-    struct wanted wanted = look_at(path, &absolute);
-    struct stack *found = NULL;
-
-    for (size_t i = 0; i < stacks->count && found == NULL; i++) {
-        struct stack *stack = &stacks->list[i];
-
-        if (belongs(stack, &wanted) && stack->daemon.writable && !stack->daemon.overlay &&
-            !has_doubted_file(&stack->daemon)) {
-            found = stack;
-        }
-    }
-    free(absolute);
-    return found;
-}
-
-int stacks_refuse_reader(const struct stacks *stacks, const char *path, struct error *error)
-{
-    char *absolute;
-    struct wanted wanted = look_at(path, &absolute);
-    int result = 0;
-
-    for (size_t i = 0; i < stacks->count && result == 0; i++) {
-        const struct registry_record *daemon = &stacks->list[i].daemon;
-
-        if (belongs(&stacks->list[i], &wanted) &&
-            (strcmp(wanted.path, daemon->image) != 0 ||
-             strcmp(daemon->image, daemon->mount_point) == 0)) {
-            result = error_set(error, EROFS,
-                               "%s: %s is mounted there %s, and is not written; unmount it first: "
-                               "qcow2ctl umount %s",
-                               path, daemon->image,
-                               daemon->overlay ? "with an overlay" : "read-only", path);
-        }
-    }
-    free(absolute);
-    return result;
-}
-
-struct stack *stacks_choose(struct stacks *stacks, const char *path, struct error *error)
-{
-    char *absolute;
-    struct wanted wanted = look_at(path, &absolute);
-    struct stack *found = NULL;
-    size_t hits = 0;
-
-    for (size_t i = 0; i < stacks->count; i++) {
-        if (belongs(&stacks->list[i], &wanted)) {
-            found = &stacks->list[i];
-            hits++;
-        }
-    }
-    free(absolute);
-    if (hits == 0 && stacks->silent_count > 0) {
-        error_set(
-            error, ENOENT,
-            "%s: no running qcow2fs is known to have to do with it, but whoever serves the file of "
-            "%s does not answer; continue or end that daemon, and try again",
-            path, stacks->silent);
-    } else if (hits == 0) {
-        error_set(error, ENOENT,
-                  "%s: no running qcow2fs has to do with it; qcow2ctl list shows them", path);
-    } else if (hits > 1) {
-        error_set(error, ENOTUNIQ,
-                  "%s: is mounted %zu times; name the mount point or the device that is meant "
-                  "(qcow2ctl list)",
-                  path, hits);
-    }
-    return hits == 1 ? found : NULL;
-}
-
-/* --- who is in the way ---------------------------------------------------------------------------
- */
-
-/* Whether the process has a file, its working directory or its root on that device. */
-static bool uses(pid_t pid, dev_t device)
-{
-    static const char *const links[] = {"cwd", "root"};
-    char path[64];
-    struct statx status;
-    struct dirent *item;
-    bool found = false;
-    DIR *stream;
-
-    for (size_t i = 0; i < 2; i++) {
-        snprintf(path, sizeof(path), "/proc/%ld/%s", (long)pid, links[i]);
-        if (statx(AT_FDCWD, path, AT_STATX_DONT_SYNC, 0, &status) == 0 &&
-            makedev(status.stx_dev_major, status.stx_dev_minor) == device) {
-            return true;
-        }
-    }
-    snprintf(path, sizeof(path), "/proc/%ld/fd", (long)pid);
-    stream = opendir(path);
-    while (stream != NULL && !found && (item = readdir(stream)) != NULL) {
-        found = item->d_name[0] != '.' &&
-                statx(dirfd(stream), item->d_name, AT_STATX_DONT_SYNC, 0, &status) == 0 &&
-                makedev(status.stx_dev_major, status.stx_dev_minor) == device;
-    }
-    if (stream != NULL) {
-        closedir(stream);
-    }
-    return found;
-}
-
-static void read_name(pid_t pid, char name[32])
-{
-    char path[48];
-    FILE *file;
-
-    snprintf(path, sizeof(path), "/proc/%ld/comm", (long)pid);
-    file = fopen(path, "re");
-    if (file == NULL || fgets(name, 32, file) == NULL) {
-        snprintf(name, 32, "?");
-    }
-    name[strcspn(name, "\n")] = '\0';
-    if (file != NULL) {
-        fclose(file);
-    }
-}
-
-void stack_users(const char *path, char *text, size_t size)
-{
-    dev_t device = mounts_device_at(path);
-    DIR *stream = opendir("/proc");
-    struct dirent *item;
-    unsigned count = 0;
-    size_t used = 0;
-
-    text[0] = '\0';
-    while (stream != NULL && device != 0 && count < 3 && (item = readdir(stream)) != NULL) {
-        pid_t pid = (pid_t)strtol(item->d_name, NULL, 10);
-        char name[32];
-
-        if (pid > 0 && pid != getpid() && uses(pid, device)) {
-            read_name(pid, name);
-            used += (size_t)snprintf(text + used, size - used, "%s%s (%ld)", count > 0 ? ", " : "",
-                                     name, (long)pid);
-            if (used >= size) {
-                break;
-            }
-            count++;
-        }
-    }
-    if (stream != NULL) {
-        closedir(stream);
-    }
 }

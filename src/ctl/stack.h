@@ -53,14 +53,28 @@ int stacks_find(struct stacks *stacks);
 void stacks_release(struct stacks *stacks);
 
 /*
- * The one that `path` belongs to: an image, a mount point, a raw file, a loop device or what is
- * mounted from it. NULL with a sentence: -ENOENT, or -ENOTUNIQ for an image that is
- * mounted more than once.
+ * The one that `path` belongs to: an image, by whatever name it has now, a mount point, a raw file,
+ * a loop device or what is mounted from it. NULL with a sentence: -ENOENT, or -ENOTUNIQ for an
+ * image that is mounted more than once.
  */
 struct stack *stacks_choose(struct stacks *stacks, const char *path, struct error *error);
 
-/* The first that `path` belongs to and that writes to its image, or NULL. */
-struct stack *stacks_find_writer(struct stacks *stacks, const char *path);
+/*
+ * The one that `path` belongs to and that writes to its image, in *found; NULL: there is none.
+ * Where `path` is the image, the record's is that name then. 0, or a negative errno with a
+ * sentence: -ENOTUNIQ as above.
+ */
+int stacks_find_writer(struct stacks *stacks, const char *path, struct stack **found,
+                       struct error *error);
+
+/* Whether the file at `path` is its image. */
+bool stack_has_image(const struct stack *stack, const char *path);
+
+/*
+ * 0 where the file that its record names is its image still, or nobody can tell; else -ESTALE with
+ * a sentence. For who opens that file.
+ */
+int stack_check_image(const struct stack *stack, struct error *error);
 
 /*
  * Of a path that belongs to none that writes to its image: -EROFS with a sentence where it is a

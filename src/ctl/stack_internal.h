@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* What stack.c (daemons, loop devices, mounts) and stack_programs.c (who has a disk open) share. */
+/*
+ * What stack.c (daemons, loop devices, mounts), stack_programs.c (who has a disk open) and
+ * stack_choose.c (which one is meant) share.
+ */
 #ifndef CTL_STACK_INTERNAL_H
 #define CTL_STACK_INTERNAL_H
 
@@ -9,6 +12,9 @@
 
 /* Room for one more of `size` bytes, all zero; NULL when memory ran out. */
 void *stack_append(void **list, size_t *count, size_t size);
+
+/* st_dev of the files of its mount; 0: unknown. */
+dev_t stack_device(const struct stack *stack);
 
 /* Whose disk has that device, or NULL. */
 struct stack *stacks_of_device(const struct stacks *stacks, dev_t device);

@@ -140,7 +140,7 @@ static int open_data_file(struct image *image, const struct image_request *reque
     }
     result = store_info(image->data_file, &info);
     if (result == 0) {
-        image->data_is = (struct image_file){info.device, info.inode};
+        image->data_is = (struct image_file){info.device, info.inode, info.node};
     }
     if (result == 0 && info.size < image->virtual_size) {
         log_line(image->log, LOG_LEVEL_WARNING,
@@ -305,7 +305,7 @@ static int fill_image(struct image *image, const struct image_request *request,
         return error_set(error, -result, "%s: its size cannot be found out: %s", image->path,
                          strerror(-result));
     }
-    image->is = image->data_is = (struct image_file){info.device, info.inode};
+    image->is = image->data_is = (struct image_file){info.device, info.inode, info.node};
     image->file_size = info.size;
     image->preferred = info.preferred;
     image->is_device = S_ISBLK(info.mode);

@@ -99,6 +99,7 @@ struct image_options {
 struct image_file {
     dev_t device;
     ino_t inode;
+    dev_t node; /* the block device that it is; 0: it is none */
 };
 
 struct image {

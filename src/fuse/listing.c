@@ -10,8 +10,9 @@
 #include <time.h>
 #include <unistd.h>
 
-struct registry_entry *listing_enter(const char *image, const char *mount_point, dev_t device,
-                                     bool writable, bool overlay)
+struct registry_entry *listing_enter(const char *image, const struct image_file *file,
+                                     const char *mount_point, dev_t device, bool writable,
+                                     bool overlay)
 {
     struct registry_record record = {
         .pid = getpid(),
@@ -19,6 +20,7 @@ struct registry_entry *listing_enter(const char *image, const char *mount_point,
         .overlay = overlay,
         .since = (int64_t)time(NULL),
     };
+    dev_t image_device = file->node != 0 ? file->node : file->device;
     char point[4096], path[4096];
 
     if (snprintf(path, sizeof(path), "%s", image) >= (int)sizeof(path)) {
@@ -36,5 +38,8 @@ struct registry_entry *listing_enter(const char *image, const char *mount_point,
     record.mount_point = point;
     record.major = major(device);
     record.minor = minor(device);
+    record.image_major = major(image_device);
+    record.image_minor = minor(image_device);
+    record.image_inode = file->node != 0 ? 0 : (uint64_t)file->inode;
     return registry_enter(&record);
 }

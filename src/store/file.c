@@ -220,6 +220,7 @@ static int file_info(struct store *store, struct store_info *info)
         .allocated = (uint64_t)status.st_blocks * STAT_BLOCK_SIZE,
         .device = status.st_dev,
         .inode = status.st_ino,
+        .node = S_ISBLK(status.st_mode) ? status.st_rdev : 0,
         .uid = status.st_uid,
         .gid = status.st_gid,
         .owners = file->owners,

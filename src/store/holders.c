@@ -140,6 +140,20 @@ static void look_at_all(struct search *search)
     closedir(processes);
 }
 
+static bool serves_file(const struct registry_record *record, const struct search *search)
+{
+    struct statx found;
+
+    if (registry_knows_image(record) && record->image_inode != 0) {
+        return record->image_inode == search->inode &&
+               makedev((unsigned)record->image_major, (unsigned)record->image_minor) ==
+                   search->device;
+    }
+    return statx(AT_FDCWD, record->image, AT_STATX_DONT_SYNC, STATX_INO, &found) == 0 &&
+           found.stx_ino == search->inode &&
+           makedev(found.stx_dev_major, found.stx_dev_minor) == search->device;
+}
+
 /*
  * The daemons of this program: what they have open nobody may see, not even their own user, once
  * they serve (util/box), but they are registered.
@@ -147,13 +161,9 @@ static void look_at_all(struct search *search)
 static int look_at_daemon(void *context, const struct registry_record *record, int descriptor)
 {
     struct search *search = context;
-    struct statx found;
 
     (void)descriptor;
-    if (record->pid != getpid() &&
-        statx(AT_FDCWD, record->image, AT_STATX_DONT_SYNC, STATX_INO, &found) == 0 &&
-        found.stx_ino == search->inode &&
-        makedev(found.stx_dev_major, found.stx_dev_minor) == search->device) {
+    if (record->pid != getpid() && serves_file(record, search)) {
         search->locking[search->locking_count++] = record->pid;
     }
     return search_over(search);

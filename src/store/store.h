@@ -30,6 +30,7 @@ struct store_info {
     uint64_t allocated; /* bytes of host space occupied */
     dev_t device;       /* device and inode tell whether two stores are one file */
     ino_t inode;
+    dev_t node; /* the block device that it is; 0: it is none */
     uid_t uid;
     gid_t gid;
     struct owners owners; /* who must be able to open what it names; of a host file */

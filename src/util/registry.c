@@ -59,6 +59,12 @@ static void take_pair(struct registry_record *record, const char *name, const ch
         record->major = strtoull(value, NULL, 10);
     } else if (strcmp(name, "minor") == 0) {
         record->minor = strtoull(value, NULL, 10);
+    } else if (strcmp(name, "image-major") == 0) {
+        record->image_major = strtoull(value, NULL, 10);
+    } else if (strcmp(name, "image-minor") == 0) {
+        record->image_minor = strtoull(value, NULL, 10);
+    } else if (strcmp(name, "image-inode") == 0) {
+        record->image_inode = strtoull(value, NULL, 10);
     } else if (strcmp(name, "status") == 0) {
         record->has_ended = true;
         record->status = (int)strtol(value, NULL, 10);
@@ -117,6 +123,31 @@ void registry_release(struct registry_record *record)
     free(record->message);
     memset(record, 0, sizeof(*record));
     record->process = -1;
+}
+
+/* --- which file the image is ------------------------------------------------------- */
+
+bool registry_knows_image(const struct registry_record *record)
+{
+    return record->image_major != 0 || record->image_minor != 0 || record->image_inode != 0;
+}
+
+void registry_set_image(struct registry_record *record, const struct statx *status)
+{
+    bool is_node = S_ISBLK(status->stx_mode);
+
+    record->image_major = is_node ? status->stx_rdev_major : status->stx_dev_major;
+    record->image_minor = is_node ? status->stx_rdev_minor : status->stx_dev_minor;
+    record->image_inode = is_node ? 0 : status->stx_ino;
+}
+
+bool registry_is_image(const struct registry_record *record, const struct statx *status)
+{
+    struct registry_record other = {.pid = 0};
+
+    registry_set_image(&other, status);
+    return registry_knows_image(record) && record->image_major == other.image_major &&
+           record->image_minor == other.image_minor && record->image_inode == other.image_inode;
 }
 
 /* --- the socket beside a file ---------------------------------------------------- */
@@ -221,10 +252,12 @@ static bool write_record(int descriptor, const struct registry_record *record)
 {
     return dprintf(descriptor,
                    "writable=%d%coverlay=%d%csince=%" PRId64 "%cmajor=%" PRIu64 "%cminor=%" PRIu64
+                   "%cimage-major=%" PRIu64 "%cimage-minor=%" PRIu64 "%cimage-inode=%" PRIu64
                    "%cimage=%s%cmount-point=%s%cpid=%ld%c",
                    record->writable, 0, record->overlay, 0, record->since, 0, record->major, 0,
-                   record->minor, 0, record->image, 0, record->mount_point, 0, (long)record->pid,
-                   0) > 0;
+                   record->minor, 0, record->image_major, 0, record->image_minor, 0,
+                   record->image_inode, 0, record->image, 0, record->mount_point, 0,
+                   (long)record->pid, 0) > 0;
 }
 
 /* Whether a process has it that lives: of another namespace, as this one has the number here. */

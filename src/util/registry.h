@@ -20,20 +20,27 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+struct statx;
+
 struct registry_record {
     pid_t pid;
     uid_t user;            /* the file's owner; of what another one wrote only what the kernel bears
                               out is told (util/registry_belief) */
     int process;           /* a descriptor of that process (pidfd) while registry_visit() shows the
                               record, else -1; -1, too, where this namespace has none of that number */
-    char *image;           /* an absolute path */
+    char *image;           /* an absolute path, as it was when it was mounted */
     char *mount_point;     /* an absolute path; empty for a mount that has no name */
     bool writable;         /* the disk is; ... */
     bool overlay;          /* ... but that is written to an overlay, and the image is not */
-    bool is_image_doubted; /* another user says so, and nothing bears him out */
+    bool is_image_doubted; /* another user says so, and nothing bears him out; or an older daemon
+                              does, and has nothing of that name open any more */
     int64_t since;         /* seconds, CLOCK_REALTIME */
     uint64_t major;        /* of the file system's device, st_dev of its files; both 0: unknown */
     uint64_t minor;
+    uint64_t image_major; /* of the device on which the image's file is, ... */
+    uint64_t image_minor;
+    uint64_t image_inode; /* ... and its inode there; 0: the image is that block device itself. All
+                             0: unknown, or no file of this host */
 
     /* What the daemon added before it ended; a killed one adds nothing. */
     bool has_ended;
@@ -95,5 +102,17 @@ int registry_wait(int descriptor, int milliseconds, struct registry_record *reco
 int registry_connect(int descriptor, int milliseconds);
 
 void registry_release(struct registry_record *record);
+
+/* Whether the record says which file the image is. */
+bool registry_knows_image(const struct registry_record *record);
+
+/*
+ * Whether the image of a record that knows it is the file with that status (STATX_TYPE and
+ * STATX_INO): whatever that, or the image, is called by now.
+ */
+bool registry_is_image(const struct registry_record *record, const struct statx *status);
+
+/* Has the record know that file, as `image_major` and the next have it. */
+void registry_set_image(struct registry_record *record, const struct statx *status);
 
 #endif

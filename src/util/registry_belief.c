@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -141,29 +142,60 @@ static bool is_same_file(int descriptors, const char *number, const char *image)
 }
 
 /*
- * Whether a descriptor of the process is that of the image. As it is the kernel that says what a
- * file is called, no path is walked of which a user's server could keep us waiting.
+ * Whether a descriptor of the process is that of the image: of the file that the record says, or
+ * else of that name. As it is the kernel that says what a file is called, no path is walked of
+ * which a user's server could keep us waiting.
  */
-static bool is_of_image(const struct registry_record *record, int descriptors, const char *number)
+static bool is_named(const struct registry_record *record, int descriptors, const char *number,
+                     char *path, struct statx *status)
 {
-    struct opened opened;
-    char path[4096];
-    ssize_t length = readlinkat(descriptors, number, path, sizeof(path) - 1);
+    ssize_t length = readlinkat(descriptors, number, path, PATH_MAX - 1);
 
-    if (length <= 0) {
+    if (length <= 0 || statx(descriptors, number, AT_STATX_DONT_SYNC,
+                             STATX_TYPE | STATX_INO | STATX_NLINK, status) != 0) {
         return false;
     }
     path[length] = '\0';
-    return strcmp(path, record->image) == 0 && read_opened(record->pid, number, &opened) &&
-           (opened.is_written || !record->writable || record->overlay) &&
-           (mounts_visit(is_mount, &opened.mount) == 1 ||
-            is_same_file(descriptors, number, record->image));
+    return registry_knows_image(record) ? registry_is_image(record, status) && status->stx_nlink > 0
+                                        : strcmp(path, record->image) == 0;
 }
 
-static bool has_image(const struct registry_record *record)
+/* The record then has the name that the file has by now. */
+static bool is_of_image(struct registry_record *record, int descriptors, const char *number)
+{
+    struct opened opened;
+    struct statx status;
+    char path[PATH_MAX], *name;
+
+    if (!is_named(record, descriptors, number, path, &status) ||
+        !read_opened(record->pid, number, &opened) ||
+        (!opened.is_written && record->writable && !record->overlay) ||
+        (mounts_visit(is_mount, &opened.mount) != 1 && !is_same_file(descriptors, number, path))) {
+        return false;
+    }
+    name = strdup(path);
+    if (name == NULL) {
+        return false;
+    }
+    free(record->image);
+    record->image = name;
+    registry_set_image(record, &status);
+    return true;
+}
+
+/* Where nobody may see what the process has open. */
+static bool owns_image(const struct registry_record *record)
+{
+    struct statx status;
+
+    return statx(AT_FDCWD, record->image, 0, STATX_TYPE | STATX_INO | STATX_UID, &status) == 0 &&
+           status.stx_uid == record->user &&
+           (!registry_knows_image(record) || registry_is_image(record, &status));
+}
+
+static bool has_image(struct registry_record *record)
 {
     char path[48];
-    struct stat status;
     struct dirent *item;
     bool found = false;
     DIR *stream;
@@ -174,7 +206,7 @@ static bool has_image(const struct registry_record *record)
     snprintf(path, sizeof(path), "/proc/%ld/fd", (long)record->pid);
     stream = opendir(path);
     if (stream == NULL) {
-        return stat(record->image, &status) == 0 && status.st_uid == record->user;
+        return owns_image(record);
     }
     while (!found && (item = readdir(stream)) != NULL) {
         found = item->d_name[0] != '.' && is_of_image(record, dirfd(stream), item->d_name);
@@ -183,19 +215,60 @@ static bool has_image(const struct registry_record *record)
     return found;
 }
 
+static void judge_image(struct registry_record *record)
+{
+    record->is_image_doubted = !has_image(record);
+    if (record->is_image_doubted) {
+        record->image_major = 0;
+        record->image_minor = 0;
+        record->image_inode = 0;
+    }
+}
+
 /* --- all of it -------------------------------------------------------------------------- */
+
+/*
+ * Of an older daemon, which does not say itself which file that is: what has its name, and is open.
+ * Where nothing is, it has another name by now, and what has its own may be anybody's.
+ */
+static void learn_image(struct registry_record *record)
+{
+    char directory[48], path[PATH_MAX];
+    struct statx status;
+    struct dirent *item;
+    bool found = false;
+    DIR *stream;
+
+    snprintf(directory, sizeof(directory), "/proc/%ld/fd", (long)record->pid);
+    stream = opendir(directory);
+    if (stream == NULL) {
+        return;
+    }
+    while (!found && (item = readdir(stream)) != NULL) {
+        found =
+            item->d_name[0] != '.' && is_named(record, dirfd(stream), item->d_name, path, &status);
+    }
+    closedir(stream);
+    if (found) {
+        registry_set_image(record, &status);
+    }
+    record->is_image_doubted = !found;
+}
 
 bool registry_believes(struct registry_record *record)
 {
     uid_t user;
 
     if (record->user == geteuid()) {
+        if (!registry_knows_image(record) && record->image[0] == '/') {
+            learn_image(record);
+        }
         return true;
     }
     if (record->process < 0 || !process_real_user(record->pid, &user) || user != record->user) {
         return false;
     }
     judge_mount(record);
-    record->is_image_doubted = !has_image(record);
+    judge_image(record);
     return is_there(record->process) && (!record->is_image_doubted || device_of(record) != 0);
 }

@@ -8,8 +8,9 @@
  *     the device     it is a mount that FUSE says that owner made (user_id=); or, of one that is
  *                    not seen, its connection is his, or the process holds it
  *     the path       that mount is what is seen there
- *     the image      the process has it open, to write where the record says so; or, where nobody
- *                    may see what that has open, it belongs to the owner
+ *     the image      the process has that file open, to write where the record says so, and it is
+ *                    called what the kernel calls it; or, where nobody may see what that has open,
+ *                    it belongs to the owner
  *
  * A leaf, but for util/mounts and util/process.
  */
@@ -21,7 +22,8 @@
 /*
  * Whether a record, with its `process`, stands for a daemon of its owner's. Of one that does, a
  * device and a mount point that are not the owner's are taken away, and `is_image_doubted` is set.
- * What this user himself wrote is believed as it is.
+ * What this user himself wrote is believed as it is. Where a record does not say which file the
+ * image is, it is learnt, if it can be.
  */
 bool registry_believes(struct registry_record *record);
 

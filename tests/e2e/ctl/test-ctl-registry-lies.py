@@ -4,6 +4,7 @@
 their word, and finds the user's real mounts as ever."""
 
 import contextlib
+import itertools
 import json
 import os
 import select
@@ -53,9 +54,14 @@ with open(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as fi
 """
 
 
-def record(path, at="", pid="{pid}", device=0):
+def record(path, at="", pid="{pid}", device=0, file=None):
+    """`file`: which the image is said to be."""
     pairs = ["writable=1", "overlay=0", "since=1", "major=%d" % os.major(device),
              "minor=%d" % os.minor(device), "image=" + path, "mount-point=" + at, "pid=%s" % pid]
+    if file is not None:
+        status = os.stat(file)
+        pairs += ["image-major=%d" % os.major(status.st_dev), "image-minor=%d" % os.minor(status.st_dev),
+                  "image-inode=%d" % status.st_ino]
     return "".join(pair + "\0" for pair in pairs)
 
 
@@ -155,8 +161,8 @@ def _(directory):
     path = image.create(os.path.join(directory, "r.qcow2"), MiB)
     with place() as (home, _program):
         other = image_of(home, "x.qcow2")
-        for held in ([], [other]):
-            with liar(record(path), held):
+        for held, file in itertools.product(([], [other]), (None, path, other)):
+            with liar(record(path, file=file), held):
                 listed = ctl.ctl("list").stdout + ctl.ctl("list", "--json").stdout
                 ctl.ctl("snapshot", "-c", "nightly", path)
                 check_equal(snapshots(path), ["nightly"], "the snapshots made")
@@ -217,6 +223,27 @@ def _(directory):
                     files.qcow2ctl("umount", way)
                     check(not mount.is_mounted(at), "still mounted")
                 files.check_nothing_left(path)
+
+
+@suite.test("a user's image is found by root by the name that it has now", needs=[tools.tool("fusermount3")])
+def _(directory):
+    del directory
+    with place() as (home, program):
+        path, at, now = image_of(home, "x.qcow2"), os.path.join(home, "at"), os.path.join(home, "now.qcow2")
+        os.mkdir(at)
+        os.chown(at, USER, USER)
+        tools.run(*bad.user_prefix(bad.NOBODY), program, path, at, env=files.environment())
+        with bad.unmounted_at_the_end(at):
+            os.rename(path, now)
+            image_of(home, "x.qcow2")
+            check_equal([each["image"] for each in json.loads(ctl.ctl("list", "--json").stdout)
+                         if each["mount-point"] == at], [now], "the image in the list")
+            ctl.ctl("snapshot", "-c", "s", path)
+            ctl.ctl("snapshot", "-c", "t", now)
+            check_equal((snapshots(path), [line.split()[1] for line in tools.output(
+                "qemu-img", "snapshot", "-U", "-l", now).splitlines()[2:]]), (["s"], ["t"]), "the snapshots of both")
+            files.qcow2ctl("umount", now)
+            check(not mount.is_mounted(at), "still mounted")
 
 
 @suite.test("root's mount is left alone that an argument of a user's program names",

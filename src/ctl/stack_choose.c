@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Which daemon a path belongs to. A file is the image of one that has this very file open, whatever
+ * the two are called: the name under which it was mounted may be another file's by now, or that of
+ * another file where the daemon has mounts of its own. The name tells only where there is no file.
+ */
+#include "config.h"
+
+#include "ctl/stack_internal.h"
+
+#include "store/nbd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+/* --- what is asked for ------------------------------------------------------------------------ */
+
+struct wanted {
+    char *path;  /* absolute */
+    bool exists; /* there is something, with this status: */
+    struct statx status;
+    dev_t device; /* of the files there; 0: unknown */
+    dev_t node;   /* of a device node; 0 */
+};
+
+/* 0 or -ENOMEM; release() it. */
+static int look_at(const char *path, struct wanted *wanted)
+{
+    const struct statx *status = &wanted->status;
+
+    *wanted = (struct wanted){.path = realpath(path, NULL)};
+    if (wanted->path == NULL) {
+        wanted->path = strdup(path);
+    }
+    if (wanted->path == NULL) {
+        return -ENOMEM;
+    }
+    wanted->exists =
+        statx(AT_FDCWD, path, AT_STATX_DONT_SYNC, STATX_TYPE | STATX_INO, &wanted->status) == 0;
+    if (wanted->exists) {
+        wanted->device = makedev(status->stx_dev_major, status->stx_dev_minor);
+    }
+    if (wanted->exists && S_ISBLK(status->stx_mode)) {
+        wanted->node = makedev(status->stx_rdev_major, status->stx_rdev_minor);
+    }
+    return 0;
+}
+
+static void release(struct wanted *wanted)
+{
+    free(wanted->path);
+}
+
+/* --- whose it is ------------------------------------------------------------------------------ */
+
+enum hit {
+    HIT_NONE,
+    HIT_IMAGE,
+    HIT_PLACE, /* where it is mounted, or what is mounted from it is, or a device on it */
+};
+
+static bool is_image(const struct stack *stack, const struct wanted *wanted)
+{
+    const struct registry_record *daemon = &stack->daemon;
+
+    if (wanted->exists && registry_knows_image(daemon)) {
+        return registry_is_image(daemon, &wanted->status);
+    }
+    return !daemon->is_image_doubted && strcmp(wanted->path, daemon->image) == 0;
+}
+
+static bool is_place(const struct stack *stack, const struct wanted *wanted)
+{
+    if (strcmp(wanted->path, stack->daemon.mount_point) == 0 ||
+        (wanted->device != 0 && wanted->device == stack_device(stack))) {
+        return true;
+    }
+    for (size_t i = 0; i < stack->loop_count; i++) {
+        if (wanted->node != 0 && loop_has_device(&stack->loops[i], wanted->node)) {
+            return true;
+        }
+    }
+    for (size_t i = 0; i < stack->mount_count; i++) {
+        if (strcmp(wanted->path, stack->mounts[i].path) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* An image that is mounted over itself is a place. */
+static enum hit hit_of(const struct stack *stack, const struct wanted *wanted)
+{
+    if (is_place(stack, wanted)) {
+        return HIT_PLACE;
+    }
+    return is_image(stack, wanted) ? HIT_IMAGE : HIT_NONE;
+}
+
+bool stack_has_image(const struct stack *stack, const char *path)
+{
+    struct wanted wanted;
+    bool has = look_at(path, &wanted) == 0 && is_image(stack, &wanted);
+
+    release(&wanted);
+    return has;
+}
+
+int stack_check_image(const struct stack *stack, struct error *error)
+{
+    const struct registry_record *daemon = &stack->daemon;
+
+    return !registry_knows_image(daemon) || stack_has_image(stack, daemon->image)
+               ? 0
+               : error_set(error, ESTALE,
+                           "%s: is not the image any more that was mounted by that name (process "
+                           "%ld); name that image by the name that it has now",
+                           daemon->image, (long)daemon->pid);
+}
+
+/* --- which one -------------------------------------------------------------------------------- */
+
+static int refuse_several(const char *path, size_t hits, struct error *error)
+{
+    return error_set(error, ENOTUNIQ,
+                     "%s: is mounted %zu times; name the mount point or the device that is meant "
+                     "(qcow2ctl list)",
+                     path, hits);
+}
+
+static int refuse_none(const struct stacks *stacks, const char *path, struct error *error)
+{
+    if (stacks->silent_count > 0) {
+        return error_set(error, ENOENT,
+                         "%s: no running qcow2fs is known to have to do with it, but whoever "
+                         "serves the file of %s does not answer; continue or end that daemon, and "
+                         "try again",
+                         path, stacks->silent);
+    }
+    return error_set(error, ENOENT,
+                     "%s: no running qcow2fs has to do with it; qcow2ctl list shows them", path);
+}
+
+struct stack *stacks_choose(struct stacks *stacks, const char *path, struct error *error)
+{
+    struct stack *found = NULL;
+    struct wanted wanted;
+    size_t hits = 0;
+
+    if (look_at(path, &wanted) != 0) {
+        error_set(error, ENOMEM, "out of memory");
+        return NULL;
+    }
+    for (size_t i = 0; i < stacks->count; i++) {
+        if (hit_of(&stacks->list[i], &wanted) != HIT_NONE) {
+            found = &stacks->list[i];
+            hits++;
+        }
+    }
+    release(&wanted);
+    if (hits == 0) {
+        (void)refuse_none(stacks, path, error);
+    } else if (hits > 1) {
+        (void)refuse_several(path, hits, error);
+    }
+    return hits == 1 ? found : NULL;
+}
+
+/* A file that another user calls his image, and may be anybody's: nothing is done to that. */
+static bool has_doubted_file(const struct registry_record *daemon)
+{
+    return daemon->is_image_doubted && !store_nbd_is_address(daemon->image);
+}
+
+static bool writes_to_image(const struct registry_record *daemon)
+{
+    return daemon->writable && !daemon->overlay && !has_doubted_file(daemon);
+}
+
+/* It may have another name than when it was mounted: who is told of it, or opens it, takes this. */
+static int name_image(struct stack *stack, const struct wanted *wanted)
+{
+    char *name = strdup(wanted->path);
+
+    if (name == NULL) {
+        return -ENOMEM;
+    }
+    free(stack->daemon.image);
+    stack->daemon.image = name;
+    return 0;
+}
+
+int stacks_find_writer(struct stacks *stacks, const char *path, struct stack **found,
+                       struct error *error)
+{
+    struct wanted wanted;
+    size_t hits = 0;
+    int r = look_at(path, &wanted);
+
+    *found = NULL;
+    for (size_t i = 0; i < stacks->count && r == 0; i++) {
+        struct stack *stack = &stacks->list[i];
+        enum hit hit = writes_to_image(&stack->daemon) ? hit_of(stack, &wanted) : HIT_NONE;
+
+        if (hit == HIT_IMAGE) {
+            r = name_image(stack, &wanted);
+        }
+        if (hit != HIT_NONE) {
+            *found = stack;
+            hits++;
+        }
+    }
+    release(&wanted);
+    if (r == 0 && hits <= 1) {
+        return 0;
+    }
+    *found = NULL;
+    return r != 0 ? error_set(error, -r, "out of memory") : refuse_several(path, hits, error);
+}
+
+int stacks_refuse_reader(const struct stacks *stacks, const char *path, struct error *error)
+{
+    struct wanted wanted;
+    int result = look_at(path, &wanted) == 0 ? 0 : error_set(error, ENOMEM, "out of memory");
+
+    for (size_t i = 0; i < stacks->count && result == 0; i++) {
+        const struct registry_record *daemon = &stacks->list[i].daemon;
+
+        if (hit_of(&stacks->list[i], &wanted) == HIT_PLACE) {
+            result = error_set(error, EROFS,
+                               "%s: %s is mounted there %s, and is not written; unmount it first: "
+                               "qcow2ctl umount %s",
+                               path, daemon->image,
+                               daemon->overlay ? "with an overlay" : "read-only", path);
+        }
+    }
+    release(&wanted);
+    return result;
+}
