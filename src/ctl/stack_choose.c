@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -28,15 +29,39 @@ struct wanted {
     dev_t node;   /* of a device node; 0 */
 };
 
+/* The absolute path of what is not there, or not any more; NULL: its directory is neither. */
+static char *absolute_of_missing(const char *path)
+{
+    const char *slash = strrchr(path, '/'), *name = slash != NULL ? slash + 1 : path;
+    char *above = slash != NULL ? strndup(path, (size_t)(name - path)) : strdup(".");
+    char *directory = above != NULL ? realpath(above, NULL) : NULL, *absolute = NULL;
+
+    if (directory != NULL &&
+        asprintf(&absolute, "%s/%s", strcmp(directory, "/") != 0 ? directory : "", name) < 0) {
+        absolute = NULL;
+    }
+    free(above);
+    free(directory);
+    return absolute;
+}
+
+/* As a daemon has it in its record; to be freed. */
+static char *absolute_of(const char *path)
+{
+    char *absolute = realpath(path, NULL);
+
+    if (absolute == NULL && !store_nbd_is_address(path)) {
+        absolute = absolute_of_missing(path);
+    }
+    return absolute != NULL ? absolute : strdup(path);
+}
+
 /* 0 or -ENOMEM; release() it. */
 static int look_at(const char *path, struct wanted *wanted)
 {
     const struct statx *status = &wanted->status;
 
-    *wanted = (struct wanted){.path = realpath(path, NULL)};
-    if (wanted->path == NULL) {
-        wanted->path = strdup(path);
-    }
+    *wanted = (struct wanted){.path = absolute_of(path)};
     if (wanted->path == NULL) {
         return -ENOMEM;
     }

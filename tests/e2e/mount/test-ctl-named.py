@@ -93,6 +93,17 @@ def _(directory):
     check_equal((snapshots(old), bitmaps(old), snapshots(path)), (["at"], ["b"], ["s"]), "both, afterwards,")
 
 
+@suite.test("an image that was removed is found by its name as by an absolute one, from any directory")
+def _(directory):
+    for name in ("a.qcow2", "./a.qcow2", "../%s/a.qcow2" % os.path.basename(directory)):
+        path = with_snapshot(directory)
+        with mounted(path) as at:
+            os.unlink(path)
+            qcow2ctl("snapshot", "-c", "x", name, cwd=directory)
+            qcow2ctl("umount", name, cwd=directory)
+            check(not mount.is_mounted(at.path), "it is still mounted")
+
+
 @suite.test("of two that were mounted under one name each is found by the name that it has now")
 def _(directory):
     path = with_snapshot(directory)
