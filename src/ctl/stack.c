@@ -69,6 +69,7 @@ static struct stack *younger(struct stack *one, struct stack *other)
 
     older->daemon.major = 0;
     older->daemon.minor = 0;
+    older->is_unmounted = true;
     return first ? one : other;
 }
 
@@ -195,7 +196,10 @@ static int note_place(struct stack *raw, const struct mount_entry *entry)
     return 0;
 }
 
-/* All mounts were seen: what is not where it was is where its device is first. */
+/*
+ * All mounts were seen: what is not where it was is where its device is first, or else nowhere, and
+ * what is found at its place is another's.
+ */
 static void follow_moved(struct stacks *stacks)
 {
     for (size_t i = 0; i < stacks->count; i++) {
@@ -206,6 +210,12 @@ static void follow_moved(struct stacks *stacks)
             stack->daemon.mount_point = stack->other_place;
             stack->mount_id = stack->other_id;
             stack->other_place = NULL;
+        }
+        if (stack_device(stack) != 0 && stack->mount_id == 0) {
+            stack->is_unmounted = true;
+        }
+        if (stack->is_unmounted) {
+            stack->daemon.mount_point[0] = '\0';
         }
     }
 }

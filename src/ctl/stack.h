@@ -29,6 +29,7 @@ struct stack {
     struct registry_record daemon;
     int descriptor;    /* its file, for registry_wait() */
     int process;       /* for signals (pidfd), or -1 */
+    bool is_unmounted; /* its device is seen nowhere any more: it has no mount point then */
     unsigned mount_id; /* of what is at its mount point, as that is called now; 0: not seen */
     char *other_place; /* where its disk is mounted as well, or NULL: the first of these; */
     unsigned other_id; /* that mount */
@@ -55,7 +56,7 @@ void stacks_release(struct stacks *stacks);
 /*
  * The one that `path` belongs to: an image, by whatever name it has now, a mount point, a raw file,
  * a loop device or what is mounted from it. NULL with a sentence: -ENOENT, or -ENOTUNIQ for an
- * image that is mounted more than once.
+ * image that is mounted more than once, or -ESTALE where something else is mounted over it.
  */
 struct stack *stacks_choose(struct stacks *stacks, const char *path, struct error *error);
 

@@ -25,8 +25,9 @@ struct wanted {
     char *path;  /* absolute */
     bool exists; /* there is something, with this status: */
     struct statx status;
-    dev_t device; /* of the files there; 0: unknown */
-    dev_t node;   /* of a device node; 0 */
+    dev_t device;   /* of the files there; 0: unknown */
+    unsigned mount; /* of what is seen there; 0: unknown */
+    dev_t node;     /* of a device node; 0 */
 };
 
 /* The absolute path of what is not there, or not any more; NULL: its directory is neither. */
@@ -60,6 +61,7 @@ static char *absolute_of(const char *path)
 static int look_at(const char *path, struct wanted *wanted)
 {
     const struct statx *status = &wanted->status;
+    struct statx place;
 
     *wanted = (struct wanted){.path = absolute_of(path)};
     if (wanted->path == NULL) {
@@ -67,8 +69,10 @@ static int look_at(const char *path, struct wanted *wanted)
     }
     wanted->exists =
         statx(AT_FDCWD, path, AT_STATX_DONT_SYNC, STATX_TYPE | STATX_INO, &wanted->status) == 0;
-    if (wanted->exists) {
-        wanted->device = makedev(status->stx_dev_major, status->stx_dev_minor);
+    /* Of a mount that lets nobody else in this is all that is told. */
+    if (statx(AT_FDCWD, path, AT_STATX_DONT_SYNC, 0, &place) == 0) {
+        wanted->device = makedev(place.stx_dev_major, place.stx_dev_minor);
+        wanted->mount = (place.stx_mask & STATX_MNT_ID) != 0 ? (unsigned)place.stx_mnt_id : 0;
     }
     if (wanted->exists && S_ISBLK(status->stx_mode)) {
         wanted->node = makedev(status->stx_rdev_major, status->stx_rdev_minor);
@@ -85,6 +89,7 @@ static void release(struct wanted *wanted)
 
 enum hit {
     HIT_NONE,
+    HIT_COVERED, /* it is mounted there, and something else over it */
     HIT_IMAGE,
     HIT_PLACE, /* where it is mounted, or what is mounted from it is, or a device on it */
 };
@@ -99,32 +104,40 @@ static bool is_image(const struct stack *stack, const struct wanted *wanted)
     return !daemon->is_image_doubted && strcmp(wanted->path, daemon->image) == 0;
 }
 
-static bool is_place(const struct stack *stack, const struct wanted *wanted)
+static enum hit place_hit(const struct stack *stack, const struct wanted *wanted)
 {
-    if (strcmp(wanted->path, stack->daemon.mount_point) == 0 ||
-        (wanted->device != 0 && wanted->device == stack_device(stack))) {
-        return true;
+    if (wanted->device != 0 && wanted->device == stack_device(stack)) {
+        return HIT_PLACE;
     }
     for (size_t i = 0; i < stack->loop_count; i++) {
         if (wanted->node != 0 && loop_has_device(&stack->loops[i], wanted->node)) {
-            return true;
+            return HIT_PLACE;
         }
     }
-    for (size_t i = 0; i < stack->mount_count; i++) {
-        if (strcmp(wanted->path, stack->mounts[i].path) == 0) {
-            return true;
-        }
+    return HIT_NONE;
+}
+
+/* What is mounted at `path` with that `id`; 0: nobody knows which. */
+static enum hit path_hit(const char *path, unsigned id, const struct wanted *wanted)
+{
+    if (strcmp(wanted->path, path) != 0) {
+        return HIT_NONE;
     }
-    return false;
+    return id == 0 || wanted->mount == 0 || id == wanted->mount ? HIT_PLACE : HIT_COVERED;
 }
 
 /* An image that is mounted over itself is a place. */
 static enum hit hit_of(const struct stack *stack, const struct wanted *wanted)
 {
-    if (is_place(stack, wanted)) {
-        return HIT_PLACE;
+    enum hit best = place_hit(stack, wanted);
+    enum hit hit = path_hit(stack->daemon.mount_point, stack->mount_id, wanted);
+
+    best = hit > best ? hit : best;
+    for (size_t i = 0; i < stack->mount_count; i++) {
+        hit = path_hit(stack->mounts[i].path, stack->mounts[i].id, wanted);
+        best = hit > best ? hit : best;
     }
-    return is_image(stack, wanted) ? HIT_IMAGE : HIT_NONE;
+    return best < HIT_IMAGE && is_image(stack, wanted) ? HIT_IMAGE : best;
 }
 
 bool stack_has_image(const struct stack *stack, const char *path)
@@ -158,8 +171,15 @@ static int refuse_several(const char *path, size_t hits, struct error *error)
                      path, hits);
 }
 
-static int refuse_none(const struct stacks *stacks, const char *path, struct error *error)
+static int refuse_none(const struct stacks *stacks, const char *path, bool is_covered,
+                       struct error *error)
 {
+    if (is_covered) {
+        return error_set(error, ESTALE,
+                         "%s: something else is mounted there by now; see findmnt, and unmount "
+                         "that first",
+                         path);
+    }
     if (stacks->silent_count > 0) {
         return error_set(error, ENOENT,
                          "%s: no running qcow2fs is known to have to do with it, but whoever "
@@ -175,6 +195,7 @@ struct stack *stacks_choose(struct stacks *stacks, const char *path, struct erro
 {
     struct stack *found = NULL;
     struct wanted wanted;
+    bool is_covered = false;
     size_t hits = 0;
 
     if (look_at(path, &wanted) != 0) {
@@ -182,14 +203,17 @@ struct stack *stacks_choose(struct stacks *stacks, const char *path, struct erro
         return NULL;
     }
     for (size_t i = 0; i < stacks->count; i++) {
-        if (hit_of(&stacks->list[i], &wanted) != HIT_NONE) {
+        enum hit hit = hit_of(&stacks->list[i], &wanted);
+
+        is_covered = is_covered || hit == HIT_COVERED;
+        if (hit >= HIT_IMAGE) {
             found = &stacks->list[i];
             hits++;
         }
     }
     release(&wanted);
     if (hits == 0) {
-        (void)refuse_none(stacks, path, error);
+        (void)refuse_none(stacks, path, is_covered, error);
     } else if (hits > 1) {
         (void)refuse_several(path, hits, error);
     }
@@ -235,7 +259,7 @@ int stacks_find_writer(struct stacks *stacks, const char *path, struct stack **f
         if (hit == HIT_IMAGE) {
             r = name_image(stack, &wanted);
         }
-        if (hit != HIT_NONE) {
+        if (hit >= HIT_IMAGE) {
             *found = stack;
             hits++;
         }

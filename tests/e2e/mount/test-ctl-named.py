@@ -176,6 +176,64 @@ def _(directory):
         check_equal(snapshots(path), ["x"], "the snapshots of the new one")
 
 
+def place(directory):
+    at = os.path.join(directory, "at")
+    os.makedirs(at, exist_ok=True)
+    return at
+
+
+def start(path, at, *options):
+    tools.run(run.program(), *options, path, at, env=files.environment())
+
+
+def check_second_is_meant(first, second, at):
+    """Both were mounted at `at`, and the second is what is seen there."""
+    qcow2ctl("snapshot", "-c", "x", at)
+    check_equal((snapshots(first), snapshots(second)), (["s"], ["s", "x"]), "the snapshots of both")
+    qcow2ctl("bitmap", "--add", at, "b")
+    check_equal(qcow2ctl("snapshot", "-l", at).stdout.split().count("x"), 1, "the list")
+
+
+@suite.test("a place is that of what is mounted there, and not of what was, and is open still")
+def _(directory):
+    at = place(directory)
+    for number in range(3):  # which is met first depends on their numbers
+        first, second = (with_snapshot(directory, "%s%d.qcow2" % (name, number)) for name in "ab")
+        start(first, at)
+        with open(os.path.join(at, "disk.raw"), "rb"):
+            qcow2ctl("umount", "-l", at)
+            check_equal(files.listed(first)[0]["mount-point"], "", "the place in the list")
+            ctl.refused("umount", at, words=["no running qcow2fs"])
+            check("raw disk at" not in qcow2ctl("list").stdout, "it is listed there")
+            start(second, at)
+            check_second_is_meant(first, second, at)
+            check_equal(files.listed(second)[0]["mount-point"], at, "the place of the next one in the list")
+            qcow2ctl("umount", at)
+            check(not mount.is_mounted(at), "it is still mounted")
+            check_equal(len(files.listed(first)), 1, "the number of those that are open still")
+        files.check_nothing_left(first)
+
+
+@suite.test("of two at one place the one that is seen is meant, and what is covered is told")
+def _(directory):
+    first, second = with_snapshot(directory), with_snapshot(directory, "b.qcow2")
+    at = place(directory)
+    start(first, at)
+    try:
+        start(second, at, "-o", "nonempty")
+        check_second_is_meant(first, second, at)
+        qcow2ctl("umount", at)
+        check_equal((len(files.listed(first)), files.listed(second)), (1, []), "those that are left")
+        tools.run("mount", "-t", "tmpfs", "none", at)
+        ctl.refused("umount", at, words=["something else is mounted there by now"])
+        tools.run("umount", at)
+        qcow2ctl("umount", at)
+        files.check_nothing_left(first)
+    finally:
+        while mount.is_mounted(at) and run.unmount(at, lazy=True):
+            pass
+
+
 if __name__ == "__main__":
     bad.private_mounts()
     suite.main()
