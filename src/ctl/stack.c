@@ -4,6 +4,7 @@
 #include "ctl/stack_internal.h"
 
 #include "util/mounts.h"
+#include "util/process.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -12,6 +13,8 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
+
+#define ROOM 16 /* descriptors, more than the looks below take at a time */
 
 /* --- daemons ------------------------------------------------------------------------------ */
 
@@ -134,7 +137,10 @@ static int add_daemon(void *context, const struct registry_record *record, int d
     stack->daemon.mount_point = strdup(mount_point);
     stack->descriptor = fcntl(descriptor, F_DUPFD_CLOEXEC, 3);
     stack->process = record->process >= 0 ? fcntl(record->process, F_DUPFD_CLOEXEC, 3) : -1;
-    return stack->daemon.image == NULL || stack->daemon.mount_point == NULL ? -ENOMEM : 0;
+    if (stack->daemon.image == NULL || stack->daemon.mount_point == NULL) {
+        return -ENOMEM;
+    }
+    return stack->descriptor < 0 || (record->process >= 0 && stack->process < 0) ? -EMFILE : 0;
 }
 
 /* --- loop devices --------------------------------------------------------------------------- */
@@ -258,6 +264,10 @@ int stacks_find(struct stacks *stacks)
     result = registry_visit(add_daemon, stacks);
     if (result == 0 && stacks->count > 0) {
         result = sort_by_device(stacks);
+    }
+    /* What is looked at from here on and cannot be opened is somebody else's, or has ended. */
+    if (result == 0 && stacks->count > 0) {
+        result = process_find_room(ROOM);
     }
     if (result == 0 && stacks->count > 0) {
         result = loop_visit(add_loop, stacks);

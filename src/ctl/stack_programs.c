@@ -220,16 +220,17 @@ static int visit_processes(struct stacks *stacks, struct fuse_mounts *mounts,
     struct dirent *item;
     int result = 0;
 
-    while (stream != NULL && result == 0 && (item = readdir(stream)) != NULL) {
+    if (stream == NULL) {
+        return -errno;
+    }
+    while (result == 0 && (item = readdir(stream)) != NULL) {
         pid_t pid = (pid_t)strtol(item->d_name, NULL, 10);
 
         if (pid > 0 && pid != getpid()) {
             result = each(stacks, mounts, pid);
         }
     }
-    if (stream != NULL) {
-        closedir(stream);
-    }
+    closedir(stream);
     return result;
 }
 

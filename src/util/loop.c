@@ -274,7 +274,7 @@ int loop_visit(int (*each)(void *context, const struct loop_status *status), voi
     int result = 0;
 
     if (stream == NULL) {
-        return 0;
+        return errno == ENOENT || errno == EACCES ? 0 : -errno; /* there is no such list here */
     }
     while (result == 0 && (item = readdir(stream)) != NULL) {
         struct timespec least = deadline_after(PATIENCE_MILLISECONDS / 100);

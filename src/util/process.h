@@ -49,6 +49,12 @@ bool process_real_user(pid_t pid, uid_t *user);
 bool process_visit_connections(pid_t pid, bool (*each)(void *context, unsigned number),
                                void *context);
 
+/*
+ * 0 where that many descriptors can be had at this moment; -EMFILE, -ENFILE or -ENOMEM. For who
+ * looks at many things, and would take what he cannot open for what is not there.
+ */
+int process_find_room(unsigned descriptors);
+
 /* A long chain takes more descriptors than most shells allow at first. */
 void process_raise_descriptor_limit(void);
 

@@ -3,6 +3,7 @@
 
 #include "util/registry.h"
 
+#include "util/process.h"
 #include "util/registry_belief.h"
 #include "util/registry_places.h"
 
@@ -30,6 +31,8 @@
 #define SOCKET     ".control"  /* behind the name of the file, of the socket beside it */
 
 #define SAME_NUMBER_MAX 16 /* processes of one number, in several namespaces */
+
+#define ROOM 8 /* descriptors, more than it takes to look at one record */
 
 struct registry_entry {
     int directory, descriptor;
@@ -386,27 +389,69 @@ static int open_file(int directory, const char *name)
     return descriptor;
 }
 
-static int visit_file(const struct visit *visit, int directory, const char *name)
+static void remove_dead(int directory, const char *name, int descriptor)
 {
-    int descriptor = open_file(directory, name);
-    struct registry_record record;
-    int result = 0;
+    struct stat now, then;
 
-    if (descriptor < 0) {
+    /* Not one that came into being under this name just now. */
+    if (fstat(descriptor, &then) == 0 && fstatat(directory, name, &now, AT_SYMLINK_NOFOLLOW) == 0 &&
+        now.st_ino == then.st_ino && then.st_size > 0) {
+        registry_remove(directory, name);
+    }
+}
+
+/*
+ * What cannot be opened in another user's directory is his own doing. In one's own it may have
+ * gone, or be nothing of ours; else nobody knows what it says.
+ */
+static int judge_failure(int directory, int code)
+{
+    static const int meaningless[] = {ENOENT, EACCES, EPERM, ELOOP, ENXIO, EXDEV};
+    struct stat status;
+
+    if (fstat(directory, &status) == 0 && status.st_uid != geteuid()) {
         return 0;
     }
-    if (has_ended(descriptor)) {
-        struct stat now, then;
-
-        /* Not one that came into being under this name just now. */
-        if (fstat(descriptor, &then) == 0 &&
-            fstatat(directory, name, &now, AT_SYMLINK_NOFOLLOW) == 0 && now.st_ino == then.st_ino &&
-            then.st_size > 0) {
-            registry_remove(directory, name);
+    for (size_t i = 0; i < sizeof(meaningless) / sizeof(meaningless[0]); i++) {
+        if (code == meaningless[i]) {
+            return 0;
         }
-    } else if (has_owner_of(directory, descriptor) && load(descriptor, &record) == 0) {
-        result = visit_record(visit, &record, descriptor);
-        registry_release(&record);
+    }
+    return -code;
+}
+
+static int visit_opened(const struct visit *visit, int directory, int descriptor)
+{
+    struct registry_record record;
+    int result;
+
+    if (!has_owner_of(directory, descriptor)) {
+        return 0;
+    }
+    result = load(descriptor, &record);
+    if (result != 0) {
+        return result == -ENOMEM ? result : 0;
+    }
+    result = visit_record(visit, &record, descriptor);
+    registry_release(&record);
+    return result;
+}
+
+static int visit_file(const struct visit *visit, int directory, const char *name)
+{
+    int result = process_find_room(ROOM), descriptor;
+
+    if (result != 0) {
+        return result;
+    }
+    descriptor = open_file(directory, name);
+    if (descriptor < 0) {
+        return judge_failure(directory, errno);
+    }
+    if (has_ended(descriptor)) {
+        remove_dead(directory, name, descriptor);
+    } else {
+        result = visit_opened(visit, directory, descriptor);
     }
     close(descriptor);
     return result;
@@ -420,8 +465,9 @@ static int visit_directory(void *context, int directory)
     int result = 0;
 
     if (stream == NULL) {
+        result = -errno;
         close(directory);
-        return 0;
+        return result;
     }
     while (result == 0 && (item = readdir(stream)) != NULL) {
         if (item->d_name[0] >= '1' && item->d_name[0] <= '9') {
@@ -436,8 +482,9 @@ int registry_visit(int (*each)(void *context, const struct registry_record *reco
                    void *context)
 {
     struct visit visit = {.each = each, .context = context};
+    int result = process_find_room(ROOM);
 
-    return registry_places_visit(visit_directory, &visit);
+    return result == 0 ? registry_places_visit(visit_directory, &visit) : result;
 }
 
 /*

@@ -81,7 +81,8 @@ void registry_leave(struct registry_entry *entry);
 /*
  * Calls `each` for every daemon that runs, of this user or, for root, of all; what
  * killed ones left is removed on the way. `descriptor` is the open file, `record`
- * is freed afterwards. Ends early, and returns that, when `each` returns what is not 0.
+ * is freed afterwards. Ends early, and returns that, when `each` returns what is not 0; with a
+ * negative errno where it cannot look, as without descriptors: that is no "nobody".
  */
 int registry_visit(int (*each)(void *context, const struct registry_record *record, int descriptor),
                    void *context);

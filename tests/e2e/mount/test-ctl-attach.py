@@ -121,6 +121,31 @@ def _(directory):
     run.unmount(raw, lazy=True)
 
 
+@suite.test("with however few descriptors list and umount say all that there is, or that they cannot")
+def _(directory):
+    path, at = files.whole(directory), os.path.join(directory, "at")
+    os.mkdir(at)
+    limited = ["sh", "-c", 'ulimit -n "$0" && exec "$@"']
+    with files.attached(path) as device, files.mounted(files.partitioned(directory), at, "-p", "1"):
+        def settled(listed):
+            return [{key: value for key, value in item.items() if key != "dirty"} for item in listed]
+
+        whole = settled(files.listed())
+        check_equal(len(whole), 2, "the number of all")
+        for number in range(4, 60):
+            done = tools.run(*limited, str(number), ctl.program(), "list", "--json", status=None)
+            if done.returncode == 0:
+                told = [item for item in json.loads(done.stdout) if item["image"].startswith(directory)]
+                check_equal(settled(told), whole, "what is listed with %d descriptors" % number)
+            else:
+                bad.check_sentence(done.stderr, "Too many open files", program="qcow2ctl")
+                check_equal((done.returncode, done.stdout), (1, ""), "status and output with %d" % number)
+        for arguments in (["list"], ["umount", at], ["detach", device], ["snapshot", "-c", "x", path]):
+            done = tools.run(*limited, "4", ctl.program(), *arguments, status=1)
+            bad.check_sentence(done.stderr, "Too many open files", program="qcow2ctl")
+        check(mount.is_mounted(at), "it was unmounted")
+
+
 @suite.test("a daemon that is stopped keeps nobody waiting who asks for another")
 def _(directory):
     first, second = files.whole(directory), os.path.join(directory, "second.qcow2")

@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <stdbool.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -128,6 +129,25 @@ START_TEST(a_daemon_that_goes_on_is_waited_for_as_long_as_was_said)
 }
 END_TEST
 
+START_TEST(who_cannot_open_it_is_told_that_and_not_that_there_is_nobody)
+{
+    struct rlimit before, few = {.rlim_cur = 0};
+
+    start_fake();
+    ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &before), 0);
+    few.rlim_max = before.rlim_max;
+    for (few.rlim_cur = 3; few.rlim_cur < 30; few.rlim_cur++) {
+        int found;
+
+        ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &few), 0);
+        found = registry_visit(take_fake, NULL);
+        ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &before), 0);
+        ck_assert_int_eq(found, found == 1 ? 1 : -EMFILE);
+    }
+    end_fake();
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("registry");
@@ -136,6 +156,7 @@ int main(void)
     tcase_add_test(tests, how_a_daemon_ended_is_known_that_had_ended_before);
     tcase_add_test(tests, how_a_daemon_ended_is_known_that_ends_between_two_looks);
     tcase_add_test(tests, a_daemon_that_goes_on_is_waited_for_as_long_as_was_said);
+    tcase_add_test(tests, who_cannot_open_it_is_told_that_and_not_that_there_is_nobody);
     suite_add_tcase(suite, tests);
     return suite_main(suite);
 }
