@@ -197,6 +197,7 @@ E2E_TESTS = \
 	tests/e2e/mount/test-ctl-mount-missing.py \
 	tests/e2e/mount/test-ctl-mount-words.py \
 	tests/e2e/mount/test-ctl-named.py \
+	tests/e2e/mount/test-ctl-waiting.py \
 	tests/e2e/mount/test-backup-point-frozen.py \
 	tests/e2e/mount/test-backup-point-stopped.py \
 	tests/e2e/mount/test-backup-point-user.py \

@@ -60,7 +60,7 @@ static int ask(const struct work *work, const char *what, const char *name, cons
         return error_set(error, ENAMETOOLONG, "a name of more than %d bytes is too long",
                          CONTROL_MAX / 3);
     }
-    return freeze_ask(freeze, work->stack, &request, &answer, error);
+    return freeze_ask(freeze, work->stack, &request, &answer, work->ctl->log, error);
 }
 
 /* Whether the image has that snapshot, and that bitmap. Beside a daemon that writes: the header

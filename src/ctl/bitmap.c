@@ -123,7 +123,7 @@ static int ask(const struct work *work, const struct stack *stack, const char *w
         return error_set(&work->ctl->error, ENAMETOOLONG,
                          "a name of more than %d bytes is too long", CONTROL_MAX / 3);
     }
-    return daemon_ask(stack, &request, -1, &answer, &work->ctl->error);
+    return daemon_ask_patiently(stack, &request, &answer, work->ctl->log, &work->ctl->error);
 }
 
 /* One of the changes that the options name; `field` with `value` goes with it. */

@@ -6,6 +6,7 @@
 #include "ctl/stack.h"
 #include "util/control.h"
 #include "util/error.h"
+#include "util/log.h"
 
 /*
  * Begins a request; control_put() adds to it. `ask` is one of util/control.h's.
@@ -18,5 +19,9 @@ void daemon_begin(struct control_message *request, const char *ask);
  */
 int daemon_ask(const struct stack *stack, const struct control_message *request, int milliseconds,
                struct control_message *answer, struct error *error);
+
+/* The same for as long as it takes, of which a line tells when that is some seconds. */
+int daemon_ask_patiently(const struct stack *stack, const struct control_message *request,
+                         struct control_message *answer, struct log *log, struct error *error);
 
 #endif

@@ -179,7 +179,7 @@ int freeze_end(struct freeze *freeze, const char *path, struct error *error)
 }
 
 int freeze_ask(const char *path, const struct stack *stack, const struct control_message *request,
-               struct control_message *answer, struct error *error)
+               struct control_message *answer, struct log *log, struct error *error)
 {
     struct error late = {0};
     struct freeze freeze;
@@ -188,7 +188,7 @@ int freeze_ask(const char *path, const struct stack *stack, const struct control
     if (r != 0) {
         return r;
     }
-    r = daemon_ask(stack, request, -1, answer, error);
+    r = daemon_ask_patiently(stack, request, answer, log, error);
     if (path != NULL && freeze_end(&freeze, path, &late) != 0 && r == 0) {
         *error = late;
         r = -late.code;

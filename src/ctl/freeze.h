@@ -9,6 +9,7 @@
 #include "ctl/stack.h"
 #include "util/control.h"
 #include "util/error.h"
+#include "util/log.h"
 
 #include <stdbool.h>
 #include <sys/types.h>
@@ -32,11 +33,11 @@ int freeze_begin(struct freeze *freeze, const char *path, const struct stack *st
 int freeze_end(struct freeze *freeze, const char *path, struct error *error);
 
 /*
- * daemon_ask(), as long as it takes, with what is mounted at `path` (NULL: nothing) frozen
+ * daemon_ask_patiently(), with what is mounted at `path` (NULL: nothing) frozen
  * meanwhile. -ETIMEDOUT with a sentence, too, where it was done, but what was frozen went on
  * before.
  */
 int freeze_ask(const char *path, const struct stack *stack, const struct control_message *request,
-               struct control_message *answer, struct error *error);
+               struct control_message *answer, struct log *log, struct error *error);
 
 #endif

@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -113,7 +114,7 @@ static const char *doubt_text(const struct registry_record *daemon)
 static void print_text(const struct stack *stack)
 {
     uint64_t dirty;
-    char since[32];
+    char since[32], elsewhere[PATH_MAX];
 
     format_time(stack->daemon.since, since);
     printable_line(stdout, "%s  (%s, process %ld, since %s%s)", stack->daemon.image,
@@ -121,6 +122,8 @@ static void print_text(const struct stack *stack)
                    doubt_text(&stack->daemon));
     if (stack->daemon.mount_point[0] != '\0') {
         printable_line(stdout, "    raw disk at    %s", stack->daemon.mount_point);
+    } else if (stack_is_elsewhere(stack, elsewhere, sizeof(elsewhere))) {
+        printable_line(stdout, "    raw disk at    %s, in another mount namespace", elsewhere);
     }
     for (size_t i = 0; i < stack->loop_count; i++) {
         printable_line(stdout, "    loop device    %s", stack->loops[i].name);

@@ -182,7 +182,7 @@ static int change_mounted(struct ctl *ctl, const struct stack *stack)
     }
     r = fill_request(ctl, &request);
     if (r == 0) {
-        r = freeze_ask(options->freeze, stack, &request, &answer, &ctl->error);
+        r = freeze_ask(options->freeze, stack, &request, &answer, ctl->log, &ctl->error);
     }
     if (r != 0) {
         return r;

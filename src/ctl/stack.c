@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -135,9 +136,10 @@ static int add_daemon(void *context, const struct registry_record *record, int d
         mount_point = "";
     }
     stack->daemon.mount_point = strdup(mount_point);
+    stack->was_at = strdup(record->mount_point);
     stack->descriptor = fcntl(descriptor, F_DUPFD_CLOEXEC, 3);
     stack->process = record->process >= 0 ? fcntl(record->process, F_DUPFD_CLOEXEC, 3) : -1;
-    if (stack->daemon.image == NULL || stack->daemon.mount_point == NULL) {
+    if (stack->daemon.image == NULL || stack->daemon.mount_point == NULL || stack->was_at == NULL) {
         return -ENOMEM;
     }
     return stack->descriptor < 0 || (record->process >= 0 && stack->process < 0) ? -EMFILE : 0;
@@ -254,6 +256,41 @@ static int match_mount(void *context, const struct mount_entry *entry)
     return 0;
 }
 
+struct elsewhere {
+    const struct stack *stack;
+    char *path;
+    size_t size;
+};
+
+static int is_elsewhere(void *context, const struct mount_entry *entry)
+{
+    const struct elsewhere *elsewhere = context;
+
+    if (entry->device != stack_device(elsewhere->stack) ||
+        strcmp(entry->type, "fuse.qcow2fs") != 0) {
+        return 0;
+    }
+    snprintf(elsewhere->path, elsewhere->size, "%s", entry->path);
+    return 1;
+}
+
+bool stack_is_elsewhere(const struct stack *stack, char *path, size_t size)
+{
+    struct elsewhere elsewhere = {.stack = stack, .path = path, .size = size};
+
+    return stack->is_unmounted && stack_device(stack) != 0 && stack->process >= 0 &&
+           mounts_visit_of(stack->daemon.pid, is_elsewhere, &elsewhere) == 1;
+}
+
+int stack_refuse_elsewhere(const struct stack *stack, const char *named, const char *path,
+                           struct error *error)
+{
+    return error_set(error, EBUSY,
+                     "%s: is mounted in another mount namespace, at %s; unmount it there: nsenter "
+                     "--mount --target %ld umount %s",
+                     named, path, (long)stack->daemon.pid, path);
+}
+
 /* --- all ------------------------------------------------------------------------------------- */
 
 int stacks_find(struct stacks *stacks)
@@ -297,6 +334,7 @@ void stacks_release(struct stacks *stacks)
         free(stack->loops);
         free(stack->source);
         free(stack->other_place);
+        free(stack->was_at);
         if (stack->descriptor >= 0) {
             close(stack->descriptor);
         }

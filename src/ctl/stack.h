@@ -29,7 +29,8 @@ struct stack {
     struct registry_record daemon;
     int descriptor;    /* its file, for registry_wait() */
     int process;       /* for signals (pidfd), or -1 */
-    bool is_unmounted; /* its device is seen nowhere any more: it has no mount point then */
+    bool is_unmounted; /* its device is not seen (any more): it has no mount point then, ... */
+    char *was_at;      /* ... but this, which its record has; or empty */
     unsigned mount_id; /* of what is at its mount point, as that is called now; 0: not seen */
     char *other_place; /* where its disk is mounted as well, or NULL: the first of these; */
     unsigned other_id; /* that mount */
@@ -83,7 +84,23 @@ int stack_check_image(const struct stack *stack, struct error *error);
  */
 int stacks_refuse_reader(const struct stacks *stacks, const char *path, struct error *error);
 
+/*
+ * Whether its disk is mounted where this process does not see it, in the mount namespace of its
+ * daemon; `path` then says where that is, there.
+ */
+bool stack_is_elsewhere(const struct stack *stack, char *path, size_t size);
+
+/* -EBUSY with a sentence, for what was named and is mounted so. */
+int stack_refuse_elsewhere(const struct stack *stack, const char *named, const char *path,
+                           struct error *error);
+
 /* Up to three processes that use what is mounted at `path`, as "bash (12), vi (13)"; or "". */
 void stack_users(const char *path, char *text, size_t size);
+
+/* Likewise those that use its disk, which may be mounted nowhere any more, ... */
+void stack_device_users(const struct stack *stack, char *text, size_t size);
+
+/* ... and those that have the loop device, or a partition of it, open. */
+void stack_loop_users(const struct loop_status *loop, char *text, size_t size);
 
 #endif

@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -171,14 +172,22 @@ static int refuse_several(const char *path, size_t hits, struct error *error)
                      path, hits);
 }
 
-static int refuse_none(const struct stacks *stacks, const char *path, bool is_covered,
-                       struct error *error)
+static int refuse_none(const struct stacks *stacks, const char *path, const struct wanted *wanted,
+                       bool is_covered, struct error *error)
 {
+    char place[PATH_MAX];
+
     if (is_covered) {
         return error_set(error, ESTALE,
                          "%s: something else is mounted there by now; see findmnt, and unmount "
                          "that first",
                          path);
+    }
+    for (size_t i = 0; i < stacks->count; i++) {
+        if (strcmp(stacks->list[i].was_at, wanted->path) == 0 &&
+            stack_is_elsewhere(&stacks->list[i], place, sizeof(place))) {
+            return stack_refuse_elsewhere(&stacks->list[i], path, place, error);
+        }
     }
     if (stacks->silent_count > 0) {
         return error_set(error, ENOENT,
@@ -211,12 +220,12 @@ struct stack *stacks_choose(struct stacks *stacks, const char *path, struct erro
             hits++;
         }
     }
-    release(&wanted);
     if (hits == 0) {
-        (void)refuse_none(stacks, path, is_covered, error);
+        (void)refuse_none(stacks, path, &wanted, is_covered, error);
     } else if (hits > 1) {
         (void)refuse_several(path, hits, error);
     }
+    release(&wanted);
     return hits == 1 ? found : NULL;
 }
 

@@ -7,6 +7,7 @@
 #include "util/mounts.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdio.h>
@@ -14,9 +15,18 @@
 #include <sys/mount.h>
 #include <sys/pidfd.h>
 #include <sys/sysmacros.h>
+#include <time.h>
 #include <unistd.h>
 
 #define KEPT_MILLISECONDS 1000 /* in which a daemon ends that nobody keeps from it */
+
+/* When a line says what is waited for: where that is known, and else. */
+#define TOLD_MILLISECONDS   2000
+#define SILENT_MILLISECONDS 8000
+
+/* For who only looks at a device that has changed. */
+#define LOOKED_AT_MILLISECONDS 2000
+#define LOOK_MILLISECONDS      50
 
 static int refuse_busy(const char *path, struct error *error)
 {
@@ -59,6 +69,86 @@ int teardown_unmount(const char *path, unsigned id, bool lazy, struct log *log, 
     }
     return strstr(error->text, "busy") != NULL ? refuse_busy(path, error) : -EIO;
 }
+
+/* --- what would be waited for ----------------------------------------------------------------- */
+
+static bool is_stopped(const struct stack *stack)
+{
+    char path[48], line[512];
+    const char *state = NULL;
+    FILE *file;
+
+    snprintf(path, sizeof(path), "/proc/%ld/stat", (long)stack->daemon.pid);
+    file = stack->process >= 0 ? fopen(path, "re") : NULL;
+    if (file != NULL && fgets(line, sizeof(line), file) != NULL) {
+        state = strrchr(line, ')');
+    }
+    if (file != NULL) {
+        fclose(file);
+    }
+    return state != NULL && strncmp(state, ") ", 2) == 0 && (state[2] == 'T' || state[2] == 't');
+}
+
+static void say_stopped(const struct stack *stack, struct log *log)
+{
+    log_line(log, LOG_LEVEL_WARNING,
+             "%s: its qcow2fs (process %ld) is stopped, and is waited for; continue it: kill -CONT "
+             "%ld",
+             stack->daemon.image, (long)stack->daemon.pid, (long)stack->daemon.pid);
+}
+
+/* A mount in another mount namespace, say. */
+static bool is_claimed(const struct loop_status *loop)
+{
+    int device = open(loop->name, O_RDONLY | O_EXCL | O_CLOEXEC);
+    bool is_claimed = device < 0 && errno == EBUSY;
+
+    if (device >= 0) {
+        close(device);
+    }
+    return is_claimed;
+}
+
+/*
+ * A device that is open stays, and the daemon with it: nobody knows for how long. Who only looks at
+ * it, as udev does, is waited for.
+ */
+static int refuse_open_loop(const struct loop_status *loop, struct error *error)
+{
+    const struct timespec pause = {.tv_nsec = LOOK_MILLISECONDS * 1000000L};
+    char users[256];
+    bool claimed = false;
+
+    for (int waited = 0; waited < LOOKED_AT_MILLISECONDS; waited += LOOK_MILLISECONDS) {
+        stack_loop_users(loop, users, sizeof(users));
+        claimed = users[0] == '\0' && is_claimed(loop);
+        if (users[0] == '\0' && !claimed) {
+            return 0;
+        }
+        nanosleep(&pause, NULL);
+    }
+    return claimed ? error_set(error, EBUSY,
+                               "%s: is in use, by a mount in another mount namespace, by swap or "
+                               "another device; see lsblk(8), and end that first",
+                               loop->name)
+                   : error_set(error, EBUSY,
+                               "%s: is in use by %s; end that first, or use qcow2ctl umount --lazy",
+                               loop->name, users);
+}
+
+/* Who has one open that is mounted may be who serves that mount, and ends with it. */
+static int refuse_open_loops(const struct stack *stack, struct error *error)
+{
+    int result = 0;
+
+    for (size_t i = 0; i < stack->loop_count && stack->mount_count == 0 && result == 0; i++) {
+        result = refuse_open_loop(&stack->loops[i], error);
+    }
+    return result;
+}
+
+/* --- taking down --------------------------------------------------------------------------------
+ */
 
 /* From the top down: what was mounted last goes first. */
 static int unmount_all(const struct stack *stack, const struct teardown *how, struct log *log,
@@ -152,13 +242,101 @@ static int report_end(const struct stack *stack, const struct registry_record *e
     return 0;
 }
 
+/* Whether the kernel has a FUSE connection of that number. Where that cannot be told, it has not.
+ */
+static bool has_connection(uint64_t minor_number)
+{
+    char path[64];
+
+    snprintf(path, sizeof(path), "/sys/fs/fuse/connections/%u", (unsigned)minor_number);
+    return minor_number != 0 && access(path, F_OK) == 0;
+}
+
+struct users {
+    const struct stack *stack;
+    char *text;
+    size_t size;
+};
+
+static int add_loop_users(void *context, const struct loop_status *loop)
+{
+    const struct users *users = context;
+
+    if (!loop->answers || loop->file_device != makedev((unsigned)users->stack->daemon.major,
+                                                       (unsigned)users->stack->daemon.minor)) {
+        return 0;
+    }
+    stack_loop_users(loop, users->text, users->size);
+    return users->text[0] != '\0';
+}
+
+/* Of its disk, or of a loop device that is still its own. */
+static void find_users(const struct stack *stack, char *text, size_t size)
+{
+    struct users users = {.stack = stack, .text = text, .size = size};
+
+    stack_device_users(stack, text, size);
+    if (text[0] == '\0' && stack->daemon.minor != 0) {
+        (void)loop_visit(add_loop_users, &users);
+    }
+}
+
+/*
+ * What is unmounted, and has a file open still, or is mounted where it is not seen, has a daemon
+ * that serves it on.
+ */
+static bool tell_what_keeps_it(const struct stack *stack, struct log *log)
+{
+    const char *image = stack->daemon.image;
+    char users[256];
+
+    if (is_stopped(stack)) {
+        return true; /* it is told at the start */
+    }
+    find_users(stack, users, sizeof(users));
+    if (users[0] == '\0' && !has_connection(stack->daemon.minor)) {
+        return false;
+    }
+    log_line(
+        log, LOG_LEVEL_WARNING, "%s: is still in use by %s; waiting for the end of that", image,
+        users[0] != '\0' ? users
+                         : "a program that has a file of it open, or has it mounted elsewhere");
+    return true;
+}
+
+/* As registry_wait(), with a line on what takes so long. */
+static int wait_and_tell(const struct stack *stack, int limit, struct log *log,
+                         struct registry_record *end)
+{
+    static const int steps[] = {TOLD_MILLISECONDS, SILENT_MILLISECONDS};
+    int result = -ETIMEDOUT;
+    bool is_told = false;
+
+    for (size_t i = 0; i < 2 && result == -ETIMEDOUT && !is_told; i++) {
+        int step = limit >= 0 && limit < steps[i] ? limit : steps[i];
+
+        result = registry_wait(stack->descriptor, step, end);
+        limit -= limit >= 0 ? step : 0;
+        if (result != -ETIMEDOUT || limit == 0) {
+            return result;
+        }
+        is_told = tell_what_keeps_it(stack, log);
+    }
+    if (!is_told) {
+        log_line(log, LOG_LEVEL_WARNING,
+                 "%s: its qcow2fs (process %ld) has not ended yet; still waiting",
+                 stack->daemon.image, (long)stack->daemon.pid);
+    }
+    return registry_wait(stack->descriptor, limit, end);
+}
+
 static int wait_for_end(const struct stack *stack, const struct teardown *how, struct log *log,
                         struct error *error)
 {
     static const int signals[] = {SIGTERM, SIGKILL};
     struct registry_record end;
     int limit = how->kill_after > 0 ? how->kill_after * 1000 : -1;
-    int result = registry_wait(stack->descriptor, limit, &end);
+    int result = wait_and_tell(stack, limit, log, &end);
 
     for (size_t i = 0; result == -ETIMEDOUT && i < 2; i++) {
         log_line(log, LOG_LEVEL_WARNING, "%s: its qcow2fs (process %ld) has not ended in %d s: %s",
@@ -178,16 +356,6 @@ static int wait_for_end(const struct stack *stack, const struct teardown *how, s
     result = report_end(stack, &end, error);
     registry_release(&end);
     return result;
-}
-
-/* Whether the kernel has a FUSE connection of that number. Where that cannot be told, it has not.
- */
-static bool has_connection(uint64_t minor_number)
-{
-    char path[64];
-
-    snprintf(path, sizeof(path), "/sys/fs/fuse/connections/%u", (unsigned)minor_number);
-    return minor_number != 0 && access(path, F_OK) == 0;
 }
 
 /*
@@ -237,10 +405,19 @@ int teardown_stack(const struct stack *stack, const struct teardown *how, struct
     char path[PATH_MAX];
     int result;
 
+    if (stack_is_elsewhere(stack, path, sizeof(path))) {
+        return stack_refuse_elsewhere(stack, stack->daemon.image, path, error);
+    }
+    if (is_stopped(stack) && !how->lazy) {
+        say_stopped(stack, log);
+    }
     if (how->only_mount_point) {
         return unmount_point(stack, how, log, error);
     }
-    result = unmount_all(stack, how, log, error);
+    result = how->lazy || how->kill_after > 0 ? 0 : refuse_open_loops(stack, error);
+    if (result == 0) {
+        result = unmount_all(stack, how, log, error);
+    }
     if (result == 0) {
         result = detach_loops(stack, error);
     }

@@ -98,9 +98,10 @@ static bool parse(char *line, struct mount_entry *entry)
     return true;
 }
 
-int mounts_visit(int (*each)(void *context, const struct mount_entry *entry), void *context)
+static int visit(const char *path, int (*each)(void *context, const struct mount_entry *entry),
+                 void *context)
 {
-    FILE *file = fopen("/proc/self/mountinfo", "re");
+    FILE *file = fopen(path, "re");
     char *line = NULL;
     size_t size = 0;
     int result = 0;
@@ -118,6 +119,20 @@ int mounts_visit(int (*each)(void *context, const struct mount_entry *entry), vo
     free(line);
     fclose(file);
     return result;
+}
+
+int mounts_visit(int (*each)(void *context, const struct mount_entry *entry), void *context)
+{
+    return visit("/proc/self/mountinfo", each, context);
+}
+
+int mounts_visit_of(pid_t pid, int (*each)(void *context, const struct mount_entry *entry),
+                    void *context)
+{
+    char path[48];
+
+    snprintf(path, sizeof(path), "/proc/%ld/mountinfo", (long)pid);
+    return visit(path, each, context);
 }
 
 dev_t mounts_source_device(const struct mount_entry *entry)

@@ -23,6 +23,10 @@ struct mount_entry {
  */
 int mounts_visit(int (*each)(void *context, const struct mount_entry *entry), void *context);
 
+/* The same for what that process sees, which may have a mount namespace of its own. */
+int mounts_visit_of(pid_t pid, int (*each)(void *context, const struct mount_entry *entry),
+                    void *context);
+
 /* The device from which it is mounted: btrfs and the like have others for their files. */
 dev_t mounts_source_device(const struct mount_entry *entry);
 

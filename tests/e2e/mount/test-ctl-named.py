@@ -204,7 +204,7 @@ def _(directory):
             qcow2ctl("umount", "-l", at)
             check_equal(files.listed(first)[0]["mount-point"], "", "the place in the list")
             ctl.refused("umount", at, words=["no running qcow2fs"])
-            check("raw disk at" not in qcow2ctl("list").stdout, "it is listed there")
+            check("raw disk at    " + at not in qcow2ctl("list").stdout, "it is listed there")
             start(second, at)
             check_second_is_meant(first, second, at)
             check_equal(files.listed(second)[0]["mount-point"], at, "the place of the next one in the list")
