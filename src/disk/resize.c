@@ -114,21 +114,26 @@ static int drop_next(struct writer *writer, struct look *look, uint64_t from, ui
     return result;
 }
 
-/* Unmaps the clusters [from, to), which lie behind the end of the disk. */
+/*
+ * Unmaps the clusters [from, to), which lie behind the end of the disk. A write in place that began
+ * before may come late, after the disk has grown again: in clusters that nobody has then, or in a
+ * data file that is the disk, where it is seen. So there it counts as zeros, and is done once more
+ * (write.c).
+ */
 static int drop_clusters(struct writer *writer, uint64_t from, uint64_t to, const struct stop *stop)
 {
     struct mapping_fault fault = {0};
+    unsigned zeroing = data_file_is_disk(writer);
     struct look look;
     int result = 0;
 
     look_init(&look);
+    atomic_fetch_add(&writer->zeroings_begun, zeroing);
     while (from < to && result == 0) {
-        if (stop_requested(stop)) {
-            return -EINTR;
-        }
-        result = drop_next(writer, &look, from, to, &from, &fault);
+        result = stop_requested(stop) ? -EINTR : drop_next(writer, &look, from, to, &from, &fault);
     }
-    if (result < 0) {
+    atomic_fetch_add(&writer->zeroings_ended, zeroing);
+    if (result < 0 && result != -EINTR) {
         writer_fault(writer, result, &fault);
     }
     return result;

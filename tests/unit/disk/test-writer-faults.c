@@ -15,6 +15,7 @@
 #include "meta/format.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -406,6 +407,42 @@ START_TEST(a_raw_data_file_is_the_disk_whatever_fails_in_the_image)
 }
 END_TEST
 
+#define MADE_SIZE (UINT64_C(1) << 20)
+#define LATE      (MADE_SIZE - CLUSTER) /* the last cluster of the disk */
+
+static void *write_late(void *context)
+{
+    struct writer_case *subject = context;
+    uint8_t bytes[CLUSTER];
+
+    memset(bytes, 'l', sizeof(bytes));
+    ck_assert_int_eq(writer_write(subject->writer, LATE, bytes, sizeof(bytes)), 0);
+    return NULL;
+}
+
+/* A write in place is on its way while the disk is made smaller, and larger again. */
+START_TEST(a_raw_data_file_is_the_disk_also_where_a_write_comes_after_the_disk_was_cut_off)
+{
+    struct writer_case subject;
+    struct store *data = open_with_raw_data_file(&subject, "raw");
+    uint8_t bytes[CLUSTER];
+    pthread_t thread;
+
+    ck_assert_uint_eq(view_size(subject.view), MADE_SIZE);
+    expect_write(&subject, LATE, CLUSTER, 1);
+    memory_store_hold_write(data);
+    ck_assert_int_eq(pthread_create(&thread, NULL, write_late, &subject), 0);
+    memory_store_wait_blocked(data, 1);
+    ck_assert_int_eq(writer_resize(subject.writer, LATE - 512, NULL), 0);
+    ck_assert_int_eq(writer_resize(subject.writer, MADE_SIZE, NULL), 0);
+    memory_store_release_write(data);
+    pthread_join(thread, NULL);
+    ck_assert_int_eq(view_read(subject.view, LATE, bytes, CLUSTER), 0);
+    ck_assert_mem_eq(memory_store_data(data) + LATE, bytes, CLUSTER);
+    writer_case_close(&subject);
+}
+END_TEST
+
 /* Some programs make such images: what is written to them is encrypted as anywhere else. */
 START_TEST(in_a_raw_data_file_too_what_is_to_be_encrypted_is)
 {
@@ -446,6 +483,8 @@ int main(void)
     tcase_add_test(tcase, a_write_that_finds_no_space_can_be_made_again);
     tcase_add_unchecked_fixture(raw, scratch_enter, scratch_leave);
     tcase_add_loop_test(raw, a_raw_data_file_is_the_disk_whatever_fails_in_the_image, 0, 2);
+    tcase_add_test(raw,
+                   a_raw_data_file_is_the_disk_also_where_a_write_comes_after_the_disk_was_cut_off);
     if (crypto_missing() == NULL) {
         tcase_add_test(raw, in_a_raw_data_file_too_what_is_to_be_encrypted_is);
     }
