@@ -188,7 +188,9 @@ int freeze_ask(const char *path, const struct stack *stack, const struct control
     if (r != 0) {
         return r;
     }
-    r = daemon_ask_patiently(stack, request, answer, log, error);
+    /* While a file system stands still nothing is said: it may be where that would be written. */
+    r = path != NULL ? daemon_ask(stack, request, -1, answer, error)
+                     : daemon_ask_patiently(stack, request, answer, log, error);
     if (path != NULL && freeze_end(&freeze, path, &late) != 0 && r == 0) {
         *error = late;
         r = -late.code;

@@ -127,13 +127,15 @@ static int refuse_open_loop(const struct loop_status *loop, struct error *error)
         }
         nanosleep(&pause, NULL);
     }
-    return claimed ? error_set(error, EBUSY,
-                               "%s: is in use, by a mount in another mount namespace, by swap or "
-                               "another device; see lsblk(8), and end that first",
-                               loop->name)
-                   : error_set(error, EBUSY,
-                               "%s: is in use by %s; end that first, or use qcow2ctl umount --lazy",
-                               loop->name, users);
+    return claimed
+               ? error_set(error, EBUSY,
+                           "%s: is in use, by a mount that was detached lazily or is in another "
+                           "mount namespace, by swap or another device; see lsblk(8), and end "
+                           "that first",
+                           loop->name)
+               : error_set(error, EBUSY,
+                           "%s: is in use by %s; end that first, or use qcow2ctl umount --lazy",
+                           loop->name, users);
 }
 
 /* Who has one open that is mounted may be who serves that mount, and ends with it. */
@@ -291,7 +293,8 @@ static bool tell_what_keeps_it(const struct stack *stack, struct log *log)
     char users[256];
 
     if (is_stopped(stack)) {
-        return true; /* it is told at the start */
+        say_stopped(stack, log); /* once more, where it was at the start */
+        return true;
     }
     find_users(stack, users, sizeof(users));
     if (users[0] == '\0' && !has_connection(stack->daemon.minor)) {
@@ -405,7 +408,8 @@ int teardown_stack(const struct stack *stack, const struct teardown *how, struct
     char path[PATH_MAX];
     int result;
 
-    if (stack_is_elsewhere(stack, path, sizeof(path))) {
+    /* It would be waited for without end. */
+    if (how->kill_after == 0 && stack_is_elsewhere(stack, path, sizeof(path))) {
         return stack_refuse_elsewhere(stack, stack->daemon.image, path, error);
     }
     if (is_stopped(stack) && !how->lazy) {

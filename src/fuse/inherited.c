@@ -4,6 +4,7 @@
 #include "fuse/inherited.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,8 +55,9 @@ void inherited_find(struct inherited *inherited, char *const *arguments, int use
     while (stream != NULL && (item = readdir(stream)) != NULL) {
         int number = item->d_name[0] != '.' ? (int)strtol(item->d_name, NULL, 10) : -1;
 
+        /* What a library has opened already is its own, and has the flag: it came by no exec. */
         if (number > STDERR_FILENO && number != used && number != dirfd(stream) &&
-            !is_named(arguments, number)) {
+            (fcntl(number, F_GETFD) & FD_CLOEXEC) == 0 && !is_named(arguments, number)) {
             add(inherited, number);
         }
     }

@@ -239,6 +239,9 @@ static void learn_image(struct registry_record *record)
     bool found = false;
     DIR *stream;
 
+    if (record->process < 0) {
+        return; /* of another PID namespace: what has that number here is another one */
+    }
     snprintf(directory, sizeof(directory), "/proc/%ld/fd", (long)record->pid);
     stream = opendir(directory);
     if (stream == NULL) {
