@@ -8,13 +8,22 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <string.h>
+
+/* What is mounted; of several types that were asked for it is what was found. */
+static const char *type_of(const struct filesystem_mount *mounted)
+{
+    bool is_one = mounted->type != NULL && strcmp(mounted->type, "auto") != 0 &&
+                  strchr(mounted->type, ',') == NULL;
+
+    return is_one || mounted->place->found == NULL ? mounted->type : mounted->place->found->type;
+}
 
 static void note(struct mount_outcome *outcome, const struct filesystem_mount *mounted)
 {
     if (outcome != NULL) {
         outcome->partition = mounted->place->partition;
-        snprintf(outcome->type, sizeof(outcome->type), "%s",
-                 mounted->type != NULL ? mounted->type : mounted->place->found->type);
+        snprintf(outcome->type, sizeof(outcome->type), "%s", type_of(mounted));
     }
 }
 

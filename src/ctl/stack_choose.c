@@ -154,6 +154,12 @@ int stack_check_image(const struct stack *stack, struct error *error)
 {
     const struct registry_record *daemon = &stack->daemon;
 
+    if (strcmp(daemon->image, daemon->mount_point) == 0) {
+        return error_set(error, ESTALE,
+                         "%s: is mounted over itself, and cannot be read there as an image; "
+                         "unmount it first: qcow2ctl umount %s",
+                         daemon->image, daemon->image);
+    }
     return !registry_knows_image(daemon) || stack_has_image(stack, daemon->image)
                ? 0
                : error_set(error, ESTALE,
