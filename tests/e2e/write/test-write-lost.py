@@ -193,6 +193,8 @@ def _(directory):
             with contextlib.suppress(OSError):
                 os.pwrite(file, b"x" * 4096, 64 * MiB)
             try_fsync(file)
+        with contextlib.suppress(OSError):  # who wrote past the end is told so by a later write, once
+            os.pwrite(file, b"\x66" * MiB, 0)
         os.pwrite(file, b"\x66" * MiB, 0)
         daemon.send_signal(signal.SIGTERM)
         check_equal(daemon.wait(tools.TIMEOUT), 0, "the exit status (%s)" % said(daemon))
