@@ -5,6 +5,7 @@
 
 #include "check/internal.h"
 #include "meta/format.h"
+#include "meta/header_write.h"
 #include "util/checked.h"
 #include "util/memory.h"
 #include "util/printable.h"
@@ -207,20 +208,13 @@ static int rebuild(struct check *check)
 static int clear_autoclear(struct check *check)
 {
     const struct check_plan *plan = &check->plan;
-    uint64_t kept = AUTOCLEAR_BITMAPS | AUTOCLEAR_RAW_EXTERNAL_DATA;
     int result;
 
-    if ((check->header->autoclear_features & ~kept) == 0 ||
-        (!plan->raise && !plan->lower && !plan->copied && !plan->rebuild)) {
+    if (!plan->raise && !plan->lower && !plan->copied && !plan->rebuild) {
         return 0;
     }
-    result = write_features(check->file, HEADER_AUTOCLEAR_FEATURES,
-                            check->header->autoclear_features & kept);
-    if (result < 0) {
-        return check_failed(check, result, "clearing unknown autoclear features");
-    }
-    check->header->autoclear_features &= kept;
-    return 0;
+    result = header_clear_unknown(check->file, check->header);
+    return result < 0 ? check_failed(check, result, "clearing unknown autoclear features") : 0;
 }
 
 /* Nobody can tell any more what a damaged directory said. */
