@@ -91,6 +91,13 @@ int check_read_run(struct check *check, const uint64_t *offsets, size_t count, s
     return store_read(check->file, offsets[0], check->buffer, in_memory(run * cluster_size));
 }
 
+int check_clear_unknown(struct check *check)
+{
+    int result = header_clear_unknown(check->file, check->header);
+
+    return result < 0 ? check_failed(check, result, "clearing unknown autoclear features") : 0;
+}
+
 /* Writes a field of feature bits, stably. */
 static int write_features(struct store *file, enum header_field field, uint64_t features)
 {
@@ -208,13 +215,9 @@ static int rebuild(struct check *check)
 static int clear_autoclear(struct check *check)
 {
     const struct check_plan *plan = &check->plan;
-    int result;
 
-    if (!plan->raise && !plan->lower && !plan->copied && !plan->rebuild) {
-        return 0;
-    }
-    result = header_clear_unknown(check->file, check->header);
-    return result < 0 ? check_failed(check, result, "clearing unknown autoclear features") : 0;
+    return plan->raise || plan->lower || plan->copied || plan->rebuild ? check_clear_unknown(check)
+                                                                       : 0;
 }
 
 /* Nobody can tell any more what a damaged directory said. */

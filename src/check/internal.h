@@ -118,6 +118,9 @@ int check_failed(const struct check *check, int result, const char *what);
 /* 0, or -EINTR and the error: whether it is to go on. Asked for each MiB that is read, at least. */
 int check_go_on(const struct check *check);
 
+/* R6: what an unknown autoclear feature refers to was not counted. 0, or failed. */
+int check_clear_unknown(struct check *check);
+
 /* Tells who wants to know how far it is. */
 void check_progress(struct check *check);
 

@@ -8,7 +8,6 @@
 
 #include "check/internal.h"
 #include "meta/format.h"
-#include "meta/header_write.h"
 #include "meta/refcount_block.h"
 
 #include <errno.h>
@@ -68,14 +67,6 @@ static int count_all(struct check *check)
     return result;
 }
 
-/* R6: what an unknown feature refers to was not counted, and is free with the new counts. */
-static int clear_unknown(struct check *check)
-{
-    int result = header_clear_unknown(check->file, check->header);
-
-    return result < 0 ? check_failed(check, result, "clearing unknown autoclear features") : 0;
-}
-
 int check_change_width(struct header *header, struct store *file, const char *name, uint32_t order,
                        const struct check_options *options, struct error *error)
 {
@@ -97,7 +88,7 @@ int check_change_width(struct header *header, struct store *file, const char *na
         result = check_fits(&check, order);
     }
     if (result == 0) {
-        result = clear_unknown(&check);
+        result = check_clear_unknown(&check); /* R6: it is free with the new counts */
         header->autoclear_features = changed.autoclear_features;
     }
     if (result == 0) {

@@ -10,6 +10,7 @@
 #include "writer_case.h"
 
 #include "admin/amend.h"
+#include "check/check.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -51,6 +52,9 @@ void amend_case_expect(struct store *file, const struct amend_shown *expected);
  */
 struct store *amend_case_apply(struct store *file, const struct amend_change *change,
                                struct memory_log *log, int expected);
+
+/* What a check finds, and, where it `repairs`, has mended. */
+struct check_result amend_case_check(struct store *file, bool repairs);
 
 /* What is dirty is repaired, as when it is opened to be written. */
 void amend_case_mend(struct store *state);
